@@ -7962,7 +7962,7 @@ class OutDir(Sink):
 
     def _write_end(self, entry: RunEntry, result: Fields) -> None:
         """Write the `end` event, with short output and the names of files with other output."""
-        if result["seconds"] > self.MAX_SHORT_SECONDS:
+        if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() comes only once a second
             self._use_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
@@ -8064,9 +8064,11 @@ class Slots:
                 heapq.heappush(self._idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
-        """Record how a job ended that probably could not run; '': any other end.
+        """Record the end of a job on a slot with this name.
 
-        Return the ends of all such jobs in a row if that takes the name out of service; [] otherwise.
+        broken_end: how it ended, if it probably could not run there (Runner._describe_broken_end()); '': any
+        other end.  Return the ends of all such jobs in a row, to be reported, if this one takes the name out
+        of service; [] otherwise.
         """
         if self._is_broken(name):
             return []
@@ -8105,13 +8107,14 @@ class SlotFile:
         return names
 
     def _read_names(self) -> Sequence[str]:
-        """Return the names in the file.  Raises OSError, also if there is none."""
+        """Return the names in the file.  Raises OSError, also if it has no name or is no list of names."""
         if self.mount.network:
             refresh_file(self.path, self.mount)
         fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)     # a FIFO would block
         with open(fd, "rb") as file:
             if not is_regular(fd):
                 raise OSError(errno.EINVAL, "not a regular file")
+            # without a byte-order mark; one byte more than allowed shows that the file is too long
             data = file.read(self.MAX_FILE_BYTES + 1)[first_line_offset(Reader(fd)):]
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
@@ -8161,11 +8164,11 @@ class RunnerStats:
         self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
     def exit_status(self, summary: Summary | None) -> int:
-        """Return 0 if all is well.
+        """Return the exit status of this program, unless a signal decides it; 0: all is well.
 
-        Return 1 if the state of the file is unknown (`summary` is None), it has bad jobs, strays, or jobs for
-        us, we have lost results, output or records, or another runner can be running jobs that we left in
-        error.
+        It is 1 if the state of the file is unknown (`summary` is None), if the file has bad jobs, strays, or
+        jobs that are left (Summary.jobs_left), or if results, output or records were lost.  It is also 1 if
+        we left jobs in error and some are running: another runner can have started the same ones again.
         """
         if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
@@ -8207,6 +8210,7 @@ class RunnerStats:
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
+        # lines whose results we could not write are still `r`, and orphans once we exit
         will_be_orphaned = self.unwritten_lines and counts.running
         if summary.can_retry or will_be_orphaned:
             text += f"; {retry} runs them again"
@@ -8278,9 +8282,9 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again if all backlogs are below LOW_BACKLOG.
+        """Read job output again, after a pause, if all backlogs are below LOW_BACKLOG.
 
-        Called after each write of a thread.
+        Called after each write of a thread, which makes a backlog smaller.
         """
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
             self.is_paused = False
@@ -8290,7 +8294,7 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Call _on_readable() when data comes; not while reading is paused."""
+        """Call _on_readable() when data comes.  While reading is paused, do nothing: resume() calls this."""
         for stream in run.streams:
             if stream.fd is not None and not stream.watched and not self.is_paused:
                 stream.watched = True
@@ -8353,9 +8357,10 @@ class StopSignals:
         self._came.clear()
 
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run.
+        """Return True if a signal that also came to the runner interrupted a run: then the line becomes `e`.
 
-        The signal can come after the end of the run.  So wait for it.
+        The runner's signal can come after the end of the run.  So wait for it: for a second if the run died
+        of such a signal, otherwise for a small part of the run's duration.
         """
         if run_result.cause:                    # killed for another reason
             return False
@@ -8629,7 +8634,8 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        if job.joins_claim and self.state == DONE:      # the next claim writes that
+        # before the result is written: the next claim, which needs a free slot, writes it, too
+        if job.joins_claim and self.state == DONE:
             runner.release_slots(self)
         if self.cause == "lost":
             return
@@ -8650,8 +8656,10 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self) -> bool:
-        """Wait until more memory is free, after a run that lacked some.  Return False if the job must not
-        run.
+        """Wait until the next size of memory= is free, after a run that lacked memory.
+
+        Return False if the job must not run again: the host has too little memory, the wall time is too
+        short, or a start is no longer allowed (_can_start).
         """
         needs = self._larger_needs.pop(0)
         if needs.memory > self._runner.memory:
@@ -8670,7 +8678,11 @@ class JobTask:
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_until_line_is_ours(self) -> None:
-        """Wait until the line is surely ours: the file server or the server can be out of reach."""
+        """Wait until the line is surely ours, after a pause in which its job lock can have been lost.
+
+        Otherwise another runner can have claimed the line.  The answer can take long: the file server or the
+        server can be out of reach.
+        """
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_until_woken(1.0)
 
@@ -8835,7 +8847,10 @@ class JobTask:
             self.shell = None
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and report the result of the run."""
+        """Wait until the shell exits, read the remaining output, and report the result to the sinks.
+
+        The result is in `run_result` and `state`; run_until_settled() decides if the job runs again.
+        """
         runner, run = self._runner, self.run
         runner.runs[run] = self._wake_event
         watch_timer = runner.loop.call_later(runner.pump.WATCH_AFTER_SECONDS, runner.pump.watch, run)
@@ -8903,7 +8918,7 @@ class JobTask:
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
             poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
-        if len(poll.poll(0)) == len(fds):
+        if len(poll.poll(0)) == len(fds):       # finish_reading() reads what is in the pipes
             return
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
@@ -9024,9 +9039,10 @@ class Runner:
             self.runner_stats.had_errors = True
 
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
-        """Return the answer of a file system or server.
+        """Return the answer of a file system or server, which can be out of reach when the runner exits.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most: the user waits for the exit.  None: no answer;
+        the call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -9197,6 +9213,7 @@ class Runner:
     async def _start_jobs(self) -> None:
         """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self.draining:
+            # later names in the file are new slots
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
             if not (self.tasks or can_get_slots or self.slots.in_service):
                 return
@@ -9271,7 +9288,8 @@ class Runner:
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job.
 
-        If the timeout is longer than the remaining wall time, report that and drain.
+        If the timeout is longer than the remaining wall time, the job could be killed before it is done.
+        Then report that and drain.
         """
         # one in percent is negative, so it always fits
         timeout = self.timeout_of(job) or 0.0
@@ -9328,7 +9346,8 @@ class Runner:
     def _check_directory(self, task: JobTask) -> None:
         """Drain if all of the first jobs fail at once in another directory than that of the job file.
 
-        Those that started before the last one that failed have ended, too: none works that takes longer.
+        Then they should probably run in that one (`home`).  Not while a job runs that was started before the
+        last failed one: if it ends in another way, jobs can run here.
         """
         if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
             self.home = b""                     # the jobs can run here
@@ -9348,7 +9367,10 @@ class Runner:
                     f"(cd {home}, then -r; the last said: '{last_words}')")
 
     def _describe_broken_end(self, task: JobTask) -> str:
-        """Return for example '127 within a second' if the job probably could not run; otherwise ''."""
+        """Return for example '127 within a second' if the job probably could not run; otherwise ''.
+
+        Its slot can be to blame, for example a host without the program: see Slots.add_end().
+        """
         result = task.run_result
         if not result or result.cause:  # not run, or killed
             return ""
@@ -9414,7 +9436,7 @@ def go_into_background() -> int:
 def detach(ready_fd: int) -> None:
     """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process.
 
-    ready_fd: of go_into_background().
+    The start has succeeded, so that process exits with status 0.  ready_fd: of go_into_background().
     """
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -9444,7 +9466,10 @@ def open_pid_file(path: str) -> int:
 
 @contextmanager
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
-    """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError."""
+    """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.
+
+    Also report another runner on this host that has one of our --slots.  Raises UsageError.
+    """
     errors_fd = pid_fd = ready_fd = None
     # while errors still reach the terminal
     if options.errors:
@@ -9502,7 +9527,7 @@ def fork_quietly() -> int:
 
 
 def exit_without_waiting(exit_status: int) -> None:
-    """Exit although a thread waits for a file system that does not answer.
+    """Exit although a thread waits for a file system that does not answer: its calls are still pending.
 
     Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
     file unlocks the file and waits for the answer.  So a child keeps all descriptors open until we have
