@@ -949,7 +949,7 @@ def open_folder_of(path: str) -> int:
 def refresh_file(path: str, mount: Mount) -> None:
     """Drop this host's cache of all files in the folder of this file: names, sizes, contents of small files.
 
-    Only after this does a look-up show a file that another host has renamed or written:
+    Without it, look-ups can show what other hosts have renamed or written only later, on NFS after a minute.
 
     - NFS asks the server for names when the directory is opened, and for a size at each lock.
     - FUSE keeps names and sizes as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them for
@@ -1247,7 +1247,7 @@ def path_names_fd(path: str, fd: int) -> bool:
 def mount_error(mount: Mount) -> str:
     """Return why locks on this mount do not exclude other hosts; '' if no reason is known.
 
-    Programs refuse such a mount at the start (check_mount()): two runners would run the same jobs.
+    Programs refuse such a mount at the start (check_mount()): two hosts could run the same job.
     """
     kind = mount.kind
     options = mount.options
@@ -2638,8 +2638,9 @@ class LockTable(LockTableReader):
     def _keep_or_close(self, fd: int) -> None:
         """Keep a description without locks for the next job, if no other process has it; otherwise close it.
 
-        A process that a job has left would hold the lock of the next job, too.  Each process that inherited
-        the description also has the write end of its pipe: end of file means that none of them lives.
+        Keep it only on NFS, where opening one takes round trips.  A process that a job has left would hold
+        the lock of the next job, too.  Each process that inherited the description also has the write end of
+        its pipe: end of file means that none of them lives.
         """
         try:
             is_unused = fd in self._pipes and (
@@ -2678,8 +2679,8 @@ class LockTable(LockTableReader):
         """Try to lock all of a command's bucket for a job, in one call.
 
         Success proves that no copy of the command lives, and that no other process has the mutex.  Return
-        None if another description has any of it locked, or if the server cannot unlock a part (can_trim):
-        then claim() locks the mutex alone.
+        None if another description has any of it locked, or if the file server cannot unlock a part
+        (can_trim): then claim() locks the mutex alone.
 
         Step 2, for short jobs on NFS: this comes before the command mutex is locked alone.  If it is granted,
         the runner has the mutex, and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the
@@ -2792,7 +2793,7 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if certainly no other process has claimed since our first claim.
 
-        Then the last run of a command was here, and the result can be written again (change_state()).
+        Then no other process has run a command since we did, and change_state() may write our result again.
         """
         assert self.locked_now
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
@@ -3033,9 +3034,9 @@ class JobReader(Opened):
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
         """Return True if, with one more copy of a command, no more copies live than lines are `r`.
 
-        Otherwise an edit has overwritten an `r`, and a claim could start a second copy of that job.  The new
-        copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of the new
-        copy is `r` already, so one more is needed.  near: the offset of that line.
+        If more live, an edit has overwritten an `r`, and a claim could start a second copy of that job.  The
+        new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of the
+        new copy is `r` already, so one more is needed.  near: the offset of that line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
@@ -4435,7 +4436,7 @@ class Orphans:
     def _hint(self, command: bytes) -> str:
         """Return how the job of an orphan can still live: orphan_hint() of the command's last recorded run.
 
-        '': it is dead, or FILE.out has no run of it.
+        '': it is dead, or no run of it was found in FILE.out.
         """
         import json
         hint, run = "", LAST_RUN % re.escape(json.dumps(to_text(command)))
@@ -5027,7 +5028,7 @@ class Cursor:
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place.
 
-        A walk does not see such an edit.  LONG_PAUSE_FACTOR: so walks take a hundredth of the time at most.
+        A walk does not see such an edit.  With LONG_PAUSE_FACTOR, walks take a hundredth of the time at most.
         """
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
@@ -5038,8 +5039,8 @@ class Cursor:
         a long file.
 
         Between two calls other runners can have claimed the lines below.  So read these again, unless we have
-        met no other runner, and another walk follows anyway.  Then old lines do no harm: each claim reads its
-        line again, and the next walk meets all other changes.
+        met no others lately, and another walk follows anyway.  Then old lines do no harm: each claim reads
+        its line again, and the next walk meets all other changes.
         """
         was_edited = False
         if self._walk and not self._is_sliced:
@@ -5934,8 +5935,8 @@ class ProcessTable:
         """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
 
         The first sum counts shared pages once for each process, and the kernel adds up counters late, by some
-        MB.  That is enough if it is far below the limit.  Otherwise read the exact share of each process,
-        which takes a while.
+        MB.  A sum far below the limit is good enough.  Otherwise read the exact share of each process, which
+        takes a while.
         """
         pids = self.job_processes(shell)
         upper_bound = sum(self.processes[pid].resident_pages for pid in pids) * PAGE
@@ -7802,7 +7803,8 @@ class Journal:
     def median(self) -> float:
         """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few.
 
-        A timeout in percent is a share of it.  Read from the end, and more only if that has too few runs.
+        A timeout in percent is a share of it.  Read the end of the journal, and more only if that has too few
+        runs.
         """
         fd, size = self._file.fd, self.MEDIAN_BYTES
         with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
@@ -9041,8 +9043,7 @@ class Runner:
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Return the answer of a file system or server, which can be out of reach when the runner exits.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most: the user waits for the exit.  None: no answer;
-        the call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
