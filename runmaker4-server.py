@@ -362,7 +362,8 @@ class SharedLockTable(LockTable):
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held, by any runner or server.
 
-        Do not ask the kernel about our own: they can be hundreds.
+        Count our own in memory, as they can be hundreds, and each would cost a call.  Ask the kernel on the
+        shared descriptor: it names none of ours, because these do not exclude others on their description.
         """
         offsets = job_lock_offsets(command)
         if not self._is_shared_fd_current:      # none is ours
@@ -379,11 +380,12 @@ class SharedLockTable(LockTable):
     def inherit_locks(self, shared_fd: int) -> None:
         """Take over the job locks of the previous server, which is dead, as `locks_without_line`.
 
-        Raises OSError(ESTALE): the lock file was removed.
+        shared_fd: the previous server's descriptor, from the keeper.  The previous server's job locks are the
+        held ones that shared_fd can lock once more.  Raises OSError(ESTALE): the lock file was removed.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
-        # of the previous server and of runners
+        # of the previous server and of all other processes
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         self.lengthen_lock_file()               # shows runners that another process claims lines
         # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
@@ -422,17 +424,19 @@ class ServedQueue(JobQueue):
                      own_states: bytes) -> Job | None:
         """Claim a line for a job that a returning client has; return None if other runners have all of them.
 
-        own_line: has the number that the client reports, or is the only line of the command; None: neither.
-        running_lines: all lines `r` of the job's command.  Raises TemporaryError: it is unknown whether a
-        line has a runner.
+        Try the own line first, then the others.  A line whose own job lock is inherited was assigned by the
+        previous server: take it with that lock.  Claim any other line as a runner does; it must be `r`, and
+        the own line must have one of own_states.  If all fail, but an inherited job lock of the command
+        remains, an edit has moved the line of that lock: take any line that no job has.
 
-        Try the own line first.  A line whose own job lock is inherited was the previous server's.  Claim any
-        other as a runner does; the own line must have one of own_states.  If all fail, but the command has an
-        inherited job lock, an edit has moved its line: take any that no job has.
+        own_line: has the number that the client reports, or is the only line of the command; None: neither.
+        running_lines: all lines `r` of the job's command.  Raises TemporaryError: whether a line has a runner
+        cannot be known now, so ask again.
         """
         used_offsets = {job.offset for job in self.claimed}
         has_own_lock = self.file.lock_table.has_own_lock
         other_lines = [line for line in running_lines if line is not own_line]
+        # first those that no job of ours has, and of these first those of the previous server
         other_lines.sort(key=lambda line: (line.offset in used_offsets, not has_own_lock(line)))
         lines = [own_line, *other_lines] if own_line else other_lines
         for line in lines:
@@ -442,7 +446,7 @@ class ServedQueue(JobQueue):
                 attempt = self.claim(line)
                 if attempt.job:
                     return attempt.job
-                # otherwise another runner certainly has the line
+                # in these two cases another runner certainly has the line, so try the next
                 was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
                 if not was_taken_since and attempt.check is not LineCheck.NO_JOB_LOCK:
                     raise TemporaryError(attempt.check.value)
@@ -483,8 +487,9 @@ class ServedQueue(JobQueue):
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
     """Be the keeper: hold the job locks until the server lets us exit, or has been dead for the grace.
 
-    listener: where the next server connects, which becomes our server.  server_sock: brings the descriptor
-    with the job locks.
+    It does so because a lock lasts as long as a process has its description open.  server_sock: from the
+    server, which sends the descriptor with the job locks, and another after the lock file was created again.
+    listener: where the next server connects; it becomes our server.
     """
     locks_fd = -1
     while True:
@@ -505,16 +510,19 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
 
 
 def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
-    """Send the job locks to the next server; return the connection to it, None: the grace is over."""
+    """Wait for a server to replace the dead one, and send it the job locks; return the connection to it.
+
+    None: none came within the grace, so the keeper exits and the locks are free.
+    """
     deadline = time.monotonic() + grace
     poller = select.poll()
     poller.register(listener, select.POLLIN)
-    day = 86400.0                               # poll(2) takes at most 24 at once
+    day = 86400.0                               # poll(2) counts milliseconds: 24 days fit into its int
     while True:
         seconds = max(0.0, deadline - time.monotonic())
         if poller.poll(1000 * min(seconds, day)):
             new_server, _ = listener.accept()
-            with suppress(OSError):  # EPIPE: it has refused to start while the old one lived
+            with suppress(OSError):  # EPIPE: it asked while the old server lived, and has given up
                 if same_user(new_server):
                     socket.send_fds(new_server, [b"locks"], [locks_fd])
                     return new_server
@@ -528,11 +536,11 @@ class KeeperLink:
     MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
     def __init__(self, path: str, grace: float) -> None:
-        """Make the keeper's address.  Raises OSError.
+        """Make the start of the keeper's address, by which the next server finds it.  Raises OSError.
 
-        In two containers that share abstract names (a network namespace), one path can lead to two files, and
-        two paths to one.  So the address contains device and inode of the directory; those of the lock file
-        change when it is created again.
+        Containers can share abstract names (a network namespace).  There one path can lead to two files, and
+        two paths to one.  So the address is made from device and inode of the directory, and the file's name.
+        The inode of the lock file would not do: it changes when the lock file is created again.
         """
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
@@ -566,10 +574,11 @@ class KeeperLink:
     def _take_over_locks(self) -> socket.socket | None:
         """Get the job locks of a dead server; return the connection to its keeper; None: no keeper runs.
 
-        Raises UsageError if another server still lives after MAX_EXIT_SECONDS; OSError.
+        A keeper answers only once its server is dead.  Raises UsageError if one does not answer within
+        MAX_EXIT_SECONDS, as its server lives; OSError.
         """
         tried_addresses: set[bytes] = set()
-        # A keeper that has left can have been replaced by another one: look until all were tried
+        # a keeper that exits meanwhile can have passed the locks to another: look until all were tried
         while addresses := self.find_addresses() - tried_addresses:
             address = addresses.pop()
             tried_addresses.add(address)
@@ -598,19 +607,19 @@ class KeeperLink:
     def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process, without other descriptors.  Never returns.
 
-        After a defect hold the locks for the grace: no other runner may start the running jobs.
+        After a defect hold the locks for the grace: until then no runner may start the jobs of clients again.
         """
         has_defect = True
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
             for signum in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
-                signal.signal(signum, signal.SIG_IGN)   # sent to the server
+                signal.signal(signum, signal.SIG_IGN)   # they are meant for the server; we must stay
             null_fd = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null_fd, fd)
             needed_fds = {0, 1, 2, listener.fileno(), self._keeper_end.fileno()}
-            # client connections must close with the server
+            # client connections and the server's end of our socket must close when the server is dead
             close_all(*(fd for fd in open_descriptors() if fd not in needed_fds))
             keep_locks(listener, self._keeper_end, self._grace)
             has_defect = False
@@ -807,10 +816,11 @@ class Assignment:
         self.phase = Phase.BEGUN
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
-        """Set the phase to ENDING, and return the final result of the line.
+        """Decide the result of the line, set the phase to ENDING, and return the result.
 
-        Return None if it was decided before, or no client has the line.  `d` and `!` are final.  Alter these
-        results, in this order:
+        Sessions.settle() writes it to the file.  Return None, to write nothing, if it was decided before, or
+        no client has the line.  `d` and `!` stay as proposed: the job ended so.  Alter these results, in this
+        order:
 
             given back to a group that has begun    VANISHED (unless cancelled)
             `e`, and the group was stopped          STOPPED
@@ -821,11 +831,11 @@ class Assignment:
         self.phase = Phase.ENDING
         line_result = proposed_result
         stage = self.group.stage if self.group else None
-        # the other hosts do not wait for the job
+        # the other hosts do not wait until the job is started again
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.state == NEW and has_group_begun and not self.is_cancelled:
             line_result = VANISHED
-        # the client was ordered to stop the job
+        # its client was ordered to stop the job: report that, not how it then ended
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = STOPPED
         if line_result.state in (NEW, ERROR) and self.is_cancelled:
@@ -927,9 +937,10 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, message: Message) -> None:
-        """Let serve_client() use the link on which this `hello` came.
+        """Note what a client says of itself on a new link: name, slots, memory, options; wake serve_client().
 
-        Take what decides which jobs the client gets.  Raises WireError; then nothing has changed.
+        If the client has an older link, serve_client() changes to the new one.  Raises WireError; then
+        nothing has changed.
         """
         name = message.text("name", 255)
         directory = message.data("directory")
@@ -939,13 +950,13 @@ class Client(Consumer):
         self.name = name
         self.directory = directory
         self.follow = follow
-        if not self.newest_link:               # otherwise it does not retry failed lines again
+        if not self.newest_link:               # with -r, failed lines become new again once, not on each link
             self.retry = retry
         self.capacity = capacity
         self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
         if self.newest_link and self.newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self.newest_link:                 # its link is dead, but we have not noticed
+        elif self.newest_link:                 # the client lost that link, and we have not noticed yet
             self.newest_link.detach()
             self.newest_link.drop("it has a new connection")
         self.address = link.address
@@ -953,11 +964,14 @@ class Client(Consumer):
         self._hello_came.set()
 
     async def serve_client(self) -> None:
-        """Serve the client on one link after the other; settle the remaining lines at the end.
+        """Serve the client on one link (connection) after the other, from its first `hello` on.
 
-        A job that it does not report on a new link was not started, or is lost: settle the line.  A reported
-        job without a line gets one if possible; if that cannot be known now, drop the link.
-        When the server exits, the lines are kept for the next server.
+        On each link the client first reports its jobs.  A job that it has, and this server did not assign,
+        gets a line if possible; if that cannot be known now, drop the link, and the client connects again.  A
+        job that it does not have was not started, or is lost: settle the line.
+
+        Return after `bye`, if the client stays away for the grace, or when the server exits: then the lines
+        are kept for the next server.
         """
         while link := await self._next_link():
             self._compare_with_report({job.key for job in link.reported_jobs})
@@ -966,7 +980,7 @@ class Client(Consumer):
                 link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
             elif not link.detached.done():
                 self._welcome(link, reclaimed)
-            await link.detached
+            await link.detached         # from here on, the client is without this link
             if self.sessions.lifetime.is_exiting:
                 return
             # the client repeats its requests on the next link
@@ -979,7 +993,7 @@ class Client(Consumer):
                     if assignment.member:                           # also those that were not sent
                         self.sessions.settle(assignment, VANISHED)
                 return self._compare_with_report(set())
-            if link is self.newest_link:
+            if link is self.newest_link:        # otherwise it has replaced the link, so it is not lost
                 kept_text = self.sessions.kept_text(self.assignments)
                 self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
         if not self.sessions.lifetime.is_exiting:
@@ -993,9 +1007,11 @@ class Client(Consumer):
         return self.newest_link
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
-        """Answer a `hello`; repeat orders that the client can have missed: to stop jobs, to go on in groups.
+        """Answer a `hello`, use its link, and repeat orders that the client can have missed.
 
-        The client learns of results that are written when it resends them.
+        It must kill lost jobs, stop cancelled ones, and in groups stop a job or begin the next.  Results that
+        are in the file are not named here: the client sends them again if it does not know, and they are
+        acknowledged.
         """
         link.client = self
         self.link = link
@@ -1016,9 +1032,10 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _compare_with_report(self, reported_keys: set[str]) -> None:
-        """Mark the jobs as begun that the client has reported, and settle the others that were sent to it.
+        """Compare the lines that the client was sent with the jobs that it has; settle those that it lacks.
 
-        Called for each new link, and after `bye` without keys.
+        Called for each new link, with the jobs that the client has reported there.  Called without keys
+        after `bye`, with which a client says that it has no job.
         """
         for assignment in self.assignments.values():
             member = assignment.member
@@ -1026,18 +1043,22 @@ class Client(Consumer):
                 continue
             if assignment.key in reported_keys:
                 assignment.mark_begun()
-            # The message was lost; the group sends the job again, unless it is cancelled.
+            # the group runs, but the message with this job was lost: on_client_back() sends it again
             elif member and member.group.stage is Stage.RUNNING and assignment.phase is Phase.SENT:
                 assignment.mark_unsent()
-            # The job or the group has begun.
+            # it has begun and is gone: the line becomes `e`
             elif member or assignment.phase is Phase.BEGUN:
                 self.sessions.settle(assignment, VANISHED)
-            # The message was lost.
+            # the message with it was lost, so it was not started: the line becomes `.`
             else:
                 self.sessions.settle(assignment, RETURNED)
 
     def _abandon_lines(self) -> None:
-        """Leave the lines of a client that did not come back within the grace as orphans."""
+        """Forget a client that did not come back within the grace, and leave its lines as orphans.
+
+        Orphans are lines `r` without a job lock: a runner or server that meets one marks it `e`, or with -r
+        or --resume claims it again.
+        """
         sessions = self.sessions
         del sessions.clients[self.id]           # it can come again as another Client
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
@@ -1059,9 +1080,10 @@ class Client(Consumer):
     # -- requests and jobs -----------------------------------------------------------------------------------
 
     def on_claim_message(self, message: Message) -> None:
-        """Note a request for jobs (a `claim` message).  Raises WireError.
+        """Add a `claim` message to the client's earlier requests; Dispatcher sends jobs.  Raises WireError.
 
-        `want` and `memory` add to earlier requests; `memory` is negative if the client has less now.
+        `want` is a number of further slots to fill.  `memory` is the change of the free memory in bytes,
+        negative if it has shrunk.
         """
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
@@ -1075,7 +1097,7 @@ class Client(Consumer):
         self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
         self.request_number = request_number
         self.exits_without_jobs = is_last
-        if self.exits_without_jobs:             # if it requests nothing, it would get no answer
+        if self.exits_without_jobs:             # only clients that request slots get an answer
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
@@ -1150,12 +1172,16 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions.links[self] = None
 
     def handle(self, message: Message) -> None:
-        """Handle a message.  Raises WireError."""
+        """Pass a message of the client to the part that deals with it.
+
+        Raises WireError if it is invalid, or not allowed now; then the caller closes the connection.  Before
+        the welcome, `client` is None: then only `have`, `hello` and `ping` are allowed.
+        """
         if self._sessions.lifetime.is_exiting:
             return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
         client = self.client
-        if client and "n" in message.fields:
+        if client and "n" in message.fields:        # all events have a number, and only these
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
@@ -1164,14 +1190,14 @@ class ClientLink(Link, asyncio.Protocol):
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
-        elif kind == "ready" and client:
+        elif kind == "ready" and client:            # the shell of a group's job waits for `go`
             assignment = client.assignments.get(message.text("id", 16))
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
                 member = assignment.member
                 if not member or assignment is not member.current:
                     raise WireError("that job does not wait at a gate")
                 member.group.on_ready(member)
-        elif kind == "have" and not self._has_hello:
+        elif kind == "have" and not self._has_hello:        # jobs of an earlier link; several come in turn
             jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
             self._reported_bytes += sum(200 + len(job.line.text) for job in jobs)
@@ -1228,7 +1254,10 @@ class Records:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def begin_run(self, assignment: Assignment, message: Message) -> None:
-        """Begin the records of a run, new ones for a run of the previous server.  Raises WireError."""
+        """Begin the records of a run, when its `begin` comes.  Raises WireError.
+
+        A client sends the `begin` of running jobs to a next server, too: that begins new records for them.
+        """
         begin = RunFields(message.fields, BEGIN)
         if assignment.run:
             raise WireError("the run goes on already")
@@ -1256,12 +1285,15 @@ class Records:
         if not run or not run.shell or not streams:
             raise WireError("output of no run, or no stream")
         run.add_output(streams[0], data)
-        # short output comes with the `end`: this run is not short any more
+        # clients send short output with the `end`, so this run is not short: files get all of its output
         if self._outdir:
             self._outdir.write_output(run)
 
     def end_run(self, assignment: Assignment, message: Message) -> None:
-        """End the records of a run; without a status, it could not be started.  Raises WireError."""
+        """End the records of a run, when its `end` comes.  Raises WireError.
+
+        Without an exit status the job could not be started, or how it ended is unknown.
+        """
         if not (run := assignment.run):
             raise WireError("the end of no run")
         # read all first: after a WireError, abandon_run() must find the run as it was
@@ -1281,7 +1313,7 @@ class Records:
         if end.state == "d":
             self._good_seconds.append(run.duration)
             self.median = runmaker4.median(self._good_seconds)
-        # a client that lost its server does not send all output again
+        # the client's counts: to a next server it does not send the earlier output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
         assignment.detach_run()
@@ -1330,8 +1362,8 @@ GroupJobs = list[tuple[Line, JobSettings]]
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
     """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
 
-    All jobs below the directive count for that, also done ones, so read the file again, up to the last job of
-    each directive.  Raises FileChangedError if it was edited since.
+    `jobs` are only the new ones.  But all jobs below the directive count for the turn, also done ones.  So
+    read the file again, from the directive to its last new job.  Raises FileChangedError if a line has moved.
     """
     hosts: dict[str, GroupJobs] = {}
     for settings, jobs_below in itertools.groupby(jobs, lambda job: job[1]):       # by directive
@@ -1449,7 +1481,10 @@ class Group:
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        """Let the jobs of all hosts begin, once each is ready or lost."""
+        """Let the first jobs of all hosts begin (`go`), once each host is ready or lost.
+
+        Called when that can have changed: a shell has reached the gate, or a host was lost.
+        """
         if self.stage is not Stage.PREPARING:
             return
         if not all(member.is_lost or member.is_ready for member in self._members):
@@ -1473,7 +1508,11 @@ class Group:
         self.abort()
 
     def abort(self) -> None:
-        """Call the group off if no job has begun: all lines become `.`.  Do nothing if the jobs run."""
+        """Call the group off if no job has begun: all lines become `.`, and a later attempt starts them.
+
+        Called when a client is lost, the server drains, a job was given back or cancelled, or a host was not
+        ready in time.  If the jobs run, they go on: do nothing.
+        """
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -1482,9 +1521,9 @@ class Group:
             member.client.group_count -= 1
             member.stop_current()
             for assignment in member.jobs:
-                assignment.member = None        # no notice of the result
+                assignment.member = None        # so on_job_finished() is not called for it
                 self._sessions.settle(assignment, RETURNED)
-        # the next attempt could fail at once
+        # a pause, as the next attempt could fail at once
         self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
@@ -1506,7 +1545,7 @@ class Group:
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Continue the group after a job of `member` finished.
+        """Continue the group after a job of `member` finished: the state is in the file, or never will be.
 
         While preparing, no job has begun: after an error, go on without the host; otherwise (the job was
         given back or cancelled) call the group off, to try again later.  While running, go on without a host
@@ -1552,7 +1591,10 @@ class Group:
                 self._sessions.settle(assignment, STOPPED)
 
     def _finish(self) -> None:
-        """Print a line about the group, then one about each job, in the order of the file; free the hosts."""
+        """Print the results after the last job, in the order of the file; let the hosts get other jobs.
+
+        The first line is about the group, for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'.
+        """
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
@@ -1614,20 +1656,24 @@ class Accountant:
             self._answer_task = spawn_task(self._answer_all())
 
     async def _answer_all(self) -> None:
-        """Answer requests until there are none; a count answers all earlier ones."""
+        """Count the file for clients that exit, and send them the counts, until no request is left.
+
+        They need the counts for the exit status and the closing line.  A count answers all earlier requests.
+        """
         while self._requests:
             await asyncio.sleep(max(self._next_count_at - boottime(), 0.0))
             links = self._requests
             self._requests = {}
-            # a client's exit status depends on the count
+            # a link whose client is None was closed meanwhile
             summary = await self.count([link.client for link in links if link.client])
             for link in links:
                 if link.client:
                     link.send(type="account", account=make_account(summary, link.client))
 
     async def count(self, clients: Sequence[Client] = ()) -> Summary | None:
-        """Count the jobs in the file, also for `clients`, which exit.  None: the file cannot be read.
+        """Count the jobs in the file when clients or the server exit.  None: the file cannot be read.
 
+        clients: those that exit; the count says which of them could run jobs that are left.
         Scan again, a few times, if reading fails or an editor seems about to fill the file.
         """
         looks_left = self._reader.MAX_LOOKS
@@ -1704,7 +1750,11 @@ class Sessions:
         self.assignments[assignment.key] = assignment
 
     def remove_assignment(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Take a line off its client, end the records, and notify the group; once."""
+        """Take a line off its client, end the records, and notify the group; a second call does nothing.
+
+        Called when the result is written or never will be, when another runner has the line, or when the
+        client did not come back.
+        """
         if assignment.phase is Phase.OVER:
             return
         assignment.mark_over()
@@ -1719,24 +1769,24 @@ class Sessions:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
-        """Decide the result of a job, and write it to the file; retry as long as an error is temporary.
+        """Decide the result of a job, and have it written to the file soon; the first call for a line counts.
 
-        The client has the line until that is done, or has failed for good: _complete_result().
+        The client has the line until the result is written, or can never be: _complete_result().
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
         client = assignment.client
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
-        if not self._unwritten:         # those that come before it is called are a batch
+        if not self._unwritten:         # results that come until write_results() is called are a batch
             self.executor.then(self.write_results)
         self._unwritten.append((assignment, line_result))
 
     def write_results(self) -> None:
-        """Write the results of a batch to the file, after the records of the runs, with one flush for all.
+        """Write the results of a batch to the file.  First flush the records of the runs, once for all.
 
-        Clients do not repeat a run whose result they find in the file.  So if the server is killed in
-        between, the run must be in the journal.
+        Clients do not send a run again if the file has its result.  So if the server is killed after it has
+        written a result, the run must be in the journal already.
         """
         self.records.flush()
         for assignment, line_result in self._unwritten:
@@ -1764,7 +1814,7 @@ class Sessions:
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
-            # a client repeats a result that was not acknowledged
+            # until it is acknowledged, a client that connects again reports the job: Recovery then needs this
             self.settled_keys[assignment.key] = None
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)
@@ -1776,9 +1826,10 @@ class Sessions:
         self.acknowledge_soon(assignment.client)
 
     async def watch_claimed_lines(self) -> None:
-        """Check the claimed lines, and notify clients of cancelled and lost ones.  Never returns.
+        """Check the claimed lines now and then, and order clients to kill cancelled and lost jobs.
 
-        Lines that an edit has moved are found again.
+        Cancelled: a user has set the line's state.  Lost: another runner has claimed the line.  Lines that an
+        edit has moved are found again.  Never returns.
         """
         while True:
             await asyncio.sleep(self.interval / 2)
@@ -1787,7 +1838,7 @@ class Sessions:
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                # if a result is being written, that will fail, and report the loss
+                # of a line whose result is being written, _complete_result() reports the loss
                 elif cause == "lost" and assignment.is_undecided:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
@@ -1848,9 +1899,10 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
-        """Apply an event, unless it came before; ignore that of a settled or lost line.
+        """Apply an event of a client (see the cases below), once: clients send events again on a new link.
 
-        Raises WireError; the event still counts as received.
+        Ignore an event of a settled or lost line.  Raises WireError; also then the event is acknowledged, so
+        that the client does not send it again on each link.
         """
         event_number = message.integer("n")
         if event_number <= client.newest_event:
@@ -1905,10 +1957,11 @@ class Sessions:
     # -- acknowledging ---------------------------------------------------------------------------------------
 
     def acknowledge_soon(self, client: Client) -> None:
-        """Acknowledge events a moment later, so that many share a message; at once if a window is half full.
+        """Acknowledge a client's events a moment later, so that many share a message.
 
-        On a network file system (with a thread), where flushing the journal costs some five round trips, wait
-        for the next flush_records().
+        Do so at once if the client may send little more output: its window, OUTPUT_WINDOW_BYTES, is half
+        full.  On a network file system (the executor has a thread), flushing the journal costs some five
+        round trips: so wait for the next flush_records().
         """
         if not self._unacknowledged and not self.executor.pool:
             self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
@@ -2038,8 +2091,9 @@ class Claims(Cursor):
 
         offers: the clients with free slots and memory; empty: only walk on through the file, to find groups
         and orphans.
-        leaving: as for Cursor.claim().
-        all_consumers: also busy ones, and lost ones in the grace.
+        leaving: those of them that exit if no line is left for them; with EVERYBODY, the server does so, too.
+        all_consumers: also busy ones, and lost ones in the grace: if one has -r or --resume, failed lines or
+        orphans run again.
         """
         consumers = Consumers(consumer for consumer, _ in offers)       # still want jobs
         for consumer, free in offers:
@@ -2070,9 +2124,10 @@ class Claims(Cursor):
             return {}
 
     def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> dict[str, list[Job]]:
-        """Claim the lines of a group, up to the first failure; return the jobs, by entry of host=.
+        """Claim the lines of a group for its clients, up to the first failure; return the jobs.
 
-        clients: also by entry of host=.  If some are missing, the caller gives these back.
+        plan: all lines of the group are claimed or none, so if some are missing the caller gives the others
+        back.  clients, and the result: by entry of host=.
         """
         claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
@@ -2116,15 +2171,18 @@ class Claims(Cursor):
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
                       may_conclude_lost: bool) -> Reclaimed:
-        """Claim lines for jobs that a client already has.
+        """Claim lines for jobs that a connecting client has, and this server has not assigned.
 
-        may_conclude_lost: a line that is missing is gone, even if the file can be half saved.
+        Recovery calls it again after a doubt: if the file cannot be read, or another process is changing a
+        line.  may_conclude_lost: in the last of these calls, a missing line is gone, even if the file can be
+        half saved.
         """
         reclaimed = Reclaimed()
         try:
             others = []
             for job in reported:
-                # most jobs of a dead server: its other clients need not wait for a search of the file
+                # found when we started; so most jobs of a dead server need no search of the file, for which
+                # its other clients would have to wait
                 line = self._inherited_lines.get((job.line.number, job.line.command))
                 if line and self.file.lock_table.has_own_lock(line):
                     reclaimed.jobs[job.key] = self.queue.claim_inherited(line, own_job_lock_offset(line))
@@ -2138,16 +2196,17 @@ class Claims(Cursor):
             self.queue.close_if_locks_lost(error)
             reclaimed.doubt = error_text(error)
         for claimed in reclaimed.jobs.values():
-            claimed.state = NEW                 # unknown
+            claimed.state = NEW                 # of the line before its claim: unknown
             claimed.consumer = consumer
         return reclaimed
 
     def _reclaim_each(self, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
-        """Claim the line of each job that a client has brought back, unless the line has the job's result.
+        """Search the file for each job that a client has brought back, and claim its line.
 
-        All others are lost.  Raises TemporaryError if the file could be half saved, so a missing line proves
-        nothing, and OSError; then the jobs without an answer are asked again.
+        Put each job into `reclaimed`: it has a line again, or it is settled, as its line has its result
+        already.  Jobs in neither list are lost.  Raises TemporaryError if the file could be half saved, so
+        that a missing line proves nothing; OSError.  Then the caller asks again.
 
         may_conclude_lost: as for reclaim_lines().
         """
@@ -2161,16 +2220,17 @@ class Claims(Cursor):
                      for lines in lines_by_command.values() for line in lines}
         running_lines = {command: [line for line in lines if line.state == RUNNING]
                          for command, lines in lines_by_command.items()}
-        # First jobs with a result choose a line, which must not run again; then running ones; last those that
-        # will run again.
+        # Several jobs can claim one of several equal lines.  First come jobs with a result, as theirs must
+        # not run again; then running ones; last those that will run again.
         for reported_job in sorted(reported, key=lambda job: (job.will_run_again, job.result is None)):
             command = reported_job.line.command
             lines = lines_by_command[command]
             own_line = own_lines.get((reported_job.line.number, command))
-            # after the grace, the line of a job that is not to run again can be `e` or `.`
+            # After the grace, the line of a client was an orphan, and can be `e` or `.` by now.  A job that
+            # runs or has a result may still have it.
             own_states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
-            # The previous server has exited before the client learned of this result.  If the line has moved,
-            # any with this result can be it: no other line may get the result.
+            # The previous server can have written this result, and exited before the client learned that.  If
+            # the line has moved, any with this result can be it: no other line may get the result, too.
             possible_lines = [own_line] if own_line else lines
             if any(line.state == reported_job.result for line in possible_lines):
                 reclaimed.settled.append(reported_job.key)
@@ -2197,7 +2257,8 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        Raises UsageError: the file cannot be used now; then the keeper holds the locks for the next server.
+        Called when the server starts.  Raises UsageError if the file cannot be used now: the server does not
+        start, and the keeper holds the locks for the next one.
         """
         sessions = self._sessions
         try:
@@ -2206,7 +2267,7 @@ class Recovery:
             if error.errno != errno.ESTALE:
                 raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
             with suppress(OSError):
-                unlock(lock_fd, 0, IN_USE_BYTES)        # also for the keeper
+                unlock(lock_fd, 0, IN_USE_BYTES)        # the keeper has the same description: also for it
             sessions.say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
             return
         if count:
@@ -2220,9 +2281,10 @@ class Recovery:
             )
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
-        """Give a client that comes back the lines of the jobs that it reports; it can be lost meanwhile.
+        """Give a client the lines of the jobs that it reports when it connects; Reclaimed says which.
 
-        In doubt try again, at most for as long as a line must be missing to count as gone.
+        This can take a while, in which the client can be lost again.  If it is in doubt whether a line is
+        gone, or has another runner, try again.  The last try comes when a missing line counts as gone.
         """
         sessions = self._sessions
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
@@ -2236,7 +2298,7 @@ class Recovery:
                 )
                 for key, job in reclaimed.jobs.items():
                     sessions.add_assignment(Assignment(key, client, job, Phase.BEGUN))
-            # a result can have been written, or a line lost, since
+            # while the executor searched, a result can have been written, or a line lost
             reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
@@ -2299,10 +2361,12 @@ class Dispatcher:
             self.hand_out_soon()
 
     def hand_out_lines(self, walks_on: bool = True) -> None:
-        """Start to claim lines for the waiting clients, in turn; without any, only walk on through the file.
+        """Start to claim lines for the waiting clients, in turn; _on_batch_claimed() sends them.
 
-        Do nothing during another claim, or while records are written too slowly.
-        walks_on: False: do nothing without waiting clients.
+        Called whenever there can be jobs, or clients that want some.  Do nothing during another claim, or
+        while records are written too slowly.  Once the server drains, let clients exit instead.
+
+        walks_on: if no client waits, walk on through the file, to find groups and orphans; False: do nothing.
         """
         if not self._lifetime.is_serving:
             return self._let_clients_exit({
@@ -2316,7 +2380,8 @@ class Dispatcher:
         if sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         offers: dict[Client, Resources] = {}
-        # Of thousands that wait, the first in turn will do; those that would exit are all asked
+        # FEW_OFFERS do for a batch if each line suits each client, so ask all of thousands only if some lines
+        # do not.  A client that would exit needs an answer, wherever it stands in the queue.
         waiting = self.waiting_clients
         asks_all = self._must_offer_to_all or any(client.exits_without_jobs for client in waiting)
         for client in waiting if asks_all else itertools.islice(waiting, FEW_OFFERS):
@@ -2379,9 +2444,13 @@ class Dispatcher:
         return assignment
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """Let clients exit for whom no line is left.  If none can ever be claimed, or all are done, drain."""
+        """After a walk without a job, let clients exit for whom no line is left, and plan the next walk.
+
+        Drain if no line can ever be claimed (an error of the file), or with --exit-when-done all are done.
+        """
         final_error, exits = no_job.final_error, no_job.exits
         may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
+        # a line that comes back could be for them; a later walk then asks again
         if may_exit and not any(
             assignment.can_come_back for assignment in self._sessions.assignments.values()
         ):
@@ -2485,11 +2554,13 @@ class Dispatcher:
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
         """Return a client for each host of a group; {}: there is none for some host.
 
-        A host that few slots match chooses first.  slots: the free ones of each client.
+        A host of `host=` can be a pattern, which several clients match.  One that few slots match chooses
+        first, as others have more choice.  slots: how many each client can give; a host needs one.
         """
         free = {client: count for client, count in slots.items() if client not in self._reserved}
         if len(plan.jobs_by_host) > sum(free.values()):     # spares the matching of many hosts
             return {}
+        # clients with --follow take no jobs below `#RUN end`
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
@@ -2504,7 +2575,8 @@ class Dispatcher:
     def _prepare_or_return_group(self, plan: GroupPlan, claimed: dict[str, list[Job]]) -> None:
         """Assign the claimed jobs of a group to the hosts' clients, in order, and prepare the group.
 
-        Give the lines back if some could not be claimed, a client was lost, or the server drains.
+        Called when claim_group() has made its attempt.  Give the lines back if it could not claim all, a
+        client was lost, or the server drains: a group starts as a whole.
         claimed: as claim_group() returns it.
         """
         self.is_claiming = False
@@ -2558,7 +2630,11 @@ class Server(Program):
     # -- from start to end -----------------------------------------------------------------------------------
 
     def check_and_open(self) -> None:
-        """Check and open everything that can fail.  Raises UsageError."""
+        """Open files, port and token, and start the keeper: all that can fail.  Raises UsageError.
+
+        Called before the event loop, and before the server goes into the background, so that errors appear
+        on the user's terminal.
+        """
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
@@ -2566,11 +2642,11 @@ class Server(Program):
         # the socket, and as many waiting connections as the system allows
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-        # before the keeper: with a port in use, the previous server's locks stay where they are
+        # before the keeper: if the port is in use, the previous server's keeper still has its locks
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
         self._token, token_text = choose_token()
-        # Otherwise the keeper could survive a signal
+        # until the loop handles them: a signal that killed us here would leave the keeper behind
         signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
@@ -2588,7 +2664,10 @@ class Server(Program):
         self.say(self.task)
 
     async def connect_parts(self) -> int:
-        """Serve clients until a signal, a defect or the end of all work; return the exit status."""
+        """Make the parts of the server and serve clients; return the exit status.
+
+        Return after a signal or a defect, or when the server drains and no line is kept for a client.
+        """
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
@@ -2620,8 +2699,11 @@ class Server(Program):
         return self.runner_stats.exit_status(self._final_count) if status is None else status
 
     def _tell_of_clients(self) -> None:
-        """Tell a --status of this user if we drain, how many clients there are, and which are lost."""
-        with suppress(OSError):         # without a descriptor, it is told later or never; or it waits no more
+        """Answer a `runwait4.py --status` that has connected: do we drain, which clients are there, or lost?
+
+        Only processes of this user get an answer: any user can connect.
+        """
+        with suppress(OSError):         # no descriptor is free, so it is told later or never; or it has gone
             asker, _ = self._status_socket.accept()
             with asker:
                 if same_user(asker):
@@ -2709,9 +2791,9 @@ class Server(Program):
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.
 
-        Clients learn of results and records after these are written.
+        Results and records are written before clients learn of them.  The keeper exits if it is not needed.
         """
-        in_haste = self.lifetime.exit_status is not None        # no step waits long
+        in_haste = self.lifetime.exit_status is not None        # after a signal or defect no step waits long
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
@@ -2770,7 +2852,9 @@ class Server(Program):
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
         for assignment in self.sessions.assignments.values():
-            if assignment.phase is Phase.CLAIMED:       # of a group: the next server could start it no more
+            # A client that does not know the line cannot bring it back, and while a line of a group is `r`,
+            # the next server cannot start the group
+            if assignment.phase is Phase.CLAIMED:
                 assignment.member = None
                 self.sessions.settle(assignment, RETURNED)
         kept_text = self.sessions.kept_text(self.sessions.assignments)
@@ -2782,17 +2866,17 @@ class Server(Program):
         self.sessions.drain(signal.Signals(signum).name)
 
     async def _poll(self) -> None:
-        """While clients wait, look for new lines; once the server drains, exit when nothing is left.
+        """Look for new lines while clients wait; once the server drains, exit when no line is kept for one.
 
-        With --exit-when-done, find out if all is done also without clients.  An unchanged file costs a
-        stat(2).
+        With --exit-when-done, look also without clients, to find out if all is done.  Looking at an unchanged
+        file costs a stat(2).  Never returns.
         """
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
         while True:
             await wait_for_event(self.lifetime.may_end, poll_seconds)
             self.lifetime.may_end.clear()
-            # also lets clients exit while the server drains
+            # once the server drains, this lets clients exit instead
             self.dispatcher.hand_out_lines(self.options.exit_when_done and not self.sessions.assignments)
             if not self.lifetime.is_serving:
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
