@@ -267,9 +267,10 @@ class Endpoint:
         return ClientChannel(self.token.text, self.context, file_id)
 
     def try_to_connect(self, seconds: float) -> None:
-        """Connect, authenticate both ends, and close the connection.  Raises OSError, WireError.
+        """Connect, authenticate both ends, and close the connection: a test before the event loop.
 
-        seconds: for all of this.
+        So errors appear on the user's terminal, and an unknown host or a wrong token ends the client at once.
+        Raises OSError, WireError.  seconds: for all of this.
         """
         deadline = boottime() + seconds
         channel = self.open_channel()
@@ -379,14 +380,17 @@ class Outbox:
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
-        """Send events until the window is full; events without output always fit."""
+        """Send events until the window is full: OUTPUT_WINDOW_BYTES of output that are not acknowledged.
+
+        Events without output always fit.  Later events wait, because they must arrive in order.
+        """
         while self._unsent and self._in_flight_bytes + self._unsent[0].size <= OUTPUT_WINDOW_BYTES:
             event = self._unsent.popleft()
             self._in_flight.append(event)
             self.backlog -= event.size
             self._in_flight_bytes += event.size
             link.post(event.message)
-        if self._unsent:                # the server must receive all to acknowledge it
+        if self._unsent:                # the server must receive all that was sent to acknowledge it
             link.flush()
 
     def acknowledge(self, last_number: int) -> list[Event]:
@@ -399,13 +403,14 @@ class Outbox:
         return acknowledged
 
     def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
-        """Make all events unsent for a new connection; remove and return those that the server has.
+        """Make all events unsent after the `welcome` of a server; remove and return those that it has.
 
-        to_repeat: acknowledged events that another server needs.  last_number: of the last event that it has
-        dealt with.
+        Events can be lost with the connection, so all that the server does not have are sent again.
+        last_number: of the last event that it has dealt with; 0: a new server has none.
+        to_repeat: events that an earlier server has acknowledged, and a new server needs.
         """
         in_order = sorted(to_repeat, key=lambda event: int(event.message["n"]))
-        # acknowledge() takes events from those in flight
+        # all of them, because acknowledge() looks only at those in flight
         self._in_flight = deque([*in_order, *self._in_flight, *self._unsent])
         acknowledged = self.acknowledge(last_number)
         self._unsent = self._in_flight
@@ -541,9 +546,10 @@ class LinkLife:
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, complaint: Complaint) -> bool:
-        """Change the state after a lost link or a failed attempt; return True if it must be reported.
+        """Note a lost link, or a failed attempt to get one; return True if the caller must report it.
 
-        A loss is reported once, a long silence and a refusal once more, because they name a remedy.
+        Attempts follow each other until a server answers.  So report a loss once, and once more a long
+        silence and a refusal, because these name a remedy.
         """
         if not self.wants_server:
             return False
@@ -596,7 +602,10 @@ class LinkLife:
         return link.lost_reason.result()
 
     async def pause_before_retry(self) -> float | None:
-        """Wait for the next attempt; return the seconds without a server if we give up, else None."""
+        """Wait before the next attempt to connect, and return None; or give up after the time of --give-up.
+
+        Then return the seconds without a server; wants_server is False from then on.
+        """
         if not self.wants_server:
             return None
         seconds_down = boottime() - self.down_since
@@ -640,10 +649,12 @@ class Requests:
         return dict(slots=slots, memory=self._offered_memory)
 
     def send_claim(self, link: ServerLink, free: Resources, slots: int, exits_if_none: bool) -> None:
-        """Send a `claim`, unless nothing has changed.  free: without the needs of jobs that have arrived.
+        """Ask the server for jobs by a `claim`, unless nothing has changed since the last one.
 
-        `want` and `memory` add to earlier claims; memory can be negative.  exits_if_none is repeated until a
-        claim is answered.  slots: in service.
+        `want` and `memory` are what has changed: the server adds them to earlier claims.  So `memory` is
+        negative if less is free.  After a claim with exits_if_none all have it until the server has answered.
+
+        free: what the jobs that have arrived leave.  slots: in service.
         """
         wanted_slots = max(int(free.slots) - self._pending_slots, 0)
         more_memory = int(min(max(free.memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
@@ -715,13 +726,14 @@ class Connection:
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        Arriving jobs wake the runner, which claims again.  exits_if_none: as in runmaker4.Jobs.
+        The runner calls this when a slot is free, and again when jobs arrive: _wake_runner().
+        exits_if_none: as in runmaker4.Jobs.
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
         # the first job waits until it fits, and the others wait for it: only report our memory
         if first_job and not free.holds(first_job.settings.needs):
             self._request_jobs(free._replace(slots=0))
-            return NoJob()                          # the end of a job wakes the runner
+            return NoJob()                          # when a job has ended, the runner claims again
         if first_job and self.link_life.can_start_jobs:
             del self._jobs_ahead[first_job.key]
             self._jobs[first_job.key] = first_job
@@ -744,7 +756,8 @@ class Connection:
     async def finish(self, job: Job, state: bytes) -> str:
         """Queue the event that a job has finished, if it is still ours.
 
-        Return '': an error comes later, as `fault`.
+        state: NEW: it was not started, so it is given back.  Return '', no error: if the server cannot write
+        the result, it sends a `fault` later.
         """
         if not (remote_job := self.our_job(job)):
             return ""
@@ -772,7 +785,8 @@ class Connection:
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """End the session after the last job; return the server's summary of the file, or None.
 
-        Jobs without a slot are given back, and unacknowledged results count as unwritten.
+        The runner calls this when it exits: the summary gives the exit status and the closing line.  Give
+        back jobs without a slot, and wait until the server has written all results; report the others.
         """
         self._return_queued_jobs()
         started = boottime()
@@ -788,7 +802,7 @@ class Connection:
         if unwritten := [job.number for job in self._jobs.values()]:
             self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
             self._program.runner_stats.unwritten_lines += unwritten
-        # the answer that let the runner exit had a summary
+        # the answer `nothing` that let the runner exit had a summary already
         if runner.exit_summary and not self._summary.done():
             self._summary.set_result(runner.exit_summary)
         await runner.wait_unless_killed(self._request_summary())
@@ -810,10 +824,10 @@ class Connection:
         await wait_for_event(self._progress, 0.2)
 
     async def _request_summary(self) -> None:
-        """Ask each new link for the file's summary, until a server answers or time is over.
+        """Ask the server for a summary of the file; return when it has answered, or time is over.
 
-        Jobs can come meanwhile, for an earlier claim.  They are given back, and the server is asked once it
-        has written that: until then it counts them as running.
+        Ask on each new link again.  Jobs can still arrive, for an earlier claim: give them back, and ask once
+        the server has made their lines new, as until then it counts them as running.
         """
         started = boottime()
         asked_link = None
@@ -878,9 +892,10 @@ class Connection:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Handle events that the server has acknowledged, because they are in files.
+        """Handle events that the server has acknowledged: it has written them to files.
 
-        Forget a job whose result is acknowledged; keep the `begin` of a run for a next server.
+        Forget a job whose result is acknowledged.  Keep the `begin` of a run until its `end` is acknowledged,
+        because a next server would need it.
         """
         for event in events:
             job, kind = self._jobs.get(event.message["id"]), event.message["type"]
@@ -893,7 +908,7 @@ class Connection:
         self._send_queued_events()
         if self._outbox.is_empty:
             self._progress.set()
-        self._runner.pump.resume()
+        self._runner.pump.resume()      # the backlog is smaller: job output can be read again
 
     def _on_job_lost(self, key: str) -> None:
         """Kill a job that another runner has, or report that the result is not written."""
@@ -959,7 +974,10 @@ class Connection:
         )
 
     def _on_link_lost(self, why: str, complaint: Complaint) -> None:
-        """Give back jobs without a slot, after a lost link or a failed attempt; report that once."""
+        """After a lost link or a failed attempt, give back jobs without a slot; report the loss once.
+
+        Running jobs go on.  The events that give jobs back wait for the next link.
+        """
         must_report = self.link_life.on_lost(complaint)
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
@@ -977,7 +995,8 @@ class Connection:
             if not job.of_group:
                 self._give_back(job)
         for task in self._runner.tasks.values():
-            task.refuse_gate()                  # only of a job that waits for `go`
+            # only of a job that waits for `go`: the server calls its group off when it loses a client
+            task.refuse_gate()
         self._requests.on_lost()
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -1039,9 +1058,10 @@ class Connection:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Use a link, because the server accepts us; send the events that the server lacks.
+        """Use a link from now on, because the server has accepted us; send the events that it lacks.
 
-        Forget jobs whose results are written.  A `lost` follows for each job that another runner has.
+        Forget jobs whose results the server has acknowledged.  A `lost` follows for each job that another
+        runner has.
         """
         file = message.text("file", 1000)
         grace = max(message.seconds("grace"), 0.1)
@@ -1055,24 +1075,27 @@ class Connection:
             self._runner.home = directory
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
-        # all events after the last that a new server has
+        # a new server has none of our events, and needs the `begin` of runs that go on
         to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
         link.request("ping")                    # the answer allows us to start jobs
         self._wake_runner()
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs for the runner."""
+        """Queue jobs for the runner, the answer to a `claim`, and wake it: claim() returns them one by one.
+
+        Some can be more than we have asked for: the server sends jobs ahead while they are short.
+        """
         request_number = message.integer("request")
         arrived = list(map(RemoteJob.from_message, message.objects("jobs")))
         for job in arrived:
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
-        # those that still have no slot then go back
+        # those that still have no slot by then go back, for other clients
         self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
         self.link_life.on_answer(request_number)
-        # If the answered request is too old, the server can have given the jobs to others since.  The answer
-        # to a ping permits us to start them.
+        # If the answered request is too old, the server can have given the jobs to others since, so they must
+        # not start.  The answer to a ping permits that.
         if not self.link_life.can_start_jobs:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer is outdated
@@ -1086,9 +1109,12 @@ class Connection:
             link.send(type="ready", id=remote_job.key)
 
     def _on_no_job(self, message: Message) -> None:
-        """Handle the answer that there is no job: wake the runner, which exits if it can."""
+        """Handle `nothing`, the answer to a claim that announced our exit: there is no job for us.
+
+        Wake the runner, which then exits.  It stays if jobs have arrived since the claim.
+        """
         request_number = message.integer("request")
-        # with jobs ahead, these have arrived since the request
+        # jobs ahead have arrived since the request, so then we may not exit
         self._requests.on_no_job(request_number, NoJob(
             may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
             summary=self._read_summary(message),
@@ -1143,7 +1169,10 @@ class ServerSink(Sink):
         self._send_end(run, run.no_result)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Hold output while the run is short; once it is not, report all output at once."""
+        """Hold output while the run is short, to send it with the `end`; send that of longer runs at once.
+
+        A run is short until it has printed MAX_SHORT_BYTES or taken MAX_SHORT_SECONDS (on_tick()).
+        """
         held_output = self._held_output.get(run)
         if held_output is None:
             return self._send_output(run, stream.name, data)
@@ -1214,7 +1243,12 @@ class ClientProgram(RunnerProgram):
         super().__init__(PROG, options.server, options)
 
     def check_and_open(self) -> None:
-        """Check what the jobs need, and try to connect once.  Raises UsageError."""
+        """Check what the jobs need, and try to connect once.  Raises UsageError.
+
+        This comes before the program goes into the background.  If the server does not answer, go on all the
+        same: the client then waits for it.  With --give-up 0, or if waiting cannot help (an unknown host, a
+        wrong token), raise the error.
+        """
         # a file of slots can be on a file system that blocks; a client keeps no records
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
@@ -1234,7 +1268,7 @@ class ClientProgram(RunnerProgram):
             raise UsageError(f"{host}: {self._endpoint.why_rejected(error)}") from None
         except OSError as error:
             why = self._endpoint.why_unreachable(error)
-            # at the start of a system the name service can come after us
+            # EAI_AGAIN can pass: when a system starts, the name service can come after us
             is_unknown = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
             if is_unknown or self.options.give_up == 0:
                 raise UsageError(f"{host}: {'unknown host: ' * is_unknown}{why}") from None
