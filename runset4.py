@@ -278,10 +278,11 @@ def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray) ->
 
 def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line],
                    can_be_empty: bool) -> bytearray:
-    """Return all new lines.  A ValueError of their maker is a UsageError.
+    """Return all new lines, before any is appended.  Raises UsageError if one is wrong: nothing is written.
 
-    directives: the #RUN lines above the new lines; read if they matter.
-    can_be_empty: no line is no error, as it is none for `xargs -r`.
+    lines: a generator that raises ValueError, or gets one thrown in here for a command that the shell would
+    misread.  directives: the #RUN lines above the new lines; read only for a command with `&`, as they can
+    set the shell.  can_be_empty: no line is no error, as it is none for `xargs -r`.
     """
     new_lines = bytearray()
     shell = ""                          # of the next line; "": the directives were not read yet
@@ -407,11 +408,11 @@ class Selection:
     def lines(
         self, file: JobReader, change_counts: ChangeCounts, default_states: bytes | None = OUR_STATES
     ) -> Iterator[Line]:
-        """Yield the selected job lines, then report numbers that are none.
+        """Yield the selected job lines, then report single line numbers that are no job.
 
-        With states numbers only filter, and ranges always do.  default_states: selected if neither states nor
-        numbers are given; None: any.  `I have a list` is a job line in state `I`, so such lines are changed
-        only by number or --state.
+        Numbers in a range, or together with --state, need not be jobs.  default_states: selected if neither
+        states nor numbers are given; None: any.  By default only states of ours are selected: the text
+        `I have a list` would be a job in state `I`.
         """
         states = default_states
         if self.states:
@@ -421,6 +422,7 @@ class Selection:
         missing = {span[0] for span in self.ranges if span[0] == span[-1] and not self.states}
         pattern = self.pattern
         # thousands of ranges are possible, and they can overlap: the one that begins first is the last here
+        # without any, all lines are selected
         spans = sorted(self.ranges, key=lambda span: -span[0]) or [range(1, sys.maxsize)]
         scan = file.scan_lines(states)
         for line in scan:
@@ -443,9 +445,11 @@ LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait fo
 
 def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], None],
                  change_counts: ChangeCounts) -> None:
-    """Call change() for each line.  Those that other processes keep locked hold up no other: they are tried
-    again once all others are changed.  From then on INT and TERM raise SystemExit.  change() raises
-    BlockingIOError for such a line.
+    """Call change() for each line, first without waiting for any lock.
+
+    change() raises BlockingIOError for a line that another process keeps locked.  Such lines are tried again,
+    with patience, once all others are changed, and refused if that fails, too.  From then on INT and TERM
+    raise SystemExit, so that the caller can report what was done.
     """
     locked: list[Line] = []
     file.patience = 0.0
@@ -501,14 +505,14 @@ UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 def cancel_line(
     file: JobFile, line: Line, running_lines: Iterable[Line] = ()
 ) -> tuple[bytes | None, bool]:
-    """Write c over the `r` or `.` of a line.  Return the state before (None: the line has moved, and was not
-    changed), and True if the job runs, or could.
+    """Write c over the `r` or `.` of a line: then a living runner kills the job.
 
-    A living runner sees that the line is not `r`, and kills the job; the caller must kill a job whose runner
-    is dead.
+    Return the state before, and True if the job runs, or could; then the caller waits for its exit, and kills
+    it if the runner is dead.  State None: the line has moved, and was not changed.
 
-    If the job runs, write e over the orphans among running_lines (the lines `r` of this command): otherwise
-    each would seem to have a running copy, and the cancelled copy would seem to have exited.
+    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among them (`r`
+    without a job): the caller compares the numbers of running copies and of lines `r`, so with an orphan the
+    cancelled copy would seem to have exited.
     """
     orphans = []
     with hold_mutex(file, line):
@@ -544,15 +548,16 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 
     A line that the user has named is cancelled also in another state than `r` and `.`, if its job runs.
 
-    JOB_ID and the names of output files have the number of the start.  So where only a number is given, and
-    a running job of another line had that number at its start, the line is refused: it can be the wrong one.
+    A job keeps the line number of its start in JOB_ID and the names of its output files, although an edit can
+    move the line.  So a user can give that number for a job which is elsewhere by now.  If only a number is
+    given, and a running job of another line was started with it, refuse the line: it can be the wrong one.
     """
     awaited = []
     running_by_command = lines_by_command(file.scan_lines(RUNNING))
-    # a range is not from there
+    # only single numbers: users do not take a range from JOB_ID or the name of a file
     numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
-    # how many jobs were started with each number: they keep the job lock of that.  A server has one
-    # description for many, so the kernel joins those of equal commands.
+    # How many jobs were started with each number: each holds the job lock of that number.  A server has many
+    # job locks on one description, and the kernel shows neighbours as one range.
     held = find_held_job_locks(file.lock_table.fd) if numbers else ()
     started = Counter(offset & MUTEX_OFFSET for locked in held for offset in locked)
 
@@ -567,7 +572,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
             return
         state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
         if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
-            # skip a line that only has a selected command
+            # no message for a finished or held line that was selected only by its command
             if selection.ranges or line.state in UNFINISHED_STATES:
                 why = "has moved since it was read; not cancelled (look, and run this again)"
                 if state_now:
@@ -590,9 +595,10 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 
 
 def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited; report those that take too long.
+    """Wait until these cancelled jobs have exited; report those that take longer than 10 s.
 
-    Meanwhile kill those on this host whose runners are dead.  awaited: with the states before the c.
+    A living runner kills its job.  Meanwhile kill those on this host whose runners are dead.
+    awaited: the lines, with the states before the c.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
     next_scan = 0.0                     # to search for jobs without a runner
@@ -645,10 +651,11 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
 def kill_unsupervised_jobs(
     file: JobFile, lines: Sequence[Line], holders: Holders, change_counts: ChangeCounts
 ) -> None:
-    """Kill those of these cancelled jobs that run on this host and whose runners are dead, as a runner would:
-    TERM, after GRACE seconds KILL.
+    """Kill those of these cancelled jobs that run on this host, and whose runners are dead.
 
-    Count a line as refused if a process of the job cannot be killed: it can live on without the job lock.
+    Do as a runner would: send TERM, and KILL after GRACE seconds.  holders: the processes of this host that
+    hold job locks.  Count a line as refused if a process of the job cannot be killed: it can live on without
+    the job lock.
     """
     jobs_to_kill = {}                   # by line number
     for command, equal_lines in lines_by_command(lines).items():
@@ -676,7 +683,7 @@ def kill_unsupervised_jobs(
 def choose_jobs_to_kill(
     file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
 ) -> list[Shell]:
-    """Return the jobs to kill for cancelled lines of one command.
+    """Return the jobs to kill for cancelled lines of one command, fewer if it is not sure which these are.
 
     unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
 
@@ -742,8 +749,9 @@ def split_lines(data: bytes | bytearray) -> list[bytes]:
 def changed_part(old: bytes | bytearray, new: bytes | bytearray) -> tuple[int, int]:
     """Return the offsets in `old` before and after which `new` has the same lines.
 
-    Only the lines between are split and merged: a list of lines takes several times as much memory as the
-    file.  The part begins with the newline before its first line: so split_lines() removes no mark there.
+    apply_edit() splits and merges only the part between them, because a list of lines takes several times as
+    much memory as the text.  The part begins with the newline before its first line, so that split_lines()
+    removes no byte-order mark there.
     """
     view, most, equal = memoryview(new), min(len(old), len(new)), [0, 0]
     # by binary search: so many bytes are equal at the start, and at the end
@@ -779,11 +787,14 @@ class OldLine(NamedTuple):
 
 
 def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Sequence[bytes]) -> list[bytes]:
-    """Return the merged lines with one merge_key(), in order: job lines that differ only in the state.
+    """Merge the states that a person has set in --edit with those in the file now; return the lines in order.
 
-    edited: the person's copy, for messages.  Raises EditRefusedError if the line is new and invalid (the
-    state does not matter, so checking the first suffices); if another process has set a different state; or
-    if the person makes a line `r`, or takes `r` from a running job.
+    All lines here have one merge_key(): they are equal, except in the state.  old: those of the file.
+    new_texts: those of the person.  edited: the complete copy, for line numbers in messages.
+
+    Raises EditRefusedError if the line is new and invalid (checking one of them is enough); if a runner or
+    another user has set a different state; or if the person makes a line `r`, or takes `r` from a running
+    job.
     """
     old_texts = [line.text for line in old]
     current = [line.current for line in old]
@@ -825,16 +836,18 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Se
 def find_changes(
     old: Sequence[bytes], new: Sequence[bytes], lines: Sequence[bytes]
 ) -> Iterator[tuple[int, int, Sequence[bytes]]]:
-    """Yield the changes that make `new` of `old`: the old lines [start, end), and those instead of them.
+    """Yield the changes that make `new` of `old`: start and end of some old lines, and the lines instead.
 
-    lines: what `new` stands for.  Equal numbers of lines are changes of one line each.
+    lines: yield these instead of `new`, which can have only their merge_key().  If as many lines replace
+    others, yield one change for each line that differs: then fewer changes of two people collide.
     """
     first, equal_at_end = common_ends(old, new)
     middle = slice(first, -equal_at_end or None)
     old, new, lines = old[middle], new[middle], lines[middle]
     opcodes = [("", 0, len(old), 0, len(new))]
     has_moved = len(old) != len(new) or sum(map(operator.eq, old, new)) < len({*old}.intersection(new))
-    # difflib takes n^2 steps if there are many changes, or looks at each pair, and runners wait
+    # Runners wait for our locks.  difflib takes n^2 steps for many changes, and looks at each pair of equal
+    # lines.  So call it only if lines have moved, and not too many
     counts = Counter(new)
     pair_count = sum(counts[line] for line in old)
     if has_moved and len(new) <= MAX_LINES_TO_MATCH and pair_count <= MAX_PAIRS_TO_MATCH:
@@ -857,10 +870,12 @@ def merge(
     base: the lines that the person got.  edited: in the person's copy.  current: in the file now.
     left_out: merge_key() of lines; leave out the person's changes of these.
 
-    First make other people's changes in `base`, and these and the person's in `edited`; refuse changes of the
-    same lines.  Where both have added lines, the others' come first, and so keep their offsets.  Then lines
-    that differ only in the state are matched, and have the state of `current` unless the person has changed
-    it.  If any change is refused, return no lines, but a message by the merge_key() of a line of each.
+    Others can have changed the file since.  First find their changes of `base`, but not those of states, and
+    the person's; refuse a change of lines that others have changed, too.  Where both have added lines, the
+    others' come first, and so keep their offsets.  Then merge the states, for all lines that differ only in
+    these: a line has the state of `current`, unless the person has changed it.
+
+    If any change is refused, return no lines, but a message by the merge_key() of a line of each.
     """
     refusals: dict[bytes, str] = {}
     others = [*find_changes([*map(merge_key, base)], [*map(merge_key, current)], current)]
@@ -947,18 +962,18 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytearray:
 
 @contextmanager
 def hold_all_locks(file: JobFile) -> Iterator[int]:
-    """Lock all command mutexes, so that no other process writes states; yield the descriptor with the locks.
+    """Lock all command mutexes in the `with` block, so that no other process claims a line or sets a state.
 
-    Step 6 of the protocol: --edit holds them, and the append lock.
-
-    Raises OSError(EAGAIN) if a process keeps a mutex.
+    Step 6 of the protocol: --edit holds them and the append lock while it merges and writes.  It waits for no
+    job.  Yield the descriptor with the locks.  Raises OSError(EAGAIN) if a process keeps a mutex for
+    MAX_MUTEX_WAIT_SECONDS.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
     try:
-        # Lock all unused buckets.  A bucket (65,535 bytes for job locks, then the command mutex) is in use if
-        # another process has a lock in it; there lock only the mutex, because a process that holds one counts
-        # the job locks.
+        # A bucket has 65,535 bytes for job locks, then the command mutex.  It is in use if another process
+        # has a lock in it.  Lock all unused buckets, and of others only the mutex: a process that holds that
+        # now would count our locks of other bytes as running jobs.
         mutexes_to_lock = []
         ranges_to_lock = [(0, BUCKETS_END)]
         while ranges_to_lock:
@@ -983,10 +998,10 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
 def apply_edit(
     file: JobFile, base: bytes | bytearray, edited: bytes, quiet: bool = False, partly: bool = False
 ) -> list[str]:
-    """Merge an edited copy into the file, and print the changes; return the refused changes.
+    """Merge an edited copy into the file, and print what has changed; return why changes are refused.
 
-    If any is refused, nothing is written; partly: only the others are.  Raises OSError (ESTALE: the file was
-    replaced or removed).
+    base: the file as the person got it.  If any change is refused, write nothing, so that the person can edit
+    again; partly: write all others.  Raises OSError (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
@@ -1042,8 +1057,10 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
 def _write_in_place(
     file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offset: int
 ) -> None:
-    """Append the new lines, then write the changed states.  merged: the lines from the offset on, as they
-    will be.
+    """Write a merged edit that only sets states and appends lines into the open file.
+
+    So runners need not open a new file.  current, merged: the lines from the offset on, as they are and will
+    be.  The caller holds all locks.
     """
     # first, because only this can lack space
     if appended := b"".join(line + b"\n" for line in merged[len(current):]):
@@ -1062,8 +1079,10 @@ def _replace_file(
     file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytearray, start: int,
     stop: int
 ) -> None:
-    """Replace the file by a rename; the new one has these lines instead of old_contents[start:stop], and the
-    same owner rights.  UsageError: others would lose write access.
+    """Write a merged edit to a new file, with the same rights, and rename that over the job file.
+
+    It has `lines` instead of old_contents[start:stop].  Raises UsageError, and changes nothing, if other
+    users could not write to the new file.  The caller holds all locks; runners then open the new file.
     """
     old_info = os.fstat(old_fd)
     path = file.real_path
@@ -1091,7 +1110,7 @@ def _replace_file(
             os.fsync(folder_fd)
         finally:
             os.close(folder_fd)
-        # `echo >>` does not take the append lock
+        # a shell's `echo >>` takes no append lock, and can have written to the old file until now
         appended = read_to_end(file.reader, len(old_contents))
         if appended.strip():
             appended = appended if appended.endswith(b"\n") else appended + b"\n"
@@ -1115,7 +1134,10 @@ def locks_out_writers(old_info: os.stat_result, new_info: os.stat_result) -> boo
 
 
 def edit(file: JobFile, quiet: bool) -> int:
-    """Open a copy in the user's editor, until the changes can be merged; return the exit status."""
+    """Open a copy in the user's editor, and merge the changes; after a refusal ask what to do.
+
+    Return the exit status: 1 if the editor failed, or changes were refused; the copy with these is kept.
+    """
     file.open_to_write()
     base = read_to_end(file.reader)
     folder = tempfile.mkdtemp(prefix="runset4-")
@@ -1315,10 +1337,13 @@ def places_of(template: bytes) -> list[re.Match[bytes]]:
 
 
 def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
-    """Return a template with numbers for names: 'sim {beta}' -> 'sim {2}'.
+    """Return a template with numbers for the names of columns: 'sim {beta}' -> 'sim {2}'.
 
-    has_header: the first row has names, so `{3}` and `{#}` are the columns with these names if there are any.
-    Raises ValueError for a name that is not, or twice, in the first row, and for one of these within quotes.
+    fill_template() knows only numbers.  first_row: of the list, with the names.  has_header: it is no job but
+    a header, so even `{3}` and `{#}` stand for columns with these names, if there are any.
+
+    Raises ValueError for a name that is missing in the first row, or there twice.  Within quotes, a name that
+    is missing there is text, and one that is there is an error.
     """
     def number_of(placeholder: re.Match[bytes]) -> bytes:
         # called by re.sub(), below: what replaces a placeholder
@@ -1373,9 +1398,10 @@ class TemplateReader:
         self._shortest_words = re.compile(pattern.replace(SHELL_WORD, SHELL_WORD + b"?"))
 
     def read(self, command: bytes) -> Sequence[str | None]:
-        """Return the values of the names; None for each if the command does not fit, or fits in several ways.
+        """Return the values in a command, one for each of `names`; None for each if they are not certain.
 
-        If the way with the longest words from the left is also that with the shortest, there is no other.
+        That is so if the template cannot have made the command, or in several ways.  If the way with the
+        longest words from the left is also that with the shortest, there is no other.
         """
         longest = self._longest_words.fullmatch(command)
         shortest = self._shortest_words.fullmatch(command)
@@ -1443,7 +1469,10 @@ def refuse_carriage_return(line: bytes) -> None:
 
 
 def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
-    """Yield a line for each command or directive of a list; skip, and count, blank lines and comments."""
+    """Yield a job line for each command of a list (--add-list without --template), and the directives.
+
+    Skip, and count, blank lines and comments.  Raises ValueError for a line that is no command of its own.
+    """
     for line in source:
         refuse_foreign(line, source.line_number)
         refuse_carriage_return(line)
@@ -1461,9 +1490,10 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
 
 def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
                    skipped: Counter[str]) -> Iterator[bytes]:
-    """Yield a line for each directive, and for each row of values; skip, and count, blank lines.
+    """Yield a job line for each row of values in a list (--add-list with --template), and the directives.
 
-    colsep: as for read_rows().
+    Skip, and count, blank lines.  If the template has names, the first row has those of the columns, and is
+    no job.  colsep: as for read_rows().  Raises ValueError.
     """
     has_header = not all(NUMBERED.fullmatch(place[0]) for place in places_of(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
@@ -1565,9 +1595,10 @@ class TestCommand:
 
 
 def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Take the lines of a test up to its end, and yield those of the job file.  Raises ValueError.
+    """Take the lines of a test of NetJobs up to its `end`, and yield those for the job file.
 
-    Below `#RUN barrier` jobs wait until all above have finished.
+    Tests follow each other: each begins with `#RUN barrier`, below which jobs wait until all above have
+    finished.  Raises ValueError.  lines: of all tests, read up to the label of this one.
     """
     label_line = source.line_number
     general_timeout = b""           # for commands that have none; b"": not given
@@ -1883,9 +1914,10 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
 
 
 def change_states(file: JobFile, options: Namespace) -> int:
-    """Set or cancel the selected lines, and report the changes; return the exit status.
+    """Set or cancel the selected lines (--set, --cancel), and report the changes; return the exit status.
 
-    Raises OSError (ESTALE: the file was replaced, and the new one can lack the changes).
+    It is 1 if no job was selected, or some were refused.  Raises OSError (ESTALE: the file was replaced, and
+    the new one can lack the changes).
     """
     change_counts = ChangeCounts(file, names_left=0 if options.quiet else NAMED_LINES)
     state: bytes = CANCELLED if options.cancel else options.set
@@ -1949,7 +1981,11 @@ def say_jobs_below_end(file: JobFile) -> list[Line]:
 
 
 def add_and_report(options: Namespace, file: JobFile) -> int:
-    """Append the requested lines, to a new file if necessary, and print how many; return 0."""
+    """Append the lines of --add and the like, to a new file if necessary; return 0.
+
+    Then print how many these were, and what the user can have overlooked: a directive above that applies to
+    them, equal jobs, or that no runner is at work.
+    """
     exists = os.path.lexists(file.path)
     if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
