@@ -315,8 +315,9 @@ LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", E
 
 
 def retry_while_missing(method: Callable[..., T]) -> Callable[..., T]:
-    """Make a method of Watcher retry on OSError for MAX_MISSING_SECONDS: an editor that saves can remove the
-    file.
+    """Make a method of Watcher try again after OSError, for MAX_MISSING_SECONDS; then it raises UsageError.
+
+    An editor that saves can remove the file for a moment.
     """
     @functools.wraps(method)
     def retrying(self: Watcher, *args: object) -> T:
@@ -385,8 +386,9 @@ class Watcher:
     def cancelled_lines(self, snapshot: Snapshot) -> list[Line]:
         """Return the lines whose jobs still run although a user has cancelled them, for example by an `x`.
 
-        Each running job holds a job lock.  So if a command has three locked job locks, but one line `r`, then
-        the jobs of two held lines still run: of more, the first two are taken.
+        A state that no runner claims, such as `x` and `c`, is called held.  Each running job holds a job lock
+        of its command.  So if a command has three locked job locks, but one line `r`, then the jobs of two
+        held lines still run.  If more lines of the command are held, it is unknown which: take the first two.
         """
         held_states = b"".join(snapshot.states.keys() - {NEW, RUNNING, DONE, FAILED, ERROR})
         if not held_states or not self.file.lock_table.is_open:
@@ -394,7 +396,7 @@ class Watcher:
         locked_ranges = find_held_job_locks(self.file.lock_table.fd)
         buckets = {locked.start & ~MUTEX_OFFSET for locked in locked_ranges}
         running = Counter(line.command for line in snapshot.running + snapshot.orphans)
-        left_over = {}        # job locks of held lines, by command
+        left_over = {}        # by command, how many held lines still have a job
         cancelled = []
         for line in self.file.scan_lines(held_states) if buckets else ():
             command = line.command
@@ -444,8 +446,10 @@ class Watcher:
         return snapshot
 
     def polls(self, min_pause: float) -> Iterator[Counts]:
-        """Yield the counts after each poll, until no job is new or running, or no runner will start the new
-        jobs.  In the second case set `stop_reason`.
+        """Poll the job file, and yield the counts after each poll, until waiting is over.
+
+        It is over when no job is new or running, or when no runner will start the new jobs, for example below
+        a failed `#RUN barrier check`: then set `stop_reason`.  min_pause: seconds between polls, at least.
         """
         while True:
             throttle = Throttle()
@@ -665,7 +669,10 @@ class JournalReader:
         return read_runs(lines, set() if start_offset else self.invalid_positions)
 
     def read_on(self) -> None:
-        """Note which commands the lines up to the present end have."""
+        """Note the offset of each line that was added since the last call, and the hash of its command.
+
+        So runs_of() can find the runs of any command, and read only their lines.
+        """
         first_number = len(self._ends)
         self.invalid_positions.discard(first_number)    # perhaps it is complete now
         # -1: lines() begins after the first newline that it meets
@@ -703,9 +710,11 @@ class JournalReader:
             yield number, data[start - offset:end - offset - 1]
 
     def lines(self, start_offset: int) -> Iterator[tuple[bytes, int]]:
-        """Yield the lines without newlines, from the first that begins after `start_offset`, and their ends.
+        """Yield each line without the newline, and the offset of its end.
 
-        Yield INVALID_LINE for a line that is too long, and for text after the last newline, then with 0.
+        Begin with the first line that begins after `start_offset`, as the one before it can be cut.  Yield
+        INVALID_LINE instead of a line that is too long.  For text after the last newline, of which more can
+        follow, yield INVALID_LINE and 0.
         """
         partial = b""                           # the start of a line
         end = start_offset                      # of all before it
@@ -774,10 +783,12 @@ def match_head(line: bytes) -> re.Match[bytes] | None:
 
 
 def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -> Iterator[RunRecord]:
-    """Yield each run once: finished runs in the order of their ends, then the others.
+    """Yield each run of a journal once: finished runs in the order of their ends, then the others.
 
-    lines: with their positions, in order.  invalid_positions: gets those of invalid lines.  Keep the last
-    "start" event until the "end" event of the run.  Ignore other events and empty lines.
+    The journal has a `start` and an `end` of a run, or several.  So keep the last `start` until the `end`
+    comes, which repeats its fields.  Ignore other events and empty lines.
+
+    lines: with their positions, in order.  invalid_positions: gets those of invalid lines.
     """
     # by the name of a run without an end: position and line of the start, or of an end with cause "lost"
     unended_entries: dict[str, tuple[int, bytes]] = {}
@@ -786,7 +797,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
     earlier_files: dict[str, Sequence[str]] = {}
 
     def run_of_line(position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a start or end; None for another event, or if the line is invalid: note that."""
+        """Return the run of a start or end; None for another event, or an invalid line: note its position."""
         try:
             if line.isascii() and (match := PLAIN_END.fullmatch(line.decode())):
                 run = RunRecord.from_plain_end(position, match)
@@ -853,7 +864,8 @@ class RunOutput:
     def last_lines(self, run: RunRecord) -> list[str]:
         """Return the last lines of a run's stderr, or of stdout if stderr is empty.
 
-        If a file cannot be read, return the reason: '(3.out: No such file or directory)'.
+        --failed, --show and the page print them.  Short output is in the journal, all other in files.  If no
+        line is found, return why files cannot be read: '(3.out: No such file or directory)'.
         """
         for short_output in run.stderr, run.stdout:
             if lines := self._last_lines_of(to_bytes(short_output)):
@@ -879,10 +891,11 @@ class RunOutput:
         return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
 
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
-        """Yield the parts of a run's complete stdout.
+        """Yield the parts of a run's complete stdout, for --output.
 
-        Raises OSError, also if the files are not as long as what the run has printed: a crash can cut one,
-        and a later run gets the name of one that was removed.  Without a file of stderr this is unknown.
+        Raises OSError, also if the files have another size than what the run has printed, which the journal
+        has: a crash can cut a file, and a later run gets the name of a file that was removed.  If a file of
+        stderr is missing, this cannot be checked.
         """
         size = len(to_bytes(run.stdout + run.stderr))
         for name in run.files:
@@ -970,10 +983,10 @@ class LineRuns:
     def __init__(
         self, lines: Iterable[Line], running_numbers: Collection[int], runs: Iterable[RunRecord]
     ) -> None:
-        """Match runs with lines; ignore runs of other commands.
+        """Match runs with lines, by the rules above; ignore runs of other commands.
 
-        lines: all with one of some commands.  running_numbers: of lines that are `r`, or have a job.  runs:
-        at least the last one of each place.
+        lines: of each command all, as equal lines compete for its runs.  running_numbers: of lines that are
+        `r`, or have a job.  runs: at least the last one of each RunRecord.place.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1002,12 +1015,15 @@ class LineRuns:
                 add_if_later(self.last_runs, self._line_number(run), run)
 
     def _line_number(self, run: RunRecord) -> int:
-        """Return the number of the nearest line with the run's command; there must be one."""
+        """Return the number of the line to which a run belongs; a line with its command must exist.
+
+        Of several take the nearest to where the run's line is expected now.
+        """
         numbers = self._numbers_of[run.command]
         if len(numbers) == 1:
             return numbers[0]
         if run.ended is None:
-            numbers = self._running_numbers_of.get(run.command, numbers)
+            numbers = self._running_numbers_of.get(run.command, numbers)    # only these can have its job
         expected = self._current_numbers.get((run.command, run.line), run.line)
         index = bisect.bisect_left(numbers, expected)
         neighbours = numbers[max(index - 1, 0):index + 1]       # of two equally near, take the larger number
@@ -1068,7 +1084,10 @@ class RunnersAtWork:
         return {"runners": len(self._presence_locks) - servers, "servers": servers}
 
     def ask_servers(self) -> Iterator[str]:
-        """Yield what each server of this user on this host says of its clients."""
+        """Yield what each server of this user on this host reports, for --status: '3 clients, 0 lost'.
+
+        A server listens on a socket whose name has the number of its presence lock.
+        """
         for number in filter(self._is_of_server, self._presence_locks or ()):
             with socket.socket(socket.AF_UNIX) as asker:
                 asker.settimeout(0.5)
@@ -1234,9 +1253,10 @@ class Observation:
         return self.known_last_rows(lines)
 
     def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
-        """Return the same rows as last_rows(), as of now.
+        """Return the same rows as last_rows(), but wait for no end of a run.
 
-        All runs of a command with one line are that line's; for others, match runs with lines.
+        If a command has one line, all its runs are of that line.  Only for repeated commands all lines must
+        be read, to match the runs with them.
         """
         self.log.read_on()
         lines_of = {line.command: line for line in lines}
@@ -1256,9 +1276,10 @@ class Observation:
         return self.watcher.hashes_of_repeated_commands()
 
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
-        """Return rows of all runs of these lines, which were just read, in the order of file and log.
+        """Return rows of all runs of these lines, for --show, in the order of file and log.
 
-        A line of which no run counts also has a row without a run, as its last.
+        A line without a known run, or whose last run does not count, also has a row without a run, as its
+        last.  The lines must have been read just now.
         """
         unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
@@ -1285,7 +1306,10 @@ class Observation:
         return replace(row, run=None) if row.is_contradicted else row
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
-        """Return the row of a run.  A removed line is as it was then."""
+        """Return the row of a run, for --show and the page, which show several runs of a line.
+
+        If the line was removed, the row has one with the number and the command of then, and no state.
+        """
         if line := line_runs.line_of(run):
             row = self._row(line, run, line_runs.is_last(run, line))
             # of a line that has finished in another state, no run counts
@@ -1300,7 +1324,7 @@ class Observation:
         return Row(line, "", run, is_last=False, seconds_running=None)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
-        """Return a row; set the state of a run without an end.
+        """Return a row.  Of a run without an end, find out the state, by the state of the line, and set it.
 
         is_last: no other run of the line is later.
         """
@@ -1334,10 +1358,10 @@ class Observation:
 # ======== Running jobs ======================================================================================
 
 def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) -> Rate | None:
-    """Return the current rate of finished jobs; None: unknown.
+    """Return the current rate of finished jobs, from which --status estimates the time left; None: unknown.
 
-    runs: in the order of the log; only the last run of each job counts (unless it was put back: the job is
-    new again), and no earlier try of the jobs in `unfinished_lines`.
+    A job counts once, when its last run ended: not if that was put back, as the job is new again, or if the
+    job is in `unfinished_lines`, as it will end once more.  runs: in the order of the log.
     """
     end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
     for line in unfinished_lines:
@@ -1357,9 +1381,10 @@ def program_of(command: bytes) -> bytes:
 
 
 def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
-    """Yield which of the running jobs take five times longer than each of ten others of its program_of().
+    """Yield a text about each running job that seems to hang.
 
-    Others say nothing about a job.
+    It has run five times longer than each finished run of its program, of which there must be ten.  Runs of
+    other programs say nothing about it.  runs: finished ones count.  jobs: of status_of(), running.
     """
     run_times = defaultdict(list)     # seconds
     for run in runs:
@@ -1374,9 +1399,10 @@ def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iter
 
 
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
-    """Yield a status (of status_of()) as lines of text.  columns: the maximum width.
+    """Yield a status (of status_of()) as lines of text, for --status and the page.
 
-    `processes` of a job: None: in another container; []: it has a runner, or none is visible.
+    The last lines name the jobs whose runner is dead.  `processes` of a job: None: they are in another
+    container; []: the job has a runner, or no process is visible.  columns: the maximum width.
     """
     yield from status_summary(status)
     yield from status_table(status, columns)
@@ -1652,7 +1678,11 @@ def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Li
 
 
 def find_lines(selection: str, watcher: Watcher) -> list[Line]:
-    """Return the lines selected by numbers, command, or shell pattern.  Raises UsageError: none matches."""
+    """Return the lines that a user has named after --show, or for --output: numbers, command, or pattern.
+
+    Try a complete command before a pattern, as commands can have its special characters.  Raises UsageError
+    if none matches, or a part such as '5-9' has no job.
+    """
     command = os.fsencode(selection)
     try:
         ranges = line_ranges(selection)
@@ -1777,9 +1807,9 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
 
 
 def rows_of_bad_lines(observation: Observation) -> Iterator[list[Row]]:
-    """Yield the rows of lines that are failed or in error, and of those whose last output is incomplete.
+    """Yield the rows that --failed shows, in batches, which bound the memory.
 
-    In batches, which bound the memory.
+    These are the last runs of lines that are failed or in error, and those whose output is incomplete.
     """
     observation.log.read_on()
     incomplete_commands = observation.log.incomplete_commands
@@ -1826,7 +1856,11 @@ class FailureGroups:
         self._groups: dict[tuple[str, str], FailureGroup] = {}      # by cause, or by words with … for numbers
 
     def add(self, row: Row, last_lines: Sequence[str]) -> FailureGroup:
-        """Add a failed line to its group, and return that.  Call it in the order of the file."""
+        """Add a failed line to the group of lines with the same reason, and return that.
+
+        The reason is the cause, the result, or the last line of output apart from numbers.  Call it in the
+        order of the file: the first lines are named.
+        """
         run = row.run
         alike = words = "no recorded run"       # alike: equal in a group
         if run and (run.cause or run.signal or not last_lines):
@@ -1906,11 +1940,13 @@ class OutputOfLines:
             yield f"{text}\n".encode()
 
     def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield a table (RFC 4180, but lines end with a newline alone).
+        """Yield a table for --output --csv (RFC 4180, but lines end with a newline alone).
 
-        Cells have no newline at the end of stdout, as $(command) in a shell: numbers stay numbers.
+        A cell has the stdout without the newlines at its end, as $(command) in a shell has it, so that
+        numbers stay numbers.
         """
-        # a writer quotes the characters of its own line end, and a bare \r ends a row for many readers
+        # A csv.writer quotes a \r only if its own line end has one, and many readers take a bare \r for the
+        # end of a row.  So let it write \r\n, and remove the \r
         file = SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n"))
         writer = csv.writer(file, lineterminator="\r\n")
         yield writer.writerow(self._columns)
@@ -1930,9 +1966,10 @@ class OutputOfLines:
             yield text
 
     def _cells(self, row: Row) -> tuple[list[Any], Iterator[bytes] | None]:
-        """Return what each column has for a row (None: unknown), and the parts of a long stdout, or None.
+        """Return the values of a row for --csv and --json (None: unknown), and the parts of a long stdout.
 
-        Of a long stdout the column has '', and the caller must read all parts.
+        A stdout that would take too much memory is '' among the values; the caller must read all parts of it.
+        Of any other the parts are None.
         """
         run = self._finished_run(row)
         stdout, long_parts = run and run.stdout, None
@@ -1986,7 +2023,10 @@ class OutputOfLines:
 
 
 def print_output(watcher: Watcher, options: Namespace) -> int:
-    """Print the output of lines; return 1 if it is not complete."""
+    """Print the output of lines (--output); return the exit status.
+
+    It is 1 if output is missing or not complete, a line is left out, or the template fits no command.
+    """
     output = OutputOfLines(options.outdir, options.template)
     print_as = output.as_json if options.json else output.as_csv if options.csv else output.as_text
     buffer = bytearray()
@@ -2201,7 +2241,11 @@ def trace_event(run: RunRecord, seconds: float) -> Event:
 
 
 def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
-    """Put each run on the first track that is free when the run begins; return the events of each track."""
+    """Put the runs of a slot on tracks, on which runs follow each other; return the events of each track.
+
+    A run goes to the first track that is free when it begins.  One track suffices, unless two runners of a
+    host have slots of this name.
+    """
     tracks: list[list[Event]] = []
     for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the log
         for track in tracks:
@@ -2305,7 +2349,10 @@ class Report:
     MAX_COMMAND_CHARACTERS = 1000
 
     def __init__(self, observation: Observation, output: RunOutput) -> None:
-        """Read the failed lines, the journal and the output of failed runs."""
+        """Read what the page shows: the status, failed lines, the last runs, and the output of failed ones.
+
+        The last runs are MAX_RUNS in the order of the journal, and the last one of each failed line.
+        """
         self.status = status_of(observation)
         failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
         failed_lines.sort(key=operator.attrgetter("number"))
@@ -2554,7 +2601,11 @@ class LockCheck:
         self.locked_rows: set[int] = set()          # found at any time
 
     def take_row(self) -> None:
-        """Lock the byte of a free row by a descriptor that only a child keeps, as long as we live."""
+        """Take a free row of the file: lock its byte by a descriptor that only a child keeps.
+
+        So the check finds out if a child keeps a lock, as a job does whose runner was killed.  The child
+        exits with us.
+        """
         fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR)
         try:
             self.row = next((row for row in ROWS if lock(fd, row)), 0)
@@ -2586,7 +2637,10 @@ class LockCheck:
         return {row for locked in other_locks(self.lock_fd, ROWS[0], len(ROWS)) for row in locked}
 
     def add_repeatedly(self) -> bool:
-        """Return False if an addition was lost.  After that add, too: the other hosts must find it."""
+        """Add again and again until the time is over; return False if an addition was lost.
+
+        Go on after that: the other hosts must find it, too.
+        """
         deadline = time.monotonic() + (CHECK_SECONDS if self.mount.network else 0.0)
         is_right = True
         count = 0
