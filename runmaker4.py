@@ -1132,8 +1132,7 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
 
 
 def give_rights(new: int, old: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of the old one that it replaces, as far as the kernel allows.
-    """
+    """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows."""
     for owner in old.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
