@@ -1410,7 +1410,7 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the first job can begin: its shell waits at the gate, the client is connected."""
+        """Return True if the first job can begin: its shell waits for `go`, and the client is connected."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
         return waits and self.client.link is not None
 
@@ -2146,8 +2146,9 @@ class Claims(Cursor):
     def inherit(self, lock_fd: int) -> int:
         """Take over the job locks of a dead server, which this descriptor holds; return how many.
 
-        Their lines are `r`, and are found here once, so that each client that comes back need not search the
-        file for its own: reclaim_lines().  Raises OSError.
+        A lock belongs to a client's job, and has no line until that client reports the job: reclaim_lines().
+        The lines, which are `r`, are looked up here once, so that no client has to search the file for its
+        own.  Raises OSError.
         """
         self.queue.reopen_if_replaced()
         self.file.lock_table.inherit_locks(lock_fd)
@@ -2405,8 +2406,9 @@ class Dispatcher:
         becomes `.` again.  In between, claim a group or reserve clients for groups, and let clients exit that
         can get no job.
 
-        Without a job for all who wait, the next search comes after OFFER_SECONDS for each of them, so that
-        thousands of idle clients do not keep the server busy.  It asks for all of them if this one has
+        `no_job`: the search has ended without a job for all who wait.  If it has only used up its time slice
+        (`must_continue`), go on at once.  Otherwise pause for OFFER_SECONDS for each who waits, so that
+        thousands of idle clients do not keep the server busy.  The next search asks for all if this one has
         skipped lines: those can suit a client to whom nothing was offered.
         """
         self.is_claiming = False

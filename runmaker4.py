@@ -3224,6 +3224,9 @@ class JobFile(JobReader):
                       job_lock: JobLock | None = None) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
+        Meanwhile no other process claims a line of this command, or writes its state: what we read there
+        stays true until we have written.
+
         Yield False if another process holds it for `patience` seconds.  job_lock: if it has all locks of the
         command (its bucket), use that mutex, and leave it locked.  Another job that has them gives the mutex
         back first (trim_bucket()).
@@ -6630,7 +6633,7 @@ class Terminal(Writer):
             self.flush()
 
     def ignore_backlog(self) -> None:
-        """Let jobs go on although the terminal has not accepted what was printed so far.
+        """Let jobs go on although the terminal accepts nothing, for example after Ctrl-S.
 
         Count that as no backlog until all of it is written; TerminalConsole skips what follows meanwhile.
         flush() comes first: what was only gathered belongs to it.
@@ -9313,8 +9316,8 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        Its end can be one too many: for --max-failed, for the directory, or for its slot.  After an exception
-        (a defect) the slots stay busy, so the loop starts no other job there.
+        If it has failed, perhaps start no more jobs (--max-failed, _check_directory()), or take its slot out
+        of service.  After an exception (a defect) the slots stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
@@ -9979,7 +9982,7 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def in_loop(self, function: Callable[..., None], *args: Any) -> None:
-        """Call a function in the loop's thread, from any thread."""
+        """Call a function in the event loop's thread, the main one: at once, or soon from another thread."""
         import threading  # asyncio has loaded it
         if threading.current_thread() is threading.main_thread():
             function(*args)
