@@ -82,11 +82,17 @@ class GridEngine(RunCase):
         # a busy host learns late of the batch job, and refuses the task before
         self.jobs(*["for host in alice bob; do until qrsh -inherit -nostdin $host hostname >>reached; "
                     "do sleep 1; done; done; echo $JOB_ID $RUNMAKER4_LINE >>ids"] * 2)
-        job = self.submit("worker.sh", "-t", "1", "-pe", "mpi", "6")
-        self.wait_over()
-        self.assertEqual((self.states(), sorted(self.read("reached").split())),
-                         ("dd", [b"alice"] * 2 + [b"bob"] * 2), self.said())
-        self.assertEqual(sorted(self.read("ids").decode().splitlines()), [f"{job} 1", f"{job} 2"])
+        jobs: set[str] = set()
+        while self.states() != "dd" and len(jobs) < 3:
+            # If a task on a busy host fails "assumedly before job" (qacct), Grid Engine ends the batch job.
+            # Then the next worker runs its lines
+            jobs.add(self.submit("worker.sh", "-t", "1", "-pe", "mpi", "6"))
+            self.wait_over()
+        self.assertEqual((self.states(), set(self.read("reached").split())), ("dd", {b"alice", b"bob"}),
+                         self.said())
+        ids = [line.split() for line in self.read("ids").decode().splitlines()]
+        self.assertEqual({line for _, line in ids}, {"1", "2"})
+        self.assertLessEqual({job for job, _ in ids}, jobs)
 
     def test_a_runner_on_each_host_of_a_batch_job(self) -> None:
         self.jobs(*["sleep 2; hostname >>ran"] * 12)
