@@ -625,7 +625,7 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
                 change_counts.changed[line.state] -= 1
                 change_counts.add_refusal(line.number,
                                           "has moved or changed since (look, and run this again)")
-    if not awaited or not first_holders:
+    if not (awaited and first_holders):
         return
     # Report why these have not exited, and count them as refused.  A process of another user shows no lock,
     # but it is in the session of the shell, which held one when the jobs were cancelled, and can be dead now.
