@@ -7,12 +7,14 @@ grants a `-notify` 60 s and looks for work every 15 s; here it has no load limit
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pathlib
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 from tests.rigs import PATH, lacking
@@ -135,8 +137,7 @@ class Cluster:
                 shutil.copy(ROOT / script, self.dir / "bin")
             for name in names:
                 self.boot(name)
-            self.daemon("qmaster", *self.inside(MASTER), "env", "SGE_ND=1", "sge_qmaster")
-            wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, 30, "the master answers")
+            self.start_qmaster()
             self.run("sh", "-uc", CONFIGURE, "sh", str(self.dir / "config"), user="sgeadmin")
             for name in HOSTS:
                 self.start_execd(name)
@@ -186,6 +187,11 @@ class Cluster:
             subprocess.run(command, check=True)
         wait_until(up.exists, 30, f"{name} is up")
 
+    def start_qmaster(self) -> None:
+        """Start the master, with what its spool says, and wait until it answers."""
+        self.daemon("qmaster", *self.inside(MASTER), "env", "SGE_ND=1", "sge_qmaster")
+        wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, 30, "the master answers")
+
     def start_execd(self, name: str) -> None:
         self.daemon(f"execd.{name}", *self.inside(name), "env", "SGE_ND=1", "sge_execd")
 
@@ -212,8 +218,18 @@ class Cluster:
         )
 
     def run(self, *command: str, user: str = "ann", cwd: str = "/") -> str:
-        """Return the output of a command on the master, which must succeed."""
+        """Return the output of a command on the master, which must succeed.
+
+        On a busy machine the master itself can crash, after a host was lost ("Connection refused").  Then it is
+        started again, as a service manager would, and the command is repeated.
+        """
         ended = self.tried(*command, user=user, cwd=cwd)
+        if ended.returncode:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = self.daemons["qmaster"].wait(3)
+                print(f"the Grid Engine master has ended by itself, with exit status {status}", file=sys.stderr)
+                self.start_qmaster()
+                ended = self.tried(*command, user=user, cwd=cwd)
         if ended.returncode:
             raise AssertionError(f"exit status {ended.returncode}: {command}\n{ended.stdout}{ended.stderr}")
         return ended.stdout
