@@ -1916,15 +1916,14 @@ def parse_directive(text: bytes) -> JobSettings | str:
     for name in "slots", "memory":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
-    needs, *larger_needs = (Resources(values.get("slots", 1), size) for size in values.get("memory", [0]))
+    slots = values.pop("slots", 1)
+    needs, *larger_needs = (Resources(slots, size) for size in values.pop("memory", [0]))
     return JobSettings(
-        timeout=values.get("timeout", NO_SETTINGS.timeout),
-        hosts=values.get("host", ()),
-        together=values.get("together", ""),
-        min_hosts=values.get("min-hosts"),
+        hosts=values.pop("host", ()),
+        min_hosts=values.pop("min-hosts", None),
         needs=needs,
         larger_needs=tuple(larger_needs),
-        shell=values.get("shell", SHELL),
+        **values,               # the others have the names of the fields
     )
 
 
