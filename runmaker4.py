@@ -1423,23 +1423,22 @@ class Scan:
         self.line_number = line.number - 1
         return self.reread_from(line)
 
-    def reread_from(self, last_line: Line, data: bytes | None = None) -> bool:
+    def reread_from(self, last_line: Line, data: bytes = b"") -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
         Return True if the line is still there, in any state; if not, the line numbers can be wrong, and
-        callers begin a new scan.  data: what the caller has just read from there, and checked: the line and
-        more; None: read it.
+        callers begin a new scan.  data: what the caller has just read from there: the line and more; b"":
+        read it.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
-        was_checked = data is not None
-        if data is None:
+        if not data:
             line_size = len(last_line.text) + 2         # with state and newline
             data = self.file.pread(max(self.chunk_size, line_size), last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
         # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
-        return was_checked or has_line_at(self._buffer, 1, last_line)
+        return has_line_at(self._buffer, 1, last_line)
 
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
@@ -4727,7 +4726,7 @@ class Walk:
             return Attempt(self._refused_commands[line.command])
         attempt = change()
         # A lock that is refused is hardly waited for, so what was read is as new as before
-        if attempt.check is not LineCheck.LOCKED and not self.scan.reread_from(line, attempt.data or None):
+        if attempt.check is not LineCheck.LOCKED and not self.scan.reread_from(line, attempt.data):
             raise FileChangedError
         self._choose_among(self._queue.spread)
         if not (attempt.job or attempt.new_state):
