@@ -7756,7 +7756,6 @@ class Journal:
         """
         import json  # takes 3 ms to load
         self._encode = json.JSONEncoder().encode
-        self._decode = json.loads
         self._on_incomplete = on_incomplete
         flags = os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
@@ -7769,7 +7768,6 @@ class Journal:
                 "(give another --outdir)"
             )
         self.network = bool(executor.pool)
-        self._end_gather_seconds = self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS
         # events, encoded together: four times as fast as one by one
         self._starts: dict[str, Fields] = {}    # of runs that have not ended, by the run
         self._ends: list[Fields] = []
@@ -7783,7 +7781,7 @@ class Journal:
     def add_end(self, event: Fields) -> None:
         self._starts.pop(event["run"], None)
         self._ends.append(event)
-        self.flush_after(self._end_gather_seconds)
+        self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
 
     def flush_after(self, seconds: float) -> None:
         if self.network:
@@ -7818,8 +7816,9 @@ class Journal:
 
     def _on_lost(self, lines: bytes) -> None:
         """Report the runs whose output was only in these lines."""
+        import json
         for line in lines.splitlines():
-            event = self._decode(line)
+            event = json.loads(line)
             if "stdout" in event or "stderr" in event:
                 self._on_incomplete(event["line"])
 
