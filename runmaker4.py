@@ -7283,9 +7283,9 @@ def open_record(path: str, flags: int) -> int:
         raise UsageError(f"{path}: {error_text(error)} (it must be a file that can be written)") from None
 
 
-def read_part(fd: int, path: str, size: int, network: bool = False, offset: int = 0) -> bytes:
+def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
     with refused_as(path), Reader.with_own_fd(fd, network) as file:
-        return file.pread(size, offset)
+        return file.pread(size, 0)
 
 
 class RecordFile:
@@ -7357,7 +7357,7 @@ class RecordFile:
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
         fd = open_record(path, self._flags)
-        if read_part(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
+        if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
@@ -7804,11 +7804,12 @@ class Journal:
         A timeout in percent is a share of it.  Read the end of the journal, and more only if that has too few
         runs.
         """
-        fd, size = self._file.fd, self.MEDIAN_BYTES
-        with suppress(OSError, UsageError):         # a file server that is away: a later look finds more
+        size = self.MEDIAN_BYTES
+        # OSError: a file server that is away: a later look finds more
+        with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             while True:
-                start = max(os.fstat(fd).st_size - size, 0)
-                seconds = self.GOOD_END.findall(read_part(fd, "", size, self.network, start))
+                start = max(os.fstat(file.fd).st_size - size, 0)
+                seconds = self.GOOD_END.findall(file.pread(size, start))
                 if len(seconds) >= MIN_ENDED or not start or size >= self.MAX_MEDIAN_BYTES:
                     return median(map(float, seconds))
                 size *= 4
@@ -9453,7 +9454,7 @@ def open_pid_file(path: str) -> int:
     returned descriptor is open.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
-    head = read_part(fd, path, 32)
+    head = read_head(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", head):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with suppress(OSError):      # on a file system without locks this cannot be checked
