@@ -6729,7 +6729,7 @@ class Stream:
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
     last: bytes = b""
-    watched: bool = False
+    was_watched: bool = False           # by the event loop
 
 
 class Sink:
@@ -8298,14 +8298,9 @@ class Pump:
     def watch(self, run: Run) -> None:
         """Call _on_readable() when data comes.  While reading is paused, do nothing: resume() calls this."""
         for stream in run.streams:
-            if stream.fd is not None and not stream.watched and not self.is_paused:
-                stream.watched = True
+            if stream.fd is not None and not self.is_paused:
+                stream.was_watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
-
-    def _unwatch(self, stream: Stream) -> None:
-        if stream.watched and stream.fd is not None:
-            stream.watched = False
-            self._loop.remove_reader(stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
         """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
@@ -8318,12 +8313,14 @@ class Pump:
             self.is_paused = True
             for paused_run, event in self.runs.items():
                 for paused_stream in paused_run.streams:
-                    self._unwatch(paused_stream)
+                    if paused_stream.fd is not None:
+                        self._loop.remove_reader(paused_stream.fd)
                 event.set()
 
     def _close(self, stream: Stream) -> None:
-        self._unwatch(stream)
         if stream.fd is not None:
+            if stream.was_watched:                      # the pipes of most short jobs never are
+                self._loop.remove_reader(stream.fd)
             os.close(stream.fd)
             stream.fd = None
 
