@@ -6775,7 +6775,7 @@ def bar(counts: Counts, width: int) -> str:
     for count, character in parts:
         jobs_so_far += count
         end_column = jobs_so_far * width // max(counts.all, 1)
-        text += character * (end_column - len(text))
+        text = text.ljust(end_column, character)
     return text.ljust(width)
 
 
@@ -6846,11 +6846,11 @@ class ProgressBar:
 
         hanging: shown instead of the rate and the time left.  '': no job hangs.
         """
-        self._rate.add_count(self._clock(), counts.processed)
+        now = self._clock()
+        self._rate.add_count(now, counts.processed)
         bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
-        now = self._clock()
         estimate = ""                   # the rate is unknown
         if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
             estimate = f" took {human_time(finished_at - self._start)}"
@@ -6887,13 +6887,12 @@ class Lines:
         """
         if self.was_cut and data:
             self.was_cut = False
-            if data.startswith(b"\n"):      # this newline was added already
-                data = data[1:]
+            data = data.removeprefix(b"\n")         # this newline was added already
         if not (end_offset := data.rfind(b"\n") + 1):
             self.incomplete_line += data
             self.was_cut = len(self.incomplete_line) >= self.MAX_PIECE_BYTES
             return self.take_incomplete_line() if self.was_cut else b""
-        lines = bytes(self.incomplete_line) + data[:end_offset] if self.incomplete_line else data[:end_offset]
+        lines = bytes(self.incomplete_line) + data[:end_offset]
         self.incomplete_line[:] = data[end_offset:]
         return lines
 
@@ -8195,8 +8194,10 @@ class RunnerStats:
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
-            count_texts = name_counts(failed=own.failed, error=own.error, cancelled=own.held)
-            count_texts += name_counts(**{"not written down": len(self.unwritten_lines)})
+            not_written = {"not written down": len(self.unwritten_lines)}
+            count_texts = name_counts(
+                failed=own.failed, error=own.error, cancelled=own.held, **not_written
+            )
             text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
             if own_bad_lines:
                 text += f" ({name_lines(own_bad_lines)})"
