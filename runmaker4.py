@@ -5931,17 +5931,6 @@ class ProcessTable:
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
 
-    def measure_memory(self, shell: Child, requested: float) -> float:
-        """Return the resident memory of a job, in bytes.  Below 3/4 of `requested` it is an upper bound.
-
-        The first sum counts shared pages once for each process, and the kernel adds up counters late, by some
-        MB.  A sum far below the limit is good enough.  Otherwise read the exact share of each process, which
-        takes a while.
-        """
-        pids = self.job_processes(shell)
-        upper_bound = sum(self.processes[pid].resident_pages for pid in pids) * PAGE
-        return upper_bound if upper_bound < requested * 0.75 else float(sum(map(resident_memory, pids)))
-
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
         """Return the processes of a job that must still get TERM: all but clean-up processes.
 
@@ -8932,9 +8921,17 @@ class JobTask:
                 seconds_left -= loop.time() - began
 
     def measure_memory(self, table: ProcessTable) -> int:
-        """Return the bytes of memory that the processes of the run use, and record the peak."""
+        """Return the bytes of memory that the processes of the run use, and record the peak.
+
+        Below 3/4 of the requested memory it is an upper bound: it counts shared pages once for each process,
+        and the kernel adds up counters late, by some MB.  Otherwise it is the exact share of each process,
+        which takes a while to read.
+        """
         assert self.shell
-        used_bytes = int(table.measure_memory(self.shell, self.run.requested_memory))
+        pids = table.job_processes(self.shell)
+        used_bytes = sum(table.processes[pid].resident_pages for pid in pids) * PAGE
+        if used_bytes >= self.run.requested_memory * 0.75:
+            used_bytes = sum(map(resident_memory, pids))
         self.run.peak = max(self.run.peak, used_bytes)
         return used_bytes
 
