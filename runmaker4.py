@@ -10529,14 +10529,10 @@ class Tls:
 # ---- the two ends ------------------------------------------------------------------------------------------
 
 
-Handshake = Generator[Callable[[], "Message | None"], Message, None]
-
-
 class Channel:
     """One end of a connection, without I/O: converts bytes to messages, and messages to bytes.
 
-    The handshake is a generator, which gets one message after the other.  It yields the method that returns
-    the next one, or None as long as it has not come.
+    The handshake is a generator, which yields whenever it needs more bytes from the other end.
     """
     LENGTH_PREFIX = struct.Struct(">I")
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
@@ -10555,9 +10551,9 @@ class Channel:
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
         self._handshake = self._shake_hands()
-        self._take_next_step = next(self._handshake)
+        next(self._handshake)
 
-    def _shake_hands(self) -> Handshake:
+    def _shake_hands(self) -> Generator[None, None, None]:
         raise NotImplementedError
 
     def take_outgoing(self) -> bytes:
@@ -10584,11 +10580,10 @@ class Channel:
         messages: list[Fields] = []
         try:
             self._buffer += self.tls.decrypt(data) if self.tls else data
-            while not self.is_authenticated:
-                if not (message := self._take_next_step()):
-                    return messages
+            if not self.is_authenticated:
                 try:
-                    self._take_next_step = self._handshake.send(message)
+                    next(self._handshake)
+                    return messages
                 except StopIteration:
                     self.is_authenticated = True
             while message := self._next_message():
@@ -10600,10 +10595,11 @@ class Channel:
             raise
         return messages
 
-    def _take_certificate(self) -> Message | None:
-        """Return the hash of the peer's TLS certificate as a message; None: not yet known."""
-        certificate_hash = self.tls.certificate_hash() if self.tls else None
-        return Message({"certificate": certificate_hash}) if certificate_hash else None
+    def _wait_for_message(self) -> Generator[None, None, Message]:
+        """Return the next message of the handshake, once it is complete."""
+        while not (message := self._next_message()):
+            yield
+        return message
 
     def _next_message(self) -> Message | None:
         """Remove and return the next message; None: incomplete."""
@@ -10625,12 +10621,13 @@ class Channel:
     def _add_handshake_message(self, **fields: object) -> None:
         self._add_frame(encode(fields))
 
-    def _start_tls(self, server_side: bool) -> None:
+    def _start_tls(self, server_side: bool) -> Tls:
         """Decrypt all bytes after the last step, and encrypt all further frames."""
         # the frames of the last step are sent unencrypted
         self._clear_text = self.take_outgoing()
         self.tls = Tls(self._context, server_side)
         self._buffer[:] = self.tls.decrypt(bytes(self._buffer))
+        return self.tls
 
     def _proof(self, label: str) -> str:
         text = f"runmaker4 {WIRE_VERSION} {label}\n{self._proved_text}"
@@ -10655,10 +10652,10 @@ class ServerChannel(Channel):
         self._credentials = credentials
         super().__init__(token, credentials.context)
 
-    def _shake_hands(self) -> Handshake:
+    def _shake_hands(self) -> Generator[None, None, None]:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
-        knock = yield self._next_message
+        knock = yield from self._wait_for_message()
         if knock.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._proved_text = self._own_nonce + knock.hexadecimal("nonce")
@@ -10669,7 +10666,7 @@ class ServerChannel(Channel):
         self._proved_text += certificate_hash + file_id
         self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
         self._start_tls(server_side=True)
-        confirmation = yield self._next_message
+        confirmation = yield from self._wait_for_message()
         if not self._is_proved(confirmation, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -10689,9 +10686,9 @@ class ClientChannel(Channel):
         self.file_id = ""                           # F
         super().__init__(token, context)
 
-    def _shake_hands(self) -> Handshake:
+    def _shake_hands(self) -> Generator[None, None, None]:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the client."""
-        greeting = yield self._next_message
+        greeting = yield from self._wait_for_message()
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol
         if version != WIRE_VERSION:
@@ -10700,20 +10697,20 @@ class ClientChannel(Channel):
         self._add_handshake_message(
             runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
         )                                               # step 2
-        credentials = yield self._next_message
+        credentials = yield from self._wait_for_message()
         self._check_refusal(credentials)
         certificate_hash = credentials.hexadecimal("certificate", 64)
         file_id = credentials.hexadecimal("file")
         self._proved_text += certificate_hash + file_id
         if not self._is_proved(credentials, "server"):
             raise RefusedError(self.REFUSALS["token"])
-        accepts_any_file = self._required_file_id == ""
-        if not accepts_any_file and file_id != self._required_file_id:
+        if self._required_file_id not in ("", file_id):
             raise OtherFileError("another file is served")
         self.file_id = file_id
-        self._start_tls(server_side=False)              # step 4
-        tls_end = yield self._take_certificate
-        if tls_end.hexadecimal("certificate", 64) != certificate_hash:
+        tls = self._start_tls(server_side=False)        # step 4
+        while not (hash_at_tls_end := tls.certificate_hash()):
+            yield
+        if hash_at_tls_end != certificate_hash:
             raise WireError("TLS does not end at the server")
         self._add_handshake_message(proof=self._proof("confirmed"))     # step 5
 
