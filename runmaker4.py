@@ -8775,13 +8775,11 @@ class JobTask:
                 on_exit=self._on_exit,
                 gate_fd=read_ends.get(b"gate"),
             )
-        except (OSError, ValueError):
+            run.shell = self.shell = child
+            run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
+            self._gate_fd = write_ends.pop(b"gate", None)
+        finally:                # the ends of the shell; all ends if it was not started
             close_all(*read_ends.values(), *write_ends.values())
-            raise
-        run.shell = self.shell = child
-        run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
-        self._gate_fd = write_ends.pop(b"gate", None)
-        close_all(*read_ends.values(), *write_ends.values())    # the ends of the shell
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
 
     def _record_start(self) -> None:
