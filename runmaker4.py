@@ -9843,12 +9843,13 @@ class Program:
                 # Another user could read job output, or a link could lead us anywhere.  Root, and users who
                 # can write the job file, are trusted; without a job file, as beside a file of root.
                 status = os.lstat(path)
-                if not is_trusted_replacement(status, stat_or_none(self.options.file) or os.stat("/")):
+                file_status = stat_or_none(self.options.file)
+                if not is_trusted_replacement(status, file_status or os.stat("/")):
                     raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
-                file_status = os.stat(self.options.file)        # with --follow it need not exist yet
-                directory_fd = os.open(path, os.O_DIRECTORY)
-                share_with_writers(directory_fd, file_status)
-                os.close(directory_fd)
+                if file_status:                     # with --follow it need not exist yet
+                    directory_fd = os.open(path, os.O_DIRECTORY)
+                    share_with_writers(directory_fd, file_status)
+                    os.close(directory_fd)
             return open_outdir(path, is_default=True)
         except UsageError as error:
             self.runner_stats.had_errors = True
