@@ -759,14 +759,10 @@ class Connection:
         state: NEW: it was not started, so it is given back.  Return '', no error: if the server cannot write
         the result, it sends a `fault` later.
         """
-        if not (remote_job := self.our_job(job)):
-            return ""
-        if state == NEW:
-            self._give_back(remote_job)
-            return ""
-        if state == ERROR and self._runner.exits_early:         # we killed it, because we exit
-            remote_job.how_it_ended, remote_job.loses_host = "vanished", True
-        self._queue_result(remote_job, state)
+        if remote_job := self.our_job(job):
+            if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
+                remote_job.how_it_ended, remote_job.loses_host = "vanished", True
+            self._queue_result(remote_job, state)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
