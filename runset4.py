@@ -1006,7 +1006,6 @@ def apply_edit(
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
-        fd = file.fd
         # own_start, own_stop: what the person has changed; start, stop: with what others have, too
         own_start, own_stop = start, stop = changed_part(base, edited)
         own_part = edited[start:stop + len(edited) - len(base)]
@@ -1035,10 +1034,10 @@ def apply_edit(
         offset = first or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
         if can_write_in_place(merged, current) and (last == len(contents) or len(merged) == len(current)):
             check_locks_held(file, lock_fd)
-            _write_in_place(file, fd, merged, current, offset)
-            check_not_replaced(file, fd)
+            _write_in_place(file, merged, current, offset)
+            check_not_replaced(file, file.fd)
         else:
-            _replace_file(file, fd, lock_fd, merged, contents, offset, last)
+            _replace_file(file, lock_fd, merged, contents, offset, last)
     # without the locks, because a write to a terminal can block
     if not quiet:
         file.say(summarize_changes(merged, current))
@@ -1054,9 +1053,7 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
         raise OSError(errno.EIO, "the locks were lost")
 
 
-def _write_in_place(
-    file: JobFile, fd: int, merged: Sequence[bytes], current: Sequence[bytes], offset: int
-) -> None:
+def _write_in_place(file: JobFile, merged: Sequence[bytes], current: Sequence[bytes], offset: int) -> None:
     """Write a merged edit that only sets states and appends lines into the open file.
 
     So runners need not open a new file.  current, merged: the lines from the offset on, as they are and will
@@ -1070,21 +1067,20 @@ def _write_in_place(
             append_locked(append_fd, file.real_path, file.mount, appended)
     for line, old_line in zip(merged, current):
         if line != old_line:
-            os.pwrite(fd, line[:1], offset)
+            os.pwrite(file.fd, line[:1], offset)
         offset += len(old_line) + 1
-    os.fsync(fd)
+    os.fsync(file.fd)
 
 
 def _replace_file(
-    file: JobFile, old_fd: int, lock_fd: int, lines: Sequence[bytes], old_contents: bytearray, start: int,
-    stop: int
+    file: JobFile, lock_fd: int, lines: Sequence[bytes], old_contents: bytearray, start: int, stop: int
 ) -> None:
     """Write a merged edit to a new file, with the same rights, and rename that over the job file.
 
     It has `lines` instead of old_contents[start:stop].  Raises UsageError, and changes nothing, if other
     users could not write to the new file.  The caller holds all locks; runners then open the new file.
     """
-    old_info = os.fstat(old_fd)
+    old_info = os.fstat(file.fd)
     path = file.real_path
     folder, name = os.path.split(path)
     new_fd, temporary_path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
