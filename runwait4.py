@@ -1033,9 +1033,6 @@ class LineRuns:
     def line_of(self, run: RunRecord) -> Line | None:
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
 
-    def is_last(self, run: RunRecord, line: Line) -> bool:
-        return self.last_runs[line.number].position == run.position
-
     def is_last_run_certain(self, line: Line) -> bool:
         """Return True if the last run is running, and earlier parts of the log cannot change that.
 
@@ -1312,7 +1309,8 @@ class Observation:
         If the line was removed, the row has one with the number and the command of then, and no state.
         """
         if line := line_runs.line_of(run):
-            row = self._row(line, run, line_runs.is_last(run, line))
+            last_run = line_runs.last_runs[line.number]
+            row = self._row(line, run, is_last=last_run.position == run.position)
             # of a line that has finished in another state, no run counts
             row.is_last = row.is_last and not row.is_contradicted
             return row
