@@ -1404,7 +1404,22 @@ def status_lines(status: Fields, columns: float) -> Iterator[str]:
     container; []: the job has a runner, or no process is visible.  columns: the maximum width.
     """
     yield from status_summary(status)
-    yield from status_table(status, columns)
+    rows = []
+    job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
+    commands = [job["command"] for job_list in job_lists for job in status[job_list]]
+    shown_commands = iter(without_common_beginning(commands, columns))
+    for job_list, remark in job_lists.items():
+        for job in status[job_list]:
+            note = remark
+            if job["without_runner"] and job_list != "orphans":
+                note = f"{remark or 'still running'} without a runner"
+            start = "-" if job["start"] is None else format_time(job["start"])
+            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
+            command = f"({note}) {next(shown_commands)}" if note else next(shown_commands)
+            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
+    if rows:
+        headings = ["line", "host", "slot", "since", "for", "command"]
+        yield from format_table([headings, *rows], columns, right_columns=(0, 4))
     for job in status["jobs"]:
         if job["processes"] is None:
             yield (f"line {job['line']}: the runner is dead; the job runs in another container of this host "
@@ -1438,29 +1453,6 @@ def status_summary(status: Fields) -> Iterator[str]:
         texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
         yield f"{' and '.join(texts)} at work"
     yield from map(printable, status.get("clients", ()))
-
-
-def status_table(status: Fields, columns: float) -> Iterator[str]:
-    """Yield the lines of the table of running jobs and orphans, if there are any.
-
-    status: of status_of().  columns: the maximum width.
-    """
-    rows = []
-    job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
-    commands = [job["command"] for job_list in job_lists for job in status[job_list]]
-    shown_commands = iter(without_common_beginning(commands, columns))
-    for job_list, remark in job_lists.items():
-        for job in status[job_list]:
-            note = remark
-            if job["without_runner"] and job_list != "orphans":
-                note = f"{remark or 'still running'} without a runner"
-            start = "-" if job["start"] is None else format_time(job["start"])
-            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-            command = f"({note}) {next(shown_commands)}" if note else next(shown_commands)
-            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
-    headings = ["line", "host", "slot", "since", "for", "command"]
-    if rows:
-        yield from format_table([headings, *rows], columns, right_columns=(0, 4))
 
 
 def format_time(timestamp: float) -> str:
