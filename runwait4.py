@@ -1312,7 +1312,7 @@ class Observation:
             last_run = line_runs.last_runs[line.number]
             row = self._row(line, run, is_last=last_run.position == run.position)
             # of a line that has finished in another state, no run counts
-            row.is_last = row.is_last and not row.is_contradicted
+            row.is_last &= not row.is_contradicted
             return row
         # the line is gone, which alone could tell
         if run.ended is None:
