@@ -2070,10 +2070,8 @@ class RunStats:
         if run.cpu is not None:
             self.cpu_seconds += run.cpu
             self.seconds_with_known_cpu += run.seconds
-        if run.memory and run.memory > self.largest_memory:
-            self.largest_memory = run.memory
-        if run.memory_below and run.memory_below > self.largest_upper_bound:
-            self.largest_upper_bound = run.memory_below
+        self.largest_memory = max(self.largest_memory, run.memory or 0)
+        self.largest_upper_bound = max(self.largest_upper_bound, run.memory_below or 0)
         self.too_little += run.cause in ("memory", "oom")
 
     def json_fields(self) -> Fields:
