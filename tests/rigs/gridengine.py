@@ -220,14 +220,14 @@ class Cluster:
     def run(self, *command: str, user: str = "ann", cwd: str = "/") -> str:
         """Return the output of a command on the master, which must succeed.
 
-        On a busy machine the master itself can crash, after a host was lost ("Connection refused").  Then it is
-        started again, as a service manager would, and the command is repeated.
+        After a host was lost, the master of a busy machine has crashed once ("Connection refused").  Then it
+        is started again, as a service manager would, and the command is repeated.
         """
         ended = self.tried(*command, user=user, cwd=cwd)
         if ended.returncode:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = self.daemons["qmaster"].wait(3)
-                print(f"the Grid Engine master has ended by itself, with exit status {status}", file=sys.stderr)
+                print(f"Grid Engine's master has ended by itself, exit status {status}", file=sys.stderr)
                 self.start_qmaster()
                 ended = self.tried(*command, user=user, cwd=cwd)
         if ended.returncode:
