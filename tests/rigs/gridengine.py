@@ -235,6 +235,10 @@ class Cluster:
         return ended.stdout
 
     def clear(self) -> None:
-        """End all jobs, those of a lost host as well.  qdel fails if there is none."""
-        self.tried("qdel", "-f", "-u", "ann", user="sgeadmin")
-        wait_until(lambda: not self.run("qstat"), 60, "no job is left")
+        """End all jobs, those of a lost host as well."""
+        def has_no_jobs() -> bool:
+            # it fails if there is no job; a master that was started again has not got the last one
+            self.tried("qdel", "-f", "-u", "ann", user="sgeadmin")
+            return not self.run("qstat")
+
+        wait_until(has_no_jobs, 60, "no job is left")
