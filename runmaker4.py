@@ -127,7 +127,7 @@ from typing import (
 
 
 def lazy_import(name: str) -> Any:
-    """Import a module that Python loads when an attribute is first used."""
+    """Import a module that Python loads when an attribute is first used: a script starts sooner without it."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -244,7 +244,7 @@ UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "%": -1}
 def duration(text: str, least: float = 0.0) -> float | None:
     """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
 
-    least: negative: also a percentage, such as -300.0 for '300%'.
+    least: the answer must be greater.  A negative one also allows percentages: '300%' gives -300.0.
     """
     if text == "none":
         return None
@@ -318,7 +318,7 @@ def memory_text(size: float) -> str:
 
 def human_time(seconds: float) -> str:
     """Return a time such as '0.4s', '12s', '5m 03s', '3h 12m', '2d 04h'."""
-    if seconds < 9.95:
+    if seconds < 9.95:                          # 9.96 would become '10.0s'
         return f"{seconds:.1f}s"
     total = round(seconds)
     for unit, inner, size, inner_size in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
@@ -439,6 +439,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+    # One came while they were blocked: exit as after that signal, before anything is done
     for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
@@ -475,12 +476,15 @@ def warn(text: str) -> None:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all data.  A descriptor that appends does so behind what other hosts have appended by now."""
+    """Write all data, although a write(2) can take only a part of it.
+
+    With O_APPEND, the data goes behind what other hosts have appended by now.
+    """
     view = memoryview(data)
     while view:
         try:
-            # ceph-fuse (16.2, 20.2) appends at the size that this host knows, and fstat(2) asks for it.  Not
-            # always: on NFS it would wait until the last write is at the server.
+            # ceph-fuse (16.2, 20.2) appends at the size that this host knows.  fstat(2) makes that current.
+            # Call it only to append: on NFS it waits until the last write is at the server.
             if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
                 os.fstat(fd)
             view = view[os.write(fd, view):]
@@ -509,7 +513,10 @@ def print_bytes(data: bytes | bytearray) -> None:
 
 
 def once_per_subject(say: Say) -> Callable[[str, str], None]:
-    """Return a function that prints the first text of each subject."""
+    """Return a function that prints only the first text of each subject.
+
+    So a problem that returns, for example with each job, is reported once.
+    """
     subjects = set()
 
     def say_once(subject: str, text: str) -> None:
@@ -606,6 +613,9 @@ OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes without waiting; return False if another description has any of them locked.
 
+    A description is what an open(2) makes.  It owns the lock, and a child that inherits the descriptor
+    shares it.
+
     Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
     one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^32 + 5)
     the first five bytes remained.
@@ -628,7 +638,10 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int) -> range | None:
-    """Return the part of these bytes that another description has locked (of several any one), or None."""
+    """Return a part of these bytes that another open file description has locked; None: there is none.
+
+    If several parts are locked, it is any one of them.  Locks of the description of `fd` are not found.
+    """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
@@ -646,7 +659,10 @@ def is_free(fd: int, offset: int, length: int = 1) -> bool:
 
 
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
-    """Yield the ranges of these bytes that other descriptions have locked, in no order."""
+    """Yield the ranges of these bytes that other descriptions have locked, in no order.
+
+    A query finds one lock, so go on with the bytes before and after that.
+    """
     unexplored = [(offset, offset + length)]
     while unexplored:
         first, stop = unexplored.pop()
@@ -659,7 +675,9 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
     """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
-    pause: seconds before the second call; later pauses double.
+    It replaces lock calls that wait: for these, an NFSv4.0 client polls with pauses of seconds.
+
+    pause: seconds before the second call; later pauses double, up to 0.02 s.
     """
     deadline = time.monotonic() + patience
     while not (succeeded := attempt()) and time.monotonic() < deadline:
@@ -705,7 +723,8 @@ def job_lock_offsets(command: bytes) -> range:
 def find_held_job_locks(fd: int) -> Iterator[range]:
     """Yield ranges of job locks that other descriptions of a lock file than `fd` have locked.
 
-    A range with a command mutex is not for jobs: it is locked to write a state, or by `runset4.py --edit`.
+    Each lock is held by a job that lives or by its runner.  Leave out a range with a command mutex.  That is
+    locked to write a state, by `runset4.py --edit`, or for a moment by a short job (LockTable.take_bucket()).
     """
     for locked in other_locks(fd, 0, BUCKETS_END):
         mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
@@ -774,8 +793,10 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 def read_inode_line(fd: int, network: bool) -> bytes:
     """Return the first line of a lock file: the inode for which it was written; b"": there is none yet.
 
-    It differs from the file's inode if the file is a copy, for example from a backup.  Then it can hide jobs
-    whose runner is dead: they have locked bytes of the original.
+    If that is not the inode of the lock file, this is a copy, for example from a backup.  Then a job whose
+    runner is dead seems dead, too: the job has locked a byte of the original.
+
+    Raises OSError if the file has other contents: then it is no lock file of ours.
     """
     with Reader.with_own_fd(fd, network) as reader:
         contents = reader.pread(BLOCK, 0).strip(b"\0")
@@ -814,8 +835,11 @@ def stat_or_none(path: str) -> os.stat_result | None:
 def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) -> None:
     """Set group and mode of an open file or directory so that users who may write to `model` may write it.
 
-    model: the status of the job file, or for a record of the directory; users of /tmp share no records.
-    mode: for all other users; None: as it is.
+    So their runners can use the same lock file and the same records.
+
+    model: the status of the job file; for a record, that of its directory.  If that has the sticky bit, as
+    /tmp has, nothing is shared.
+    mode: the mode before that; None: as it is.
     """
     status = os.fstat(fd)
     old_mode = S_IMODE(status.st_mode)     # with setgid
@@ -1014,9 +1038,9 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
-        """On a network file system, open_direct() has opened `fd`.
+        """Read through `fd`, which close() will close; CLOSED: there is no file yet.
 
-        network: reads must not come from this host's cache.
+        network: reads must not come from this host's cache, so open_direct() has opened `fd`.
         """
         self.fd = fd
         self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
@@ -1062,9 +1086,10 @@ class Reader(Opened):
 
     @contextmanager
     def reading_once(self, start: int, stop: int) -> Iterator[None]:
-        """Read this part now; reads of it in the `with` block then cost nothing.
+        """Read this part now; reads of it in the `with` block then come from memory.
 
-        The caller has locked the mutex of each line that it reads before this call, or only wants a hint.
+        On a network file system this saves a round trip for each of them.  What other hosts write meanwhile
+        is not seen.  So the caller has locked the command mutex of each line before, or only wants a hint.
         """
         self._window = start, stop, self.pread(stop - start, start)
         try:
@@ -1156,9 +1181,10 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
     These are `header` for an empty file, and a newline if the last line has none: otherwise the new line
     would become part of that.
 
-    On a network file system this host can know an older size.  That is harmless if an append has ended there,
-    because that wrote a newline.  If the file seems empty, drop the cache and read once more.  If that fails,
-    the file can get a superfluous empty line, or a second header.
+    On a network file system this host can know an older size.  If an append has ended there, the last byte is
+    its newline, and the answer is right.  If the file seems empty, drop the cache and look again.  If it
+    still seems empty, and is not, it gets a second header.  If the old size is within a line, the file gets
+    an empty line.
     """
     size, last_byte = _size_and_last(file)
     if mount.network and not last_byte:
@@ -1426,9 +1452,11 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes = b"") -> bool:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
-        Return True if the line is still there, in any state; if not, the line numbers can be wrong, and
-        callers begin a new scan.  data: what the caller has just read from there: the line and more; b"":
-        read it.
+        A walk calls it after a try to claim that line: meanwhile other runners can have claimed lines below.
+        Return True if the line is still there, in any state.  If not, the line numbers can be wrong, and the
+        caller begins again at the top.
+
+        data: what the caller has just read there, the line and more; b"": nothing, so read it.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if not data:
@@ -1476,8 +1504,8 @@ class Scan:
         When Paused is raised, the chunk is in the buffer, and next() can be called again.
         """
         data = self.file.pread(self.chunk_size, self._buffer_offset + len(self._buffer))
-        # A match can begin in one chunk and end in the next; at the end of the file count all but a line that
-        # has only begun
+        # Keep the last bytes, as a match can begin in one chunk and end in the next.  At the end of the file
+        # keep only a newline and a byte after it: all lines but one that has only begun are counted.
         overlap = 64 if data else 2
         self._drop_buffer_to(max(self._position, len(self._buffer) - overlap))
         self._buffer += data
@@ -1521,10 +1549,11 @@ def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[b
 def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     """Yield the file between two offsets at which lines begin, in pieces of whole lines.
 
-    Only the last piece lacks a newline, and can be empty.
+    So a caller can search a long file in little memory, and no line is cut.  Only the last piece lacks a
+    newline, and can be empty.
 
-    An NFS client asks the server for all that a read with O_DIRECT wants, also beyond the end of the file: so
-    the first reads are small, and none follows a short one.
+    With O_DIRECT, an NFS client asks the server for all bytes of a read, also for those beyond the end of the
+    file.  So the first reads are small, and a short read is the last.
     """
     incomplete: list[bytes] = []
     offset = start
@@ -1585,7 +1614,10 @@ def count_running_lines(file: Reader, start: int, stop: float, command: bytes, l
 
 
 def first_line_offset(file: Reader) -> int:
-    """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0; refuse UTF-16."""
+    """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0.
+
+    Raises OSError for UTF-16: in it no line begins with a state and a blank, so no job would be found.
+    """
     head = file.pread(BLOCK, 0)
     low, high = sorted([head[::2].count(0), head[1::2].count(0)])
     # without a mark: NULs only among every other byte, and more than half of these
@@ -1747,8 +1779,9 @@ class Directives(NamedTuple):
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more.
 
-        If that is malformed, it is unknown for which consumer the jobs below are.  So the result has an
-        `error`, and no settings, and every consumer must wait.
+        If that is malformed, it is unknown for which consumer (runner or client) the jobs below are.  So the
+        result has an `error` and no settings, and the jobs wait.  The error is that of the first malformed
+        directive.
         """
         try:
             directive = parse_directive(line.text)
@@ -1857,7 +1890,8 @@ def why_misread(command: bytes, shell: str) -> str:
     """
     if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
-    if re.search(rb"(?<![&<>;])&(?!&)", command):       # a & that is no part of && or >&
+    # First a quick test: is there a & that is no part of && or >&?
+    if re.search(rb"(?<![&<>;])&(?!&)", command):
         for pattern, (shells, why) in MISREAD.items():
             # /bin/sh is a link to dash or bash
             if re.match(pattern, command, re.VERBOSE) and not re.search(shells, os.path.realpath(shell)):
