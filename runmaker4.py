@@ -127,7 +127,7 @@ from typing import (
 
 
 def lazy_import(name: str) -> Any:
-    """Import a module that Python loads when an attribute is first used: a script starts sooner without it."""
+    """Import a module that Python loads when an attribute is first used, so that a script starts sooner."""
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.find_spec(name)
@@ -2582,6 +2582,8 @@ class LockTable(LockTableReader):
 
         Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
         if the path no longer names this lock file.
+
+        on_locked: makes current what the block reads, for example by opening the job file again.
         """
         pause = 0.01 if self.network else 0.0005  # seconds to the second try
         locked = keep_trying(partial(self._lock, offset, length), patience, pause)
@@ -2709,13 +2711,14 @@ class LockTable(LockTableReader):
     def take_bucket(self, line: Line) -> JobLock | None:
         """Try to lock all of a command's bucket for a job, in one call.
 
-        Success proves that no copy of the command lives, and that no other process has the mutex.  Return
-        None if another description has any of it locked, or if the file server cannot unlock a part
-        (can_trim): then claim() locks the mutex alone.
+        A bucket has all job locks of the command, and its mutex.  Success proves that no copy of the command
+        lives, and that no other process has the mutex.  Return None if another description has any of it
+        locked, or if the file server cannot unlock a part (can_trim): then claim() locks the mutex alone.
 
         Step 2, for short jobs on NFS: this comes before the command mutex is locked alone.  If it is granted,
-        the runner has the mutex, and h = 0.  It unlocks all but the job lock (trim_bucket()) 0.1 s after the
-        claim, or if it needs the mutex for anything but the result, or cannot write that.
+        the runner has the mutex, and no job lock of the command is held (h = 0).  The runner unlocks all but
+        the job's lock (trim_bucket()) 0.1 s after the claim.  It does so earlier if it needs the mutex for
+        anything but the result, or cannot write that.
         """
         if self.can_trim is False:
             return None
@@ -2725,7 +2728,8 @@ class LockTable(LockTableReader):
             taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
             if taken and self.can_trim is None:
                 # A server may refuse to unlock a part of a bucket (NFS4ERR_LOCK_RANGE, which the client
-                # reports as EIO; RFC 8881, 18.12.3).  Test it, once, with a byte that nobody needs.
+                # reports as EIO; RFC 8881, 18.12.3).  Test it, once, with the first byte of the bucket, or
+                # with the second if the first is the job's lock.
                 try:
                     unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
                     self.can_trim = True
@@ -2744,7 +2748,8 @@ class LockTable(LockTableReader):
     def trim_bucket(self, bucket: int) -> None:
         """If a job has locked all of a bucket, unlock all but the job lock: others can lock the mutex again.
 
-        The mutex is unlocked last: until then no other process decides by the number of held job locks.
+        The mutex is unlocked last, with the upper part.  Until then no other process can lock it, and decide
+        by the number of held job locks.
         """
         if bucket not in self.buckets:
             return
@@ -2755,7 +2760,7 @@ class LockTable(LockTableReader):
             unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
             del self.buckets[bucket]
         except OSError:                         # the locks are lost, which check_jobs() finds out
-            self.can_trim = None
+            self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
         """Unlock and close a job lock.  To close it is not enough: processes that the job left can have it.
@@ -2802,12 +2807,13 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        A runner that asks is_only_claimer() learns from the length if others can have run its commands.
+        A runner calls this before it claims a line.  From the length is_only_claimer() learns if others can
+        have run our commands.
 
         While the length is as we made it, no runner has begun to claim since.  A runner that began before us
-        still has HERE_BYTE locked, which we record as OTHERS; if it has lost that lock, it must call this
-        again before it claims.  A runner that begins now locks HERE_BYTE first: we see that lock, or it makes
-        the file longer than we did.
+        still holds the shared lock on HERE_BYTE: we find that lock, and record OTHERS.  If it has lost the
+        lock, it must call this again before it claims.  A runner that begins now locks HERE_BYTE first.  So
+        we find that lock, or it makes the file longer than we did.
         """
         if self._lengthened:
             return
@@ -2833,7 +2839,10 @@ class LockTable(LockTableReader):
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
-    The piece begins UTF8_MARK bytes above the line, or higher, or at the top.
+    Otherwise an edit has moved or changed the line, and nothing may be written there.
+
+    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.  So it shows
+    that the line follows a newline, or is the first.
     """
     text_end = index + 1 + len(line.text)
     preceding = data[max(index - len(UTF8_MARK), 0):index]
@@ -2928,7 +2937,7 @@ class JobReader(Opened):
         unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
-            return min(wait, self.interval)
+            return min(wait, self.interval)         # by then the save can have ended
         self._trusted_size = size
         return 0.0
 
@@ -2944,12 +2953,14 @@ class JobReader(Opened):
         self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf,
         looks: bool = True
     ) -> Summary:
-        """Count the open file for consumers that exit, or that ask if they may.
+        """Count the open file for consumers (runners or clients) that exit, or that ask if they may.
 
-        keep_above: a consumer that could run a new job before this offset may not exit, and is in neither set
-        of the result.  Once that is so for all, the count ends, and is incomplete.  groups: the consumers
-        also run jobs with together=.  looks: for orphans, which costs a query per line `r`; False: all of
-        these count as running.
+        keep_above: a consumer that could run a new job before this offset may not exit.  So it is neither in
+        `with_jobs` nor in `without_jobs` of the result.  Once no consumer may exit, the count ends, and is
+        incomplete.  -inf: each may exit.
+        groups: the consumers also run jobs with together=.
+        looks: check which lines `r` are orphans, at the cost of a lock query each; False: all of them count
+        as running.
         """
         snapshot = Snapshot(Counter())
         scope = NO_DIRECTIVES
@@ -3022,11 +3033,11 @@ class JobReader(Opened):
 
         The answer is a hint; change_state() checks again while holding the command mutex.
 
-        Step 5: A line `r` is an orphan if its own job lock is free and h < R.  One check is enough.  Where
-        locks can be lost without an error, two checks 15 s apart are needed (Orphans), so that a living
-        runner has locked its job lock again by then.  A runner that finds an orphan writes `e` over it, while
-        holding the command mutex; with --resume or -r it writes `.`, so that the line is claimed like any new
-        line.
+        Step 5: A line `r` is an orphan if its own job lock is free and h < R: the command has fewer held job
+        locks than lines `r`.  One check is enough.  Where locks can be lost without an error, two checks 15 s
+        apart are needed (Orphans), so that a living runner has locked its job lock again by then.  A runner
+        that finds an orphan writes `e` over it, while holding the command mutex; with --resume or -r it
+        writes `.`, so that the line is claimed like any new line.
 
         An `r` that an editor has saved over a result looks like an orphan.  The runner that wrote the result
         writes it again if the lock file is as long as that runner's first claim has made it: each runner or
@@ -3171,7 +3182,7 @@ class JobReader(Opened):
                     f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
                     "(put that back, or start again)",
                 )
-            if self.ACCESS == os.O_RDWR:
+            if self.ACCESS == os.O_RDWR:        # before anything is written: see JobFile
                 lock_all(fd)
                 if self.mount.is_nfs:           # so a read fails (EIO) once this host has lost its locks
                     lock_all(reader.fd)
@@ -3201,9 +3212,10 @@ USERS = 1 << 61
 
 
 def lock_all(fd: int) -> None:
-    """Lock all of a job file, shared: the in-use lock.  On NFS, that also makes the size current.
+    """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    Raises OSError(EBUSY) if the file is locked exclusively.
+    Raises OSError(EBUSY) if another process has locked a part exclusively.  On NFS, the lock also makes the
+    size current.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3348,6 +3360,8 @@ class JobFile(JobReader):
     def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
+        A walk does this to orphans; -r and --resume make finished lines new if make_new() was refused.
+
         Return what was written in `new_state` of an Attempt; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
 
@@ -3393,12 +3407,16 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        Remember the size: otherwise no line could be claimed during an append, and lines below those that
-        were refused would start first.  On a network file system each check is a round trip, so a line within
-        that size is not checked again; NFS can know an older, smaller one, and then the line waits.  If an
-        editor shortens the file, and the disk is full when lines are appended again, this can return True for
-        a line that is cut off.  A line without its end can be half appended after such an edit, so it is
-        checked each time.
+        Until then the line may not be claimed, as its job could run without a line.
+
+        Remember the size up to which all lines are committed.  Otherwise no line could be claimed during an
+        append, and lines below those that were refused would start first.  On a network file system each
+        check is a round trip, so a line within that size is not checked again.  NFS can know an older,
+        smaller size: then the line waits.
+
+        An editor can shorten the file after that.  If lines are then appended on a full disk, this can return
+        True for a line that is cut off.  A line without its newline can be half appended after such an edit,
+        so it is checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
         reader, committed_size = self._committed_reader_and_size or (None, 0)
@@ -3422,13 +3440,15 @@ class JobFile(JobReader):
         FileChangedError if a line has moved.
 
         Before step 2 a runner with -r does this to all failed lines, one with --resume to those in error
-        (Cursor._make_failed_lines_new()).  If this is refused, it writes each while holding the command
-        mutex, after the same checks of path and line as for a claim.
+        (Cursor._make_failed_lines_new()).  If this is refused, the runner writes each line while holding the
+        command mutex (change_state()), after the same checks of path and line as for a claim.
 
-        One lock over all buckets includes the mutex of each command, so I2 holds for each line; it also
-        includes the append byte, so it does not meet --edit, which locks bucket by bucket.  The bytes between
-        the states are written as they are: only programs other than ours could change them.  As in
-        change_state(), these have microseconds for that: the last read is after all lines were checked.
+        One lock over all buckets includes the mutex of each command, so I2 holds for each line.  It also
+        includes the append byte.  `runset4.py --edit` holds that before it locks bucket after bucket, so the
+        two never lock buckets at the same time.
+
+        The bytes between the states are written as they are: only programs other than ours could change them.
+        As in change_state(), these have microseconds for that: the last read is after all lines were checked.
         """
         first, last = lines[0], lines[-1]
         with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, APPEND_BYTE + 1) as locked:
@@ -3635,8 +3655,8 @@ class JobQueue:
     def _find_due_jobs(self, line: Line) -> list[Job]:
         """Return finished jobs near a line whose results this claim can write, too (MAX_DUE at most).
 
-        The mutex of each is locked since the job was claimed.  After a failed attempt to write the result,
-        finish() writes it.
+        On NFS that saves round trips: see above claim().  The mutex of each such job is locked since the job
+        was claimed.  Leave out a job whose result could not be written once: finish() writes that.
         """
         buckets = self.file.lock_table.buckets
         near = (job for job in self.due if job.job_lock and job.job_lock.bucket in buckets
@@ -3674,7 +3694,7 @@ class JobQueue:
                   size_when_found=os.lseek(self.file.fd, 0, os.SEEK_END))
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
-            if line.state != RUNNING:
+            if line.state != RUNNING:           # it is `r` if a server takes a job back
                 self.file.write(line, RUNNING)
         except OSError:
             # If the disk is full, no `r` may remain.  After a lost lease one can: it is an orphan.
@@ -3790,6 +3810,7 @@ class JobQueue:
             if not self._is_gone(job):
                 raise TemporaryError("the line is not where it was")
         self.release_job(job)
+        # NEW only gives the line up; and the state that is there can be the one to write
         if state_now and state in (NEW, state_now):
             return ""
         why = "the line is gone"
@@ -3840,8 +3861,8 @@ class JobQueue:
     def check_jobs(self) -> dict[Job, str]:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Return the jobs to kill, each once: "lost" if another runner has claimed the line, "cancelled" if a
-        user has set another state.
+        Runners and servers call this twice per `interval`.  Return the jobs to kill, each once: "lost" if
+        another runner has claimed the line, "cancelled" if a user has set another state.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -4030,7 +4051,10 @@ class JobQueue:
         return min(unused_running)
 
     def _restore_running_state(self, line: Line) -> None:
-        """Write `r` over another state of a running job's line."""
+        """Write `r` over another state of a running job's line, and report it.
+
+        Otherwise the line could be claimed again once the job has finished.
+        """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -4117,8 +4141,9 @@ LOCK_REMEDIES = {
 def check_lock_file(file: JobFile) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Leave both files open: on NFS, opening them costs some 20 round trips.  If the job file does not exist,
-    make no lock file, which gets its owner and group from the job file.
+    Otherwise two runners could run the same job, so raise UsageError.  Leave both files open: on NFS, opening
+    them costs some 20 round trips.  If the job file does not exist, make no lock file: its group and mode
+    come from the job file.
     """
     path, mount = file.path, file.mount
     lock_path = lock_file_of(path)
@@ -4138,7 +4163,8 @@ def check_lock_file(file: JobFile) -> None:
         )
     if os.path.lexists(path):
         try:
-            os.close(open_lock_file_of(path))
+            os.close(open_lock_file_of(path))       # creates it if there is none
+            # A lock of one description must be seen through another
             with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
                 if is_free(second.fileno(), lock_probe(first.fileno())):
                     raise UsageError(
@@ -4171,9 +4197,9 @@ def check_lock_file(file: JobFile) -> None:
 def _check_is_no_copy(file: JobFile) -> None:
     """Raise UsageError if the lock file is a copy, and lines are `r` without a lock.
 
-    Jobs can hold locks of the original, for example after a backup was put back.  So a line that looks like
-    an orphan is in doubt.  The first line of a lock file is the inode number that it had then.  If that is
-    missing, or such a copy hides no job, write the present one.
+    For example, a backup was put back, and jobs still hold locks of the original.  Then a line `r` without a
+    lock can have a living job.  A copy shows itself by its first line, which has the inode number of the
+    original.  Write the present number if that line is missing, or if no line `r` is in doubt.
     """
     lock_table = file.lock_table
     own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
