@@ -4240,14 +4240,15 @@ class Consumers:
         self.fitting_by_key: dict[ConsumerKey, set[Consumer]] = {}
 
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
-        """Yield, in order, the consumers that match host=, and have the slots and memory.
+        """Yield, in order, the consumers that could take jobs below these directives (Consumer.fits()).
 
-        Below a `#RUN end`, those with --follow do not fit.
+        A consumer is a runner or a client.  It must match host=, and have as many slots and as much memory in
+        all; how much of that is free does not matter.  Below a `#RUN end`, those with --follow do not fit.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
             return iter(self.all)
-        # Compute the set once: a file can have many directives, and a server many clients
+        # Compute the set once for equal settings: a file can have many directives, and a server many clients
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
@@ -4396,10 +4397,12 @@ def default_outdir(path: str) -> str:
 
 
 def orphan_hint(host: str | None, runner: int | None) -> str:
-    """Return how the job of an orphan can live, as its last run may tell; '': it was run here, so it is dead.
+    """Return, for a message, how the job of an orphan can still live; '': it was run here, so it is dead.
 
-    Without a lock a job lives on a host that is cut off from the file server, and at a client whose server is
-    dead with its keeper.  host, runner: fields of the run in the journal; None: unknown.
+    Two kinds of jobs can live without a lock: those on a host that is cut off from the file server, and those
+    of a client whose server is dead.  (A keeper process holds a dead server's locks, but not for ever.)
+
+    host, runner: from the last run in the journal; None: unknown.
     """
     if host == os.uname().nodename and (runner or 0) < PresenceLock.SERVERS:
         return ""
@@ -4431,8 +4434,9 @@ class Orphans:
     def check_orphan(self, line: Line) -> Suspicion:
         """Return how certain it is that the runner and job of a line `r` have died.
 
-        SOME: a later walk must check the line again, as its runner can have lost locks without an error and
-        lock them again.  Raises OSError(EIO) if our own locks are lost.
+        Only PROVED lets the walk write another state.  SOME: a later walk must check the line again, as its
+        runner can have lost locks without an error, and lock them again.  Raises OSError(EIO) if our own
+        locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
         if looks_orphaned:
@@ -4483,8 +4487,8 @@ class Orphans:
     def _known_result(self, line: Line) -> bytes:
         """Return the result of the last run of an orphan's command here; b'': none.
 
-        An editor can have saved an old `r` over that result, and the job must not run again.  Also b'' if
-        another line has the same command, whose result that can be.
+        An editor can have saved an old `r` over that result, and the job must not run again.  If another line
+        has the same command, the result can be of that line, so return b'', too.
         """
         result = self._results.get(line.command)
         if not result:
@@ -4583,8 +4587,9 @@ class Walk:
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
 
-        consumers: in the same object, consumers may be removed between calls, but not added.  pause_at: when
-        (time.monotonic()) to return Stop.SLICED.
+        consumers: between two calls the caller can remove consumers from this object.  To add one, it gives
+        another object: then the walk goes back to jobs that it has skipped.
+        pause_at: when (time.monotonic()) to return Stop.SLICED, so that the caller can do other work.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4620,7 +4625,7 @@ class Walk:
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
                     # continue here later: a walk from the top would take long
                     return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
-            self._is_untrusted()
+            self._is_untrusted()                # only notes for how long
             return Stop.END
         except Paused:
             return Stop.SLICED
@@ -4675,7 +4680,8 @@ class Walk:
     def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
         """End the wait of each consumer that now has enough for its job, or whose job's line has changed.
 
-        Such a consumer could take no other job meanwhile (_choose_consumer()).
+        A consumer waits when it has too few slots or too little memory free for a job.  Until then it takes
+        no job below, so that small jobs cannot delay a big one for ever (_choose_consumer()).
         """
         state_at_offset = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
@@ -4689,10 +4695,11 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line for the first consumer that may have it and has enough free; None: it was skipped,
-        or the claim has failed.
+        """Claim a new line for the first consumer that may have it and has enough free.
 
-        A skipped line is recorded for those who must wait for it, or come later.
+        Return None if the line was skipped, or the claim has failed: the walk goes on below it.  A barrier
+        below waits for the line in any case.  A skipped line is remembered: the walk can go back to it for
+        consumers that come later.
         """
         scope = self.above.scope
         settings = scope.settings
@@ -4715,7 +4722,7 @@ class Walk:
             elif not self.unstartable_group_job:
                 self.unstartable_group_job = line
                 self.unstartable_group_settings = settings
-        elif consumer and self._to_pass:
+        elif consumer and self._to_pass:        # leave it to another runner: see _choose_among()
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
@@ -4806,6 +4813,8 @@ class Walk:
 
     def end_group(self, waits: bool = False) -> None:
         """Mark the last group as complete: the walk has met all its lines, so a server can start it.
+
+        A group (together=) is complete where other directives apply, or at the end of the file.
 
         waits: it cannot be started yet, because it is unknown if these are all of its lines.
         """
@@ -4957,8 +4966,9 @@ class Cursor:
               known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        leaving: those that have no job, and exit if they may: CountedNoJob.  consumers: as for
-        Walk.claim_next().  known: all, also those that want jobs later; empty: no others.
+        leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
+        consumers: those that want a job now, as for Walk.claim_next(); None: those of the last claim.
+        known: all consumers, also those that want jobs later; empty: there are no others.
         """
         result: Job | NoJob
         try:
@@ -4992,15 +5002,15 @@ class Cursor:
         self._to_reset = set()
         if self._idle_walk and not self._walk:          # a current walk goes on
             wait = self._seconds_until_walk(self._idle_walk)
-            if wait != 0.0:
+            if wait != 0.0:                     # seconds, or None (WAIT)
                 return NoJob(wait)
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
-        """Make failed lines new for SLICE seconds.  Return the seconds until the next call.
+        """Make failed lines new for SLICE seconds, so that signals and results need not wait for all of them.
 
-        None: all are new; until then the caller claims nothing.  If consumers have come or gone, begin again
-        at the top.
+        Return the seconds until the next call; None: all are new.  Until then the caller claims nothing.  If
+        consumers have come or gone, begin again at the top.
         """
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
@@ -5024,9 +5034,9 @@ class Cursor:
         Nothing is claimed before all are new, so no line starts before a failed one above it.  Yield the
         seconds until the next step: signals act between two steps.
 
-        Other runners can do the same.  So after a line that was not as it was found, or is locked, read again
-        which of the next lines still have to be made new.  That is a hint: a line that has another state now
-        was made new by others, or set by a user, and the path still names this file.
+        Other runners can do the same at the same time.  So after a line that was not as it was found, or is
+        locked, read again which of the next lines still have to be made new.  No mutex is needed for that: a
+        line that has another state now was made new by others, or set by a user.
         """
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
@@ -5067,13 +5077,14 @@ class Cursor:
                     with self.file.reading_once(lines):
                         lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
             yield 0.0                           # also if no line was for these consumers
-        for consumer in consumers.all:
+        for consumer in consumers.all:          # failed lines only once; orphans always
             consumer.retry = RUNNING
 
     def _seconds_until_walk(self, walk: Walk) -> float | None:
-        """Return the seconds until another walk is due after `walk`, which found no job.
+        """Return the seconds until another walk is due after `walk`, which found no job; 0: now.
 
-        WAIT: none is, until the file or the consumers change.
+        WAIT: none is, until the file or the consumers change.  Without this, idle runners would read a long
+        file again and again.
         """
         asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
@@ -5163,8 +5174,8 @@ class Cursor:
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
         """Find out when another walk is due after one that has found no job, or who may exit now.
 
-        While a line can become claimable without a change of the file, nobody exits.  Report what keeps jobs
-        from starting.
+        While a line can become claimable without a change of the file, nobody exits.  For example, another
+        process holds a command mutex, or a line can be an orphan.  Report what keeps jobs from starting.
         """
         self._idle_walk = walk
         if walk.groups and not walk.groups[-1].is_complete:
@@ -5218,7 +5229,7 @@ class Cursor:
         return CountedNoJob(summary=summary, exits=exits)
 
     def _restart_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again or replaced.
+        """Drop the current walk if the job file was opened again or replaced: its offsets can be wrong now.
 
         Replacing is ordinary: --edit and most editors save that way.
         """
@@ -5233,6 +5244,8 @@ class Cursor:
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server.
+
+        Called after each walk that has found no job.
 
         summary: of the count after the walk; None: there was none, or it failed.
         """
@@ -5278,7 +5291,8 @@ class Cursor:
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job, and remember it.  Return '', or why it will never be written.
 
-        If an editor saves an old `r` over the result, the line gets it again (Orphans._known_result()).
+        If an editor then saves an old `r` over the result, the line looks like an orphan.  A walk can write
+        the remembered result again, so that the job does not run twice (Orphans._known_result()).
 
         state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
         Raises TemporaryError: try again.
@@ -5289,7 +5303,7 @@ class Cursor:
         self._results.pop(job.command, None)
         if state in (DONE, FAILED):
             self._results[job.command] = Result(state, job.number)
-            if len(self._results) > MAX_RESULTS:
+            if len(self._results) > MAX_RESULTS:        # forget the oldest
                 self._results.popitem(last=False)
         return error
 
@@ -5298,7 +5312,9 @@ class Cursor:
     def _no_job_after_error(self, error: OSError) -> NoJob:
         """Return a NoJob after an error of the file system: try again in a while, or give up.
 
-        --follow waits for a file without end, but for the directory a minute.
+        An error can pass, for example when an editor is replacing the file.  If errors last too long, runners
+        and servers give up with `final_error`.  With --follow, a missing file is waited for without end, but
+        a missing directory for a minute only.
         """
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
@@ -5329,8 +5345,10 @@ ANYBODY = Consumer("", capacity=Resources(1, inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    This is for runwait4.py, which sees all runners; a runner only reports that jobs wait
-    (Cursor._report_if_idle()).  hosts: those with a runner.
+    This is for runwait4.py, which sees all runners.  A runner only reports that jobs wait
+    (Cursor._report_if_idle()).
+
+    hosts: those with a runner.
     """
     above = Above()
     first_reason = None
@@ -5368,8 +5386,10 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return why a job below a block cannot start: a barrier waits for the first unfinished job above, or the
-    block has a message.
+    """Return why a job below a block cannot start, for a message of runwait4.py.
+
+    At a barrier that waits, name the first unfinished job above it, and what that waits for.  Other blocks,
+    such as a failed check or an invalid directive, have a message.
     """
     is_waiting_barrier = block.why is Why.WAITS
     awaited, settings = above.unfinished, above.unfinished_settings
@@ -5396,8 +5416,9 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
 def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterator[str]:
     """Yield a message for each directive whose settings apply to no job.
 
-    The next directive clears them, or no job is below.  A dry run reports that, and runset4.py after it has
-    added lines.  Reads a few lines below each directive.
+    A directive clears the settings of the one above it: perhaps no job is between the two, or no job is below
+    the last.  A dry run reports that, and so does runset4.py after it has added lines.  Reads a few lines
+    below each directive.
     """
     for line in directives:
         if b"=" not in line.text:
@@ -5422,8 +5443,9 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone.
 
-    Report `memory`, the limit here, if a directive has memory=, the first job of each group, and settings
-    that apply to no job.  Raises UsageError for a command that its shell would misread.
+    Report settings that apply to no job, and the first job of each group, as only a server starts groups.  If
+    a directive has memory=, report the limit `memory` of this runner.  Raises UsageError for a command that
+    its shell would misread.
     """
     for text in settings_without_jobs(file, file.scan_lines(b"", directives=True)):
         file.say(text)
