@@ -5511,16 +5511,16 @@ MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to thi
 def write_with_retries(
     write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job
 ) -> Awaitable[str]:
-    """Call write() until it does not raise TemporaryError, with exponential back-off.
+    """Write the result of a finished job: call write() until it does not raise TemporaryError.
 
-    interval: seconds after which to report that another process keeps the command locked; other reasons are
-    reported at once.
+    Each pause is twice as long as the one before.  interval: seconds after which to report that another
+    process keeps the command locked; other reasons are reported at once.
 
     Return the result of write(): '', or the permanent error.
     """
     first_attempt = write()
     if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
-        return first_attempt            # needs no task
+        return first_attempt            # it has the result, and needs no task
     return _retry_while_temporary(first_attempt, write, interval, say, job)
 
 
@@ -5550,14 +5550,15 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
 
 
 def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
-    """Return an executor whose threads get no signals of jobs.
+    """Return an executor whose threads block signals, so that the main thread gets them.
 
     A signal goes to any thread that does not block it (signal(7)).  While the main thread starts a job, it
-    blocks all, and a SIGCHLD would go to a thread here.  That would wait for the GIL then, and the main
-    thread would wake it at each system call: 10 % of the CPU time of a short job.  TTOU remains, which stops
-    a program in the background that writes to a terminal with `stty tostop`.
+    blocks all signals.  A SIGCHLD of another job would then go to a thread of the executor.  That thread
+    would wait for the GIL, and the main thread would wake it at each system call: 10 % of the CPU time of a
+    short job.  Only TTOU is not blocked.  It stops a program in the background that writes to a terminal with
+    `stty tostop`.
 
-    size: of threads at most; None: as many as Python chooses.
+    size: the number of threads at most; None: as many as Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
     blocked = signal.valid_signals() - {signal.SIGTTOU}
@@ -5628,7 +5629,10 @@ class FileExecutor:
         answer.result()             # an exception is a defect
 
     async def flush(self, max_seconds: float | None = None) -> None:
-        """Wait until all calls and callbacks are done, for `max_seconds` at most (None: no limit)."""
+        """Wait until all calls so far and their callbacks are done.
+
+        max_seconds: the longest wait, for example before the exit of a program; None: no limit.
+        """
         with suppress(asyncio.TimeoutError):
             # calls are made in order, and int() does nothing
             await asyncio.wait_for(self.call(int), max_seconds)
@@ -5732,15 +5736,15 @@ class FileJobs:
         self._next_claim = asyncio.Event()      # set once it is in the executor
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        # results that finish() holds back for this claim
+        # results of short jobs, which finish() holds back so that this claim writes them, too
         due, self._due = self._due, {}
         is_short = self._short_jobs >= self.SHORT_JOBS
         call = self.executor.call(self._claim, exits_if_none, free, capacity, is_short, due)
-        # they are on the way, so finish() stops waiting
+        # these results are on the way: finish(), which waits for this, goes on
         self._next_claim.set()
         self._next_claim = asyncio.Event()
         result = await call
-        # unless the job ends before, its bucket is trimmed then
+        # if the job still runs after SHORT_SECONDS, _on_long_job() unlocks the mutex for others
         if self._file.mount.is_nfs and isinstance(result, Job):
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
@@ -5748,10 +5752,10 @@ class FileJobs:
 
     def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
                due: dict[Job, bytes]) -> Job | NoJob:
-        """Claim a job that fits these resources.  Called in the executor.
+        """Claim a job that fits these resources, or return why there is none.  Called in the executor.
 
-        exits_if_none: as in Jobs.  is_short: the job will probably be short.  due: results that the claim can
-        write, too.
+        exits_if_none: as in Jobs.  is_short: the job will probably be short, as those before were.  due:
+        results that the claim can write, too.
         """
         if capacity != self._consumer.capacity:
             self._consumer.capacity = capacity
@@ -5760,6 +5764,7 @@ class FileJobs:
         self._consumer.runs_short_jobs = is_short
         self._queue.due = due
         result = self._cursor.claim([self._consumer] if exits_if_none else ())
+        # the cursor has counted the file, and found that this runner may exit
         if isinstance(result, NoJob) and self._consumer in result.exits:
             return replace(result, may_exit=True, why_left=result.exits[self._consumer])
         return result
@@ -5825,10 +5830,11 @@ class FileJobs:
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and return a summary for the closing line and the exit status.
 
-        The count that let the runner exit is enough, unless the file can change soon, or lines are `r` that
-        no other process can run.  Otherwise count until the file is not about to change, MAX_LOOKS times at
-        most.  With --follow, a file that never came has no jobs.  None: the file cannot be read, which is
-        reported.
+        The count that let the runner exit is enough, with two exceptions: the file can change soon, or lines
+        are `r` although no other process uses the file (_count_jobs()).  Then count again, MAX_LOOKS times at
+        most, until the file seems to change no more.
+
+        With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
@@ -5959,7 +5965,7 @@ class ProcessTable:
         self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
-        # by the tag of each of their jobs; those that have left the environment by the job lock
+        # by each job tag in the environment; a process without one, by the job lock that it has inherited
         self.tagged: dict[bytes, list[int]] = {}
         for pid_text in filter(str.isdigit, os.listdir("/proc") if names is None else names):
             with suppress(OSError):      # it has exited, or hides its tags: of another user
@@ -5995,9 +6001,11 @@ class ProcessTable:
         """Return the living processes of a job: in the session, with the tag or the job lock, and all
         descendants.
 
-        Each parent comes before the children.  If a command were killed before the shell, the shell would
-        start the next command.  A process that has left session and tag (`env -i setsid`) has the job lock,
-        unless it has closed the descriptor or belongs to another user.
+        TreeKiller kills them, and the runner measures their memory.  Each parent comes before the children:
+        if a command were killed before the shell, the shell would start the next command.
+
+        A process that has left session and tag (`env -i setsid`) still has the job lock, unless it has closed
+        the descriptor.  The job lock of another user's process is not visible.
         """
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
@@ -6009,6 +6017,7 @@ class ProcessTable:
             pid = todo.popleft()
             if pid not in found:
                 found[pid] = None
+                # by its job lock, the next table finds a process that has left session and tag
                 shell.tags.update(self._inherited_locks(pid))
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
@@ -6040,24 +6049,28 @@ def pid_namespace(pid_text: str) -> int:
 
 
 def find_runner(job_tag: bytes) -> int | None:
-    """Return the process that has started a job; 0: it is dead; None: it is not visible from here.
+    """Return the PID of the process that has started a job; 0: it is dead; None: it is not visible from here.
 
-    `runset4.py --cancel` kills a job itself only if that process is dead.  None: it is on another host, or in
-    another PID namespace, which need not be below ours (a container with our node name).  There the runner
-    has the number in the tag, and here another; both can be those of other processes.  If that namespace
-    were visible and empty, the job would be dead, too.
+    `runset4.py --cancel` kills a job itself only if that process is dead.
+
+    None: the process is on another host, or in a PID namespace that is not visible from ours, for example
+    that of a container with our node name.  If the namespace is visible, the process has two numbers: the one
+    in the tag is that of its own namespace.  In our namespace, another process can have this number.
     """
-    # see Processes; version 4.0 told no namespace
+    # Processes.__init__() makes the tags; those of version 4.0 have no namespace
     if not (match := re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)):
         return None
     names = [match[2].decode()]
     if match[1] and int(match[1]) != pid_namespace("self"):
         names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[1])]
-    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[2]     # before Linux 4.1 there is no such line
+    # In /proc/PID/status, the last number of this line is that of the process in its own namespace.  Before
+    # Linux 4.1 there is no such line
+    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[2]
     for name in names:
         with suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
             if not re.search(other_number, file.read()) and ProcessStat.read(name).is_alive:
                 return int(name)
+    # no names: that namespace is not visible.  If it were, and were empty, the job would be dead, too
     return 0 if names else None
 
 
@@ -6097,12 +6110,16 @@ class Holders:
                     if (info.st_dev, info.st_ino) == lock_file:
                         with open(f"/proc/{name}/fdinfo/{fd}", "rb") as file:
                             match = self.JOB_LOCK.search(file.read())
+                        # close-on-exec: it is the descriptor of a runner or server, not of a job
                         if match and not int(match[1], 8) & os.O_CLOEXEC:
                             holder = Holder(int(name), os.getsid(int(name)), ProcessTable.tags_of(name))
                             self._by_lock[int(match[2])].append(holder)
 
     def _jobs_of(self, command: bytes) -> Iterator[tuple[int, list[Holder], bytes]]:
-        """Yield for each job of a command the job lock, the processes, and the tag; b'': none has one."""
+        """Yield the job lock, the processes and the tag of each job of a command.
+
+        The tag is b'' if no process has one.
+        """
         offsets = job_lock_offsets(command)
         for job_lock, holders in self._by_lock.items():
             if job_lock in offsets:
@@ -6125,7 +6142,8 @@ class Holders:
         jobs = {}
         for job_lock, holders, tag in self._jobs_of(command):
             if find_runner(tag) == 0:
-                # the shell, unless another session leader has a smaller PID; without any, any session
+                # False sorts first, so this is the session leader with the smallest PID: mostly the shell.
+                # If no session leader lives, it is the smallest session of the processes
                 sessions = [(each.session != each.pid, each.session) for each in holders if each.tags]
                 jobs[job_lock] = Shell(min(sessions)[1], tag)
         return jobs
@@ -6206,7 +6224,7 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return
-        # SIGCHLD is last: a job that ended of a signal that came to us, too, is seen after the signal
+        # SIGCHLD is last: if a signal came to us and to a job, StopSignals has it before the job's end is seen
         for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
 
@@ -6239,11 +6257,11 @@ class TreeKiller:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
 
         KILL does nothing to a process of another user, or in a system call that does not return.  While such
-        processes live, call gives_up(processes) now and then.  If that is True, the shell counts as killed;
-        return the processes.
+        processes live, call gives_up(processes) now and then.  If the answer is True, the shell counts as
+        killed: return these processes, which live on.
 
-        Once the shell was waited for and the session is empty, ignore the session number, which the kernel
-        can reuse.  An empty session gets no new members.
+        An empty session gets no new members, but the kernel can reuse its number once the shell was waited
+        for.  From then on, ignore the session number.
         """
         start = self._loop.time()
         got_term: set[int] = set()
@@ -6275,7 +6293,7 @@ class TreeKiller:
                 got_term.update(pids)
                 self._signal(pids, signal.SIGTERM)
                 self._signal(pids, signal.SIGCONT)      # not before all have got TERM
-            # twice, because during execve(2) a process shows no tag
+            # soon after an empty reading comes the second one, which EMPTY_READINGS demands
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
 
@@ -6351,15 +6369,16 @@ class Processes(TreeKiller):
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
-        # Some C libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders
-        # look for the lock at two numbers.  It is copied last: here the end of the pipe can have either.
+        # The job lock gets the number `_lock_fd`; if our own descriptor has that number, `_lock_fd` + 2:
+        # some C libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders
+        # look for it at two numbers.  It is copied last: one of ours above can have one of these numbers.
         free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
         copies += zip(lock_fds[1:], free_numbers)
         copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
-        # For ps, which shows the script before its arguments, it begins with the command as a comment.  The #
-        # at the end keeps a backslash from the newline
+        # ps shows the script before its arguments.  So the script begins with the command, as a comment.  If
+        # the command ends with a backslash, the # after it keeps that from the newline
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
@@ -6379,10 +6398,11 @@ class Processes(TreeKiller):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
-                # None: a child from before execve(2)
+                # None: a child of the program that was replaced by this one, by execve(2)
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
-                    # a smaller peak can be ours: ru_maxrss is kept over execve(2)
+                    # ru_maxrss begins with our own peak, and is kept over execve(2).  So only a peak above
+                    # ours is that of the job
                     if usage.ru_maxrss > self._own_peak:
                         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > self._own_peak:
