@@ -6224,7 +6224,7 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return
-        # SIGCHLD is last: if a signal came to us and to a job, StopSignals has it before the job's end is seen
+        # SIGCHLD is last: if a signal came to us and to a job, StopSignals has it before the job is reaped
         for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
 
@@ -6488,6 +6488,7 @@ def cgroup_texts(name: str) -> Iterator[str]:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
     except OSError:
         return
+    # a group outside of our cgroup namespace begins with `..` (cgroup_namespaces(7))
     names = [name for name in group.split("/") if name not in ("", "..")]
     for depth in range(len(names), -1, -1):
         path = os.path.join(CGROUP_ROOT, *names[:depth], name)
@@ -6560,10 +6561,10 @@ SLURM_MARGIN_SECONDS = 30.0
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files.  Raises UsageError if the hard limit is lower.
+    """Raise the soft limit of open files to `needed`.  Raises UsageError if the hard limit is lower.
 
-    Called at the start of a program, before descriptors can run out.  needed: files that this process will
-    have open.  user, remedy: for the message.
+    Called at the start of a program: otherwise descriptors could run out while jobs run.  needed: the number
+    of files that this process will have open at most.  user, remedy: for the message.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -6594,7 +6595,7 @@ class Writer:
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
     GATHER_SECONDS = 0.02               # for which lines are gathered
     MAX_GATHERED_BYTES = 1 << 18        # more is written at once
-    needs_thread = False                # also for a regular file
+    needs_thread = False                # True: a regular file needs a thread, too
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callable[[], None] = lambda: None) -> None:
@@ -6724,8 +6725,8 @@ class Terminal(Writer):
     def ignore_backlog(self) -> None:
         """Let jobs go on although the terminal accepts nothing, for example after Ctrl-S.
 
-        Count that as no backlog until all of it is written; TerminalConsole skips what follows meanwhile.
-        flush() comes first: what was only gathered belongs to it.
+        The data that waits now is no backlog until all of it is written.  Meanwhile TerminalConsole skips
+        what follows.  flush() comes first, because gathered data belongs to the data that waits.
         """
         self.flush()
         self.ignored = self.executor.backlog
@@ -6736,10 +6737,10 @@ class Terminal(Writer):
         self.ignored = 0
 
     def flush(self) -> None:
-        """Erase the status line, print the gathered data, and draw the line again.
+        """Erase the status line, print the gathered data, and draw the line again, all in one write.
 
-        Draw none in the background, while an earlier write is not done, or, with data, within
-        MIN_DRAWING_PAUSE after the last one.
+        Do not draw the line while an earlier write is not done, or while a shell has us in the background.
+        Together with data, draw it only MIN_DRAWING_PAUSE after the last drawing.
         """
         try:
             may_draw = os.tcgetpgrp(self.fd) == os.getpgrp()    # no shell has put us into the background
@@ -6949,9 +6950,9 @@ class ProgressBar:
             rate = self._rate.per_second(now)
             rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
             estimate = f" {rate_text}, {human_time(seconds_left)} left"
-        # the first that fits is shown
+        # the first that fits is shown; `[]` becomes the bar
         texts = [without_rate + (hanging or estimate), without_rate]
-        if hanging:
+        if hanging:                     # in a narrow terminal it replaces the words of the counts
             texts.insert(1, shortest + hanging)
         # a text must leave 8 columns for the bar
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
@@ -6981,6 +6982,7 @@ class Lines:
             data = data.removeprefix(b"\n")         # this newline was added already
         if not (end_offset := data.rfind(b"\n") + 1):
             self.incomplete_line += data
+            # so an endless line does not fill the memory
             self.was_cut = len(self.incomplete_line) >= self.MAX_PIECE_BYTES
             return self.take_incomplete_line() if self.was_cut else b""
         lines = bytes(self.incomplete_line) + data[:end_offset]
@@ -7134,7 +7136,7 @@ class TerminalConsole(LinePrinter):
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
-            self.writer.ignore_backlog()    # until then the backlog has stopped the reading of job output
+            self.writer.ignore_backlog()    # until now the large backlog has held up all jobs: see Pump
         if not self.writer.ignored:
             self._report_skipped()
         if self._bar:
@@ -7161,10 +7163,10 @@ class TerminalConsole(LinePrinter):
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
 
-        After escape sequences of the job, reset the colour at the end of each line.
+        Reset a colour of the prefix or of the job at the end of each line: the next can be of another job.
         """
-        if b"\r" in lines:
-            lines = self.INVISIBLE.sub(b"", lines)      # as progress bars do
+        if b"\r" in lines:                  # progress bars overwrite their line
+            lines = self.INVISIBLE.sub(b"", lines)
         text = self.SEQUENCES.sub("", to_text(lines))
         lines = text.encode("utf-8", "surrogateescape")
         prefix = b"[%d] " % run.job.number
@@ -7208,7 +7210,8 @@ class Plain(Sink):
         try:
             outputs[stream.name].write(data)
         except OSError as error:
-            # without a descriptor for a temporary file the output stays in memory, and no other job can start
+            # If all descriptors are in use, the output stays in memory, and nothing is lost.  That does not
+            # take ever more memory: no other job can start then
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 self._on_loss(run.job, error)
 
@@ -7350,10 +7353,10 @@ class LogFile(Sink):
 
 
 def open_record(path: str, flags: int) -> int:
-    """Open or create a file for records.  Raises UsageError.
+    """Open or create a file for records, messages (--errors) or the process ID.  Raises UsageError.
 
-    flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: another user could choose
-    where we create a file.
+    flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: with it, another user could
+    choose where we create a file.
     """
     # so that a pipe of this name does not block
     flags |= os.O_NONBLOCK
@@ -7361,7 +7364,7 @@ def open_record(path: str, flags: int) -> int:
         try:
             fd = os.open(path, flags)
         except FileNotFoundError:
-            flags |= os.O_NOFOLLOW
+            flags |= os.O_NOFOLLOW          # the path can also be a dangling link
             fd = open_or_make(path, flags, 0o666)
         if not is_regular(fd):
             os.close(fd)
@@ -7460,7 +7463,8 @@ class RecordFile:
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
-        failing_since = -inf               # set by the first error: GlusterFS needs 42 s for that
+        # -inf: no error yet.  The wait begins with the first one, which GlusterFS reports only after 42 s
+        failing_since = -inf
         while True:
             try:
                 write(offset, unwritten)
@@ -7471,7 +7475,9 @@ class RecordFile:
             except (OSError, UsageError) as error:
                 max_seconds = self._prepare_retry(error)
                 now = time.monotonic()
-                # go on after so many seconds only if the file has grown: then others append in turn
+                # After so many seconds go on only if the file has grown: then others append in turn.  The
+                # first error always comes here: if the file still has the size at which the last record was
+                # given up, this one is given up at once
                 if now - failing_since >= max_seconds:
                     last_size, size = size, -1          # -1: the file is away
                     with suppress(OSError):
@@ -7498,7 +7504,7 @@ class RecordFile:
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
-            with suppress(OSError):      # the next attempt meets the same
+            with suppress(OSError):      # the next attempt to write fails in the same way
                 self._replace_fd(os.open(self._real_path, self._flags | os.O_NONBLOCK))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
@@ -7772,7 +7778,10 @@ class RunFields(StartFields):
     incomplete: bool = False    # output was lost
 
     def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
-        """Take some of the fields from a JSON object.  Raises WireError if one is not of its type."""
+        """Take `fields`, such as START, from a JSON object: a message, or an event of a journal.
+
+        Raises WireError if a value is not of its type, or a required field is missing.
+        """
         for name, is_valid, default in fields:
             value = values.get(name, default)
             if not (value is default is None or is_valid(value)):
@@ -7792,13 +7801,14 @@ START = BEGIN + fields_of(StartFields)
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start, for the journal or a client's `begin` message."""
     requested = {"promised": run.requested_memory} if run.requested_memory else {}
+    # a job that could not be started has no job tag
     run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
     return {"time": round(run.started_at, 3), "run": to_text(run_id), "slot": printable(run.slot)[:255],
             "pid": run.pid, **requested}
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
-    """Return what the host of a run tells at the end, for the journal or a client's `end` message.
+    """Return what the host of a run reports at the end, for the journal or a client's `end` message.
 
     Output is not among these fields: callers add that of a short run.
     """
@@ -7895,7 +7905,7 @@ class Journal:
         runs.
         """
         size = self.MEDIAN_BYTES
-        # OSError: a file server that is away: a later look finds more
+        # OSError: the file server is away.  A later call can succeed: see JobTask._kill_after_timeout()
         with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             while True:
                 start = max(os.fstat(file.fd).st_size - size, 0)
@@ -7988,7 +7998,7 @@ class OutDir(Sink):
         # a run that could not be started has none
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
-        # on a network file system the next on_tick() flushes
+        # many ends share one write; on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
             loop = asyncio.get_running_loop()
             self._flush_timer = loop.call_later(self.journal.END_GATHER_SECONDS, self.flush)
@@ -8054,7 +8064,7 @@ class OutDir(Sink):
 
     def _write_end(self, entry: RunEntry, result: Fields) -> None:
         """Write the `end` event, with short output and the names of files with other output."""
-        if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() comes only once a second
+        if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() does so, too, but once a second only
             self._use_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
@@ -8094,7 +8104,8 @@ class Slots:
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
 
-        A broken name is usable again once it was missing from the names.
+        Called at the start, and after each change of the file of --slots @FILE.  A name that is out of
+        service is usable again if it is missing here once, and comes back later.
         """
         old, self._listed = self._listed, Counter(names)
         self._ranks = {name: rank for rank, name in enumerate(self._listed)}
@@ -8146,7 +8157,10 @@ class Slots:
         return names
 
     def give_back(self, names: Iterable[str], was_used: bool = False) -> None:
-        """Free slots after a job, or if it was not started: then one with -1 can still have its job."""
+        """Free the slots of a job that is over or was not started.
+
+        was_used: the job has run, so with -1 these slots get no other one.
+        """
         for name in names:
             self._busy[name] -= 1
             if was_used and self._one_only:
@@ -8184,12 +8198,16 @@ class SlotFile:
         with refused_as(path, " (expected a file of names, one per line)"):
             self.names = self._read_names()
         self._last_names = self.names
-        # later names need more open files than App and client allow for the first ones; jobs get START_LIMIT
+        # The file can get more names later, and App and client raise the limit of open files for the first
+        # names only.  So raise it as far as possible; jobs still get START_LIMIT
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def reload_names(self) -> Sequence[str] | None:
-        """Return new names once they were read twice (an editor can write in pieces); None: no change."""
+        """Return new names once two calls in a row have read them; None: no change.
+
+        An editor can write the file in pieces: a single call could read a part of the names.
+        """
         names = self._read_names()
         is_stable = names == self._last_names
         self._last_names = names
