@@ -8414,13 +8414,13 @@ class Pump:
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
         """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
-        if run in self.runs:                # not after a defect in the task of the job
+        if run in self.runs:                # False: a defect has ended the task of the job
             self.runs[run].set()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
             return self._close(stream)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
-            self.is_paused = True
+            self.is_paused = True           # until resume()
             for paused_run, event in self.runs.items():
                 for paused_stream in paused_run.streams:
                     if paused_stream.fd is not None:
@@ -8646,7 +8646,10 @@ class JobTask:
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, and enter the next phase.  status: the wait status."""
+        """Record the exit of the shell, and enter the next phase.  status: the wait status.
+
+        Called by Processes.reap(), or by kill_tree() when it gives up.
+        """
         run = self.run
         run.duration = self._runner.loop.time() - run.started
         # the command was never run, so there is no result
@@ -8702,12 +8705,13 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Follow the run, run the job again if it must, and determine the final state.
+        """Wait for the end of the run, run the job again if it must, and write the final state.
 
-        A run that lacked memory is no failure if memory= lists a larger size: that is tried next.
+        Called after the first start().  A run that lacked memory is no failure if memory= lists a larger
+        size: that is tried next.
         """
         failures = 0
-        while self.shell:                      # None: start() has started none
+        while self.shell:                      # None: start() could not start a shell, or was not allowed to
             await self._follow_run(self.shell)
             has_stopped_at_gate = self.phase is Phase.SETTLING
             was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
@@ -8738,12 +8742,12 @@ class JobTask:
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
-            self.state = ERROR
+            self.state = ERROR              # for the sinks only: the line is that of another runner
         elif self.cause == "cancelled":
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        # before the result is written: the next claim, which needs a free slot, writes it, too
+        # before the result is written: the next claim also writes this result, but needs a free slot
         if job.joins_claim and self.state == DONE:
             runner.release_slots(self)
         if self.cause == "lost":
@@ -8804,14 +8808,18 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the run, unless the job must not start.  On failure the state is ERROR."""
+        """Start the shell of the run, unless the job must not start (_can_start).
+
+        Called for the first run, and for each further one.  On success `shell` is set.  If an error prevents
+        the start, the state is ERROR.
+        """
         runner = self._runner
-        # Wait until --delay allows a start, and take this turn: no other task can get it meanwhile
+        # Wait until --delay allows a start.  Then reserve the next turn at once, before another task can
         while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
             await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
         runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
-        # that of a gated job is announced when it passes the gate
+        # the start of a gated job is announced when it passes the gate
         if not self._is_gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
@@ -8872,7 +8880,7 @@ class JobTask:
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
         # No job keeps one of the last numbers: results, records (two files of each job) and kills need them.
-        # So the jobs that run can end, and free descriptors, whatever others wait for them.
+        # So running jobs can always end, and free their descriptors for jobs that wait to start.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
         read_ends = {}
         write_ends = {}
@@ -8914,7 +8922,7 @@ class JobTask:
         """Return the job's environment variables: number, slots and memory."""
         names = list(map(os.fsencode, self.run.slots))
         line = b"%d" % self.job.number
-        # SLAVE_IP and JOB_ID: for job scripts of the cluster scheduler (docs/coming-from.md)
+        # SLAVE_IP and JOB_ID: for job scripts of cli.py, a cluster scheduler (docs/coming-from.md)
         environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
         # in a job of Grid Engine JOB_ID is that of the batch job: qrsh -inherit, and so mpirun, needs it
@@ -8946,7 +8954,7 @@ class JobTask:
                 self._announce_start()
             await self._wait_for_result(shell)
         finally:
-            # only a defect leaves the run unfinished; the exit status would be lost
+            # Only a defect leaves the run unfinished.  Nothing would record the exit status: kill the run
             if self.run in self._runner.runs:
                 del self._runner.runs[self.run]
                 self._kill_processes("stopped")
@@ -8978,7 +8986,7 @@ class JobTask:
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
-        if run.peak:                            # of the processes together
+        if run.peak:        # measured for all processes together, but wait4(2) names the largest process only
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
         limit = run.requested_memory if run.cause == "memory" else run.limit or timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
@@ -8990,13 +8998,14 @@ class JobTask:
             sink.on_ended(run, self.run_result)
 
     async def _kill_after_timeout(self, timeout: float) -> None:
-        """Kill the run after a timeout, less the time in which the runner was stopped.
+        """Kill the run after a timeout.  Time in which this runner was stopped hardly counts.
 
-        A batch system or a paused virtual machine mostly stops the job as well.  So a pause that takes
-        longer counts as two seconds at most.  If only the runner was stopped, the job gets more time.
+        A batch system that stops the runner, or a paused virtual machine, mostly stops the job as well.  So
+        of each sleep of a second, two seconds count at most.  If only the runner was stopped, the job gets
+        more time.
 
-        With a timeout in percent look again while the run lasts: ten others can have ended since it started,
-        and the median can have changed.
+        timeout: negative: in percent of the median run time.  Read the median again while the run lasts: it
+        can change, and it is unknown until MIN_ENDED runs have ended well.
         """
         runner, age, median = self._runner, 0.0, 0.0
         limit = timeout if timeout > 0 else MIN_PERCENT_SECONDS
@@ -9005,8 +9014,8 @@ class JobTask:
             await asyncio.sleep(min(limit - age, 1.0))
             age += min(runner.loop.time() - paused_at, 2.0)
             if timeout < 0 and age >= limit:
-                median = await runner.executor.call(runner.read_median) or inf
-                # look again when the run is half as old again, at the latest
+                median = await runner.executor.call(runner.read_median) or inf     # 0.0: unknown yet
+                # read it again when the run is half as old again, at the latest
                 limit = min(max(-timeout / 100 * median, MIN_PERCENT_SECONDS), 1.5 * age)
         self.kill_run("timeout")
         if timeout < 0 and self.run.cause == "timeout":
@@ -9137,7 +9146,7 @@ class Runner:
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
             await asyncio.wait(self._job_runs)
-        # some never return
+        # most of them are endless loops
         for chore in chores:
             chore.cancel()
         if self.kill_signal:
@@ -9230,8 +9239,8 @@ class Runner:
             task.kill("stopped")
 
     async def _exit_if_results_hang(self) -> None:
-        """Exit even if a file system that does not answer holds up results."""
-        # killing takes its own time; MAX_RESULT_SECONDS are only for writing states
+        """After a kill signal, exit even if a file system that does not answer holds up results."""
+        # killing jobs takes its own time (the grace); MAX_RESULT_SECONDS are only for writing states
         while self.runs:
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
@@ -9254,12 +9263,13 @@ class Runner:
     async def _watch_memory(self) -> None:
         """Kill runs that use more memory than requested at two measurements in a row.
 
-        To read all processes of a large host takes too long, and one that starts outside of these runs stays
-        outside.  So read the processes of these runs, and once each new one.  Read a few others as well: a
-        process can have the number of one that has exited, and shows no tag during execve(2).
+        Reading all processes of a large host takes too long.  A process that starts outside of these runs
+        never becomes part of one.  So a measurement reads the processes of these runs, and each new process
+        once.  It also reads a few of the others, which can be part of a run after all: one can have the PID
+        of a process that has exited, or was read during execve(2), when it showed no tag.
         """
-        exceeding = set()         # at the last measurement
-        others = {*os.listdir("/proc")}     # no job has started yet
+        exceeding = set()         # runs that used too much at the last measurement
+        others = {*os.listdir("/proc")}     # outside of these runs: no job has started yet
         throttle = Throttle(self.loop.time)
         for count in itertools.count():
             await asyncio.sleep(
@@ -9327,7 +9337,7 @@ class Runner:
     async def _start_jobs(self) -> None:
         """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self.draining:
-            # later names in the file are new slots
+            # with --follow, wait for new names in the slot file even if no slot is in service
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
             if not (self.tasks or can_get_slots or self.slots.in_service):
                 return
@@ -9375,7 +9385,10 @@ class Runner:
         return await self._start_claimed_job(claimed)
 
     async def _start_claimed_job(self, job: Job) -> float | None:
-        """Start a job, or release it if it cannot get enough slots.  Return as _start_next_job()."""
+        """Start a job, or release it: too few slots are idle, or the runner drains.
+
+        Return the seconds until the next attempt, as _start_next_job().
+        """
         slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
         if len(slots) < job.settings.needs.slots or not self.admit_or_drain(job):
@@ -9460,14 +9473,14 @@ class Runner:
     def _check_directory(self, task: JobTask) -> None:
         """Drain if all of the first jobs fail at once in another directory than that of the job file.
 
-        Then they should probably run in that one (`home`).  Not while a job runs that was started before the
-        last failed one: if it ends in another way, jobs can run here.
+        Then they should probably run in the directory of the job file (`home`).  Do not drain while a job
+        runs that was started before the last failed one: if that does not fail at once, jobs can run here.
         """
         if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
             self.home = b""                     # the jobs can run here
         elif self.home and not (
-                self.options.retry              # then the first jobs have failed before
-                or self._describe_broken_end(task) or self.draining):       # not the slot's fault
+                self.options.retry              # the first jobs are lines that had failed before
+                or self._describe_broken_end(task) or self.draining):       # the slot can be to blame
             self._failed_at_once += 1
             if self._failed_at_once >= self.MAX_FAILED_AT_ONCE and all(
                     run.started >= task.run.started for run in self.runs):
@@ -9540,6 +9553,7 @@ def go_into_background() -> int:
         os._exit(0 if os.read(read_fd, 1) else 2)
     os.close(read_fd)
     os.setsid()
+    # a process that leads no session cannot get a terminal again by opening one
     if os.fork():
         os._exit(0)
     for number in pending_signals:
@@ -9561,10 +9575,10 @@ def detach(ready_fd: int) -> None:
 
 
 def open_pid_file(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit.
+    """Open or create the pid file, and lock it until we exit.  Raises UsageError.
 
-    Refuse a file that holds more than a number, or belongs to a live process.  The lock lasts as long as the
-    returned descriptor is open.
+    Refuse a file that holds more than a number: our number will overwrite its contents.  Refuse also the pid
+    file of a live process, which has it locked.  The lock lasts as long as the returned descriptor is open.
     """
     fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
@@ -9607,8 +9621,9 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
         say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
             f"{destination}")
     if slots := getattr(options, "slots", None):        # -j gives numbers, which name nothing
-        # The kernel lists an abstract socket (unix(7)) until we die.  Another directory is mostly another
-        # project.  A hidden list costs only the message, a name over 107 bytes some slots of it.
+        # Runners find each other by an abstract socket (unix(7)), which the kernel lists until its process
+        # dies.  The name has the directory, because another one is mostly another project.  Without access to
+        # the list only this message is lost.  A name of more than 107 bytes loses its last slots.
         mark, folder = socket.socket(socket.AF_UNIX), os.stat(".").st_ino
         with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
             mark.bind((f"\0runmaker4.slots-{folder}-{pid}-{slots},"[:107]).rpartition(",")[0])
@@ -9960,8 +9975,9 @@ class Program:
         try:
             with suppress(OSError):          # `open_outdir` reports it
                 os.makedirs(path, exist_ok=True)
-                # Another user could read job output, or a link could lead us anywhere.  Root, and users who
-                # can write the job file, are trusted; without a job file, as beside a file of root.
+                # Another user could read job output, or a link could lead us anywhere.  So the owner must be
+                # us, root, or a user who can write the job file.  If that does not exist yet, `/` takes its
+                # place
                 status = os.lstat(path)
                 file_status = stat_or_none(self.options.file)
                 if not is_trusted_replacement(status, file_status or os.stat("/")):
@@ -10023,7 +10039,7 @@ class Program:
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
-        # elsewhere it was said, or is plain to see; with --plain, job output goes there
+        # Many runners can append to the file of --errors.  With --plain it also gets job output
         if self.options.errors and not getattr(self.options, "plain", False):
             self.say(f"process {os.getpid()}, {self.task}")
         try:
@@ -10137,7 +10153,7 @@ class RunnerProgram(Program):
             if options.slots.startswith("@"):
                 self.slot_file = SlotFile(options.slots[1:])
                 self.slots = self.slot_file.names
-            options.slots = ",".join(self.slots)        # as a file has them at the start
+            options.slots = ",".join(self.slots)        # not @FILE: set_up_process() compares names
         else:
             count = 1 if options.jobs is None else options.jobs or available_cpus()
             self.slots = [str(number) for number in range(1, count + 1)]
@@ -10157,7 +10173,8 @@ class RunnerProgram(Program):
             tasks = positive_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
             if is_slurm_step() and 1 < tasks < inf:
                 raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
-            # sbatch has handed it on to a successor; a job that calls sbatch would submit an array
+            # _hire_successor() of our predecessor has set it, for one call of sbatch.  If a job called sbatch
+            # with it, that would submit an array
             os.environ.pop("SBATCH_ARRAY_INX", None)
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
@@ -10256,9 +10273,9 @@ class RunnerProgram(Program):
     async def _hire_successor(self, summary: Summary) -> None:
         """Run the command of --hire, for MAX_HIRE_SECONDS at most, if there is work for a successor.
 
-        No successor comes after a signal.  Each has a line behind it that its predecessor has finished, so
-        there are never more of them than lines, whatever the command does.  With -r a failed line does not
-        count: each successor would run it again.
+        Called at the exit.  After a signal, hire none.  A runner that has finished no line hires none either,
+        so there are never more successors than lines, whatever the command does.  With -r a failed line does
+        not count as finished: each successor would run it again.
         """
         runner, stats = self.runner, self.runner_stats
         has_lines_left = summary.jobs_left or (self.retry and stats.results[ERROR])
@@ -10270,7 +10287,7 @@ class RunnerProgram(Program):
         if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
             # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
             environ[b"SBATCH_ARRAY_INX"] = task
-        # Started as a job is, it can be killed as one: nothing that it has started hires later
+        # Started like a job, the command can be killed with all its processes: none can hire later
         hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
@@ -10702,8 +10719,8 @@ class Channel:
             if not self.is_authenticated:
                 try:
                     next(self._handshake)
-                    return messages
-                except StopIteration:
+                    return messages             # the handshake needs more bytes
+                except StopIteration:           # it is complete
                     self.is_authenticated = True
             while message := self._next_message():
                 messages.append(message.fields)
@@ -10774,7 +10791,7 @@ class ServerChannel(Channel):
     def _shake_hands(self) -> Generator[None, None, None]:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
-        knock = yield from self._wait_for_message()
+        knock = yield from self._wait_for_message()                     # step 2
         if knock.integer("runmaker4") != WIRE_VERSION:
             self._refuse("version")
         self._proved_text = self._own_nonce + knock.hexadecimal("nonce")
@@ -10784,8 +10801,8 @@ class ServerChannel(Channel):
         file_id = self._credentials.file_id
         self._proved_text += certificate_hash + file_id
         self._add_handshake_message(certificate=certificate_hash, file=file_id, proof=self._proof("server"))
-        self._start_tls(server_side=True)
-        confirmation = yield from self._wait_for_message()
+        self._start_tls(server_side=True)                               # step 4
+        confirmation = yield from self._wait_for_message()              # step 5
         if not self._is_proved(confirmation, "confirmed"):
             raise WireError("TLS does not end at a client that knows the token")
 
@@ -10807,7 +10824,7 @@ class ClientChannel(Channel):
 
     def _shake_hands(self) -> Generator[None, None, None]:
         """Prove the token to each other, and start TLS: steps 1 to 5 above, for the client."""
-        greeting = yield from self._wait_for_message()
+        greeting = yield from self._wait_for_message()                  # step 1
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol
         if version != WIRE_VERSION:
@@ -10816,7 +10833,7 @@ class ClientChannel(Channel):
         self._add_handshake_message(
             runmaker4=WIRE_VERSION, nonce=self._own_nonce, proof=self._proof("client")
         )                                               # step 2
-        credentials = yield from self._wait_for_message()
+        credentials = yield from self._wait_for_message()               # step 3
         self._check_refusal(credentials)
         certificate_hash = credentials.hexadecimal("certificate", 64)
         file_id = credentials.hexadecimal("file")
