@@ -225,8 +225,10 @@ class Cluster:
         """
         ended = self.tried(*command, user=user, cwd=cwd)
         if ended.returncode:
+            # its end can be seen a moment later than that of its socket
             with contextlib.suppress(subprocess.TimeoutExpired):
-                status = self.daemons["qmaster"].wait(3)
+                self.daemons["qmaster"].wait(3)
+            if (status := self.daemons["qmaster"].poll()) is not None:
                 print(f"Grid Engine's master has ended by itself, exit status {status}", file=sys.stderr)
                 self.start_qmaster()
                 ended = self.tried(*command, user=user, cwd=cwd)
