@@ -194,10 +194,10 @@ class LeavingServer(TcpCase):
     """A server's end is told to its clients with what the file holds; nobody takes it for a failure."""
 
     def test_when_all_is_done_all_exit_with_0(self) -> None:
-        self.jobs(GATE, *["true"] * 19)
+        self.jobs(*[GATE] * 4, *["true"] * 16)     # all slots wait: no client leaves before both are there
         server = self.start_server("--exit-when-done")
         clients = [self.start_client(server, "-q", "-j2", *options) for options in ((), ("--follow",))]
-        self.wait_clients(server, 2)        # one that comes later finds no server
+        self.wait_clients(server, 2)
         self.open_gate()
         ended = [self.finish(program) for program in (server, *clients)]
         self.assertEqual([one.code for one in ended], [0, 0, 0])
