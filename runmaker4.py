@@ -3157,7 +3157,12 @@ class JobReader(Opened):
                 raise OSError(errno.EINVAL, "is no longer a regular file")
             self._open()
         else:
-            self.reopen_reader_on_fuse()
+            try:
+                self.reopen_reader_on_fuse()
+            except FileChangedError:
+                # The path names the open file in this host's cache only.  At ESTALE, open(2) of a path asks
+                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not.
+                self._open()
         self.lock_table.open_current()
 
     def _open(self) -> None:

@@ -91,6 +91,26 @@ runmaker4.check_file_for_strays = check_late
         ended = self.finish(self.start_patched(replace, "-q", "runs.txt"))
         self.assertEqual((ended.code, self.states(), self.exists("old")), (0, "dd", False), ended.err)
 
+    def test_a_host_whose_cache_still_has_the_old_file_at_the_path_gets_the_new_one(self) -> None:
+        """As GlusterFS: the name is cached, and to open the old file again fails."""
+        cached = """
+import errno, os, runmaker4
+def open_file(path, *args, real=os.open, **named):
+    if str(path).startswith("/proc/self/fd/") and not os.stat(path).st_nlink:
+        raise OSError(errno.ESTALE, "stale")
+    return real(path, *args, **named)
+def path_names_fd(path, fd, real=runmaker4.path_names_fd):
+    return not os.fstat(fd).st_nlink or real(path, fd)
+os.open, runmaker4.path_names_fd = open_file, path_names_fd
+runmaker4.find_mount = lambda _: runmaker4.Mount("fuse.glusterfs", frozenset())
+runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)
+"""
+        self.jobs(WAITING)
+        self.runner = self.start_patched(cached, "-q", "--single-host", "runs.txt")
+        self.wait_states("r")
+        self.replace(self.read() + b". touch below\n")
+        self.assertEnded(self.go_on(), 0, "dd")
+
     def test_an_idle_following_runner_goes_on_with_the_new_file(self) -> None:
         self.jobs("touch first")
         runner = self.start(RUNMAKER, "--follow", "runs.txt")
