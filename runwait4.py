@@ -239,9 +239,9 @@ def make_parser() -> Parser:
 
 
 def parse_template(text: str) -> TemplateReader:
-    """Return a reader of the values in commands; an argparse type.
+    """Return a reader of the values in commands, for --template; an argparse type.
 
-    Names of values become columns, so no column of the table can be among them.
+    Each name in the template becomes a column of the table.  So a name that a fixed column has is refused.
     """
     try:
         from runset4 import TemplateReader  # only now: to load it takes time
@@ -280,7 +280,10 @@ OPTION_NAMES = {"file": "FILE", "line": "LINE", "use_exit_status": "-e", "check_
 
 
 def check_options(options: Namespace, parser: Parser) -> None:
-    """Refuse options that exclude each other, or lack one that they require."""
+    """Refuse options that exclude each other, or lack one that they require.
+
+    An action is an option that says what to do.  COMPANIONS has the options that can be added to each action.
+    """
     given = {name for name, value in vars(options).items() if value}
     actions = given & COMPANIONS.keys()
     for action in sorted(actions):
@@ -297,6 +300,7 @@ def check_options(options: Namespace, parser: Parser) -> None:
         parser.error("--json and --csv exclude each other")
     if "template" in given and not given & {"json", "csv"}:
         parser.error("--template requires --json or --csv")
+    # only these three work without a job file
     if "file" not in given and given - {"json"} not in (
             {"check_locks"}, {"timeline", "outdir"}, {"stats", "outdir"}):
         parser.error("missing FILE")
@@ -339,7 +343,7 @@ class Watcher:
     PAUSE_FACTOR = 20           # the pause between polls, as a multiple of the time for a poll
 
     def __init__(self, path: str) -> None:
-        os.close(open_job_file(path, os.O_RDONLY))
+        os.close(open_job_file(path, os.O_RDONLY))      # refuses a missing file now; later it is awaited
         self.path = path
         mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
@@ -429,10 +433,14 @@ class Watcher:
         return -MAX_FAST_SECONDS <= age < self._max_journal_delay
 
     def await_ends(self) -> Iterator[None]:
-        """Pause and yield while ends of runs can be on the way to the log; runners that exit write all.
+        """Pause, and yield after each pause, while ends of runs can be on the way to the journal.
 
-        The first pause is for lines that were done before, too: that these ran again shows nowhere.  All
-        pauses together are bounded: a view in batches would otherwise follow a runner down the file.
+        The caller can read the journal after each pause, and stop once no run lacks its end.  The first pause
+        is needed in any case: a line that was done before can have run again, which its state does not show.
+        Without a runner at work there is no pause, because a runner appends all ends before it exits.
+
+        All pauses together take _end_patience seconds at most.  Otherwise a view in batches would follow a
+        runner down the file.
         """
         while (self._end_patience > 0 and self.can_log_be_behind()
                 and not RunnersAtWork(self.presence_locks()).has_no_runners):
@@ -448,8 +456,9 @@ class Watcher:
     def polls(self, min_pause: float) -> Iterator[Counts]:
         """Poll the job file, and yield the counts after each poll, until waiting is over.
 
-        It is over when no job is new or running, or when no runner will start the new jobs, for example below
-        a failed `#RUN barrier check`: then set `stop_reason`.  min_pause: seconds between polls, at least.
+        It is over when no job is new or running.  It is also over when no runner will start the new jobs, for
+        example below a failed `#RUN barrier check`: then `stop_reason` has the reason.  min_pause: the
+        minimum seconds between polls.
         """
         while True:
             throttle = Throttle()
@@ -565,8 +574,11 @@ class RunRecord(RunFields):
     began: float
 
     def __init__(self, position: int, event: Mapping[str, Any]) -> None:
-        """Read a `start` or `end` event.  Raises WireError."""
-        # which a `start` lacks
+        """Read a `start` or `end` event, decoded from JSON.  Raises WireError: the line is invalid.
+
+        from_plain_end() reads an `end` that matches PLAIN_END.
+        """
+        # a `start` lacks the fields of an `end`, so these get their defaults first
         for name, _, default in END:
             setattr(self, name, default)
         has_end = event["event"] == "end"
@@ -580,7 +592,10 @@ class RunRecord(RunFields):
 
     @classmethod
     def from_plain_end(cls, position: int, match: re.Match[str]) -> RunRecord:
-        """Return the run of a PLAIN_END.  The pattern has checked all fields."""
+        """Return the run of an `end` as runmaker4 writes it.  This takes less time than __init__().
+
+        match: of PLAIN_END, which has checked all fields.  promised: the requested memory in bytes.
+        """
         run = cls.__new__(cls)
         run.position = position
         # "": a field that is null or missing
@@ -633,7 +648,10 @@ class JournalReader:
     OTHER = b""                 # instead of the command of a line without EVENT_HEAD, which any pass decodes
 
     def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
-        """Open the journal.  may_be_missing: if there is none, or it may not be read, it is empty."""
+        """Open the journal in an output directory.  Raises UsageError.
+
+        may_be_missing: a journal that does not exist, or that this user may not read, counts as empty.
+        """
         self.path = os.path.join(directory, "journal")
         self._say = say
         self.invalid_positions: set[int] = set()    # found by passes
@@ -671,20 +689,20 @@ class JournalReader:
     def read_on(self) -> None:
         """Note the offset of each line that was added since the last call, and the hash of its command.
 
-        So runs_of() can find the runs of any command, and read only their lines.
+        Call it before runs_of(), which then finds the runs of any command, and reads only their lines.
         """
         first_number = len(self._ends)
-        self.invalid_positions.discard(first_number)    # perhaps it is complete now
+        self.invalid_positions.discard(first_number)    # an incomplete last line can be complete now
         # -1: lines() begins after the first newline that it meets
         for number, (line, end) in enumerate(self.lines(max(self._ends[-1] - 1, 0)), first_number):
             command = self.OTHER
             if line == self.INVALID_LINE:
                 self.invalid_positions.add(number)
-                command = line                      # no pass reads it
+                command = line                      # runs_of() looks for no such command
             elif head := match_head(line):
                 command = head["command"]
                 if b"\\" in command:
-                    with suppress(*INVALID_LINE_ERRORS):     # a pass will find it
+                    with suppress(*INVALID_LINE_ERRORS):    # start_pass() reports such a line
                         command = to_bytes(json.loads(b'"%b"' % command))
                 if b'"incomplete"' in line:
                     self.incomplete_commands.add(command)
@@ -797,7 +815,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
     earlier_files: dict[str, Sequence[str]] = {}
 
     def run_of_line(position: int, line: bytes) -> RunRecord | None:
-        """Return the run of a start or end; None for another event, or an invalid line: note its position."""
+        """Return the run of a start or end; None: another event, or an invalid line (note its position)."""
         try:
             if line.isascii() and (match := PLAIN_END.fullmatch(line.decode())):
                 run = RunRecord.from_plain_end(position, match)
@@ -825,7 +843,8 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
             name = run.run
         else:
             continue
-        if name in recently_ended:          # a server was restarted before it could acknowledge the end
+        # a server that was restarted before it could acknowledge the end has logged the run again
+        if name in recently_ended:
             continue
         previous = unended_entries.pop(name, None)
         if run and run.has_ended:
@@ -834,7 +853,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
                 recently_ended.popitem(last=False)
             yield run
             continue
-        # it goes on, or is lost: the client can come back
+        # the run goes on, or is lost.  If the client of a lost run comes back, an `end` can follow
         if previous and (previous_run := run_of_line(*previous)):
             earlier_files[name] = previous_run.files
         unended_entries[name] = position, line
@@ -893,11 +912,11 @@ class RunOutput:
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
         """Yield the parts of a run's complete stdout, for --output.
 
-        Raises OSError, also if the files have another size than what the run has printed, which the journal
-        has: a crash can cut a file, and a later run gets the name of a file that was removed.  If a file of
-        stderr is missing, this cannot be checked.
+        Raises OSError, also after the last part if the output has another length than in the journal.  A
+        crash can have cut a file.  Or the file is of a later run, which gets the name of a file that was
+        removed.  If a file of stderr is missing, the length cannot be checked.
         """
-        missing = run.bytes                     # of what it has printed
+        missing = run.bytes             # of stdout and stderr together; less what is found below
         for name in run.files:
             if ".err" not in name:
                 with self._open_output_file(name) as file:
@@ -927,10 +946,10 @@ class RunOutput:
             return os.fstat(file.fd).st_size
 
     def _open_output_file(self, name: str) -> Reader:
-        """Open an output file, a regular file in `directory`.  Raises OSError.
+        """Open an output file, a regular file in `directory`.  Raises OSError, also if it is anything else.
 
-        On a network file system the file can appear as of when the log was opened, which refreshed the cache
-        of the directory.
+        On a network file system this host's cache of names and sizes can be as old as the opening of the
+        journal, which has refreshed that cache.
         """
         if is_file_name(name):
             path = os.path.join(self.directory, name)
@@ -984,10 +1003,13 @@ class LineRuns:
     def __init__(
         self, lines: Iterable[Line], running_numbers: Collection[int], runs: Iterable[RunRecord]
     ) -> None:
-        """Match runs with lines, by the rules above; ignore runs of other commands.
+        """Match runs with lines, and keep the last run of each line; ignore runs of other commands.
 
-        lines: of each command all, as equal lines compete for its runs.  running_numbers: of lines that are
-        `r`, or have a job.  runs: at least the last one of each RunRecord.place.
+        A run belongs to a line with its command, of several to the one with the nearest number.  The rules
+        are above this class.
+
+        lines: all lines of each command, as equal lines compete for the runs.  running_numbers: of the lines
+        that are `r`, or have a job.  runs: at least the last one of each RunRecord.place.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1018,7 +1040,8 @@ class LineRuns:
     def _line_number(self, run: RunRecord) -> int:
         """Return the number of the line to which a run belongs; a line with its command must exist.
 
-        Of several take the nearest to where the run's line is expected now.
+        If several lines have the command, take the one that is nearest to where the run's line is expected
+        now.  An edit can have moved that line since the run was recorded.
         """
         numbers = self._numbers_of[run.command]
         if len(numbers) == 1:
@@ -1034,10 +1057,11 @@ class LineRuns:
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
 
     def is_last_run_certain(self, line: Line) -> bool:
-        """Return True if the last run is running, and earlier parts of the log cannot change that.
+        """Return True if a line's last run is running, and no earlier part of the journal can change that.
 
-        They can if several lines have the command, because all logged numbers decide which run belongs to
-        which line.
+        So rows_of_running_lines() learns if it must read more than the end of the journal.  An earlier part
+        matters if several lines have the command: all recorded line numbers together decide which run belongs
+        to which line.
         """
         run = self.last_runs.get(line.number)
         is_running_there = run is not None and run.ended is None and run.line == line.number
@@ -1057,7 +1081,7 @@ class RunnersAtWork:
     def has_runner_exited(self, run: RunRecord | None) -> bool:
         """Return True if the runner that started a run, or the server that assigned it, has surely exited.
 
-        If the run or that program is unknown, True means that no runner or server is alive.
+        If the run or that program is unknown, return True only if no runner or server is alive.
         """
         if not self._presence_locks or not run or run.runner is None:
             return self.has_no_runners
@@ -1158,9 +1182,9 @@ class Row:
         return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
 
     def json_job_fields(self) -> Fields:
-        """Return the --json fields that --status also has.  `seconds` of a running job: up to now.
+        """Return the --json fields that --status has in common with --failed and --show; None: unknown.
 
-        None: unknown.
+        `seconds` of a running job: up to now.
         """
         run = self.run
         seconds = run.seconds if run and run.ended is not None else self.seconds_running
@@ -1199,7 +1223,7 @@ class Observation:
     END_UNKNOWN = "?", "unknown"
 
     def __init__(self, watcher: Watcher, options: Namespace, say: Callable[[str], None]) -> None:
-        """Read the job file and the locks, and then open the log."""
+        """Read locks and job file, and then open the journal; "Observations" above explains the order."""
         self.watcher = watcher
         # twice, because runners can exit or start while the file is read
         locks_before = watcher.presence_locks() or set()
@@ -1212,7 +1236,7 @@ class Observation:
         self.running_lines = [*self.snapshot.running, *self.cancelled_lines, *self.snapshot.orphans]
         self._running_numbers = {line.number for line in self.running_lines}
         self.orphan_numbers = {line.number for line in self.snapshot.orphans}
-        # no job was run yet, or without records
+        # the default directory is missing if no job was run yet, or with --no-records
         may_be_missing = options.outdir == default_outdir(watcher.path)
         self.log = JournalReader(options.outdir, say, may_be_missing)
 
@@ -1228,11 +1252,15 @@ class Observation:
         return list(self.log.start_pass(max(0, self.log.size - self.TAIL_BYTES)))
 
     def rows_of_running_lines(self) -> list[Row]:
-        """Return the row of the last run of each line that is `r`, or cancelled and still running."""
+        """Return the row of the last run of each line that is `r`, or cancelled and still running.
+
+        The starts of these runs are mostly near the end of the journal.  So read the last TAIL_BYTES first,
+        and the complete journal only if that is not enough.
+        """
         lines = self.running_lines
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
-        # a run before that part could belong to one of these lines
+        # a run in an earlier part could be the last one of a line
         if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
             return self.known_last_rows(lines)
         return [self.row_of_line(line, line_runs) for line in lines]
@@ -1240,11 +1268,12 @@ class Observation:
     def last_rows(self, lines: Sequence[Line]) -> list[Row]:
         """Return the row of the last run of each of these lines, which were just read.
 
-        Wait for the ends of their runs that are on the way to the log.
+        A runner writes the state of a line at once, and appends the end of the run to the journal a moment
+        later.  So wait for ends that are on the way.
         """
         for _ in self.watcher.await_ends() if lines else ():
             rows = self.known_last_rows(lines)
-            # of these a line has finished, and the end of its run can be on the way to the log
+            # wait on only if a finished line lacks the end of its run
             if not any((not row.run or row.run.cause == "ending") and row.line.state in (DONE, FAILED, ERROR)
                        for row in rows):
                 return rows
@@ -1253,13 +1282,13 @@ class Observation:
     def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
         """Return the same rows as last_rows(), but wait for no end of a run.
 
-        If a command has one line, all its runs are of that line.  Only for repeated commands all lines must
-        be read, to match the runs with them.
+        If only one line has a command, all runs of the command are of that line.  If several have it, read
+        all of these lines, to match the runs with them.
         """
         self.log.read_on()
         lines_of = {line.command: line for line in lines}
         repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
-        runs: dict[object, RunRecord] = {}
+        runs: dict[object, RunRecord] = {}      # by command; of a repeated one, by RunRecord.place
         for run in self.log.runs_of(lines_of):
             add_if_later(runs, run.place if run.command in repeated else run.command, run)
         line_runs = self.match_runs_with_lines(
@@ -1274,10 +1303,10 @@ class Observation:
         return self.watcher.hashes_of_repeated_commands()
 
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
-        """Return rows of all runs of these lines, for --show, in the order of file and log.
+        """Return rows of all runs of these lines, for --show, in the order of the file, then of the journal.
 
-        A line without a known run, or whose last run does not count, also has a row without a run, as its
-        last.  The lines must have been read just now.
+        If a line has no known run, or has finished in another state than that of its last run, its last row
+        has no run.  The lines must have been read just now.
         """
         unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
@@ -1306,7 +1335,7 @@ class Observation:
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Return the row of a run, for --show and the page, which show several runs of a line.
 
-        If the line was removed, the row has one with the number and the command of then, and no state.
+        If the line was removed, the row has a line without a state, with number and command from the run.
         """
         if line := line_runs.line_of(run):
             last_run = line_runs.last_runs[line.number]
@@ -1314,7 +1343,7 @@ class Observation:
             # of a line that has finished in another state, no run counts
             row.is_last &= not row.is_contradicted
             return row
-        # the line is gone, which alone could tell
+        # only the line could show how the run has ended
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
         text = b" " + run.command           # the part of the line after the state byte
@@ -1323,14 +1352,16 @@ class Observation:
         return Row(line, "", run, is_last=False, seconds_running=None)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
-        """Return a row.  Of a run without an end, find out the state, by the state of the line, and set it.
+        """Return the row of a line and one of its runs.
 
+        If the journal has no end of the run, set the run's state and cause, as far as the line shows them.
         is_last: no other run of the line is later.
         """
         seconds_running = None
+        # A server that exits records its runs as lost.  If the line still has a job, that goes on
         if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
                 and line.number not in self.orphan_numbers and not self._can_log_be_behind):
-            run.ended = run.seconds = None      # its server has exited, and its job goes on at the client
+            run.ended = run.seconds = None
         if run and run.ended is None:
             # The first condition that holds counts:
             #
