@@ -1215,7 +1215,8 @@ class Row:
 class Observation:
     """A job file, the locks and a log of the runs, as of one moment.  The log can be empty."""
     TAIL_BYTES = 1 << 22        # the end of a log: mostly enough for the starts of all running jobs
-    MAX_BETWEEN_RUNS_SECONDS = 60.0     # of a client, which has no presence lock
+    # after so long without a run, a host counts as one without a runner: a client has no presence lock
+    MAX_BETWEEN_RUNS_SECONDS = 60.0
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
     ENDING = "r", "ending"      # finished; the end is not in the log yet
@@ -1397,7 +1398,7 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     for line in unfinished_lines:
         end_times[line.number, line.command] = None
     in_order = sorted(end_time for end_time in end_times.values() if end_time is not None)
-    if not in_order or seconds_since(in_order[-1]) is None:
+    if not in_order or seconds_since(in_order[-1]) is None:     # a time in the future: a clock is wrong
         return None
     rate = Rate()
     for count, end_time in enumerate(in_order):
@@ -1517,9 +1518,9 @@ BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s
 def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
     """Return the commands with '... ' instead of the words with which all begin, if there are several.
 
-    columns: infinite where programs can read them, which get whole commands.
+    columns: infinite: leave the commands as they are, for example for a program that reads them.
     """
-    # what the first and the last in order have in common, all have
+    # the words that the first and the last command in sorted order have in common, all commands have
     common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
     if common and common.end(1) >= MIN_BEGINNING:
         return [f"... {command[common.end(1):]}" for command in commands]
@@ -1536,6 +1537,7 @@ def format_table(
     last_column = len(rows[0]) - 1
     max_width = 18 if columns < PAGE_COLUMNS else inf       # of a cell
     widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
+    # 0: the last column needs no padding, and is cut below
     widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
     for row in rows:
         cells = [fit_to_width(cell, width or inf) for cell, width in zip(row, widths)]
@@ -1548,7 +1550,7 @@ def say(text: str) -> None:
 
 
 def status_of(observation: Observation) -> Fields:
-    """Return what --status shows, as the fields of --status --json."""
+    """Return what --status and the page of --report show, as the fields of --status --json."""
     job_counts = count_states(observation.snapshot)
     rows = {row.line.number: row for row in observation.rows_of_running_lines()}
     runs = observation.recent_runs
@@ -1563,6 +1565,7 @@ def status_of(observation: Observation) -> Fields:
     for job in orphans:
         job["hint"] = orphan_hint(job["host"], getattr(rows[job["line"]].run, "runner", None))
     pairs = zip(observation.snapshot.running, jobs)
+    # if the runner of a job is dead, name the processes that keep the line `r`
     if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
@@ -1570,12 +1573,14 @@ def status_of(observation: Observation) -> Fields:
             run = rows[line.number].run
             if run and run.host == os.uname().nodename and find_runner(to_bytes(run.run)) is None:
                 job["processes"] = job["processes"] or None     # hidden in another PID namespace
+    # the hosts that have a runner: find_wait_reason() reports a new job whose host= matches none of these
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
         # also hosts where a run has just ended and the runner lives: jobs can be too short to be seen
         earliest = time.time() - observation.MAX_BETWEEN_RUNS_SECONDS
         hosts |= {run.host for run in runs
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
+    # once no job is new, a job that hangs decides when all are done
     hanging = [] if job_counts.new else [*find_hanging_jobs(runs, jobs)]
     seconds_left = None
     # a job that hangs can take any time
@@ -1731,9 +1736,10 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
 def format_row(
     row: Row, command: str, directory: str, last_lines: Iterable[str], columns: float
 ) -> Iterator[str]:
-    """Yield a row as lines of text.  command: as shown.  last_lines: of the output of the run.
+    """Yield a row as lines of text, for --failed and --show.
 
-    directory: of the files with output.
+    command: as shown, perhaps without its first words.  last_lines: of the output of the run.  directory: of
+    the files with output.
     """
     known = NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal"
     result = f"{row.line_state}; {known}"
@@ -1747,6 +1753,7 @@ def format_row(
     yield fit_to_width(f"    {command}", columns)
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
+        # infinite: programs get the details in one line
         wrap_columns = max(int(columns), 20) if columns < inf else len(details) + 4
         yield filled(details, wrap_columns, "    ")
     for text in last_lines:
@@ -1794,10 +1801,10 @@ def describe_resources_and_output(run: RunRecord, directory: str) -> str:
 
 
 def print_runs(watcher: Watcher, options: Namespace) -> Counts:
-    """For --failed print the last runs of failed lines, for --show all runs of the named lines.
+    """Print the last runs of failed lines (--failed), or all runs of the named lines (--show).
 
-    At the end group the reasons of failed lines if several have one reason.  Return the number of lines by
-    state.
+    If several failed lines have one reason, then print each reason, with the number of its lines.  Return the
+    number of lines in each state, for the exit status.
     """
     output = RunOutput(options.outdir, max_lines=3 if options.failed else 10)
     groups = FailureGroups()
@@ -1807,6 +1814,7 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     with Observation(watcher, options, say) as observation:
         for rows in (rows_of_bad_lines(observation) if options.failed
                      else [observation.rows_of_all_runs(find_lines(options.show, watcher))]):
+            # --show prints complete commands
             commands = without_common_beginning([to_text(row.line.command) for row in rows],
                                                 columns if options.failed else inf)
             for row, command in zip(rows, commands):
@@ -1831,11 +1839,11 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
 def rows_of_bad_lines(observation: Observation) -> Iterator[list[Row]]:
     """Yield the rows that --failed shows, in batches, which bound the memory.
 
-    These are the last runs of lines that are failed or in error, and those whose output is incomplete.
+    These are the last runs of lines that are failed or in error, and last runs with incomplete output.
     """
     observation.log.read_on()
     incomplete_commands = observation.log.incomplete_commands
-    # RUNNING: orphans count as in error
+    # None: any line can have incomplete output.  RUNNING: an orphan is `r`, and counts as in error
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
     for lines in batches_of_lines(observation.watcher, states):
         wanted = [line for line in lines
@@ -1878,13 +1886,15 @@ class FailureGroups:
         self._groups: dict[tuple[str, str], FailureGroup] = {}      # by cause, or by words with … for numbers
 
     def add(self, row: Row, last_lines: Sequence[str]) -> FailureGroup:
-        """Add a failed line to the group of lines with the same reason, and return that.
+        """Add a failed line to the group of lines with the same reason, and return that group.
 
-        The reason is the cause, the result, or the last line of output apart from numbers.  Call it in the
-        order of the file: the first lines are named.
+        The reason is the cause of the run, such as a timeout.  Without one it is the last line of output,
+        apart from numbers.  It is the result if a signal has killed the job, or there is no output.
+
+        Call it in the order of the file: a group keeps the numbers of its first lines.
         """
         run = row.run
-        alike = words = "no recorded run"       # alike: equal in a group
+        alike = words = "no recorded run"       # alike: equal for all lines of a group; words: to show
         if run and (run.cause or run.signal or not last_lines):
             alike = words = describe_result(run)
             if run.cause == "timeout" and run.seconds is not None:
@@ -1894,11 +1904,11 @@ class FailureGroups:
             alike = NUMBER_PATTERN.sub(PLACEHOLDER, words)
         cause = run.cause if run else ""
         key = cause, "" if cause else alike
-        # one more for all the rest
+        # at the limit one more group takes all other lines
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = "", PLACEHOLDER
         group = self._groups.setdefault(key, FailureGroup(words, 0, [], set()))
-        # the lines differ in numbers: the words get placeholders
+        # the lines differ in numbers: show the cause, or words with placeholders; the other part is ''
         if group.words != words:
             group.words = "".join(key)
         group.count += 1
@@ -1949,13 +1959,13 @@ class OutputOfLines:
                 self.unfinished_lines.append(row.line.number)
 
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield an object for each line (JSON Lines)."""
+        """Yield a JSON object for each line (JSON Lines), in parts if the stdout is long."""
         for row in rows:
             cells, parts = self._cells(row)
             text = json.dumps(dict(zip(self._columns, cells)))
-            # of a stdout that is too long for the memory
+            # parts of a stdout that would take too much memory
             if parts:
-                yield text[:-2].encode()        # up to the quote before the empty stdout
+                yield text[:-2].encode()        # without the end `"}`: stdout is the last field, and empty
                 for piece in codecs.iterdecode(parts, "utf-8", "surrogateescape"):
                     yield json.dumps(piece)[1:-1].encode()
                 text = '"}'
@@ -2020,7 +2030,10 @@ class OutputOfLines:
         ], long_parts
 
     def _stdout(self, row: Row, run: RunRecord | None) -> Iterator[bytes]:
-        """Yield the parts of the stdout of a finished run; note the row's line if that is not complete."""
+        """Yield the parts of the stdout of a finished run.  If it is not complete, note the line and why.
+
+        run: from _finished_run().  print_output() reports the noted lines.
+        """
         reason = ""
         if run:
             reason = "some could not be written" if run.incomplete else ""
@@ -2028,6 +2041,7 @@ class OutputOfLines:
                 yield from self._output.read_stdout(run)
             except OSError as error:
                 reason = error_text(error)
+        # a lost run is recorded, but did not finish
         elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.cause == "lost"):
             reason = NO_RECORDED_RUN
         if reason:
@@ -2095,7 +2109,7 @@ class RunStats:
 
     def add(self, run: RunRecord) -> None:
         """Add times and memory of a finished run."""
-        if run.seconds is None:
+        if run.seconds is None:         # never: an `end` without seconds is invalid (RunRecord)
             return
         self.seconds.append(run.seconds)
         if run.cpu is not None:
@@ -2132,9 +2146,10 @@ SHOWN_GROUPS = 20
 
 
 def read_stats(outdir: str) -> Fields:
-    """Count the finished runs of a journal, per host and group of commands.
+    """Count the finished runs of a journal, per host and group of commands, for --stats.
 
-    Commands with the same first word, apart from numbers in it, are one group.
+    Commands with the same first word, apart from numbers in it, are one group.  Raises UsageError if no run
+    has finished.
     """
     journal = JournalReader(outdir, say)
     total = RunStats()
@@ -2151,7 +2166,7 @@ def read_stats(outdir: str) -> Fields:
                 continue
             words = [*to_text(run.command).split(), ""]     # "": the end of the command
             group = group_of(words[0])
-            # one more for all the rest
+            # at the limit one more group takes all other commands
             if group not in groups and len(groups) >= MAX_GROUPS:
                 group = PLACEHOLDER
             common = common_words.setdefault(group, words)
@@ -2242,7 +2257,10 @@ def encode_fields(fields: Mapping[str, Any]) -> bytes:
 
 
 def trace_event(run: RunRecord, seconds: float) -> Event:
-    """Return the event of a run, with exit status as in GNU parallel.  seconds: the duration."""
+    """Return the event of a run, for --timeline.  seconds: the duration.
+
+    The exit status is as in GNU parallel: -1 after a timeout, or 128 + the number of a signal.
+    """
     command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
     exit_status = -1 if run.cause == "timeout" else 128 + run.signal if run.signal else run.exit
     other_fields = {
@@ -2329,9 +2347,10 @@ def refuse_foreign_file(path: str, head: bytes) -> None:
 
 @contextlib.contextmanager
 def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces our file `path` at the end of the block, with the same rights.
+    """Open a temporary file, which replaces `path` at the end of the block, with the rights of the old file.
 
-    Remove it after an error.  See refuse_foreign_file().  head: with which each file of this kind begins.
+    So no program reads a half written file, and after an error the old one remains.  Raises UsageError if
+    another program has written the old file.  head: with which each file of this kind begins.
     """
     target = os.path.realpath(path)
     temporary = os.path.join(os.path.dirname(target), f".{PROG}-{secrets.token_hex(8)}")
@@ -2346,7 +2365,7 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
                 yield file
             os.replace(temporary, target)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):         # after os.replace() it is no longer there
             os.unlink(temporary)
 
 
@@ -2369,11 +2388,13 @@ class Report:
     MAX_COMMAND_CHARACTERS = 1000
 
     def __init__(self, observation: Observation, output: RunOutput) -> None:
-        """Read what the page shows: the status, failed lines, the last runs, and the output of failed ones.
+        """Read what the page shows: the status, runs, and the last lines of output of failed runs.
 
-        The last runs are MAX_RUNS in the order of the journal, and the last one of each failed line.
+        The runs are the last MAX_RUNS of the journal.  The last run of each failed line is added, because it
+        can be older.
         """
         self.status = status_of(observation)
+        # an orphan counts as in error
         failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
         failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.running_lines]}
@@ -2384,7 +2405,7 @@ class Report:
         for run in journal_pass:
             self.run_count += 1
             recent_runs.append(run)
-            # with last runs of failed and running lines, which can be older than the recent ones
+            # the last run of a failed or running line can be older than the recent runs
             if run.command in commands:
                 add_if_later(last_runs, run.place, run)
         commands.update(run.command for run in recent_runs)
@@ -2436,6 +2457,7 @@ def escape_html(text: str) -> str:
 
 
 class Reporter:
+    # writes the page of --report; with --progress again and again while jobs run
     MIN_PAGE_SECONDS = 10.0
     SHOWN_GROUPS = 20           # of failures
     FILE_HEAD = b"<!DOCTYPE html>\n<!-- made by runwait4.py -->"           # first bytes of PAGE
@@ -2452,16 +2474,16 @@ class Reporter:
         self._last_error = ""       # why the last page could not be written; "": it was written
 
     def write_page_if_due(self) -> str:
-        """Write a live page if one is due and there is a journal.
+        """Write a page while jobs run (--progress), if the next one is due and there is a journal.
 
-        Return why it cannot be written, if the reason is new; otherwise ''.  All pages together take at most
-        a twentieth of the time.
+        wait_for_jobs() calls this after each poll, and prints the returned message: why the page cannot be
+        written, if the reason is new; otherwise ''.  All pages together take at most a twentieth of the time.
         """
         now = time.monotonic()
         journal_path = os.path.join(self.options.outdir, "journal")
         if now < self._next_page_time or not os.path.exists(journal_path):
             return ""
-        self._next_page_time = now + self.MIN_PAGE_SECONDS
+        self._next_page_time = now + self.MIN_PAGE_SECONDS      # for a failure; write_page() sets a later one
         previous_error = self._last_error
         self._last_error = ""
         try:
@@ -2495,7 +2517,10 @@ class Reporter:
                 say(text)
 
     def _page(self, report: Report, messages: Sequence[str], pause: float) -> Iterator[str]:
-        """Yield the parts of the page.  pause: seconds to the next page; 0: this is the last one."""
+        """Yield the parts of the page: PAGE, with a text for each @NAME@.
+
+        messages: about the journal.  pause: seconds to the next page; 0: this is the last one.
+        """
         failures = FailureGroups()
         group_of = {row: failures.add(row, report.last_lines.get(row.run, ()) if row.run else ())
                     for row in report.failed_rows}
@@ -2534,7 +2559,7 @@ class Reporter:
         for row in report.rows:
             separator = "," if fields else ""
             fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
-            # `<` could end the element of the script
+            # Without names, which `fields` below has.  A `<` could end the element of the script
             yield separator + encode([*fields.values()]).replace("<", "\\u003c")
         data = {
             "fields": [*fields],
@@ -2543,7 +2568,7 @@ class Reporter:
             "made": time.time(),
             "pause": pause,
         }
-        yield f"],{encode(data)[1:]}{after}"
+        yield f"],{encode(data)[1:]}{after}"        # without the brace, which comes before the rows
 
 
 # ======== Checking a directory's locks ======================================================================
@@ -2607,7 +2632,8 @@ class LockCheck:
         """
         self.mount = mount
         self.path = os.path.join(directory, CHECK_FILE)
-        # open for writing all the time: while a file is open so, NFS keeps old pages
+        # Keep it open for writing, as a runner keeps the job file: while a file is open so, NFS keeps old
+        # pages
         self.fd = open_or_make(self.path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600)
         stat_single_file(self.fd)
         self.reader = Reader.with_own_fd(self.fd, mount.network)
@@ -2639,10 +2665,12 @@ class LockCheck:
             os.close(fd)
 
     def trim(self, fd: int) -> bool:
-        """Lock three bytes and unlock the outer ones, as LockTable.trim_bucket(); return False if other locks
-        remain than the one between.  A server may refuse this: then runners do without.
+        """Test if parts of a lock can be unlocked, which a runner does in LockTable.trim_bucket().
+
+        Lock three bytes, and unlock the first and the last.  Return False if then not only the one between is
+        locked.  If the file server refuses to unlock a part, return True: then runners do without.
         """
-        start = ROWS.stop + 3 * self.row
+        start = ROWS.stop + 3 * self.row        # above the bytes of all rows
         lock(fd, start, 3)
         try:
             unlock(fd, start)
@@ -2659,14 +2687,14 @@ class LockCheck:
     def add_repeatedly(self) -> bool:
         """Add again and again until the time is over; return False if an addition was lost.
 
-        Go on after that: the other hosts must find it, too.
+        After a lost addition go on: the other hosts must find the error, too.
         """
         deadline = time.monotonic() + (CHECK_SECONDS if self.mount.network else 0.0)
         is_right = True
         count = 0
         while count < MIN_ADDITIONS or time.monotonic() < deadline:
             pause()
-            # before the addition: a host whose additions we find has its row by now
+            # for check_locks(): a host has its row locked from before its first addition until it exits
             self.locked_rows |= self.find_locked_rows()
             if not keep_trying(lambda: lock(self.lock_fd, SUM_LOCK), CHECK_SECONDS):
                 raise OSError(errno.EAGAIN, "another host keeps the lock and does not answer")
@@ -2680,18 +2708,18 @@ class LockCheck:
     def add(self) -> bool:
         """Add one to our row and to the total.  Return False if an addition was lost.
 
-        The caller has locked SUM_LOCK.
+        Then the total is not the sum of the rows, or our row is not as we have written it.  The caller has
+        locked SUM_LOCK.
         """
         rows = self.read_rows()
         if not self.first_rows:
             if self.find_locked_rows() == {self.row}:
-                rows = [(0, b"")] * len(rows)       # not what a killed check has left
+                rows = [(0, b"")] * len(rows)       # we are alone: drop what a killed check has left
             self.first_rows = list(rows)
         is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
-        # our row must be as we have written it
         is_right = is_sum_right and (not self.rows or rows[self.row] == self.rows[self.row])
-        pause()                                     # for hosts that the lock does not exclude
-        # 0: the other hosts find the error, too
+        pause()                                     # a host that the lock does not exclude can write now
+        # after an error 0: the other hosts find that total, too
         rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
         rows[self.row] = rows[self.row][0] + 1, self.label
         pwrite_all(self.fd, b"".join(ROW.pack(*row) for row in rows), 0)
@@ -2709,20 +2737,21 @@ class LockCheck:
         if self.row:
             self.child.communicate()                # it exits at the end of its input
             self.is_row_stuck = not keep_trying(lambda: is_free(self.lock_fd, self.row), DEAD_LOCK_SECONDS)
-        # without a row we could be the only one without locks
+        # Without a row, do not remove the files: perhaps only this host has no locks, and others use them
         is_last = self.row and self.find_locked_rows() <= {self.row}
         self.reader.close()
         close_all(self.fd, self.lock_fd)            # before the removal: NFS keeps a file that is open
         if is_last:
             for path in self.path, lock_file_of(self.path):
-                with suppress(FileNotFoundError):    # locks do not reach other hosts
+                with suppress(FileNotFoundError):   # if locks do not reach another host, it removes them, too
                     os.unlink(path)
 
 
 def check_locks(directory: str) -> int:
-    """Test if hosts can share job files in a directory, and print the result; return the exit status.
+    """Test if hosts can share job files in a directory (--check-locks); print the result.
 
-    Each host adds to a file until the time is over.  What the others have added must be there, too.
+    Each host adds to a file until the time is over.  What the others have added must be there, too.  Return
+    the exit status: 1 if that fails, or on a network file system no other host has come.
     """
     if not os.path.isdir(directory):
         raise UsageError(f"{directory}: not a directory (give the directory for the job file)")
@@ -2751,6 +2780,7 @@ def check_locks(directory: str) -> int:
         elif check.is_row_stuck:
             error = "a lock stays after the end of its process"
         elif additions.keys() - check.locked_rows:
+            # a host has added, but the child that should keep its row locked did not
             error = "a job does not keep the lock of its runner"
         elif mount.network and check.locked_rows - additions.keys():     # one host reads nothing old
             error = "no addition of another host is found: it has exited, does not answer, or reads are old"
@@ -2779,11 +2809,12 @@ def wait_for_jobs(
 ) -> Counts:
     """Wait until no job is new or running, or no runner will start the new jobs; return the last counts.
 
-    message_after_poll: called after each poll, returns a message to print or ''.
+    If no job runs and nothing changes for MAX_IDLE_SECONDS, report why new jobs wait, once until the next
+    change.  message_after_poll: called after each poll, returns a message to print or ''.
     """
     progress = Progress()
     if with_progress:
-        exit_on(*KILL_SIGNALS)
+        exit_on(*KILL_SIGNALS)      # by an exception, so that end_line() is called below
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
     last_counts = Counts(0, 0, 0, 0, 0, 0)
     last_change = time.monotonic()      # inf: it has been reported why new jobs wait
@@ -2838,8 +2869,9 @@ def run_with_options(argv: Sequence[str]) -> int:
             exit_status = print_or_wait_for_jobs(options)
     except BrokenPipeError:
         if not options.use_exit_status:
-            raise
-        exit_status = 1                     # unknown if all jobs are done
+            raise                           # run_main() returns 0
+        exit_status = 1                     # it is not known if all jobs are done
+    # alone, or after the page of --report
     if options.stats:
         stats = read_stats(options.outdir)
         print_lines([json.dumps(stats)] if options.json else stats_lines(stats, stdout_columns()))
@@ -2867,8 +2899,9 @@ def write_timeline(options: Namespace) -> None:
 def print_or_wait_for_jobs(options: Namespace) -> int:
     """Print the status or the runs of the job file; without such an option, wait for the jobs.
 
-    Return the exit status: 1 if no runner will start the new jobs; with --use-exit-status also if jobs are
-    neither done nor held, a held one still runs, or a line is no job.
+    Return the exit status; for --output see print_output().  After a wait it is 1 if no runner will start the
+    new jobs.  With --use-exit-status it is also 1 if jobs are neither done nor held, a held one still runs,
+    or a line is no job.
     """
     watcher = Watcher(options.file)
     if options.output:
