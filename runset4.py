@@ -249,6 +249,8 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 def append_lock(file: JobFile) -> Iterator[None]:
     """Hold a job file's append lock, so that only we append; delay STOP_SIGNALS meanwhile.
 
+    A signal that ended us in the middle of an append could leave a part of the lines.
+
     Step 6 of the protocol: appending holds APPEND_BYTE of the lock file.
     """
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
@@ -280,21 +282,23 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
                    can_be_empty: bool) -> bytearray:
     """Return all new lines, before any is appended.  Raises UsageError if one is wrong: nothing is written.
 
-    lines: a generator that raises ValueError, or gets one thrown in here for a command that the shell would
-    misread.  directives: the #RUN lines above the new lines; read only for a command with `&`, as they can
-    set the shell.  can_be_empty: no line is no error, as it is none for `xargs -r`.
+    lines: a generator that raises ValueError for a wrong line.  For a command that the shell would misread, a
+    ValueError is thrown into it, so that the error names the line of the list.  directives: the #RUN lines
+    above the new lines.  They can set the shell, and are read only for a command with `&`.  can_be_empty: an
+    empty list is no error, as for `xargs -r`.
     """
     new_lines = bytearray()
     shell = ""                          # of the next line; "": the directives were not read yet
     try:
         for line in lines:
             if line.startswith(b"#RUN"):
+                # a barrier or an end has no `shell`: keep that of the last settings
                 shell = getattr(parse_directive(line[1:-1]), "shell", shell)
             elif b"&" in line:
                 shell = shell or functools.reduce(
                     Directives.with_directive, directives, NO_DIRECTIVES).settings.shell
                 if why := why_misread(line, shell):
-                    lines.throw(ValueError(why))        # the maker names the line of the list
+                    lines.throw(ValueError(why))        # to open_source(), which adds the number of the line
             new_lines += line
     except ValueError as error:
         raise UsageError(f"{error}; nothing was added") from None
@@ -447,9 +451,9 @@ def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], 
                  change_counts: ChangeCounts) -> None:
     """Call change() for each line, first without waiting for any lock.
 
-    change() raises BlockingIOError for a line that another process keeps locked.  Such lines are tried again,
-    with patience, once all others are changed, and refused if that fails, too.  From then on INT and TERM
-    raise SystemExit, so that the caller can report what was done.
+    change() raises BlockingIOError for a line that another process keeps locked.  Once all others are
+    changed, try such lines again, with patience, and refuse them if that fails, too.  From this second round
+    on INT and TERM raise SystemExit, so that the caller can report what was done.
     """
     locked: list[Line] = []
     file.patience = 0.0
@@ -464,9 +468,10 @@ def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], 
                 change_counts.add_refusal(
                     line.number, f"keeps being added, claimed or edited, or {LEFT_LOCKED}"
                 )
-                file.patience = file.MUTEX_SECONDS_LOCAL        # the next one has been locked as long by now
+                # the next line has been locked as long by now, so it gets less time
+                file.patience = file.MUTEX_SECONDS_LOCAL
         file.patience = file.MUTEX_SECONDS
-        # Not before: while a file system does not answer, they would only act later
+        # Not in the first round: a signal without a handler ends us even while a file system does not answer
         exit_on(*KILL_SIGNALS)
 
 
@@ -566,6 +571,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
         if line.state not in UNFINISHED_STATES and not selection.names_jobs:
             return
         job_lock = own_job_lock_offset(line)
+        # is_held(): then one of the jobs that were started with this number is that of the line itself
         if line.number in numbers and started[job_lock & MUTEX_OFFSET] > file.lock_table.is_held(job_lock):
             change_counts.add_refusal(line.number, "another running job had this number when it was started "
                                                    "(add --match COMMAND to cancel this one)")
@@ -695,11 +701,12 @@ def choose_jobs_to_kill(
     command = lines[0].command
     with file.command_mutex(command) as acquired:
         if not acquired:
-            return []
+            return []                           # wait_for_exit() tries again
         file.check_writable()
         running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
         copy_count = file.lock_table.count_job_locks(command)
     own_locks = set(map(own_job_lock_offset, lines))
+    # without the jobs of lines that are still `r`
     locks = unsupervised_jobs.keys() - set(map(own_job_lock_offset, running_lines))
     has_living_runner = copy_count != len(unsupervised_jobs)
     if has_living_runner:
@@ -814,7 +821,9 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Se
     old_end = len(old) - equal_at_end
     new_end = len(new_texts) - equal_at_end
     replaced, replacing = current[start:old_end], new_texts[start:new_end]
+    # the person adds so many lines `r`, or if negative takes `r` from running jobs
     added_running = sum(map(is_running_line, replacing)) - sum(map(is_running_line, replaced))
+    # others have set states here since, and not those that the person has set
     has_conflict = replaced not in (old_texts[start:old_end], replacing)
     if added_running < 0 or has_conflict:
         refused = next(line for line in old[start:old_end]
@@ -838,13 +847,14 @@ def find_changes(
 ) -> Iterator[tuple[int, int, Sequence[bytes]]]:
     """Yield the changes that make `new` of `old`: start and end of some old lines, and the lines instead.
 
-    lines: yield these instead of `new`, which can have only their merge_key().  If as many lines replace
-    others, yield one change for each line that differs: then fewer changes of two people collide.
+    lines: yield these as the new lines; `new` can have the merge_key() of each.  If a change replaces lines
+    by as many others, yield one change for each line that differs: then fewer changes of two people collide.
     """
     first, equal_at_end = common_ends(old, new)
     middle = slice(first, -equal_at_end or None)
     old, new, lines = old[middle], new[middle], lines[middle]
     opcodes = [("", 0, len(old), 0, len(new))]
+    # lines have moved if more lines are in both than are equal in the same place
     has_moved = len(old) != len(new) or sum(map(operator.eq, old, new)) < len({*old}.intersection(new))
     # Runners wait for our locks.  difflib takes n^2 steps for many changes, and looks at each pair of equal
     # lines.  So call it only if lines have moved, and not too many
@@ -890,6 +900,7 @@ def merge(
             refusals.update(
                 (key, f"'{display_text(key.strip()[:80])}' is left out, too") for key in keys - left_out
             )
+        # the first of the others' changes that ends below the start of this one overlaps it
         elif starts[bisect.bisect(ends, start)] < end:
             refusals[keys.pop()] = (
                 f"'{display_text(base[start][:80])}' was changed or moved by another user as well (edit the "
@@ -1001,7 +1012,8 @@ def apply_edit(
     """Merge an edited copy into the file, and print what has changed; return why changes are refused.
 
     base: the file as the person got it.  If any change is refused, write nothing, so that the person can edit
-    again; partly: write all others.  Raises OSError (ESTALE: the file was replaced or removed).
+    again; partly: write all other changes.  [] means that none is refused.  Raises OSError (ESTALE: the file
+    was replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
@@ -1024,14 +1036,16 @@ def apply_edit(
             merged, refusals = merge(
                 split_lines(base[start:stop]), split_lines(edited_part), current, refused.keys())
             if refusals and stop - start < len(base):
-                start, stop = 0, len(base)      # messages have line numbers
+                start, stop = 0, len(base)      # merge the whole file: messages have line numbers
                 continue
             refused.update(refusals)
             if not refusals:
                 break
             if not partly:
                 return [*refused.values()]
+        # where the part is in the file, without a byte-order mark
         offset = first or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
+        # lines can be appended in place only if the part goes on to the end of the file
         if can_write_in_place(merged, current) and (last == len(contents) or len(merged) == len(current)):
             check_locks_held(file, lock_fd)
             _write_in_place(file, merged, current, offset)
@@ -1283,10 +1297,11 @@ NO_TEXT = [row.split()[:3] for row in rb"""
 
 @functools.cache
 def misread_values(template: bytes, placeholder: bytes) -> re.Pattern[bytes]:
-    """Return a pattern of the bare values that a shell can take for something else than text.
+    """Return a pattern of the values that need quotes here, though quote() would leave them bare.
 
-    In one place of the placeholder: they are quoted in all, because TemplateReader takes only equal words for
-    the same value.
+    In a place of this placeholder a shell can take such a value for something else than text, for example
+    the number in `echo {n}>out` for a descriptor.  If the placeholder is there several times, and one place
+    needs the quotes, all get them: TemplateReader takes only equal words for the same value.
     """
     values = [value for before, value, after in NO_TEXT for place in PLACEHOLDER.finditer(template)
               if place[0] == placeholder and re.search(b"(?:%b)\\Z" % before, template[:place.start()])
@@ -1335,17 +1350,18 @@ def places_of(template: bytes) -> list[re.Match[bytes]]:
 def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
     """Return a template with numbers for the names of columns: 'sim {beta}' -> 'sim {2}'.
 
-    fill_template() knows only numbers.  first_row: of the list, with the names.  has_header: it is no job but
-    a header, so even `{3}` and `{#}` stand for columns with these names, if there are any.
+    fill_template() knows only numbers.  first_row: of the list.  has_header: the first row is no job but has
+    the names of the columns.  If one of these is `3` or `#`, also `{3}` or `{#}` is a name.
 
-    Raises ValueError for a name that is missing in the first row, or there twice.  Within quotes, a name that
-    is missing there is text, and one that is there is an error.
+    Raises ValueError for a name that the first row does not have, or has twice.  Within quotes, `{beta}` is
+    text if the first row does not have the name; otherwise it is an error.
     """
     def number_of(placeholder: re.Match[bytes]) -> bytes:
         # called by re.sub(), below: what replaces a placeholder
         name = placeholder["name"]
         is_place = is_unquoted(placeholder)
         is_number = NUMBERED.fullmatch(placeholder[0])
+        # leave a number that is no name, and text within quotes
         if (is_number and not has_header) or (name not in first_row and (is_number or not is_place)):
             return placeholder[0]
         shown = display_text(placeholder[0])
@@ -1373,8 +1389,8 @@ class TemplateReader:
     def __init__(self, text: str) -> None:
         """Compile two patterns that match each command that the template can have made.
 
-        In one the words take as much as they can, in the other as little.  Raises
-        ArgumentTypeError, as parse_template().
+        In one the words take as much as they can, in the other as little: read() compares what both find.
+        Raises ArgumentTypeError, as parse_template().
         """
         template = parse_template(text)
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
@@ -1411,10 +1427,11 @@ class TemplateReader:
 # ---- list files --------------------------------------------------------------------------------------------
 
 def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield the text and the columns of each row; of a row of empty cells, no columns.
+    """Yield the text and the columns of each row of a list; for a row of empty cells, no columns.
 
-    colsep: a character: read as CSV (RFC 4180), so a row can have several lines; None: blanks.  Raises
-    ValueError, at the first line of the row.
+    colsep: the separator of columns.  If it is a character, read the list as CSV (RFC 4180): a row can have
+    several lines.  Otherwise it is a pattern, and a line is a row.  None: blanks.  Raises ValueError, with
+    source.line_number at the first line of the row.
     """
     if not isinstance(colsep, str):
         for line in source:
@@ -1715,7 +1732,8 @@ def parse_states(text: str) -> bytes:
 def parse_template(text: str) -> bytes:
     """Return a command with placeholders, such as 'simulate {1}'; 'wc' -> 'wc {}'.
 
-    Refuse a directive, and a number's placeholder within quotes.
+    An argparse type.  Refuse a directive, and quotes around a placeholder such as {} or {1}.  number_names()
+    checks names, once the columns are known.
     """
     template = os.fsencode(text)
     try:
@@ -1724,10 +1742,11 @@ def parse_template(text: str) -> bytes:
         raise ArgumentTypeError(str(error)) from None
     if is_directive(line):
         raise ArgumentTypeError(f"not a command: '{printable(text)}'")
-    # a number needs no quotes, in most places
+    # {#} may be within quotes, unless a shell can misread a number there: it needs no quotes of ours
     quoted = [place[0] for place in PLACEHOLDER.finditer(template) if not is_unquoted(place)
               and (place[0] != b"{#}" or misread_values(template, place[0]).fullmatch(b"1"))]
     wrong = [*filter(NUMBERED.fullmatch, quoted)]
+    # without a place for a value, the value comes at the end, as with 'wc'
     if all(place[0] == b"{#}" for place in places_of(template)):
         if not UNQUOTED_TEXT.fullmatch(template + b" "):
             wrong += [*quoted, b"a value at the end"]
@@ -1949,7 +1968,11 @@ def no_match_text(pattern: bytes | None) -> str:
 
 
 def list_lines(file: JobReader, selection: Selection) -> int:
-    """Print number, state and command of the selected jobs; return the exit status."""
+    """Print number, state and command of the selected jobs (--list); return the exit status.
+
+    It is 1 if the conditions select no job, or a given line number is no job.  Without conditions, an empty
+    list is a success.
+    """
     change_counts = ChangeCounts(file)
     lines = selection.lines(file, change_counts, default_states=None)
     count = print_lines(
@@ -1963,7 +1986,8 @@ def list_lines(file: JobReader, selection: Selection) -> int:
 
 def say_jobs_below_end(file: JobFile) -> list[Line]:
     """Warn about new jobs below a `#RUN end`, where --follow runners do not see them; return all directives.
-    Call it without the append lock: no process must wait.
+
+    Call it without the append lock, for which other processes would have to wait during the scan.
     """
     try:
         directives = list(file.scan_lines(b"", directives=True))
