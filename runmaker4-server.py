@@ -362,12 +362,14 @@ class SharedLockTable(LockTable):
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held, by any runner or server.
 
-        Count our own in memory, as they can be hundreds, and each would cost a call.  Ask the kernel on the
-        shared descriptor: it names none of ours, because these do not exclude others on their description.
+        By this number a claim decides if another copy of the command may start.  Ask the kernel through the
+        shared descriptor: locks on one description do not conflict, so it names only those of others.  Our
+        own can be hundreds, and a call for each would be slow.  So count them in memory.
         """
         offsets = job_lock_offsets(command)
         if not self._is_shared_fd_current:      # none is ours
             return super().count_job_locks(command)
+        # `fd` is of another description, so this call also finds our own
         if is_free(self.fd, offsets.start, len(offsets)):
             return 0
         our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
@@ -378,10 +380,13 @@ class SharedLockTable(LockTable):
         return offset in self.job_locks or offset in self.locks_without_line
 
     def inherit_locks(self, shared_fd: int) -> None:
-        """Take over the job locks of the previous server, which is dead, as `locks_without_line`.
+        """Take over the job locks of the previous server, which is dead, when this server starts.
 
-        shared_fd: the previous server's descriptor, from the keeper.  The previous server's job locks are the
-        held ones that shared_fd can lock once more.  Raises OSError(ESTALE): the lock file was removed.
+        They become `locks_without_line`: a lock does not show which client has the job.
+
+        shared_fd: the previous server's descriptor, from the keeper.  Of the held locks, those that shared_fd
+        can lock once more were that server's.  Raises OSError(ESTALE) if the lock file was removed: then
+        other processes lock another one.
         """
         if identity_of(shared_fd) != self.inode:
             raise OSError(errno.ESTALE, "the lock file was removed")
@@ -422,12 +427,15 @@ class ServedQueue(JobQueue):
 
     def reclaim_line(self, own_line: Line | None, running_lines: Sequence[Line],
                      own_states: bytes) -> Job | None:
-        """Claim a line for a job that a returning client has; return None if other runners have all of them.
+        """Claim a line for a job that a returning client has, so that no other runner can start a copy.
+
+        Return None if other runners have all lines of the command: the caller then decides if the client must
+        kill the job.
 
         Try the own line first, then the others.  A line whose own job lock is inherited was assigned by the
-        previous server: take it with that lock.  Claim any other line as a runner does; it must be `r`, and
-        the own line must have one of own_states.  If all fail, but an inherited job lock of the command
-        remains, an edit has moved the line of that lock: take any line that no job has.
+        previous server: take it with that lock.  Claim any other line as a runner does, if it is `r`, or is
+        the own line in one of own_states.  If all fail, but an inherited job lock of the command remains, an
+        edit has moved the line of that lock: take any line that no job has.
 
         own_line: has the number that the client reports, or is the only line of the command; None: neither.
         running_lines: all lines `r` of the job's command.  Raises TemporaryError: whether a line has a runner
@@ -485,11 +493,14 @@ class ServedQueue(JobQueue):
 
 
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
-    """Be the keeper: hold the job locks until the server lets us exit, or has been dead for the grace.
+    """Hold the job locks, in the keeper process, until the server no longer needs it.
 
-    It does so because a lock lasts as long as a process has its description open.  server_sock: from the
-    server, which sends the descriptor with the job locks, and another after the lock file was created again.
-    listener: where the next server connects; it becomes our server.
+    A lock lasts as long as a process has its description open.  So while the keeper lives, no runner can
+    start the jobs of a dead server's clients again.  Return when the server sends `exit`, or `grace` seconds
+    after its death if no other server has come.
+
+    server_sock: from the server, which sends the descriptor with the job locks, and another after the lock
+    file was created again.  listener: where the next server connects; it becomes our server.
     """
     locks_fd = -1
     while True:
@@ -501,7 +512,7 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
             close_all(locks_fd)
             locks_fd = fds[0]
             continue
-        # any message without a descriptor is `exit`; b"": the server is dead
+        # any message without a descriptor is `exit`; b"": the server is dead; -1: there are no locks to hold
         may_exit = message or locks_fd < 0
         new_server = None if may_exit else give_to_next_server(listener, locks_fd, grace)
         if not new_server:
@@ -523,11 +534,11 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
         if poller.poll(1000 * min(seconds, day)):
             new_server, _ = listener.accept()
             with suppress(OSError):  # EPIPE: it asked while the old server lived, and has given up
-                if same_user(new_server):
+                if same_user(new_server):       # any user can connect
                     socket.send_fds(new_server, [b"locks"], [locks_fd])
                     return new_server
             new_server.close()
-        elif seconds <= day:
+        elif seconds <= day:                    # otherwise the first day of a longer grace is over
             return None
 
 
@@ -779,8 +790,10 @@ class Assignment:
 
     @property
     def can_come_back(self) -> bool:
-        """Return True if the line can soon be new again: `.` is being written, or a connected client was sent
-        the job less than RETURN_SECONDS ago and has reported no start.
+        """Return True if the line can soon be new again: then no client may exit, as it could take the line.
+
+        Either `.` is being written.  Or a connected client was sent the job less than RETURN_SECONDS ago and
+        has reported no start, so it can still give the job back.
         """
         if self.result:
             return self.result.state == NEW
@@ -937,10 +950,10 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, message: Message) -> None:
-        """Note what a client says of itself on a new link: name, slots, memory, options; wake serve_client().
+        """Note what a client reports about itself on a new link (connection): name, slots, memory, options.
 
-        If the client has an older link, serve_client() changes to the new one.  Raises WireError; then
-        nothing has changed.
+        Called for each `hello`.  At the end wake serve_client(), which answers on this link, and uses an
+        older one no longer.  Raises WireError before anything has changed.
         """
         name = message.text("name", 255)
         directory = message.data("directory")
@@ -1007,11 +1020,11 @@ class Client(Consumer):
         return self.newest_link
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
-        """Answer a `hello`, use its link, and repeat orders that the client can have missed.
+        """Answer a `hello`, use its link from now on, and repeat orders that the client can have missed.
 
-        It must kill lost jobs, stop cancelled ones, and in groups stop a job or begin the next.  Results that
-        are in the file are not named here: the client sends them again if it does not know, and they are
-        acknowledged.
+        The orders: kill lost jobs, stop cancelled ones, and in groups stop a job or begin the next.  Name no
+        results that are in the file.  A client that does not know that they are sends them again, and gets an
+        acknowledgement.
         """
         link.client = self
         self.link = link
@@ -1032,13 +1045,14 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _compare_with_report(self, reported_keys: set[str]) -> None:
-        """Compare the lines that the client was sent with the jobs that it has; settle those that it lacks.
+        """Settle each line that the client was sent but has no job for: the job was not started, or is lost.
 
-        Called for each new link, with the jobs that the client has reported there.  Called without keys
-        after `bye`, with which a client says that it has no job.
+        Called for each new link, with the keys of the jobs that the client has reported there.  Called
+        without keys after `bye`, with which a client says that it has no job.
         """
         for assignment in self.assignments.values():
             member = assignment.member
+            # otherwise the client does not know the line yet, or the result is decided
             if assignment.phase not in (Phase.SENT, Phase.BEGUN):
                 continue
             if assignment.key in reported_keys:
@@ -1080,10 +1094,11 @@ class Client(Consumer):
     # -- requests and jobs -----------------------------------------------------------------------------------
 
     def on_claim_message(self, message: Message) -> None:
-        """Add a `claim` message to the client's earlier requests; Dispatcher sends jobs.  Raises WireError.
+        """Add a `claim` message to the client's earlier requests; the Dispatcher then sends jobs.
 
-        `want` is a number of further slots to fill.  `memory` is the change of the free memory in bytes,
-        negative if it has shrunk.
+        The message has only changes, so jobs that are under way to the client do not matter.  `want`: further
+        slots to fill.  `memory`: bytes by which the free memory has grown; negative if it has shrunk.  Raises
+        WireError.
         """
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
@@ -1153,9 +1168,10 @@ class ClientLink(Link, asyncio.Protocol):
         self._reported_bytes = 0                # their size, roughly
 
     def detach(self) -> None:
-        """Ignore further messages on this link, and forget the client's requests.
+        """Ignore further messages on this link, and send the client no jobs until it has another.
 
-        Called when it is lost, when the client has a newer one, and on `bye`.  The first call counts.
+        Called when the link is lost, when the client has a newer one, and on `bye`; only the first call
+        counts.  serve_client(), which waits for `detached`, goes on a little later.
         """
         if not self.detached.done():
             self.detached.set_result(None)
