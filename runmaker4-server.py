@@ -1270,9 +1270,10 @@ class Records:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def begin_run(self, assignment: Assignment, message: Message) -> None:
-        """Begin the records of a run, when its `begin` comes.  Raises WireError.
+        """Begin the records of a run in journal, log and console, when its `begin` event comes.
 
-        A client sends the `begin` of running jobs to a next server, too: that begins new records for them.
+        A client that brings a running job back after the grace, or from another server, sends its `begin`
+        once more: then new records begin.  Raises WireError.
         """
         begin = RunFields(message.fields, BEGIN)
         if assignment.run:
@@ -1294,7 +1295,7 @@ class Records:
                 sink.on_started(run)
 
     def add_output(self, assignment: Assignment, message: Message) -> None:
-        """Pass output of a run to the sinks.  Raises WireError."""
+        """Pass output of a run, from an `output` event, to journal, log and console.  Raises WireError."""
         run = assignment.run
         stream_name, data = message.data("stream"), message.data("data")
         streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
@@ -1306,9 +1307,10 @@ class Records:
             self._outdir.write_output(run)
 
     def end_run(self, assignment: Assignment, message: Message) -> None:
-        """End the records of a run, when its `end` comes.  Raises WireError.
+        """End the records of a run, when its `end` event comes.  Raises WireError.
 
-        Without an exit status the job could not be started, or how it ended is unknown.
+        Without an exit status (it is negative here), the job could not be started, or it is unknown how the
+        run ended.  Then the sinks, which write the records, get no result.
         """
         if not (run := assignment.run):
             raise WireError("the end of no run")
@@ -1333,6 +1335,7 @@ class Records:
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
         assignment.detach_run()
+        # bytes or seconds that the run has exceeded, if the cause is "memory" or "timeout"
         limit = run.requested_memory if run.cause == "memory" else timeout
         for sink in run.sinks:
             if status >= 0:
@@ -1376,10 +1379,11 @@ GroupJobs = list[tuple[Line, JobSettings]]
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
-    """Return the jobs of a group by host: below `#RUN host=alice,bob` they go to alice and bob in turn.
+    """Return the jobs of a group (jobs that start together) by host, to plan their start.
 
-    `jobs` are only the new ones.  But all jobs below the directive count for the turn, also done ones.  So
-    read the file again, from the directive to its last new job.  Raises FileChangedError if a line has moved.
+    Below `#RUN host=alice,bob` jobs go to alice and bob in turn.  `jobs` are only the new ones.  But all jobs
+    below the directive count for the turn, so a job's host is the same when others are done.  So read the
+    file again, from the directive to its last new job.  Raises FileChangedError if a line has moved.
     """
     hosts: dict[str, GroupJobs] = {}
     for settings, jobs_below in itertools.groupby(jobs, lambda job: job[1]):       # by directive
@@ -1465,7 +1469,10 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
                  assignments: dict[str, list[Assignment]]) -> None:
-        """assignments: by entry of host=, all of one client.  pending: the group as a walk has found it."""
+        """pending: the group as a walk, which is a scan of the file, has found it.
+
+        assignments: its claimed lines by entry of host=; those of one entry are for one client.
+        """
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._stdout = stdout
@@ -1549,7 +1556,11 @@ class Group:
             member.stop_current()
 
     def _send_first(self, member: Member) -> None:
-        """Send a connected host the first of its unfinished jobs, if any."""
+        """Send a host the first of its unfinished jobs: it gets one after the other.
+
+        Called when the group is prepared, after each job of the host, and when its client is back.
+        """
+        # without a link the client gets the job when it is back
         if not member.jobs or not member.client.link:
             return
         assignment = member.jobs[0]
@@ -1561,11 +1572,11 @@ class Group:
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Continue the group after a job of `member` finished: the state is in the file, or never will be.
+        """Continue the group after a job of a host is over: the result is in the file, or never will be.
 
-        While preparing, no job has begun: after an error, go on without the host; otherwise (the job was
-        given back or cancelled) call the group off, to try again later.  While running, go on without a host
-        that has lost a job (LineResult.loses_host).
+        While preparing, no job has begun.  After an error, go on without the host.  Otherwise the job was
+        given back or cancelled: call the group off, to try again later.  While running, go on without a host
+        that has lost a job (LineResult.loses_host).  When fewer than min-hosts remain, stop the group.
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -1641,7 +1652,10 @@ EVERYBODY = Everybody("")
 
 
 def make_account(summary: Summary | None, client: Client) -> Fields | None:
-    """Return what an exiting client learns of a count, as message fields; None: the file cannot be read."""
+    """Return a count of the file as message fields, for a client that exits; None: it cannot be read.
+
+    The client needs it for the exit status and the closing line.
+    """
     if not summary:
         return None
     return dict(
@@ -1687,15 +1701,17 @@ class Accountant:
                     link.send(type="account", account=make_account(summary, link.client))
 
     async def count(self, clients: Sequence[Client] = ()) -> Summary | None:
-        """Count the jobs in the file when clients or the server exit.  None: the file cannot be read.
+        """Count the jobs in the file, for the exit status of clients or the server.  None: it is unreadable.
 
-        clients: those that exit; the count says which of them could run jobs that are left.
-        Scan again, a few times, if reading fails or an editor seems about to fill the file.
+        An editor that saves in place empties the file first.  So if the file can be half saved, or reading
+        fails, scan again, MAX_LOOKS times in all.
+        clients: those that exit; the count shows which of them could run jobs that are left.
         """
         looks_left = self._reader.MAX_LOOKS
         while True:
             throttle = Throttle()
             summary = await self._executor.call(self._scan_file, clients, throttle)
+            # for _answer_all(): counts that clients request take some fifth of a CPU, however many there are
             self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
             is_sure = summary and not summary.half_saved
@@ -1704,9 +1720,9 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _scan_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
-        """Count the jobs, perhaps in a thread.  Any new one counts as left for the server.
+        """Scan the file once for count(), perhaps in the executor's thread.  None: it cannot be read.
 
-        None: it cannot be read.
+        EVERYBODY could run any new job.  So each counts as left, and the server's exit status is 1.
         """
         with throttle, suppress(OSError):
             self._reader.reopen_if_replaced()
@@ -1785,13 +1801,16 @@ class Sessions:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
-        """Decide the result of a job, and have it written to the file soon; the first call for a line counts.
+        """Decide the result of a line, and have it written to the file soon; later calls do nothing.
 
-        The client has the line until the result is written, or can never be: _complete_result().
+        Called when a client reports the result or gives the job back.  Called also when the server decides,
+        for example because a command cannot be started, or a group is stopped.  The line stays assigned to
+        the client until the result is written, or never can be (_complete_result()).
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
         client = assignment.client
+        # with many short jobs in a row the client gets jobs ahead: Client.slots_to_fill
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
         if not self._unwritten:         # results that come until write_results() is called are a batch
@@ -1894,7 +1913,11 @@ class Sessions:
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def receive_hello(self, link: ClientLink, message: Message) -> None:
-        """Find the client that sent this hello: one that has come back, or a new one.  Raises WireError."""
+        """Find the client that sent this `hello`: one that is back within the grace, or a new one.
+
+        A new one gets the task serve_client(), which serves it on this and all later links (connections).
+        Raises WireError.
+        """
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
@@ -1975,10 +1998,11 @@ class Sessions:
     def acknowledge_soon(self, client: Client) -> None:
         """Acknowledge a client's events a moment later, so that many share a message.
 
-        Do so at once if the client may send little more output: its window, OUTPUT_WINDOW_BYTES, is half
-        full.  On a network file system (the executor has a thread), flushing the journal costs some five
-        round trips: so wait for the next flush_records().
+        A client sends no more output when OUTPUT_WINDOW_BYTES are not acknowledged.  So if half of them are
+        reached, acknowledge at once.  On a network file system (the executor has a thread), flushing the
+        journal costs some five round trips, so leave it to the next flush_records().
         """
+        # otherwise a call of acknowledge() is due already
         if not self._unacknowledged and not self.executor.pool:
             self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
         self._unacknowledged.add(client)
@@ -1989,7 +2013,7 @@ class Sessions:
         """Acknowledge all events that came, once they are in the files: then clients can send more output.
 
         While the disk or terminal is too slow, acknowledge nothing; on_writer_relieved() calls this again.
-        When the server exits, it ignores all further output.
+        A server that exits acknowledges all the same, because it ignores further output.
         """
         self.records.flush()
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
@@ -2103,11 +2127,14 @@ class Claims(Cursor):
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: Collection[Consumer],
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
-        """Claim up to MAX_BATCH_LINES lines for clients that wait for jobs, one for each client in turn.
+        """Claim lines for clients that wait for jobs, one for each client in turn.
+
+        Called by Dispatcher.hand_out_lines().  Claim MAX_BATCH_LINES at most: results and other calls for
+        the file wait meanwhile.
 
         offers: the clients with free slots and memory; empty: only walk on through the file, to find groups
         and orphans.
-        leaving: those of them that exit if no line is left for them; with EVERYBODY, the server does so, too.
+        leaving: those of them that exit if no line is left for them; EVERYBODY stands for a server that does.
         all_consumers: also busy ones, and lost ones in the grace: if one has -r or --resume, failed lines or
         orphans run again.
         """
@@ -2130,7 +2157,10 @@ class Claims(Cursor):
         return ClaimedBatch(jobs, self._plan_groups(), None)
 
     def _plan_groups(self) -> dict[int, GroupPlan]:
-        """Return a plan for each group that can start now; {} if the file was just edited."""
+        """Return a plan for each group that was found whole and has not started: which host gets which jobs.
+
+        Return {} if the file was just edited or cannot be read; another walk then finds the groups again.
+        """
         groups = [group for group in self.groups if group.jobs and group.is_complete and not group.started]
         try:
             return {group.jobs[0][0].offset: GroupPlan(group, jobs_by_host(self.file.reader, group.jobs))
@@ -2190,9 +2220,11 @@ class Claims(Cursor):
                       may_conclude_lost: bool) -> Reclaimed:
         """Claim lines for jobs that a connecting client has, and this server has not assigned.
 
-        Recovery calls it again after a doubt: if the file cannot be read, or another process is changing a
-        line.  may_conclude_lost: in the last of these calls, a missing line is gone, even if the file can be
-        half saved.
+        The client can then go on with them, and kills those that get no line.  If the file cannot be read
+        now, or another process is changing a line, the result has a doubt, and Recovery calls this again.
+
+        may_conclude_lost: the last of these calls, in which a missing line counts as gone even if the file
+        can be half saved.
         """
         reclaimed = Reclaimed()
         try:
@@ -2298,10 +2330,11 @@ class Recovery:
             )
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
-        """Give a client the lines of the jobs that it reports when it connects; Reclaimed says which.
+        """Give a client the lines of the jobs that it reports when it connects; return which jobs have one.
 
-        This can take a while, in which the client can be lost again.  If it is in doubt whether a line is
-        gone, or has another runner, try again.  The last try comes when a missing line counts as gone.
+        If it is in doubt whether a line is gone, or has another runner, try again.  In the last try, two
+        intervals after the first, a missing line counts as gone.  If any doubt remains, the caller drops the
+        connection.  Meanwhile the client can be lost again.
         """
         sessions = self._sessions
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
