@@ -2413,8 +2413,9 @@ class Dispatcher:
     def hand_out_lines(self, walks_on: bool = True) -> None:
         """Start to claim lines for the waiting clients, in turn; _on_batch_claimed() sends them.
 
-        Called whenever there can be jobs, or clients that want some.  Do nothing during another claim, or
-        while records are written too slowly.  Once the server drains, let clients exit instead.
+        Called whenever there can be jobs, or clients that want some.  Do nothing during another claim, in the
+        pause after one that found no job, or while records are written too slowly.  Once the server drains,
+        let clients exit instead.
 
         walks_on: if no client waits, walk on through the file, to find groups and orphans; False: do nothing.
         """
@@ -2442,7 +2443,7 @@ class Dispatcher:
         self._leaving = {client for client in offers if client.exits_without_jobs}
         leaving: set[Consumer] = {*self._leaving}
         if self._exit_when_done and not sessions.assignments:
-            leaving.add(EVERYBODY)
+            leaving.add(EVERYBODY)              # ask also if the server may exit: see _on_no_job()
         all_clients = list(sessions.clients.values())
         sessions.executor.call_then(
             self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
@@ -2452,13 +2453,13 @@ class Dispatcher:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
         A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
-        becomes `.` again.  In between, claim a group or reserve clients for groups, and let clients exit that
-        can get no job.
+        becomes `.` again.  Also let clients exit that can get no job, and claim a group or reserve clients
+        for groups.
 
-        `no_job`: the search has ended without a job for all who wait.  If it has only used up its time slice
-        (`must_continue`), go on at once.  Otherwise pause for OFFER_SECONDS for each who waits, so that
-        thousands of idle clients do not keep the server busy.  The next search asks for all if this one has
-        skipped lines: those can suit a client to whom nothing was offered.
+        With `no_job`, the search has ended before all waiting clients had jobs.  If it has only used up its
+        time slice (`must_continue`), go on at once.  Otherwise pause for OFFER_SECONDS per waiting client, so
+        that thousands of idle clients do not keep the server busy.  If the search has skipped lines, these
+        can suit a client to whom nothing was offered.  So the next search offers them to all.
         """
         self.is_claiming = False
         to_send: dict[Client, list[Assignment]] = {}
@@ -2495,13 +2496,14 @@ class Dispatcher:
         return assignment
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """After a walk without a job, let clients exit for whom no line is left, and plan the next walk.
+        """After a walk (a scan of the file) without a job, let clients exit, and plan the next walk.
 
-        Drain if no line can ever be claimed (an error of the file), or with --exit-when-done all are done.
+        Only clients may exit that have asked for that, and for which no line is left.  Drain if no line can
+        ever be claimed (an error of the file), or if all are done and --exit-when-done is given.
         """
         final_error, exits = no_job.final_error, no_job.exits
         may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
-        # a line that comes back could be for them; a later walk then asks again
+        # a line that comes back could be for them: then they wait for the answer of a later walk
         if may_exit and not any(
             assignment.can_come_back for assignment in self._sessions.assignments.values()
         ):
@@ -2527,9 +2529,9 @@ class Dispatcher:
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
-        """Send jobs in messages of at most MAX_JOBS_BYTES, unless one job has more.
+        """Send a client its jobs; if it wants more, it waits as the last in turn.
 
-        If the client wants more jobs, it waits as the last in turn.
+        A message has MAX_JOBS_BYTES of commands at most, or a single job, as its length is limited.
         """
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
@@ -2570,11 +2572,11 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
-        """Start to claim at most one group, for each of whose hosts a client with a free slot waits.
+        """Start to claim a group if a client with a free slot waits for each of its hosts; one at a time.
 
-        If all hosts of a group are connected, but some are busy, reserve a client of each: it gets no other
-        jobs until the group is claimed.  Groups further up in the file choose first: clients that are
-        reserved for them do not count.
+        If all hosts of a group are connected, but some are busy, reserve a client of each.  It gets no other
+        jobs until the group is claimed, so that all are free at one time.  Groups further up in the file
+        choose first: clients that are reserved for them do not count.
         batch: has the groups that the last claim has met.
         """
         if batch.no_job is not None and not batch.must_continue:
@@ -2603,10 +2605,10 @@ class Dispatcher:
                 self._sessions.executor.call_then(on_claimed, claim_group, plan, clients)
 
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
-        """Return a client for each host of a group; {}: there is none for some host.
+        """Return a client for each host of a group; {} if some host has none: then the group must wait.
 
-        A host of `host=` can be a pattern, which several clients match.  One that few slots match chooses
-        first, as others have more choice.  slots: how many each client can give; a host needs one.
+        A host of `host=` can be a pattern, which several clients match.  So choose first for the host with
+        the fewest slots to choose from.  slots: how many each client can give; a host needs one.
         """
         free = {client: count for client, count in slots.items() if client not in self._reserved}
         if len(plan.jobs_by_host) > sum(free.values()):     # spares the matching of many hosts
@@ -2750,11 +2752,12 @@ class Server(Program):
         return self.runner_stats.exit_status(self._final_count) if status is None else status
 
     def _tell_of_clients(self) -> None:
-        """Answer a `runwait4.py --status` that has connected: do we drain, which clients are there, or lost?
+        """Answer a `runwait4.py --status` that has connected, for example '1 client, 1 lost: bob since 5.0s'.
 
-        Only processes of this user get an answer: any user can connect.
+        Any user can connect, but only processes of this user get an answer.
         """
-        with suppress(OSError):         # no descriptor is free, so it is told later or never; or it has gone
+        # no descriptor is free: the answer comes later or never; or the asker has closed the connection
+        with suppress(OSError):
             asker, _ = self._status_socket.accept()
             with asker:
                 if same_user(asker):
@@ -2813,8 +2816,9 @@ class Server(Program):
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
     def _make_components(self) -> None:
-        """Create the objects that make up the server; each needs some of the earlier ones."""
-        reader = JobReader(self.path, say=self.say, mount=self.mount)        # to count lines
+        """Create the objects that make up the server, as connect_parts() begins; each needs earlier ones."""
+        # to count lines: only Claims may open another file in `served_file`
+        reader = JobReader(self.path, say=self.say, mount=self.mount)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
             self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
@@ -2946,8 +2950,12 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """Drop silent clients, write records and scan the file, once a second."""
-        check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)
+        """Drop silent connections, write records and scan the file, once a second.
+
+        A client sends a ping every PING_SECONDS.  So if it is silent for MAX_SILENT_SECONDS, it is lost; its
+        lines are kept for the grace, in which it can connect again.  Never returns.
+        """
+        check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)      # more often if tests shorten that
         while True:
             await asyncio.sleep(check_seconds)
             for link in list(self.sessions.links):
@@ -3012,9 +3020,9 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` (1 to ORDER - 1) times BASE: two numbers of 32 bytes each.
+    """Return `factor` (1 to ORDER - 1) times BASE, which is the public key if `factor` is the private one.
 
-    Double for each further bit, and add BASE for each 1.
+    It is a point: two numbers of 32 bytes each.  Double for each further bit, and add BASE for each 1.
     """
     point = BASE
     for bit in f"{factor:b}"[1:]:
@@ -3037,7 +3045,11 @@ def pipe_of_pem(label: bytes, data: bytes) -> int:
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
-    """Make a key and a certificate for a TLS context.  Raises UsageError: OpenSSL does not accept them."""
+    """Make a new key and a certificate for TLS, when the server starts.
+
+    Clients know the certificate by its hash, which the handshake names.  file_id: shows clients with jobs
+    which file is served.  Raises UsageError: OpenSSL does not accept the certificate or the key.
+    """
     key = secrets.randbelow(ORDER - 1) + 1
     public_key = multiply_base(key)
     certificate = CERTIFICATE + public_key + SIGNATURE
@@ -3060,7 +3072,11 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 
 
 def choose_token() -> tuple[str, str]:
-    """Return the token, and a text about it for the first line of output.  Raises UsageError."""
+    """Return the token that clients must know, and a text about it for the first line of output.
+
+    Without $RUNMAKER4_TOKEN, the first server of a user writes a random token to a file, where all later ones
+    read it.  Raises UsageError.
+    """
     if token_in_environment := token_of_environment():
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
