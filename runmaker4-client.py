@@ -218,9 +218,10 @@ class Token(NamedTuple):
 
 
 def find_token(token_option: str | None) -> Token:
-    """Return the first of --token (a token or file), $RUNMAKER4_TOKEN, the token file and user's input.
+    """Return the token of the first that is given: --token, $RUNMAKER4_TOKEN, the token file, user's input.
 
-    token_option: None: not given.
+    Ask the user only on a terminal, and if there is no token file.  A bad token is an error: no later
+    source is tried.  token_option: a token or the path of a file; None: not given.
     """
     if token_option is None:
         if from_environment := token_of_environment():
@@ -270,13 +271,14 @@ class Endpoint:
         """Connect, authenticate both ends, and close the connection: a test before the event loop.
 
         So errors appear on the user's terminal, and an unknown host or a wrong token ends the client at once.
-        Raises OSError, WireError.  seconds: for all of this.
+        Raises OSError or WireError, for which why_unreachable() and why_rejected() have texts.  seconds: for
+        all of this.
         """
         deadline = boottime() + seconds
         channel = self.open_channel()
         with socket.create_connection((self.host, self.port), timeout=seconds) as sock:
             while not channel.is_authenticated:
-                sock.settimeout(max(deadline - boottime(), 0.01))
+                sock.settimeout(max(deadline - boottime(), 0.01))       # with 0 the socket would not block
                 if not (data := sock.recv(1 << 16)):
                     raise ConnectionResetError("the server has closed the connection")
                 channel.receive(data)
@@ -332,7 +334,10 @@ class RemoteJob(Job):
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
-        """Return a job from an item of a `jobs` message.  Raises WireError."""
+        """Return a job from an item of a `jobs` message, which the server's make_job_entry() has made.
+
+        Raises WireError.  Offset and state of the line are unknown here: the server alone has the file.
+        """
         slots = item.integer("slots", 100_000)
         # null: no limit; negative: in percent; as in JobSettings
         timeout = item.fields.get("timeout", 0)
@@ -382,7 +387,8 @@ class Outbox:
     def send(self, link: ServerLink) -> None:
         """Send events until the window is full: OUTPUT_WINDOW_BYTES of output that are not acknowledged.
 
-        Events without output always fit.  Later events wait, because they must arrive in order.
+        Called after each new event and each acknowledgement.  If the output of an event does not fit, all
+        later events wait, too, because they must arrive in order.
         """
         while self._unsent and self._in_flight_bytes + self._unsent[0].size <= OUTPUT_WINDOW_BYTES:
             event = self._unsent.popleft()
@@ -390,8 +396,8 @@ class Outbox:
             self.backlog -= event.size
             self._in_flight_bytes += event.size
             link.post(event.message)
-        if self._unsent:                # the server must receive all that was sent to acknowledge it
-            link.flush()
+        if self._unsent:
+            link.flush()                # post() can wait 20 ms, but only an acknowledgement makes room
 
     def acknowledge(self, last_number: int) -> list[Event]:
         """Remove and return the events up to this number."""
@@ -561,9 +567,10 @@ class LinkLife:
         return must_report
 
     async def connect(self, connection: Connection, file_id: str) -> ServerLink:
-        """Dial; return a new link.  Raises OSError, asyncio.TimeoutError.
+        """Open a connection to the server; return it as a link.  The handshake follows.
 
-        file_id: which the server must prove; '': any.
+        Called by stay_connected() for each attempt.  file_id: of the file that the server must have; '': any.
+        Raises OSError, asyncio.TimeoutError.
         """
         endpoint = self._endpoint
         link = ServerLink(connection, endpoint.open_channel(file_id))
@@ -575,9 +582,10 @@ class LinkLife:
         return link
 
     async def keep_alive(self, link: ServerLink) -> str:
-        """Send pings, drop a silent link, and return the reason when the link is lost.
+        """Keep a new link until it is lost; return why.
 
-        Before the welcome send none, but drop the link if that takes too long.
+        Send pings after the `welcome`: their answers show that the server lives, and allow us to start jobs.
+        Drop the link if the server is silent, or if the `welcome` takes too long.
         """
         opened_at = boottime()
         while not link.lost_reason.done():
@@ -602,9 +610,10 @@ class LinkLife:
         return link.lost_reason.result()
 
     async def pause_before_retry(self) -> float | None:
-        """Wait before the next attempt to connect, and return None; or give up after the time of --give-up.
+        """Wait before the next attempt to connect; but give up once the time of --give-up is over.
 
-        Then return the seconds without a server; wants_server is False from then on.
+        Return the seconds without a server if the client gives up: then wants_server is False, and the caller
+        kills the jobs.  Otherwise return None.
         """
         if not self.wants_server:
             return None
@@ -651,8 +660,9 @@ class Requests:
     def send_claim(self, link: ServerLink, free: Resources, slots: int, exits_if_none: bool) -> None:
         """Ask the server for jobs by a `claim`, unless nothing has changed since the last one.
 
-        `want` and `memory` are what has changed: the server adds them to earlier claims.  So `memory` is
-        negative if less is free.  After a claim with exits_if_none all have it until the server has answered.
+        `want` and `memory` are changes: the server adds them to earlier claims.  So `memory` is negative if
+        less is free.  `last` announces that we exit if there is no job.  The server goes by the newest claim,
+        so each has `last` until the server has answered.
 
         free: what the jobs that have arrived leave.  slots: in service.
         """
@@ -726,8 +736,8 @@ class Connection:
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        The runner calls this when a slot is free, and again when jobs arrive: _wake_runner().
-        exits_if_none: as in runmaker4.Jobs.
+        The runner calls this when a slot is free, and again when jobs arrive: _wake_runner().  So never wait
+        for the server here.  exits_if_none: the runner exits if the server has no job for it.
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
         # the first job waits until it fits, and the others wait for it: only report our memory
@@ -779,10 +789,11 @@ class Connection:
         return {}
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """End the session after the last job; return the server's summary of the file, or None.
+        """Close the connection after the last job; return the server's summary of the file; None: unknown.
 
-        The runner calls this when it exits: the summary gives the exit status and the closing line.  Give
-        back jobs without a slot, and wait until the server has written all results; report the others.
+        Called when the runner exits: exit status and closing line come from the summary.  First give back
+        jobs without a slot, and wait until the server has written all results.  Report how many could not be
+        sent.
         """
         self._return_queued_jobs()
         started = boottime()
@@ -820,10 +831,10 @@ class Connection:
         await wait_for_event(self._progress, 0.2)
 
     async def _request_summary(self) -> None:
-        """Ask the server for a summary of the file; return when it has answered, or time is over.
+        """Ask the server for a summary of the file, and wait until it is in `_summary`, or time is over.
 
-        Ask on each new link again.  Jobs can still arrive, for an earlier claim: give them back, and ask once
-        the server has made their lines new, as until then it counts them as running.
+        Ask on each new link again.  Jobs can still arrive, for an earlier claim.  Give them back, and ask
+        only when their lines are new: until then the server counts them as running.
         """
         started = boottime()
         asked_link = None
@@ -834,6 +845,7 @@ class Connection:
                 asked_link = None
             elif link and link is not asked_link:
                 asked_link = link
+                # all slots, also those that get no more jobs: a job that needs them counts as left for us
                 link.send(type="account", slots=self._runner.slots.listed)
             if self.link_life.reported_complaint and not self.link_life.was_accepted:
                 return                          # there was never a server
@@ -844,9 +856,10 @@ class Connection:
     # -- asking for jobs -------------------------------------------------------------------------------------
 
     def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
-        """Ask for jobs for free slots, less those ahead or under way, and report our free memory.
+        """Ask for jobs for the free slots, and report our free memory.
 
-        exits_if_none: announce that we exit if there is no job.
+        Subtract what the jobs need that have arrived and wait for a slot.  Without a link, or if the runner
+        starts no more jobs, ask for none.  exits_if_none: announce that we exit if there is no job.
         """
         link = self.link_life.link
         if not link or self._runner.draining:
@@ -907,7 +920,10 @@ class Connection:
         self._runner.pump.resume()      # the backlog is smaller: job output can be read again
 
     def _on_job_lost(self, key: str) -> None:
-        """Kill a job that another runner has, or report that the result is not written."""
+        """Handle a `lost`: another runner has the job's line, or the line is gone.  So kill our copy.
+
+        If the job has finished already, report that the result is not written.
+        """
         job = self._jobs.pop(key, None)
         self._jobs_ahead.pop(key, None)
         if not job:
@@ -952,8 +968,11 @@ class Connection:
                 self._runner.kill_jobs()
 
     def greet(self, link: ServerLink) -> None:
-        """Name our jobs (`have`) and ourselves (`hello`) on a new link."""
-        if not self.link_life.wants_server:
+        """Name our jobs (`have`) and ourselves (`hello`) on a new link, when it is authenticated.
+
+        The server compares the jobs with the lines that it has for us, and answers with a `welcome`.
+        """
+        if not self.link_life.wants_server:     # we exit, or give up; this attempt was still under way
             return
         for job in self._jobs.values():             # one by one: a command can fill a message
             result = None if job.result is None else to_text(job.result)
@@ -986,8 +1005,9 @@ class Connection:
         jobs_ahead = self._jobs_ahead
         self._jobs_ahead = {}
         for job in jobs_ahead.values():
-            # A new server must know that a job was not started.  It sends jobs of a group again if we do not
-            # name them.
+            # A new server must know that a job was not started.  But if a job of a group goes back, we can
+            # count as a lost host.  If we do not name that job, the same server sends it again
+            # (Client._compare_with_report() there).
             if not job.of_group:
                 self._give_back(job)
         for task in self._runner.tasks.values():
@@ -1056,8 +1076,8 @@ class Connection:
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """Use a link from now on, because the server has accepted us; send the events that it lacks.
 
-        Forget jobs whose results the server has acknowledged.  A `lost` follows for each job that another
-        runner has.
+        Forget jobs whose results the server has acknowledged.  For each job that has no line any more, or
+        that another runner has, the server then sends a `lost`.
         """
         file = message.text("file", 1000)
         grace = max(message.seconds("grace"), 0.1)
@@ -1090,8 +1110,8 @@ class Connection:
         # those that still have no slot by then go back, for other clients
         self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
         self.link_life.on_answer(request_number)
-        # If the answered request is too old, the server can have given the jobs to others since, so they must
-        # not start.  The answer to a ping permits that.
+        # If the answered request is too old, the server can have given the jobs to others since.  So they may
+        # start only after the answer to a ping.
         if not self.link_life.can_start_jobs:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer is outdated
@@ -1107,10 +1127,10 @@ class Connection:
     def _on_no_job(self, message: Message) -> None:
         """Handle `nothing`, the answer to a claim that announced our exit: there is no job for us.
 
-        Wake the runner, which then exits.  It stays if jobs have arrived since the claim.
+        Wake the runner, which claims again, and exits because of the answer.
         """
         request_number = message.integer("request")
-        # jobs ahead have arrived since the request, so then we may not exit
+        # jobs ahead have arrived since the request, so then the runner stays
         self._requests.on_no_job(request_number, NoJob(
             may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
             summary=self._read_summary(message),
@@ -1125,7 +1145,10 @@ class Connection:
         self._progress.set()
 
     def _read_summary(self, message: Message) -> Summary | None:
-        """Return the summary in a message; None: the server cannot read the file."""
+        """Return the server's summary of the file, for exit status and closing line; None: it is unreadable.
+
+        The messages `account`, `nothing` and `closing` have one.
+        """
         if message.fields.get("account") is None:
             return None
         summary = Message(message.fields["account"])
@@ -1167,7 +1190,8 @@ class ServerSink(Sink):
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Hold output while the run is short, to send it with the `end`; send that of longer runs at once.
 
-        A run is short until it has printed MAX_SHORT_BYTES or taken MAX_SHORT_SECONDS (on_tick()).
+        The server writes an `end` to the journal, so the output of a short run needs no file there.  A run is
+        short until it has printed MAX_SHORT_BYTES or taken MAX_SHORT_SECONDS (on_tick()).
         """
         held_output = self._held_output.get(run)
         if held_output is None:
@@ -1178,9 +1202,12 @@ class ServerSink(Sink):
             self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, with output that is still held; note how it ended for the job's `finish`.
+        """Report the end of a run, with output that is still held.
+
+        Note in the job how the run ended: the event `finish` reports it, for the results of a group.
         """
         self._set_ending(run, str(run_result), run_result.cause == "timeout")
+        # on_tick() does so, too, but only once a second
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
         self._send_end(run, run_result)
