@@ -93,14 +93,15 @@ from runmaker4 import (
     Tracking,
     UsageError,
     WireError,
-    add_background,
-    add_general,
+    add_background_options,
+    add_general_options,
     add_limit_options,
     add_running_options,
-    add_verbosity,
+    add_verbosity_options,
     allow_descriptors,
     begin_fields,
     boottime,
+    check_not_empty,
     display_text,
     duration,
     end_fields,
@@ -109,7 +110,6 @@ from runmaker4 import (
     exit_on,
     human_time,
     integer_between,
-    nonempty,
     open_descriptors,
     plural,
     printable,
@@ -186,11 +186,12 @@ def make_parser() -> Parser:
     add("--give-up", type=lambda text: 0.0 if text == "0" else duration(text), metavar="T",
         help="exit if there is no server for T; 0: at once [never]")
     add = parser.add_argument_group("background and hosts").add_argument
-    add_background(add)
-    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add_background_options(add)
+    add("--name", type=check_not_empty, metavar="NAME",
+        help="this host's name (messages, host=) [the node name]")
     add_limit_options(parser.add_argument_group("limits").add_argument)
-    add_verbosity(parser.add_argument_group("output").add_argument)
-    add_general(parser)
+    add_verbosity_options(parser.add_argument_group("output").add_argument)
+    add_general_options(parser)
     parser.set_defaults(max_failed=0)                      # the server has --max-failed
     return parser
 

@@ -170,13 +170,14 @@ from runmaker4 import (
     UsageError,
     WireError,
     Writer,
-    add_background,
-    add_general,
-    add_max_failed,
+    add_background_options,
+    add_general_options,
+    add_max_failed_option,
     add_record_options,
     allow_descriptors,
     boottime,
     check_job_file,
+    check_job_file_path,
     check_lock_file,
     check_mount,
     close_all,
@@ -191,11 +192,10 @@ from runmaker4 import (
     identity_of,
     integer_between,
     is_free,
-    job_file_path,
     job_lock_offsets,
+    join_first_few,
     lock,
     name_lines,
-    name_some,
     one_line,
     open_descriptors,
     open_job_file,
@@ -272,7 +272,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("jobs to hand out").add_argument
-    add("file", metavar="FILE", type=job_file_path,
+    add("file", metavar="FILE", type=check_job_file_path,
         help="the job file; runmaker4.py can work on it at the same time")
     add("--exit-when-done", action="store_true",
         help="exit when all jobs have finished; clients exit as well")
@@ -283,7 +283,7 @@ def make_parser() -> Parser:
         action="store_true",
         help="no other host uses the file itself: any file system will do",
     )
-    add_max_failed(add)
+    add_max_failed_option(add)
     add = parser.add_argument_group(
         "address and token ($RUNMAKER4_TOKEN, or ~/.runmaker4.token)"
     ).add_argument
@@ -300,8 +300,8 @@ def make_parser() -> Parser:
     ).add_argument
     add_record_options(add)
     add("--print", action="store_true", help="print the job output of all clients")
-    add_background(parser.add_argument_group("background").add_argument)
-    add_general(parser)
+    add_background_options(parser.add_argument_group("background").add_argument)
+    add_general_options(parser)
     return parser
 
 
@@ -2767,7 +2767,7 @@ class Server(Program):
                     count = len(clients) - len(lost)
                     text = (f"{'the server drains: ' * (not self.lifetime.is_serving)}"
                             f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost")
-                    asker.send(to_bytes(f"{text}: {name_some(lost)}" if lost else text))
+                    asker.send(to_bytes(f"{text}: {join_first_few(lost)}" if lost else text))
         # not before the next look: an accept(2) that fails would come again at once
         self.loop.remove_reader(self._status_socket)
         self.loop.call_later(LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._tell_of_clients)

@@ -334,7 +334,7 @@ def plural(count: int, word: str) -> str:
 NAMED_LINES = 8                 # at most, in a message; and hosts
 
 
-def name_some(names: Sequence[object]) -> str:
+def join_first_few(names: Sequence[object]) -> str:
     """Return '3, 5, 7, ...', with NAMED_LINES names at most."""
     return ", ".join([*map(str, names[:NAMED_LINES]), *["..."] * (len(names) > NAMED_LINES)])
 
@@ -342,7 +342,7 @@ def name_some(names: Sequence[object]) -> str:
 def name_lines(numbers: Iterable[int]) -> str:
     """Return 'line 3', or 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
-    return f"{'lines' if len(lines) > 1 else 'line'} {name_some(lines)}"
+    return f"{'lines' if len(lines) > 1 else 'line'} {join_first_few(lines)}"
 
 
 OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
@@ -686,7 +686,7 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     return succeeded
 
 
-def lock_probe(fd: int) -> int:
+def lock_random_byte(fd: int) -> int:
     """Lock a random free byte of PROBE_BYTES, for a test of locks or a pulse, and return the offset."""
     while not lock(fd, offset := PROBE_BYTES + int.from_bytes(os.urandom(4), "big")):
         pass
@@ -765,7 +765,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     try:
         fd = open_lock_file(lock_path, os.O_RDWR, network)
     except FileNotFoundError:
-        fd = open_or_make(lock_path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
+        fd = open_or_create(lock_path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
     try:
         lock_status = stat_lock_file(fd, network)
         file_status = stat_or_none(path)  # None: the file does not exist yet, or is just being replaced
@@ -785,7 +785,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
 
 def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     """Return the status of an open lock file.  Raises OSError if another program's file has that name."""
-    info = stat_single_file(fd)
+    info = stat_file_with_one_name(fd)
     read_inode_line(fd, network)
     return info
 
@@ -805,7 +805,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
     return contents
 
 
-def stat_single_file(fd: int) -> os.stat_result:
+def stat_file_with_one_name(fd: int) -> os.stat_result:
     """Return the status of an open file; raise OSError unless it is a regular file with one name."""
     info = os.fstat(fd)
     if not S_ISREG(info.st_mode):
@@ -942,7 +942,7 @@ def find_mount(path: str) -> Mount:
         # In names only blank, tab, newline and backslash are escaped; only a newline ends a line here
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as mounts:
             for line in mounts:
-                point = unescaped(line.split(" ")[4])
+                point = decode_octal_escapes(line.split(" ")[4])
                 # The longest mount point counts, and of several mounts there the last
                 if len(point) >= len(longest_point) and path.startswith(point.rstrip("/") + "/"):
                     longest_point, its_line = point, line
@@ -954,14 +954,14 @@ def find_mount(path: str) -> Mount:
     mount, _, system = its_line.rstrip("\n").partition(" - ")
     options = mount.split(" ")[5]
     kind, source, super_options = system.split(" ")[:3]         # the source can be empty
-    source = unescaped(source)
+    source = decode_octal_escapes(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
     every_option = {*options.split(","), *super_options.split(",")}
     return Mount(kind, frozenset(every_option), longest_point)
 
 
-def unescaped(field: str) -> str:
+def decode_octal_escapes(field: str) -> str:
     """Decode octal escapes: '/my\\040disk' becomes '/my disk'."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
@@ -1147,7 +1147,7 @@ def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
     return os.open(path, flags, mode)
 
 
-def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int:
+def open_or_create(path: str, flags: int, mode: int, network: bool = False) -> int:
     """Open or create a file.  If two hosts create it at once, MooseFS gives one EEXIST: then try again."""
     for _ in range(MAKING):
         with suppress(FileExistsError):
@@ -1156,14 +1156,14 @@ def open_or_make(path: str, flags: int, mode: int, network: bool = False) -> int
     return open_direct(path, flags | os.O_CREAT, network, mode)
 
 
-def give_rights(new: int, old: os.stat_result) -> None:
+def copy_owner_and_mode(new_fd: int, old_info: os.stat_result) -> None:
     """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows."""
-    for owner in old.st_uid, -1:
+    for owner in old_info.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
-            os.fchown(new, owner, old.st_gid)
+            os.fchown(new_fd, owner, old_info.st_gid)
             break
-    os.fchmod(new, S_IMODE(old.st_mode))
+    os.fchmod(new_fd, S_IMODE(old_info.st_mode))
 
 
 # ---- appending ---------------------------------------------------------------------------------------------
@@ -1627,7 +1627,7 @@ def first_line_offset(file: Reader) -> int:
     return 3 if head.startswith(UTF8_MARK) else 0
 
 
-def lstat_no_link(path: str) -> os.stat_result:
+def lstat_refusing_symlink(path: str) -> os.stat_result:
     """Return the status of a job file; raise OSError(ELOOP) if the path is a symbolic link.
 
     The lock file is named after the path, so runners would not see the locks of users of a link.
@@ -1647,7 +1647,7 @@ def open_job_file(path: str, flags: int) -> int:
     flags: the access mode, perhaps O_APPEND.
     """
     try:
-        mode = lstat_no_link(path).st_mode
+        mode = lstat_refusing_symlink(path).st_mode
         if not S_ISREG(mode):
             kind = "a directory" if S_ISDIR(mode) else "not a regular file"
             raise UsageError(f"{path}: is {kind} (expected a job file)")
@@ -1738,7 +1738,7 @@ class JobSettings:
         elif len(self.hosts) == 1:
             names = f"host {self.hosts[0]}"
         else:
-            names = f"one of the hosts {name_some(self.hosts)}"
+            names = f"one of the hosts {join_first_few(self.hosts)}"
         needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
         return printable(f"{names}{needs} ({self.where})")
 
@@ -1828,7 +1828,7 @@ class Consumer:
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
 
-def host_patterns(text: str) -> tuple[str, ...]:
+def parse_host_patterns(text: str) -> tuple[str, ...]:
     """Return the names and patterns of host=, in lower case.  Raises ValueError."""
     hosts = tuple(text.lower().split(","))
     for host in hosts:
@@ -1839,7 +1839,7 @@ def host_patterns(text: str) -> tuple[str, ...]:
     return hosts
 
 
-def posix_like_shell(text: str) -> str:
+def parse_shell(text: str) -> str:
     """Return the name or path of shell=.  Raises ValueError."""
     if not POSIX_LIKE.fullmatch(os.path.basename(text)):
         raise ValueError(f"shell={printable(text)} is no POSIX-like shell: bash, zsh, ksh, dash, yash "
@@ -1903,12 +1903,12 @@ KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 # and how their values are parsed: as argparse types, or with a ValueError that names the setting
 KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "timeout": time_limit,
-    "host": host_patterns,
+    "host": parse_host_patterns,
     "together": str,
     "min-hosts": lambda text: None if text == "all" else integer_between(0)(text),
     "slots": integer_between(1, 100_000),
     "memory": growing_sizes,
-    "shell": posix_like_shell,
+    "shell": parse_shell,
 }
 SETTINGS_ARE = (
     f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
@@ -1974,21 +1974,21 @@ STRAY_WITHOUT_JOBS = re.compile(rb"\n(?!#|/(?![^\s/*])|[ \t\r\f\v]*(?:[#\n]|\Z)|
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
-def find_stray(file: Reader, stray: re.Pattern[bytes]) -> int:
+def find_stray_line(file: Reader, pattern: re.Pattern[bytes]) -> int:
     """Return the line number of the first stray; 0: none.
 
-    stray: STRAY or STRAY_WITHOUT_JOBS, which begin with the newline before such a line.
+    pattern: STRAY or STRAY_WITHOUT_JOBS, which begin with the newline before such a line.
     """
     lines_above = 0
     for lines in whole_lines(file, first_line_offset(file)):
         text = b"\n" + lines                   # so each line begins with a newline
-        if match := stray.search(text):
+        if match := pattern.search(text):
             return lines_above + text.count(b"\n", 0, match.start() + 1)
         lines_above += lines.count(b"\n")
     return 0
 
 
-def name_stray(number: int) -> str:
+def stray_line_message(number: int) -> str:
     return f"line {number} is neither a job nor a comment"
 
 
@@ -2008,10 +2008,10 @@ def check_for_strays(
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
     """Report the first stray of an open file, or refuse the file: see check_for_strays()."""
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
-    if not (number := find_stray(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
+    if not (number := find_stray_line(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
     if has_job or not refuse:
-        say(f"{name_stray(number)} ({JOB_OR_COMMENT})")
+        say(f"{stray_line_message(number)} ({JOB_OR_COMMENT})")
     # without NULs it can be a list of commands, so name the command that converts it
     elif b"\0" not in file.pread(4096, 0):
         raise UsageError(
@@ -2227,7 +2227,7 @@ def held_in(states: Counter[bytes]) -> int:
     return sum(states.values()) - not_held
 
 
-def name_counts(**numbers: int) -> list[str]:
+def describe_counts(**numbers: int) -> list[str]:
     """Return the numbers other than 0 with their names: ['31 done', '2 failed']."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
 
@@ -2263,10 +2263,10 @@ class Summary:
     def describe(self, with_lines: bool) -> str:
         """Return '31 done, 2 failed (lines 3, 5), 9 new'.  with_lines: with the numbers of the bad lines."""
         counted = self.counts
-        processed = name_counts(done=counted.done, failed=counted.failed, error=counted.error)
+        processed = describe_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
             processed[-1] += f" ({name_lines(self.bad_lines)})"
-        unprocessed = name_counts(running=counted.running, new=counted.new, held=counted.held)
+        unprocessed = describe_counts(running=counted.running, new=counted.new, held=counted.held)
         return ", ".join(processed + unprocessed) or "no jobs"
 
 
@@ -2532,7 +2532,7 @@ class LockTable(LockTableReader):
             # "This process can claim lines".  Also, an NFS client that holds a lock on a file needs fewer
             # round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
-            self.pulse_offset = lock_probe(fd) if self._mount.forgets_locks else 0
+            self.pulse_offset = lock_random_byte(fd) if self._mount.forgets_locks else 0
             if self.presence_lock:
                 self.presence_lock.take(fd)
             if self._mount.shared:
@@ -3001,7 +3001,7 @@ class JobReader(Opened):
             can_retry=can_retry,
             jobs_left=bool(with_jobs),
             orphans=len(snapshot.orphans),
-            first_stray=find_stray(self.reader, STRAY),
+            first_stray=find_stray_line(self.reader, STRAY),
             has_end=scope.below_end,
             with_jobs=frozenset(with_jobs),
             without_jobs=frozenset(remaining.all),
@@ -3118,7 +3118,7 @@ class JobReader(Opened):
 
         Call LockTable.refresh() first, or lock the command mutex.
         """
-        info = lstat_no_link(self.real_path)
+        info = lstat_refusing_symlink(self.real_path)
         if not self.network:
             return info
         fd = os.open(self.real_path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -4171,7 +4171,7 @@ def check_lock_file(file: JobFile) -> None:
             os.close(open_lock_file_of(path))       # creates it if there is none
             # A lock of one description must be seen through another
             with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
-                if is_free(second.fileno(), lock_probe(first.fileno())):
+                if is_free(second.fileno(), lock_random_byte(first.fileno())):
                     raise UsageError(
                         f"{lock_path}: record locks on this file system do not exclude other processes (use "
                         "another one, or mount cifs with nobrl)"
@@ -6691,7 +6691,7 @@ class MessageLog(Writer):
     def write_chunks(self, chunks: Iterable[bytes]) -> None:
         """Write chunks to the file that the path names now."""
         with suppress(UsageError):  # then to the old one
-            fd = open_record(self.path, os.O_WRONLY | os.O_APPEND)
+            fd = open_or_create_output(self.path, os.O_WRONLY | os.O_APPEND)
             os.dup2(fd, self.fd)
             os.close(fd)
         super().write_chunks(chunks)
@@ -6945,7 +6945,7 @@ class ProgressBar:
         """
         now = self._clock()
         self._rate.add_count(now, counts.processed)
-        bad_jobs = "".join(f", {text}" for text in name_counts(failed=counts.failed, error=counts.error))
+        bad_jobs = "".join(f", {text}" for text in describe_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
         estimate = ""                   # the rate is unknown
@@ -7100,7 +7100,7 @@ class TerminalConsole(LinePrinter):
                     times = seconds / max(self._longest, 0.01)
                     hanging = f" line {job.number} runs {times:.0f} times longer than any before"
             return self._bar.line(counts, columns, hanging)
-        count_texts = name_counts(
+        count_texts = describe_counts(
             done=self._results[DONE],
             failed=self._results[FAILED],
             error=self._results[ERROR],
@@ -7357,7 +7357,7 @@ class LogFile(Sink):
         self.executor.post(self.file.write, offset, data, size=self.record_bytes)
 
 
-def open_record(path: str, flags: int) -> int:
+def open_or_create_output(path: str, flags: int) -> int:
     """Open or create a file for records, messages (--errors) or the process ID.  Raises UsageError.
 
     flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: with it, another user could
@@ -7370,7 +7370,7 @@ def open_record(path: str, flags: int) -> int:
             fd = os.open(path, flags)
         except FileNotFoundError:
             flags |= os.O_NOFOLLOW          # the path can also be a dangling link
-            fd = open_or_make(path, flags, 0o666)
+            fd = open_or_create(path, flags, 0o666)
         if not is_regular(fd):
             os.close(fd)
             raise UsageError(f"{path}: not a regular file (give another name)")
@@ -7454,7 +7454,7 @@ class RecordFile:
 
     def _open(self, path: str) -> int:
         """Open or create the file.  Raises UsageError, also if it is of another kind."""
-        fd = open_record(path, self._flags)
+        fd = open_or_create_output(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
@@ -7649,7 +7649,7 @@ class OutputFile:
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
-                    self._fd, self._path = create_unused(self._path)
+                    self._fd, self._path = create_with_free_name(self._path)
                 write_all(self._fd, self.text)
         except OSError as error:            # later data would leave a hole: the file ends here
             self._give_up(error)
@@ -7673,7 +7673,7 @@ class OutputFile:
         self._on_error(f"{self._path}: {error_text(error)} (this output is incomplete; the jobs go on)")
 
 
-def create_unused(path: str) -> tuple[int, str]:
+def create_with_free_name(path: str) -> tuple[int, str]:
     """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ...
 
     So no run writes to the output file of another, on any host.  Return descriptor and path.
@@ -8309,7 +8309,7 @@ class RunnerStats:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
             not_written = {"not written down": len(self.unwritten_lines)}
-            count_texts = name_counts(
+            count_texts = describe_counts(
                 failed=own.failed, error=own.error, cancelled=own.held, **not_written
             )
             text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
@@ -8332,7 +8332,7 @@ class RunnerStats:
         if summary.can_retry or will_be_orphaned:
             text += f"; {retry} runs them again"
         if summary.first_stray:
-            text += f"; {name_stray(summary.first_stray)}"
+            text += f"; {stray_line_message(summary.first_stray)}"
         if reasons_command and counts.bad:
             text += f"; {reasons_command} shows why"
         return text + self.wrong_directory + incomplete
@@ -9585,7 +9585,7 @@ def open_pid_file(path: str) -> int:
     Refuse a file that holds more than a number: our number will overwrite its contents.  Refuse also the pid
     file of a live process, which has it locked.  The lock lasts as long as the returned descriptor is open.
     """
-    fd = open_record(path, os.O_RDWR | os.O_NOFOLLOW)
+    fd = open_or_create_output(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
     if not re.fullmatch(rb"[0-9]{0,19}\s{0,8}", head):
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
@@ -9606,7 +9606,7 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     errors_fd = pid_fd = ready_fd = None
     # while errors still reach the terminal
     if options.errors:
-        errors_fd = open_record(options.errors, os.O_WRONLY | os.O_APPEND)
+        errors_fd = open_or_create_output(options.errors, os.O_WRONLY | os.O_APPEND)
     if options.pidfile:
         pid_fd = open_pid_file(options.pidfile)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)      # until Signals.dispatch()
@@ -9706,7 +9706,7 @@ def check_runner_command(text: str) -> str:
     raise ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
 
 
-def nonempty(text: str) -> str:
+def check_not_empty(text: str) -> str:
     """Check that an option value is not empty, as "$UNSET" would be."""
     if not text:
         raise ArgumentTypeError("is empty (give a value)")
@@ -9718,7 +9718,7 @@ def check_output_path(text: str) -> str:
 
     If we wrote to one, every program would refuse it from then on, and its job file.
     """
-    for path in nonempty(text), os.path.realpath(text):         # the target of a symbolic link
+    for path in check_not_empty(text), os.path.realpath(text):         # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
@@ -9726,15 +9726,15 @@ def check_output_path(text: str) -> str:
     return text
 
 
-def job_file_path(text: str) -> str:
-    if match := LOCK_FILE.fullmatch(os.path.basename(nonempty(text))):
+def check_job_file_path(text: str) -> str:
+    if match := LOCK_FILE.fullmatch(os.path.basename(check_not_empty(text))):
         raise ArgumentTypeError(
             f"'{printable(text)}' is not a job file, but the lock file of {printable(match[1])}"
         )
     return text
 
 
-def slot_names(text: str) -> str:
+def check_slot_names(text: str) -> str:
     """Check an option value: names such as 'a,b', or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
         raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
@@ -9766,7 +9766,7 @@ def add_running_options(add: AddArgument) -> None:
     add("-1", "--one-only", action="store_true", help="run no more than one job per slot, then exit")
     add(
         "--slots",
-        type=slot_names,
+        type=check_slot_names,
         metavar="A,B",
         help="instead of -j: a slot per name (@FILE: one a line)",
     )
@@ -9784,7 +9784,7 @@ def add_limit_options(add: AddArgument) -> None:
     )
     add(
         "--hire",
-        type=nonempty,
+        type=check_not_empty,
         metavar="CMD",
         help="start a successor by CMD when --walltime is over",
     )
@@ -9828,24 +9828,24 @@ def add_record_options(add: AddArgument) -> None:
     )
 
 
-def add_max_failed(add: AddArgument) -> None:
+def add_max_failed_option(add: AddArgument) -> None:
     add("--max-failed", type=integer_between(1), default=0, metavar="N",
         help="start no more once N of its own jobs failed (!, e)")
 
 
-def add_verbosity(add: AddArgument) -> None:
+def add_verbosity_options(add: AddArgument) -> None:
     add("-q", "--quiet", action="store_true", help="print only errors and the closing line")
     add("--plain", action="store_true", help="print job output only, one job after the other")
     add("-k", "--keep-order", action="store_true", help="with --plain: in the order of starts")
 
 
-def add_background(add: AddArgument) -> None:
+def add_background_options(add: AddArgument) -> None:
     add("-d", "--daemon", action="store_true", help="go into the background (start errors come first)")
     add("--pidfile", type=check_output_path, metavar="FILE", help="write the process ID to FILE")
     add("--errors", type=check_output_path, metavar="FILE", help="append messages, with times, to FILE")
 
 
-def add_general(parser: Parser) -> None:
+def add_general_options(parser: Parser) -> None:
     add = parser.add_argument_group("general").add_argument
     add("--version", action="version", version=f"%(prog)s {VERSION}", help="print the version")
     add("-h", "--help", action="help", help="print this help")
@@ -9869,21 +9869,22 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("which jobs, and how many").add_argument
-    add("file", metavar="FILE", type=job_file_path, help="the job file")
+    add("file", metavar="FILE", type=check_job_file_path, help="the job file")
     add_running_options(add)
     add("--follow", action="store_true", help="wait for more jobs, also for a file to be made")
     add("--dry-run", action="store_true", help="print which jobs would run, and change nothing")
     add = parser.add_argument_group("background and hosts").add_argument
-    add_background(add)
-    add("--name", type=nonempty, metavar="NAME", help="this host's name (messages, host=) [the node name]")
+    add_background_options(add)
+    add("--name", type=check_not_empty, metavar="NAME",
+        help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
     add = parser.add_argument_group("limits").add_argument
     add_limit_options(add)
-    add_max_failed(add)
+    add_max_failed_option(add)
     add = parser.add_argument_group("output and records").add_argument
-    add_verbosity(add)
+    add_verbosity_options(add)
     add_record_options(add)
-    add_general(parser)
+    add_general_options(parser)
     return parser
 
 

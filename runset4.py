@@ -94,13 +94,15 @@ from runmaker4 import (
     Shell,
     TreeKiller,
     UsageError,
-    add_general,
+    add_general_options,
     append_at,
     as_argument,
     check_for_strays,
+    check_job_file_path,
     check_lock_file,
     check_mount,
     command_error,
+    copy_owner_and_mode,
     describe_process,
     display_text,
     duration,
@@ -111,11 +113,9 @@ from runmaker4 import (
     find_command_lines,
     find_held_job_locks,
     first_line_offset,
-    give_rights,
     identity_of,
     integer_between,
     is_continued,
-    job_file_path,
     keep_trying,
     lazy_import,
     line_ranges,
@@ -124,7 +124,7 @@ from runmaker4 import (
     lost_locks,
     open_folder_of,
     open_job_file,
-    open_or_make,
+    open_or_create,
     other_lock,
     own_job_lock_offset,
     parse_directive,
@@ -212,7 +212,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
     if not os.path.lexists(file.path):
         file.lock_table.open_current()          # if it refuses this mount, no job file is left
         file.lock_table.close()                 # the new job file decides who may open it
-        os.close(open_or_make(file.path, os.O_RDWR, 0o666))
+        os.close(open_or_create(file.path, os.O_RDWR, 0o666))
         check_lock_file(file)
     file.open_to_write()
     with append_lock(file):
@@ -1099,7 +1099,7 @@ def _replace_file(
     folder, name = os.path.split(path)
     new_fd, temporary_path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
     try:
-        give_rights(new_fd, old_info)
+        copy_owner_and_mode(new_fd, old_info)
         if locks_out_writers(old_info, os.fstat(new_fd)):
             raise UsageError(
                 f"{file.path}: other users could not write to a new file of yours (change only states, and "
@@ -1806,7 +1806,7 @@ def make_parser() -> Parser:
         help="set the state: new (.), held (x), done (d), ...")
     add("--cancel", action="store_true", help="set c, kill running jobs on any host, wait for them")
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
-    add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
+    add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
     add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e c x (with --list: in any)")
     add("--state", type=parse_states, action="append", metavar="STATES",
@@ -1836,7 +1836,7 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
-    add_general(parser)
+    add_general_options(parser)
     return parser
 
 

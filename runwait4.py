@@ -101,13 +101,16 @@ from runmaker4 import (
     Throttle,
     UsageError,
     WireError,
-    add_general,
+    add_general_options,
     bar,
     bucket_of,
     check_for_strays,
+    check_job_file_path,
+    check_not_empty,
     check_output_path,
     close_all,
     columns_of,
+    copy_owner_and_mode,
     count_states,
     default_outdir,
     error_text,
@@ -118,12 +121,10 @@ from runmaker4 import (
     find_held_job_locks,
     find_mount,
     find_runner,
-    find_stray,
-    give_rights,
+    find_stray_line,
     human_time,
     is_free,
     is_regular,
-    job_file_path,
     keep_trying,
     lazy_import,
     line_ranges,
@@ -134,11 +135,10 @@ from runmaker4 import (
     memory_text,
     mount_error,
     name_lines,
-    nonempty,
     open_direct,
     open_job_file,
     open_lock_file_of,
-    open_or_make,
+    open_or_create,
     orphan_hint,
     other_locks,
     plural,
@@ -150,8 +150,8 @@ from runmaker4 import (
     refused_as,
     run_main,
     same_user,
+    stat_file_with_one_name,
     stat_or_none,
-    stat_single_file,
     to_bytes,
     to_text,
     unlock,
@@ -195,8 +195,9 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("what to do").add_argument
-    add("file", metavar="FILE", nargs="?", type=job_file_path, help="the job file")
-    add("line", metavar="LINE", nargs="?", type=nonempty, help="with --output: these lines, as with --show")
+    add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
+    add("line", metavar="LINE", nargs="?", type=check_not_empty,
+        help="with --output: these lines, as with --show")
     add("-p", "--progress", action="store_true",
         help="a bar: one line redrawn on a terminal, a line per change elsewhere, in which\n"
              "failed jobs are errors, too; = done, ! failed, e error, > running")
@@ -209,7 +210,7 @@ def make_parser() -> Parser:
     add("--failed", action="store_true",
         help="print each line that is failed or in error, with host, exit status and the last\n"
              "lines of output")
-    add("--show", type=nonempty, metavar="LINE",
+    add("--show", type=check_not_empty, metavar="LINE",
         help="print the same for all runs of these lines; LINE: a number, 1,2,5-9, a complete\n"
              "command, or a shell pattern for commands")
     add("--output", action="store_true",
@@ -221,7 +222,7 @@ def make_parser() -> Parser:
              "'simulate {beta} {n}'")
     add("--stats", action="store_true",
         help="print run times, CPU use and memory per host and command, also with --report")
-    add("--outdir", type=nonempty, metavar="DIR",
+    add("--outdir", type=check_not_empty, metavar="DIR",
         help="the --outdir of runmaker4.py, which has the journal [FILE.out]")
     add = parser.add_argument_group("drawing finished runs").add_argument
     add("--timeline", type=check_output_path, metavar="OUT.json",
@@ -231,10 +232,10 @@ def make_parser() -> Parser:
         help="write a page for any browser about FILE and its runs; with --progress, update\n"
              "it while jobs run")
     add = parser.add_argument_group("testing a file system").add_argument
-    add("--check-locks", type=nonempty, metavar="DIR",
+    add("--check-locks", type=check_not_empty, metavar="DIR",
         help="test for a minute that hosts can share job files in this directory; start it\n"
              "on all at the same time")
-    add_general(parser)
+    add_general_options(parser)
     return parser
 
 
@@ -604,7 +605,7 @@ class RunRecord(RunFields):
          stdout, stderr) = match.groups("")
         run.time = run.ended = float(time)
         run.line = int(line)
-        run.command = unescaped(command).encode()
+        run.command = decode_json_string(command).encode()
         run.pid = int(pid)
         run.runner = int(runner) if runner else None
         run.promised = int(promised) if promised else None
@@ -617,9 +618,9 @@ class RunRecord(RunFields):
         run.memory = int(memory) if memory else None
         run.memory_below = int(memory_below) if memory_below else None
         run.bytes = int(size)
-        run.why = why and unescaped(why)
-        run.stdout = stdout and unescaped(stdout)
-        run.stderr = stderr and unescaped(stderr)
+        run.why = why and decode_json_string(why)
+        run.stdout = stdout and decode_json_string(stdout)
+        run.stderr = stderr and decode_json_string(stderr)
         run.incomplete = False
         return run
 
@@ -788,7 +789,7 @@ PLAIN_END = re.compile(re.sub("<([a-z]+)>", lambda match: {
     r'(?:, "why": "(<escaped>)")?(?:, "stdout": "(<escaped>)")?(?:, "stderr": "(<escaped>)")?\}')))
 
 
-def unescaped(text: str) -> str:
+def decode_json_string(text: str) -> str:
     """Return the text that JSON has between quotes."""
     with_newlines = text.replace("\\n", "\n")       # no more is to do in most
     return json.loads(f'"{text}"') if "\\" in with_newlines else with_newlines
@@ -2361,7 +2362,7 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
             open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
             with open(temporary, "xb", opener=open_private) as file:
                 if old_info:
-                    give_rights(file.fileno(), old_info)
+                    copy_owner_and_mode(file.fileno(), old_info)
                 yield file
             os.replace(temporary, target)
     finally:
@@ -2634,8 +2635,8 @@ class LockCheck:
         self.path = os.path.join(directory, CHECK_FILE)
         # Keep it open for writing, as a runner keeps the job file: while a file is open so, NFS keeps old
         # pages
-        self.fd = open_or_make(self.path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600)
-        stat_single_file(self.fd)
+        self.fd = open_or_create(self.path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600)
+        stat_file_with_one_name(self.fd)
         self.reader = Reader.with_own_fd(self.fd, mount.network)
         self.lock_fd = open_lock_file_of(self.path, mount.network)
         label = f"{os.uname().nodename} {mount.kind}".encode()
@@ -2920,7 +2921,7 @@ def print_or_wait_for_jobs(options: Namespace) -> int:
     return 1 if options.use_exit_status and (
         job_counts.done < job_counts.all
         or (job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
-        or find_stray(watcher.file.reader, STRAY)) else 0
+        or find_stray_line(watcher.file.reader, STRAY)) else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
