@@ -11,7 +11,7 @@ client stops reading the pipes of the jobs.
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
 
-The sections; begin at ClientProgram.connect_parts(), Connection.claim() and stay_connected():
+The sections; begin at ClientProgram.connect_parts_and_run(), Connection.claim() and stay_connected():
 
     The token               from an option, the environment or a file
     Dialling                Endpoint: the first connection, before the event loop, and why one fails
@@ -1278,7 +1278,7 @@ class ClientProgram(RunnerProgram):
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
         # both ends of two pipes for each job; 28 for the program itself
         allow_descriptors(len(open_descriptors()) + 28 + 4 * len(self.slots))
-        self.check_slurm_time_limit()
+        self.report_if_no_slurm_time_left()
         # connect once: against some errors waiting cannot help
         host = self._endpoint.host
         self._reported_complaint = Complaint.NOTHING
@@ -1304,7 +1304,7 @@ class ClientProgram(RunnerProgram):
                 "or set $RUNMAKER4_TOKEN)"
             )
 
-    async def connect_parts(self) -> int:
+    async def connect_parts_and_run(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
@@ -1329,7 +1329,7 @@ class ClientProgram(RunnerProgram):
 def run_client(words: Sequence[str]) -> int:
     program = ClientProgram(words)
     program.check_and_open()
-    return program.in_background()
+    return program.run_program()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

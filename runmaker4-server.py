@@ -8,7 +8,7 @@ locks of runmaker4.py, so runners and servers can work on one file together; a k
 The line is an Assignment until the client's events have brought the result, which is recorded (Records) and
 written to the line.
 
-The sections, most with a table; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and
+The sections, most with a table; begin at Server.connect_parts_and_run(), Dispatcher.hand_out_lines() and
 Sessions.receive_event():
 
     The job file of a server, The keeper        job locks that outlive the server
@@ -2716,7 +2716,7 @@ class Server(Program):
         self.task = f"serving on port {self.port}"
         self.say(self.task)
 
-    async def connect_parts(self) -> int:
+    async def connect_parts_and_run(self) -> int:
         """Make the parts of the server and serve clients; return the exit status.
 
         Return after a signal or a defect, or when the server drains and no line is kept for a client.
@@ -2876,7 +2876,7 @@ class Server(Program):
         # after a defect of all
         if not (self.sessions.assignments or self.defects or self.claims.has_inherited_locks):
             self._keeper.dismiss_keeper()
-        await self.print_remaining(self.stdout, lambda: in_haste)
+        await self.wait_until_printed(self.stdout, lambda: in_haste)
         if in_haste and not self.defects:
             self._final_count = await self._await_in_time(
                 self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS
@@ -2885,7 +2885,7 @@ class Server(Program):
             self._final_count, boottime() - self.began, "runmaker4-client.py -r",
             failure_report_command(self.options),
         ))
-        await self.print_remaining(self.stderr, lambda: in_haste)
+        await self.wait_until_printed(self.stderr, lambda: in_haste)
 
     async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
@@ -3125,7 +3125,7 @@ def listen(host: str | None, port: int) -> socket.socket:
 def run_server(words: Sequence[str]) -> int:
     server = Server(words)
     server.check_and_open()
-    return server.in_background()
+    return server.run_program()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

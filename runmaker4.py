@@ -23,7 +23,7 @@ has ended, its output and result go to console, logs and journal (Sink); then `d
 line for it.  If the file has one line of a command, no second copy of the command starts while one lives,
 however the file is edited.
 
-The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
+The sections, each of which uses almost only those above it.  Begin at App.connect_parts_and_run() and
 Runner._start_jobs():
 
     Starting fast           what comes before the first import of a script, and why
@@ -75,7 +75,7 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
                                               signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.in_background()
+    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.run_program()
     # enables it.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
@@ -1387,17 +1387,18 @@ class Scan:
     MIN_CHUNK_SIZE = 4096                # bytes
     MAX_CHUNK_SIZE = 1 << 20
 
-    def __init__(self, file: Reader, start: int, states: bytes | None = None, *, directives: bool = False,
-                 counted: Counter[bytes] | None = None, check_numbers: bool = False) -> None:
+    def __init__(self, file: Reader, start: int, states: bytes | None = None, *,
+                 with_directives: bool = False, counted: Counter[bytes] | None = None,
+                 check_numbers: bool = False) -> None:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong.  directives: also find
-        #RUN lines.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong.
+        with_directives: also find #RUN lines.
         """
         self.file = file
         self._checks_numbers = check_numbers
-        self._directives = directives
+        self._with_directives = with_directives
         self._states = states
         self._buffer = b"\n"
         self._buffer_offset = start - 1  # of buffer[0] in the file
@@ -1414,7 +1415,7 @@ class Scan:
 
         states: find these instead of the wanted ones.
         """
-        pattern = wanted_lines_pattern(states or self._states, self._directives)
+        pattern = wanted_lines_pattern(states or self._states, self._with_directives)
         while True:
             if match := pattern.search(self._buffer, self._position):
                 # a match begins with the newline before the line
@@ -1531,17 +1532,17 @@ class Scan:
 
 
 @functools.cache
-def wanted_lines_pattern(states: bytes | None, directives: bool) -> re.Pattern[bytes]:
+def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Pattern[bytes]:
     """Return a pattern for the newline before a job line in these states (None: all) and the line's start.
 
-    directives: or the newline before a #RUN line, or one that looks like it.
+    with_directives: or the newline before a #RUN line, or one that looks like it.
     """
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
     elif states:
         beginnings.append(rb"[" + re.escape(states) + rb"][ \t]")
-    if directives:
+    if with_directives:
         beginnings.append(DIRECTIVE_LIKE)
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
@@ -2031,7 +2032,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     with job_file(path, network) as file:
         # a byte of another state is mostly a word of a plain list, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
-        for directive in Scan(file, first_line_offset(file), states=b"", directives=True):
+        for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
         # If an editor has saved meanwhile, this is the old file; the first walk opens the new one
@@ -2891,15 +2892,16 @@ class JobReader(Opened):
         return first_line_offset(self.reader)
 
     def scan_lines(
-        self, states: bytes | None = None, counted: Counter[bytes] | None = None, directives: bool = False
+        self, states: bytes | None = None, counted: Counter[bytes] | None = None,
+        with_directives: bool = False
     ) -> Scan:
         """Start a scan over the job lines in some states; None: in all.
 
         If the path names another file than the open one, open that first.  counted: gets the number of job
-        lines in each state during the scan.  directives: also yield lines that begin with #RUN.
+        lines in each state during the scan.  with_directives: also yield lines that begin with #RUN.
         """
         self.reopen_if_replaced()
-        return Scan(self.reader, self.start, states, counted=counted, directives=directives)
+        return Scan(self.reader, self.start, states, counted=counted, with_directives=with_directives)
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
         lines_of_command: dict[bytes, list[Line]] = {command: [] for command in commands}
@@ -2968,7 +2970,7 @@ class JobReader(Opened):
         can_retry = False
         remaining = Consumers(consumers)        # for which no new job was met yet
         with_jobs = set()
-        scan = Scan(self.reader, self.start, counted=snapshot.states, directives=True)
+        scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
             # MAX_NAMED bad lines are named; and one that -r would run again is enough for `can_retry`
@@ -4101,7 +4103,7 @@ class JobQueue:
         if state and self._is_line_deleted(job):        # the line with that state is another one
             job.tracking = Tracking.DELETED
             job.absent_since = self.file.clock()
-            self._say_gone(job)
+            self._report_line_removed(job)
             return
         earlier = job.tracking
         self._mark_absent(job)
@@ -4114,7 +4116,7 @@ class JobQueue:
         elif is_gone:
             job.tracking = Tracking.GONE
             if earlier is not Tracking.GONE:
-                self._say_gone(job)
+                self._report_line_removed(job)
         else:
             job.tracking = Tracking.MISSED
 
@@ -4128,7 +4130,7 @@ class JobQueue:
             return job.tracking is Tracking.DELETED
         return self.file.size() == job.size_when_found - job.length
 
-    def _say_gone(self, job: Job) -> None:
+    def _report_line_removed(self, job: Job) -> None:
         self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
 
 
@@ -4297,7 +4299,7 @@ class Above:
     block: Block | None = None
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
 
-    def add_unfinished(self, line: Line) -> None:
+    def record_first_unfinished(self, line: Line) -> None:
         if not self.unfinished:
             self.unfinished = line
             self.unfinished_settings = self.scope.settings
@@ -4337,7 +4339,7 @@ class Above:
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
     """Return the first line in one of `states` from an offset to a barrier; or None."""
-    for line in Scan(file.reader, start, states, directives=True):
+    for line in Scan(file.reader, start, states, with_directives=True):
         if line.offset >= barrier.offset:
             break
         if line.state != DIRECTIVE:
@@ -4587,7 +4589,7 @@ class Walk:
         self.unstartable_group_job: Line | None = None
         self.unstartable_group_settings = NO_SETTINGS
         self.seconds_until_trusted = 0.0  # for which the end of the file can be half saved
-        self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, directives=True)
+        self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, with_directives=True)
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
@@ -4599,7 +4601,7 @@ class Walk:
         self.scan.pause_at = pause_at
         try:
             if self._waiting_for_capacity:
-                self._release_consumers(consumers.all)
+                self._end_waits_for_capacity(consumers.all)
             if consumers is not self.consumers and not self._continue_for_consumers(consumers):
                 return Stop.RESTART
             # there seem to be fewer others than lines that were left to them
@@ -4614,7 +4616,7 @@ class Walk:
                 if not line:
                     break
                 # a process is perhaps still writing an incomplete line
-                if not line.is_complete and self._is_untrusted():
+                if not line.is_complete and self._note_if_half_saved():
                     return Stop.CUT
                 if line.state == DIRECTIVE:
                     self._apply_directive(line)
@@ -4630,7 +4632,7 @@ class Walk:
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
                     # continue here later: a walk from the top would take long
                     return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
-            self._is_untrusted()                # only notes for how long
+            self._note_if_half_saved()
             return Stop.END
         except Paused:
             return Stop.SLICED
@@ -4652,7 +4654,7 @@ class Walk:
         if not self.scan.seek_back(passed[0]):
             raise FileChangedError
 
-    def _is_untrusted(self) -> bool:
+    def _note_if_half_saved(self) -> bool:
         """Note for how long the end of the file can be half saved; return True if it can."""
         self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
         return self.seconds_until_trusted > 0
@@ -4682,7 +4684,7 @@ class Walk:
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
-    def _release_consumers(self, consumers: Mapping[Consumer, None]) -> None:
+    def _end_waits_for_capacity(self, consumers: Mapping[Consumer, None]) -> None:
         """End the wait of each consumer that now has enough for its job, or whose job's line has changed.
 
         A consumer waits when it has too few slots or too little memory free for a job.  Until then it takes
@@ -4708,13 +4710,13 @@ class Walk:
         """
         scope = self.above.scope
         settings = scope.settings
-        self.above.add_unfinished(line)
+        self.above.record_first_unfinished(line)
         consumer = self._choose_consumer(line)
         if settings.together:
             self.has_skipped_jobs = True
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:             # collect it, to start all jobs together
-                group = self._current_group()
+                group = self._current_or_new_group()
                 group.jobs.append((line, settings))
                 if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:       # block it and all below
                     group.cannot_start_yet = True
@@ -4764,11 +4766,12 @@ class Walk:
                 raise FileChangedError
             if attempt.new_state:
                 return
-        self.above.add_unfinished(line)
+        self.above.record_first_unfinished(line)
         if suspicion is Suspicion.SOME:
             self.claimable_soon = True          # perhaps an orphan: a later walk checks again
         elif suspicion is Suspicion.NONE and scope.settings.together:
-            self._current_group().cannot_start_yet = True       # a server starts all jobs of a group together
+            # a server starts all jobs of a group together
+            self._current_or_new_group().cannot_start_yet = True
 
     def _choose_consumer(self, line: Line) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
@@ -4809,14 +4812,14 @@ class Walk:
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _current_group(self) -> PendingGroup:
+    def _current_or_new_group(self) -> PendingGroup:
         """Return the group that the walk is in; begin a new one if the last is complete."""
         if not self.groups or self.groups[-1].is_complete:
             scope = self.above.scope
             self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
         return self.groups[-1]
 
-    def end_group(self, waits: bool = False) -> None:
+    def mark_group_complete(self, waits: bool = False) -> None:
         """Mark the last group as complete: the walk has met all its lines, so a server can start it.
 
         A group (together=) is complete where other directives apply, or at the end of the file.
@@ -4836,7 +4839,7 @@ class Walk:
         self.above.enter(line)
         if self.groups and self.above.scope.group_key != directives_above.group_key:
             # Below an invalid directive it is unknown if jobs belong to the group above
-            self.end_group(waits=self.above.scope.error != "")
+            self.mark_group_complete(waits=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
         self.above.block = self.above.find_block_below(line, self._file)
 
@@ -5000,7 +5003,7 @@ class Cursor:
         if known is not self._known:            # in a batch of claims they are the same 10,000 clients
             self._known = known
             self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
-        self._restart_if_replaced()
+        self._restart_walk_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
         if wait is not None:
             return NoJob(wait)
@@ -5021,7 +5024,7 @@ class Cursor:
         if not self._reset or self._retrying != consumers:
             self._retrying = consumers
             self.queue.reopen_if_replaced()
-            self._restart_if_replaced()
+            self._restart_walk_if_replaced()
             self._reset = self._make_failed_lines_new(Consumers(consumers))
         try:
             for wait in self._reset:
@@ -5046,7 +5049,7 @@ class Cursor:
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
         scope = NO_DIRECTIVES
-        scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, directives=True)
+        scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, with_directives=True)
         for _, block in itertools.groupby(scan, lambda line: line.offset // self.RESET_BYTES):
             lines = []
             for line in block:
@@ -5165,7 +5168,7 @@ class Cursor:
         after_edit: an edit has ended the walk before.
         """
         self.queue.reopen_if_replaced()
-        self._restart_if_replaced()
+        self._restart_walk_if_replaced()
         resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
@@ -5189,7 +5192,7 @@ class Cursor:
             is_appended_to = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
-            walk.end_group(waits=stop is Stop.CUT or is_appended_to or has_grown)
+            walk.mark_group_complete(waits=stop is Stop.CUT or is_appended_to or has_grown)
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         waits = []                              # seconds until another walk is due even without a change
         if walk.seconds_until_trusted:          # the file can be half saved
@@ -5233,7 +5236,7 @@ class Cursor:
                  if summary.has_end or not consumer.follow}
         return CountedNoJob(summary=summary, exits=exits)
 
-    def _restart_if_replaced(self) -> None:
+    def _restart_walk_if_replaced(self) -> None:
         """Drop the current walk if the job file was opened again or replaced: its offsets can be wrong now.
 
         Replacing is ordinary: --edit and most editors save that way.
@@ -5360,7 +5363,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     # why none of a command can be claimed; '': one can
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     only_running = False                # True: all new jobs up to the next directive wait for the same
-    scan = file.scan_lines(NEW + RUNNING, directives=True)
+    scan = file.scan_lines(NEW + RUNNING, with_directives=True)
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
@@ -5369,7 +5372,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
             if not (above.block or above.unfinished or file.is_orphan(line)):
-                above.add_unfinished(line)
+                above.record_first_unfinished(line)
         elif above.block:
             return _block_reason_at(above.block, line, above)
         else:
@@ -5386,7 +5389,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             if not awaited:
                 return None
             first_reason = first_reason or BlockReason(f"line {line.number} waits for {awaited}")
-            above.add_unfinished(line)
+            above.record_first_unfinished(line)
     return first_reason
 
 
@@ -5428,7 +5431,7 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
     for line in directives:
         if b"=" not in line.text:
             continue                            # it clears settings, or is a barrier
-        below = Scan(file.reader, line.offset, directives=True)
+        below = Scan(file.reader, line.offset, with_directives=True)
         below.line_number = line.number - 1
         below.next()                            # this line
         # behind RUN; a #RUN alone clears all settings
@@ -5452,7 +5455,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     a directive has memory=, report the limit `memory` of this runner.  Raises UsageError for a command that
     its shell would misread.
     """
-    for text in settings_without_jobs(file, file.scan_lines(b"", directives=True)):
+    for text in settings_without_jobs(file, file.scan_lines(b"", with_directives=True)):
         file.say(text)
     say_once = once_per_subject(file.say)
     consumers = Consumers([consumer])
@@ -5460,7 +5463,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
-    for line in file.scan_lines(NEW + consumer.retry, directives=True):
+    for line in file.scan_lines(NEW + consumer.retry, with_directives=True):
         if line.state == DIRECTIVE:
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
@@ -6094,7 +6097,7 @@ class Holders:
     else:
 
     - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
-      closes those of runners and servers (Program.in_background()); a keeper has only the first few
+      closes those of runners and servers (Program.run_program()); a keeper has only the first few
       descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
       job's tag, and all their children.  At least one must carry the tag.
     - The tag names the process that has started the job.  While that is alive, it must kill the job.
@@ -7218,7 +7221,7 @@ class Plain(Sink):
             # If all descriptors are in use, the output stays in memory, and nothing is lost.  That does not
             # take ever more memory: no other job can start then
             if error.errno not in (errno.EMFILE, errno.ENFILE):
-                self._on_loss(run.job, error)
+                self._report_lost_output(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print a job's output; with in_order, that of all finished jobs before the first unfinished one."""
@@ -7253,10 +7256,10 @@ class Plain(Sink):
             while piece := output.read(1 << 16):
                 yield piece
         except OSError as error:
-            loop.call_soon_threadsafe(self._on_loss, job, error)
+            loop.call_soon_threadsafe(self._report_lost_output, job, error)
         output.close()
 
-    def _on_loss(self, job: Job, error: OSError) -> None:
+    def _report_lost_output(self, job: Job, error: OSError) -> None:
         self.on_error(f"line {job.number}: {error_text(error)} in a temporary file "
                       "(the output is incomplete; the jobs go on)")
 
@@ -7864,7 +7867,8 @@ class Journal:
         self._on_incomplete = on_incomplete
         flags = os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
-        self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error, self._on_lost)
+        self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error,
+                                self._report_lost_lines)
         share_with_writers(self._file.fd, os.stat(folder))
         info = os.fstat(self._file.fd)
         if info.st_uid not in (os.geteuid(), 0) and info.st_mode & S_IWOTH and not may_be_shared:
@@ -7920,7 +7924,7 @@ class Journal:
                 size *= 4
         return 0.0
 
-    def _on_lost(self, lines: bytes) -> None:
+    def _report_lost_lines(self, lines: bytes) -> None:
         """Report the runs whose output was only in these lines."""
         import json
         for line in lines.splitlines():
@@ -7934,7 +7938,7 @@ class RunEntry:
     """The records of a run that has not ended."""
     start: Fields               # the `start` event
     uses_files: bool                    # in the I/O thread: output is written as it comes
-    can_be_short: bool = True           # in the event loop: _use_files() was not posted
+    can_be_short: bool = True           # in the event loop: _switch_to_files() was not posted
     outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
 
     @property
@@ -8027,7 +8031,7 @@ class OutDir(Sink):
         entry = self._entries[run]
         if entry.can_be_short:
             entry.can_be_short = False
-            self.executor.post(self._use_files, entry)
+            self.executor.post(self._switch_to_files, entry)
 
     def _new_entry(self, run: Run) -> RunEntry:
         """Return an entry with the `start` event."""
@@ -8055,9 +8059,9 @@ class OutDir(Sink):
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
         output.text += data
         if entry.uses_files or len(output.text) > self.MAX_SHORT_BYTES:
-            self._use_files(entry)
+            self._switch_to_files(entry)
 
-    def _use_files(self, entry: RunEntry) -> None:
+    def _switch_to_files(self, entry: RunEntry) -> None:
         """Write the output to files from now on; write a new file's name to the journal."""
         entry.uses_files = True
         for output in entry.outputs.values():
@@ -8070,7 +8074,7 @@ class OutDir(Sink):
     def _write_end(self, entry: RunEntry, result: Fields) -> None:
         """Write the `end` event, with short output and the names of files with other output."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() does so, too, but once a second only
-            self._use_files(entry)
+            self._switch_to_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
         event = {**entry.start, "event": "end", "files": entry.file_names, **result, **short_output}
@@ -8735,9 +8739,9 @@ class JobTask:
             self.run = self._new_run()
             self.run_result = self._kill_task = None
             await self.start()
-        await self.finish_job()
+        await self.write_final_state()
 
-    async def finish_job(self) -> None:
+    async def write_final_state(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
         If the state is NEW, release the line.  Writing is tried until it succeeds, or never can.  If another
@@ -9194,7 +9198,7 @@ class Runner:
         self.signals.add_signal(kills_jobs=True)
         if is_first:
             hint = " (Ctrl-C again: at once)" if number == signal.SIGINT and self.runs else ""
-            self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled, 'job')}{hint}")
+            self.say(f"{signal.Signals(number).name}: killing {plural(self._unsettled_count, 'job')}{hint}")
             self.kill_jobs()
             spawn_task(self._exit_if_results_hang())
         elif number == signal.SIGINT:
@@ -9203,11 +9207,11 @@ class Runner:
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
         self.is_out_of_time |= not self.draining
-        self.say(f"the wall time is over, killing {plural(self._unsettled, 'job')}")
+        self.say(f"the wall time is over, killing {plural(self._unsettled_count, 'job')}")
         self.kill_jobs()
 
     @property
-    def _unsettled(self) -> int:
+    def _unsettled_count(self) -> int:
         return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
 
     @property
@@ -9398,7 +9402,7 @@ class Runner:
         task = self.tasks[job] = JobTask(self, job, slots)
         if len(slots) < job.settings.needs.slots or not self.admit_or_drain(job):
             self.slots.give_back(slots)
-            await task.finish_job()             # restores the old state
+            await task.write_final_state()      # restores the old state
             del self.tasks[job]
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
@@ -9445,14 +9449,15 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        If it has failed, perhaps start no more jobs (--max-failed, _check_directory()), or take its slot out
-        of service.  After an exception (a defect) the slots stay busy, so the loop starts no other job there.
+        If it has failed, perhaps start no more jobs (--max-failed, _drain_if_wrong_directory()), or take its
+        slot out of service.  After an exception (a defect) the slots stay busy, so the loop starts no other
+        job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
             if task.cause != "lost":
                 self.runner_stats.add_result(task.job, task.state)
-                self._check_directory(task)
+                self._drain_if_wrong_directory(task)
             failures = len(self.runner_stats.bad_lines)
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
@@ -9475,7 +9480,7 @@ class Runner:
         task.slots = ()
         self.changed.set()
 
-    def _check_directory(self, task: JobTask) -> None:
+    def _drain_if_wrong_directory(self, task: JobTask) -> None:
         """Drain if all of the first jobs fail at once in another directory than that of the job file.
 
         Then they should probably run in the directory of the job file (`home`).  Do not drain while a job
@@ -9629,10 +9634,11 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
         # Runners find each other by an abstract socket (unix(7)), which the kernel lists until its process
         # dies.  The name has the directory, because another one is mostly another project.  Without access to
         # the list only this message is lost.  A name of more than 107 bytes loses its last slots.
-        mark, folder = socket.socket(socket.AF_UNIX), os.stat(".").st_ino
+        slot_socket = socket.socket(socket.AF_UNIX)
+        folder_inode = os.stat(".").st_ino
         with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
-            mark.bind((f"\0runmaker4.slots-{folder}-{pid}-{slots},"[:107]).rpartition(",")[0])
-            for other, names in re.findall(f"@runmaker4.slots-{folder}-(\\d+)-(.+)", sockets.read()):
+            slot_socket.bind((f"\0runmaker4.slots-{folder_inode}-{pid}-{slots},"[:107]).rpartition(",")[0])
+            for other, names in re.findall(f"@runmaker4.slots-{folder_inode}-(\\d+)-(.+)", sockets.read()):
                 # the runner whose job we are, or that has hired us, is in our tag: it gave us the slot
                 shared = {*names.split(",")} & {*slots.split(",")}
                 if shared and f"-{other}-" not in f"{os.environ.get('RUNMAKER4_JOB')}-{pid}-":
@@ -9718,7 +9724,7 @@ def check_output_path(text: str) -> str:
 
     If we wrote to one, every program would refuse it from then on, and its job file.
     """
-    for path in check_not_empty(text), os.path.realpath(text):         # the target of a symbolic link
+    for path in check_not_empty(text), os.path.realpath(text):  # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
@@ -9955,9 +9961,9 @@ class Program:
             record_paths.append(options.outdir or default_outdir(options.file))
         needs_thread = network or any(find_mount(path).network for path in record_paths if path)
         self.executor = FileExecutor(needs_thread, self.on_writer_relieved, self.say_without_label)
-        on_error = partial(self.in_loop, self._on_error)
+        on_error = partial(self.call_in_loop, self._on_error)
         # gets the line number of each job whose output is incomplete
-        on_incomplete = partial(self.in_loop, self.runner_stats.incomplete.add)
+        on_incomplete = partial(self.call_in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
@@ -9998,7 +10004,7 @@ class Program:
             self.say(f"{error}; the jobs run without records")
             return None
 
-    def in_background(self) -> int:
+    def run_program(self) -> int:
         """Go into the background with -d, and do the work of this program in an event loop.
 
         Return the exit status.
@@ -10014,7 +10020,7 @@ class Program:
             asyncio.set_event_loop(self.loop)
             gc.enable()
             try:
-                exit_status = self.loop.run_until_complete(self._in_event_loop())
+                exit_status = self.loop.run_until_complete(self._run_in_event_loop())
             finally:
                 tasks = asyncio.all_tasks(self.loop)
                 for task in tasks:
@@ -10031,8 +10037,8 @@ class Program:
         if self.executor.pending:
             self.say("a file system does not answer, or records are locked (some can be missing)")
 
-    async def _in_event_loop(self) -> int:
-        """Set up what needs the event loop, and call connect_parts().  Return the exit status."""
+    async def _run_in_event_loop(self) -> int:
+        """Set up what needs the event loop, and call connect_parts_and_run().  Return the exit status."""
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
@@ -10049,7 +10055,7 @@ class Program:
         if self.options.errors and not getattr(self.options, "plain", False):
             self.say(f"process {os.getpid()}, {self.task}")
         try:
-            return await self.connect_parts()
+            return await self.connect_parts_and_run()
         except UsageError as error:                 # a server that came late has refused us
             self.say_without_label(str(error))
             await self.stderr.drain(2.0)
@@ -10059,7 +10065,7 @@ class Program:
             await self.executor.flush(self.MAX_CLOSING_SECONDS)
             self.signals.ignore_from_now_on()
 
-    async def connect_parts(self) -> int:
+    async def connect_parts_and_run(self) -> int:
         """Connect the parts of this program, and let them work.  Return the exit status."""
         raise NotImplementedError
 
@@ -10098,7 +10104,7 @@ class Program:
                     self.signals.handle(number, partial(handler, number))
         self.signals.dispatch()             # signals that were blocked, before any job is started
 
-    async def print_remaining(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
+    async def wait_until_printed(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
         """Wait until all is printed; once is_hurried(), two seconds at most."""
         writer.flush()
         while writer.backlog and not is_hurried():
@@ -10115,7 +10121,7 @@ class Program:
         else:
             warn(f"{self.prog}: {line}")
 
-    def in_loop(self, function: Callable[..., None], *args: Any) -> None:
+    def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function in the event loop's thread, the main one: at once, or soon from another thread."""
         import threading  # asyncio has loaded it
         if threading.current_thread() is threading.main_thread():
@@ -10132,7 +10138,7 @@ class Program:
             self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
 
     def say_without_label(self, text: str) -> None:
-        self.in_loop(self.stderr.write, os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
+        self.call_in_loop(self.stderr.write, os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
 
     def _on_stderr_broken(self, error: OSError) -> None:
         """Record that a file lacks messages; a reader that has exited misses nothing."""
@@ -10200,7 +10206,7 @@ class RunnerProgram(Program):
         kill_time = inf if text == "NONE" else float(text)
         return kill_time - SLURM_MARGIN_SECONDS - (self.options.kill_after or 0.0) - time.time()
 
-    def check_slurm_time_limit(self) -> None:
+    def report_if_no_slurm_time_left(self) -> None:
         """With --walltime auto report if no time is left."""
         seconds = self.seconds_left()
         if self.options.walltime == AUTO and seconds is not None and seconds <= 0:
@@ -10262,7 +10268,7 @@ class RunnerProgram(Program):
         def was_killed() -> bool:
             return bool(runner.kill_signal)
 
-        await self.print_remaining(self.stdout, was_killed)
+        await self.wait_until_printed(self.stdout, was_killed)
         seconds = self.loop.time() - runner.began
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
@@ -10273,7 +10279,7 @@ class RunnerProgram(Program):
             # before what the command prints
             await self.stderr.drain(2.0)
             await self._hire_successor(summary)
-        await self.print_remaining(self.stderr, was_killed)
+        await self.wait_until_printed(self.stderr, was_killed)
         return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
 
     async def _hire_successor(self, summary: Summary) -> None:
@@ -10352,7 +10358,7 @@ class App(RunnerProgram):
             max_jobs = len(self.slots) if self.options.one_only else None
             print_lines(map(bytes, itertools.islice(jobs, max_jobs)))
 
-    async def connect_parts(self) -> int:
+    async def connect_parts_and_run(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
         cursor = Cursor(
             JobQueue(self._file),
@@ -10379,9 +10385,9 @@ class App(RunnerProgram):
 #
 #     main(), run_main()              standard descriptors, signals; a UsageError becomes one line
 #     run_app()                       App() refuses options and files; check_and_open() all that can fail
-#     Program.in_background()         -d, --pidfile and --errors; the event loop
-#     Program._in_event_loop()        writers for stdout and stderr
-#     App.connect_parts()             Cursor, JobQueue, sinks and Runner
+#     Program.run_program()           -d, --pidfile and --errors; the event loop
+#     Program._run_in_event_loop()    writers for stdout and stderr
+#     App.connect_parts_and_run()     Cursor, JobQueue, sinks and Runner
 #     RunnerProgram.run_and_report()  the closing line and the exit status, once run() has returned
 #     Runner.run()                    what else goes on while jobs run, such as the check of their lines
 #     Runner._start_jobs()            the loop; _start_next_job() claims, _start_claimed_job() starts a shell
@@ -10389,13 +10395,13 @@ class App(RunnerProgram):
 def run_app(words: Sequence[str]) -> int:
     """Run the jobs, or print the jobs that would run (--dry-run).  Return the exit status."""
     app = App(make_parser().parse(words))
-    app.check_slurm_time_limit()
+    app.report_if_no_slurm_time_left()
     if app.options.dry_run:
         if os.path.lexists(app.path):           # with --follow the file need not exist yet
             app.print_dry_run()
         return 0
     app.check_and_open()
-    return app.in_background()
+    return app.run_program()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1990,7 +1990,7 @@ def say_jobs_below_end(file: JobFile) -> list[Line]:
     Call it without the append lock, for which other processes would have to wait during the scan.
     """
     try:
-        directives = list(file.scan_lines(b"", directives=True))
+        directives = list(file.scan_lines(b"", with_directives=True))
     except FileNotFoundError:
         raise FileChangedError from None
     end_line = next((line for line in directives if NO_DIRECTIVES.with_directive(line).below_end), None)
@@ -2012,7 +2012,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
     skipped: Counter[str] = Counter()
     known_count = 0                     # new jobs that the file has already
     new_lines = join_new_lines(lines_to_add(options, skipped),
-                               file.scan_lines(b"", directives=True) if exists else (),
+                               file.scan_lines(b"", with_directives=True) if exists else (),
                                can_be_empty=bool(options.add_list))
     # only to report how many: without --new, equal lines are added
     if options.add_list and exists:
