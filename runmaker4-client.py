@@ -470,7 +470,7 @@ class ServerLink(Link, asyncio.Protocol):
     def handle(self, message: Message) -> None:
         self._connection.handle(self, message)
 
-    def disconnected(self, why: str) -> None:
+    def on_disconnected(self, why: str) -> None:
         if not self.lost_reason.done():
             self.lost_reason.set_result(why)
 
@@ -932,10 +932,12 @@ class Connection:
         if job.result is None:
             self._runner.kill_job(job, "lost")
         elif job.result != NEW:
-            self._on_unwritten(job, "another runner took over this job, or its line was edited; "
-                                      f"the result {display_text(job.result)} is not written")
+            self._report_unwritten_result(
+                job, "another runner took over this job, or its line was edited; "
+                f"the result {display_text(job.result)} is not written"
+            )
 
-    def _on_unwritten(self, job: RemoteJob, error: str) -> None:
+    def _report_unwritten_result(self, job: RemoteJob, error: str) -> None:
         self._say(f"line {job.number}: {error}")
         self._program.runner_stats.add_unwritten(job)
 
@@ -1051,7 +1053,7 @@ class Connection:
             if job:
                 if is_cancelled:
                     job.tracking = Tracking.CANCELLED
-                self._on_unwritten(job, error)
+                self._report_unwritten_result(job, error)
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
         elif kind == "go":              # all jobs of a group are ready
@@ -1184,7 +1186,7 @@ class ServerSink(Sink):
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        self._set_ending(run, "not started", True)
+        self._record_how_run_ended(run, "not started", True)
         self._send_event(run, "begin", **begin_fields(run))
         self._send_end(run, run.no_result)
 
@@ -1207,7 +1209,7 @@ class ServerSink(Sink):
 
         Note in the job how the run ended: the event `finish` reports it, for the results of a group.
         """
-        self._set_ending(run, str(run_result), run_result.cause == "timeout")
+        self._record_how_run_ended(run, str(run_result), run_result.cause == "timeout")
         # on_tick() does so, too, but only once a second
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
@@ -1228,7 +1230,7 @@ class ServerSink(Sink):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
-    def _set_ending(self, run: Run, how_it_ended: str, loses_host: bool) -> None:
+    def _record_how_run_ended(self, run: Run, how_it_ended: str, loses_host: bool) -> None:
         if job := self._connection.our_job(run.job):
             job.how_it_ended, job.loses_host = how_it_ended, loses_host
 

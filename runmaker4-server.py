@@ -401,7 +401,7 @@ class SharedLockTable(LockTable):
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
 
-    def has_own_lock(self, line: Line) -> bool:
+    def is_own_lock_inherited(self, line: Line) -> bool:
         return own_job_lock_offset(line) in self.locks_without_line
 
     def take_lock_without_line(self, offset: int) -> JobLock:
@@ -442,13 +442,13 @@ class ServedQueue(JobQueue):
         cannot be known now, so ask again.
         """
         used_offsets = {job.offset for job in self.claimed}
-        has_own_lock = self.file.lock_table.has_own_lock
+        is_own_lock_inherited = self.file.lock_table.is_own_lock_inherited
         other_lines = [line for line in running_lines if line is not own_line]
         # first those that no job of ours has, and of these first those of the previous server
-        other_lines.sort(key=lambda line: (line.offset in used_offsets, not has_own_lock(line)))
+        other_lines.sort(key=lambda line: (line.offset in used_offsets, not is_own_lock_inherited(line)))
         lines = [own_line, *other_lines] if own_line else other_lines
         for line in lines:
-            if has_own_lock(line):
+            if is_own_lock_inherited(line):
                 return self.claim_inherited(line, own_job_lock_offset(line))
             if line.state in (own_states if line is own_line else RUNNING):
                 attempt = self.claim(line)
@@ -577,7 +577,7 @@ class KeeperLink:
                 self._become_keeper(listener)
             self._keeper_end.close()
         if self.locks_fd >= 0:
-            self.give_locks(self.locks_fd)
+            self.send_locks_to_keeper(self.locks_fd)
         if previous_keeper:                 # not sooner: the locks would depend on us alone
             with previous_keeper, suppress(OSError):
                 previous_keeper.send(b"exit")
@@ -639,7 +639,7 @@ class KeeperLink:
                 time.sleep(self._grace)
             os._exit(0)
 
-    def give_locks(self, fd: int) -> None:
+    def send_locks_to_keeper(self, fd: int) -> None:
         self.locks_fd = fd
         with suppress(OSError):              # it was killed
             socket.send_fds(self._keeper_sock, [b"locks"], [fd])
@@ -789,7 +789,7 @@ class Assignment:
         return self.phase not in (Phase.ENDING, Phase.OVER)
 
     @property
-    def can_come_back(self) -> bool:
+    def can_become_new(self) -> bool:
         """Return True if the line can soon be new again: then no client may exit, as it could take the line.
 
         Either `.` is being written.  Or a connected client was sent the job less than RETURN_SECONDS ago and
@@ -987,7 +987,7 @@ class Client(Consumer):
         are kept for the next server.
         """
         while link := await self._next_link():
-            self._compare_with_report({job.key for job in link.reported_jobs})
+            self._settle_unreported_jobs({job.key for job in link.reported_jobs})
             reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
             if reclaimed.doubt:
                 link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
@@ -1005,9 +1005,9 @@ class Client(Consumer):
                 for assignment in self.assignments.values():
                     if assignment.member:                           # also those that were not sent
                         self.sessions.settle(assignment, VANISHED)
-                return self._compare_with_report(set())
+                return self._settle_unreported_jobs(set())
             if link is self.newest_link:        # otherwise it has replaced the link, so it is not lost
-                kept_text = self.sessions.kept_text(self.assignments)
+                kept_text = self.sessions.describe_kept_lines(self.assignments)
                 self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
         if not self.sessions.lifetime.is_exiting:
             self._abandon_lines()
@@ -1044,7 +1044,7 @@ class Client(Consumer):
         for member in {assignment.member for assignment in self.assignments.values() if assignment.member}:
             member.group.on_client_back(member)
 
-    def _compare_with_report(self, reported_keys: set[str]) -> None:
+    def _settle_unreported_jobs(self, reported_keys: set[str]) -> None:
         """Settle each line that the client was sent but has no job for: the job was not started, or is lost.
 
         Called for each new link, with the keys of the jobs that the client has reported there.  Called
@@ -1089,7 +1089,7 @@ class Client(Consumer):
             else:
                 # the line stays `r`, without a job lock
                 sessions.remove_assignment(assignment, VANISHED)
-                sessions.executor.post(sessions.claims.abandon, assignment.job)
+                sessions.executor.post(sessions.claims.leave_as_orphan, assignment.job)
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 
@@ -1230,7 +1230,7 @@ class ClientLink(Link, asyncio.Protocol):
         else:
             raise WireError(f"an unexpected message {kind!a}")
 
-    def disconnected(self, why: str) -> None:
+    def on_disconnected(self, why: str) -> None:
         del self._sessions.links[self]
         self.why = why
         self.detach()
@@ -1547,7 +1547,7 @@ class Group:
                 assignment.member = None        # so on_job_finished() is not called for it
                 self._sessions.settle(assignment, RETURNED)
         # a pause, as the next attempt could fail at once
-        self._dispatcher.hand_out_soon(group_pause_seconds=1.0)
+        self._dispatcher.hand_out_lines_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
         if not member.current:
@@ -1631,7 +1631,7 @@ class Group:
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
         for member in self._members:
             member.client.group_count -= 1
-        self._dispatcher.hand_out_soon()
+        self._dispatcher.hand_out_lines_soon()
 
 
 # ======== Counting ==========================================================================================
@@ -1651,7 +1651,7 @@ class Everybody(Consumer):
 EVERYBODY = Everybody("")
 
 
-def make_account(summary: Summary | None, client: Client) -> Fields | None:
+def make_summary_fields(summary: Summary | None, client: Client) -> Fields | None:
     """Return a count of the file as message fields, for a client that exits; None: it cannot be read.
 
     The client needs it for the exit status and the closing line.
@@ -1683,9 +1683,9 @@ class Accountant:
     def add_request(self, link: ClientLink) -> None:
         self._requests[link] = None
         if not self._answer_task or self._answer_task.done():
-            self._answer_task = spawn_task(self._answer_all())
+            self._answer_task = spawn_task(self._answer_requests())
 
-    async def _answer_all(self) -> None:
+    async def _answer_requests(self) -> None:
         """Count the file for clients that exit, and send them the counts, until no request is left.
 
         They need the counts for the exit status and the closing line.  A count answers all earlier requests.
@@ -1698,7 +1698,7 @@ class Accountant:
             summary = await self.count([link.client for link in links if link.client])
             for link in links:
                 if link.client:
-                    link.send(type="account", account=make_account(summary, link.client))
+                    link.send(type="account", account=make_summary_fields(summary, link.client))
 
     async def count(self, clients: Sequence[Client] = ()) -> Summary | None:
         """Count the jobs in the file, for the exit status of clients or the server.  None: it is unreadable.
@@ -1710,8 +1710,8 @@ class Accountant:
         looks_left = self._reader.MAX_LOOKS
         while True:
             throttle = Throttle()
-            summary = await self._executor.call(self._scan_file, clients, throttle)
-            # for _answer_all(): counts that clients request take some fifth of a CPU, however many there are
+            summary = await self._executor.call(self._summarize_file, clients, throttle)
+            # for _answer_requests(): counts that clients request take some fifth of a CPU, however many there are
             self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
             is_sure = summary and not summary.half_saved
@@ -1719,7 +1719,7 @@ class Accountant:
                 return summary
             await asyncio.sleep(self._reader.interval)
 
-    def _scan_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
+    def _summarize_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
         """Scan the file once for count(), perhaps in the executor's thread.  None: it cannot be read.
 
         EVERYBODY could run any new job.  So each counts as left, and the server's exit status is 1.
@@ -1805,7 +1805,7 @@ class Sessions:
 
         Called when a client reports the result or gives the job back.  Called also when the server decides,
         for example because a command cannot be started, or a group is stopped.  The line stays assigned to
-        the client until the result is written, or never can be (_complete_result()).
+        the client until the result is written, or never can be (_on_result_written()).
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
@@ -1829,10 +1829,10 @@ class Sessions:
             write = partial(self.executor.call, self.claims.finish, job, line_result.state)
             # The first attempt is made at once: later calls of the executor find the state.
             outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
-            outcome.add_done_callback(partial(self._complete_result, assignment, line_result))
+            outcome.add_done_callback(partial(self._on_result_written, assignment, line_result))
         self._unwritten.clear()
 
-    def _complete_result(
+    def _on_result_written(
         self, assignment: Assignment, line_result: LineResult, outcome: asyncio.Future[str]
     ) -> None:
         """Finish with an assignment whose result was written, or never will be: count it, and forget it.
@@ -1873,7 +1873,7 @@ class Sessions:
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                # of a line whose result is being written, _complete_result() reports the loss
+                # of a line whose result is being written, _on_result_written() reports the loss
                 elif cause == "lost" and assignment.is_undecided:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
@@ -1907,7 +1907,7 @@ class Sessions:
             if assignment.group:
                 assignment.group.abort()        # sets `assignment.member` of each unstarted job to None
 
-    def kept_text(self, assignments: dict[str, Assignment]) -> str:
+    def describe_kept_lines(self, assignments: dict[str, Assignment]) -> str:
         """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
@@ -2201,10 +2201,10 @@ class Claims(Cursor):
         with suppress(OSError):      # then each client costs a search
             self._inherited_lines = {(line.number, line.command): line
                                      for line in self.file.scan_lines(RUNNING)
-                                     if self.file.lock_table.has_own_lock(line)}
+                                     if self.file.lock_table.is_own_lock_inherited(line)}
         return len(self.file.lock_table.locks_without_line)
 
-    def abandon(self, job: Job) -> None:
+    def leave_as_orphan(self, job: Job) -> None:
         self.queue.release_job(job)
         self.restart_walk()
 
@@ -2233,7 +2233,7 @@ class Claims(Cursor):
                 # found when we started; so most jobs of a dead server need no search of the file, for which
                 # its other clients would have to wait
                 line = self._inherited_lines.get((job.line.number, job.line.command))
-                if line and self.file.lock_table.has_own_lock(line):
+                if line and self.file.lock_table.is_own_lock_inherited(line):
                     reclaimed.jobs[job.key] = self.queue.claim_inherited(line, own_job_lock_offset(line))
                 else:
                     others.append(job)
@@ -2408,7 +2408,7 @@ class Dispatcher:
         self._leaving.discard(client)           # it can fit other lines now
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
-            self.hand_out_soon()
+            self.hand_out_lines_soon()
 
     def hand_out_lines(self, walks_on: bool = True) -> None:
         """Start to claim lines for the waiting clients, in turn; _on_batch_claimed() sends them.
@@ -2505,7 +2505,7 @@ class Dispatcher:
         may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
         # a line that comes back could be for them: then they wait for the answer of a later walk
         if may_exit and not any(
-            assignment.can_come_back for assignment in self._sessions.assignments.values()
+            assignment.can_become_new for assignment in self._sessions.assignments.values()
         ):
             self._let_clients_exit(may_exit, no_job.summary)
         if no_job.retry_after:                  # a walk is due then, for example below an open barrier
@@ -2566,7 +2566,7 @@ class Dispatcher:
                     type="nothing",
                     request=client.request_number,
                     left=why[:MAX_REASON_CHARS],
-                    account=make_account(summary, client),
+                    account=make_summary_fields(summary, client),
                 )
 
     # -- groups ----------------------------------------------------------------------------------------------
@@ -2644,9 +2644,9 @@ class Dispatcher:
             plan.pending.started = False
             for assignment in all_assignments:
                 self._sessions.settle(assignment, RETURNED)
-        self.hand_out_soon(group_pause_seconds=0.0 if can_start else 1.0)
+        self.hand_out_lines_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
-    def hand_out_soon(self, group_pause_seconds: float = 0.0) -> None:
+    def hand_out_lines_soon(self, group_pause_seconds: float = 0.0) -> None:
         """Hand out lines as soon as they may be offered; after a failed group, groups pause."""
         now = boottime()
         self._groups_paused_until = max(self._groups_paused_until, now + group_pause_seconds)
@@ -2730,7 +2730,7 @@ class Server(Program):
         self._status_socket.bind(PresenceLock.SOCKET % self._presence_lock.offset)
         self._status_socket.listen()
         self._status_socket.setblocking(False)
-        self.loop.add_reader(self._status_socket, self._tell_of_clients)
+        self.loop.add_reader(self._status_socket, self._answer_status_query)
         # from now on, runwait4.py --status counts this server
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
@@ -2751,7 +2751,7 @@ class Server(Program):
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._final_count) if status is None else status
 
-    def _tell_of_clients(self) -> None:
+    def _answer_status_query(self) -> None:
         """Answer a `runwait4.py --status` that has connected, for example '1 client, 1 lost: bob since 5.0s'.
 
         Any user can connect, but only processes of this user get an answer.
@@ -2770,7 +2770,9 @@ class Server(Program):
                     asker.send(to_bytes(f"{text}: {join_first_few(lost)}" if lost else text))
         # not before the next look: an accept(2) that fails would come again at once
         self.loop.remove_reader(self._status_socket)
-        self.loop.call_later(LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._tell_of_clients)
+        self.loop.call_later(
+            LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._answer_status_query
+        )
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:
@@ -2822,7 +2824,7 @@ class Server(Program):
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
         served_file = ServedFile(
             self.path, say=self.say, mount=self.mount, presence_lock=self._presence_lock,
-            make_lock_table=partial(SharedLockTable, give_to_keeper=self._keeper.give_locks),
+            make_lock_table=partial(SharedLockTable, give_to_keeper=self._keeper.send_locks_to_keeper),
         )
         self.claims = Claims(ServedQueue(served_file), serving=True)
         self.sessions = Sessions(
@@ -2854,16 +2856,16 @@ class Server(Program):
             self.records.abandon_run(assignment)        # the next server begins new records
         self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
         self.sessions.write_results()
-        await self._await_in_time(self.executor.flush(), max_seconds)
+        await self._wait_unless_hurried(self.executor.flush(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)
-        await self._await_in_time(self.executor.flush(), max_seconds)
+        await self._wait_unless_hurried(self.executor.flush(), max_seconds)
         self.report_pending_records()
         if not self.defects:
             # all events are acknowledged: otherwise clients would send written output to the next server, too
             for client in self.sessions.clients.values():
                 # if the server was signalled, they keep jobs for the next server
-                account = None if in_haste else make_account(self._final_count, client)
+                account = None if in_haste else make_summary_fields(self._final_count, client)
                 client.send_message(type="closing", done=not in_haste, account=account)
         # wait at most a second for clients to close the connections: if we closed one with unread data, the
         # last messages would be lost
@@ -2878,7 +2880,7 @@ class Server(Program):
             self._keeper.dismiss_keeper()
         await self.wait_until_printed(self.stdout, lambda: in_haste)
         if in_haste and not self.defects:
-            self._final_count = await self._await_in_time(
+            self._final_count = await self._wait_unless_hurried(
                 self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS
             )
         self.say(self.runner_stats.closing_line(
@@ -2887,7 +2889,7 @@ class Server(Program):
         ))
         await self.wait_until_printed(self.stderr, lambda: in_haste)
 
-    async def _await_in_time(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
+    async def _wait_unless_hurried(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
         task = spawn_task(awaitable)
         awaited = [task, self.lifetime.hurrying]
@@ -2912,7 +2914,7 @@ class Server(Program):
             if assignment.phase is Phase.CLAIMED:
                 assignment.member = None
                 self.sessions.settle(assignment, RETURNED)
-        kept_text = self.sessions.kept_text(self.sessions.assignments)
+        kept_text = self.sessions.describe_kept_lines(self.sessions.assignments)
         self.say(f"{signal.Signals(signum).name}: stopping{kept_text}"
                  + (", for the next server" if kept_text else ""))
         self.lifetime.start_exiting(128 + signum)

@@ -10734,7 +10734,7 @@ class Channel:
                     return messages             # the handshake needs more bytes
                 except StopIteration:           # it is complete
                     self.is_authenticated = True
-            while message := self._next_message():
+            while message := self._pop_message():
                 messages.append(message.fields)
         except WireError as error:
             self.is_authenticated = False
@@ -10745,11 +10745,11 @@ class Channel:
 
     def _wait_for_message(self) -> Generator[None, None, Message]:
         """Return the next message of the handshake, once it is complete."""
-        while not (message := self._next_message()):
+        while not (message := self._pop_message()):
             yield
         return message
 
-    def _next_message(self) -> Message | None:
+    def _pop_message(self) -> Message | None:
         """Remove and return the next message; None: incomplete."""
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
@@ -10894,7 +10894,7 @@ class Link:
         """Handle a received message.  Raises WireError."""
         raise NotImplementedError
 
-    def disconnected(self, why: str) -> None:
+    def on_disconnected(self, why: str) -> None:
         raise NotImplementedError
 
     # -- methods that subclasses use -------------------------------------------------------------------------
@@ -10907,7 +10907,7 @@ class Link:
     def post(self, message: Fields) -> bool:
         """Send a message within 20 ms; return False if we are closing."""
         if self.closing or self.transport.is_closing():
-            return False                    # disconnected() will handle that
+            return False                    # on_disconnected() will handle that
         self.channel.send(message)
         if not (self._flush_timer or self._is_receiving):
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
@@ -10931,7 +10931,7 @@ class Link:
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
-            with suppress(OSError):      # ENOTCONN: the peer has closed; disconnected() follows
+            with suppress(OSError):      # ENOTCONN: the peer has closed; on_disconnected() follows
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
@@ -10975,7 +10975,7 @@ class Link:
 
     def connection_lost(self, error: Exception | None) -> None:
         why = error_text(error) if isinstance(error, OSError) else "the connection was closed"
-        self.disconnected(self.why or why)
+        self.on_disconnected(self.why or why)
 
 
 # ---- the token ---------------------------------------------------------------------------------------------
