@@ -777,7 +777,7 @@ def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -
     return sum(itertools.takewhile(bool, map(operator.eq, lines, other_lines)))
 
 
-def common_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
+def count_equal_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
     """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
@@ -817,7 +817,7 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Se
         except ValueError as error:
             raise EditRefusedError(f"line {edited.index(text) + 1} of the copy: {error}") from None
     # merge only what the person has changed
-    start, equal_at_end = common_ends(old_texts, new_texts)
+    start, equal_at_end = count_equal_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
     new_end = len(new_texts) - equal_at_end
     replaced, replacing = current[start:old_end], new_texts[start:new_end]
@@ -850,7 +850,7 @@ def find_changes(
     lines: yield these as the new lines; `new` can have the merge_key() of each.  If a change replaces lines
     by as many others, yield one change for each line that differs: then fewer changes of two people collide.
     """
-    first, equal_at_end = common_ends(old, new)
+    first, equal_at_end = count_equal_ends(old, new)
     middle = slice(first, -equal_at_end or None)
     old, new, lines = old[middle], new[middle], lines[middle]
     opcodes = [("", 0, len(old), 0, len(new))]
@@ -916,7 +916,7 @@ def merge(
         new[start:end] = lines
         if not is_own:
             old[start:end] = lines
-    equal_at_start, equal_at_end = common_ends(old, new)
+    equal_at_start, equal_at_end = count_equal_ends(old, new)
     changed = new[equal_at_start:len(new) - equal_at_end]
     old_by_key = defaultdict(list)
     new_by_key = defaultdict(list)
@@ -1268,7 +1268,7 @@ def fill_template(
         if not values:
             raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
         parts = map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)
-        misread = misread_values(template, placeholder[0])
+        misread = misread_value_pattern(template, placeholder[0])
         return b" ".join(b"'%b'" % part if misread.fullmatch(part) else quote(part) for part in parts)
 
     return PLACEHOLDER.sub(value_of, template)
@@ -1296,7 +1296,7 @@ NO_TEXT = [row.split()[:3] for row in rb"""
 
 
 @functools.cache
-def misread_values(template: bytes, placeholder: bytes) -> re.Pattern[bytes]:
+def misread_value_pattern(template: bytes, placeholder: bytes) -> re.Pattern[bytes]:
     """Return a pattern of the values that need quotes here, though quote() would leave them bare.
 
     In a place of this placeholder a shell can take such a value for something else than text, for example
@@ -1330,8 +1330,8 @@ UNQUOTED_TEXT = re.compile(rb"""(?:
 )*""", re.VERBOSE)
 
 
-def is_unquoted(place: re.Match[bytes]) -> bool:
-    return UNQUOTED_TEXT.fullmatch(place.string, 0, place.start()) is not None
+def is_unquoted(placeholder: re.Match[bytes]) -> bool:
+    return UNQUOTED_TEXT.fullmatch(placeholder.string, 0, placeholder.start()) is not None
 
 
 UNQUOTABLE = ("%s is within quotes, or after \\, `, ~, [, ((, a first =, or a $ that quotes or expands: a "
@@ -1341,13 +1341,13 @@ UNQUOTABLE = ("%s is within quotes, or after \\, `, ~, [, ((, a first =, or a $ 
 
 # ---- placeholders with names -------------------------------------------------------------------------------
 
-def places_of(template: bytes) -> list[re.Match[bytes]]:
+def find_placeholders(template: bytes) -> list[re.Match[bytes]]:
     """Return the placeholders of a template; one with a name within quotes is text, as awk has it."""
-    return [place for place in PLACEHOLDER.finditer(template)
-            if NUMBERED.fullmatch(place[0]) or is_unquoted(place)]
+    return [placeholder for placeholder in PLACEHOLDER.finditer(template)
+            if NUMBERED.fullmatch(placeholder[0]) or is_unquoted(placeholder)]
 
 
-def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
+def replace_names_by_numbers(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
     """Return a template with numbers for the names of columns: 'sim {beta}' -> 'sim {2}'.
 
     fill_template() knows only numbers.  first_row: of the list.  has_header: the first row is no job but has
@@ -1359,13 +1359,13 @@ def number_names(template: bytes, first_row: Sequence[bytes], has_header: bool =
     def number_of(placeholder: re.Match[bytes]) -> bytes:
         # called by re.sub(), below: what replaces a placeholder
         name = placeholder["name"]
-        is_place = is_unquoted(placeholder)
+        is_outside_quotes = is_unquoted(placeholder)
         is_number = NUMBERED.fullmatch(placeholder[0])
         # leave a number that is no name, and text within quotes
         if (is_number and not has_header) or (name not in first_row and (is_number or not is_place)):
             return placeholder[0]
         shown = display_text(placeholder[0])
-        if not is_place:
+        if not is_outside_quotes:
             raise ValueError(UNQUOTABLE % shown)
         if name == b"%":
             raise ValueError(f"no placeholder {shown} (write $RUNMAKER4_SLOT)")
@@ -1396,10 +1396,10 @@ class TemplateReader:
         self.names: list[str] = []      # of the values: what is between { and }; of {} "value"
         pattern = b""
         end = 0
-        for place in places_of(template):
-            pattern += re.escape(template[end:place.start()])
-            end = place.end()
-            name = to_text(place[0][1:-1]) or "value"
+        for placeholder in find_placeholders(template):
+            pattern += re.escape(template[end:placeholder.start()])
+            end = placeholder.end()
+            name = to_text(placeholder[0][1:-1]) or "value"
             if name in self.names:      # the same value again
                 pattern += b"(?:\\%d)" % (self.names.index(name) + 1)
             else:
@@ -1441,13 +1441,14 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
         return
     lines = []                      # of the row
 
-    def text_line(line: bytes) -> str:
+    def keep_as_text(line: bytes) -> str:
         lines.append(to_text(line) + "\n")
         return lines[-1]
 
     # csv drops the quotes, within which outer blanks are a part of the value
     cell = r'(?:\A|SEP)(?:(?!SEP) )*(?:(")(?:[^"]|"")*"|[^SEP]*)'.replace("SEP", re.escape(colsep))
-    rows = csv.reader(map(text_line, source), delimiter=colsep, skipinitialspace=colsep != " ", strict=True)
+    rows = csv.reader(map(keep_as_text, source), delimiter=colsep, skipinitialspace=colsep != " ",
+                      strict=True)
     try:
         for row in rows:
             # In tables of many programs a `"` is text.  csv would join rows there, and their jobs would be
@@ -1466,7 +1467,7 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
         ) from None
 
 
-def refuse_foreign(text: bytes, number: int) -> None:
+def refuse_line_of_other_program(text: bytes, number: int) -> None:
     """Raise ValueError for a line that another program understands in another way."""
     if number == 1 and text.startswith(b"#!"):
         raise ValueError("is a script, no list (add it as one job, or remove this line)")
@@ -1487,7 +1488,7 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
     Skip, and count, blank lines and comments.  Raises ValueError for a line that is no command of its own.
     """
     for line in source:
-        refuse_foreign(line, source.line_number)
+        refuse_line_of_other_program(line, source.line_number)
         refuse_carriage_return(line)
         if not (text := line.lstrip()):
             skipped["blank"] += 1
@@ -1508,12 +1509,12 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
     Skip, and count, blank lines.  If the template has names, the first row has those of the columns, and is
     no job.  colsep: as for read_rows().  Raises ValueError.
     """
-    has_header = not all(NUMBERED.fullmatch(place[0]) for place in places_of(template))
+    has_header = not all(NUMBERED.fullmatch(placeholder[0]) for placeholder in find_placeholders(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
     width = 0                                               # of the first row; 0: none yet
     job_number = 0
     for text, columns in read_rows(source, colsep):
-        refuse_foreign(text, source.line_number)
+        refuse_line_of_other_program(text, source.line_number)
         if is_directive(text):
             yield new_line(text)
             continue
@@ -1523,7 +1524,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         if not width:
             width = len(columns)
             if is_regular:
-                template = number_names(template, [*map(bytes.strip, columns)], has_header)
+                template = replace_names_by_numbers(template, [*map(bytes.strip, columns)], has_header)
             if has_header:
                 continue
         if is_regular and len(columns) != width:
@@ -1625,11 +1626,11 @@ def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Itera
             if name == "timeout":           # of the command above; other flags are for all, above the first
                 if not commands:
                     raise ValueError("-timeout before the first target")
-                commands[-1].timeout = directive_timeout(value)
+                commands[-1].timeout = convert_timeout(value)
             elif commands:
                 raise ValueError(f"-{name} after a target")
             elif name == "generaltimeout":
-                general_timeout = directive_timeout(value)
+                general_timeout = convert_timeout(value)
             else:
                 min_hosts = value if value == b"all" else check_value(integer_between(0), value)
         elif command := TEST_COMMAND.fullmatch(line):
@@ -1668,7 +1669,7 @@ def lines_of_group(label: bytes, min_hosts: bytes, commands: Sequence[TestComman
         previous_directive = directive
 
 
-def directive_timeout(text: bytes) -> bytes:
+def convert_timeout(text: bytes) -> bytes:
     """Return a timeout as in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TEST_TIMEOUT.fullmatch(text)
     if not match and text != b"none":
@@ -1744,10 +1745,10 @@ def parse_template(text: str) -> bytes:
         raise ArgumentTypeError(f"not a command: '{printable(text)}'")
     # {#} may be within quotes, unless a shell can misread a number there: it needs no quotes of ours
     quoted = [place[0] for place in PLACEHOLDER.finditer(template) if not is_unquoted(place)
-              and (place[0] != b"{#}" or misread_values(template, place[0]).fullmatch(b"1"))]
+              and (place[0] != b"{#}" or misread_value_pattern(template, place[0]).fullmatch(b"1"))]
     wrong = [*filter(NUMBERED.fullmatch, quoted)]
     # without a place for a value, the value comes at the end, as with 'wc'
-    if all(place[0] == b"{#}" for place in places_of(template)):
+    if all(place[0] == b"{#}" for place in find_placeholders(template)):
         if not UNQUOTED_TEXT.fullmatch(template + b" "):
             wrong += [*quoted, b"a value at the end"]
         template += b" {}"
@@ -1884,7 +1885,9 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     if template and not (sweep or action == "add_list"):
         parser.error("--template requires --add-list, or --add and :::")
     # {} and {#} need no columns
-    has_columns = template and any(place["name"] not in (b"", b"#") for place in places_of(template))
+    has_columns = template and any(
+        placeholder["name"] not in (b"", b"#") for placeholder in find_placeholders(template)
+    )
     if options.new and action != "add_list":
         parser.error("--new requires --add-list")
     if options.colsep and not (action == "add_list" and has_columns):
@@ -1895,7 +1898,7 @@ def parse_options(argv: Sequence[str]) -> Namespace:
 def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
     """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
     if options.sweep:
-        template = number_names(options.template, ())
+        template = replace_names_by_numbers(options.template, ())
         # each combination of the values after each `:::`; the last value changes fastest
         for job_number, values in enumerate(itertools.product(*options.sweep), 1):
             yield job_line(fill_template(template, job_number, values, values))

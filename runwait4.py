@@ -351,7 +351,8 @@ class Watcher:
         self._poll_seconds = 5.0 if mount.network else 0.2  # from one poll to the next, at least
         # An `end` comes so much later than the state of its line; if several hosts append, later
         self._end_seconds = 1.2 if mount.network else 0.15
-        self._end_patience = 10.0 if mount.network else 2.0     # seconds left for all pauses of await_ends()
+        # seconds left for all pauses of wait_for_run_ends()
+        self._end_patience = 10.0 if mount.network else 2.0
         # maximum seconds from a result in the job file to the end of the run in the journal
         self._max_journal_delay = 20.0 if mount.network else 5.0
         self.stop_reason = ""   # why no runner will start the new jobs; "": one can
@@ -433,7 +434,7 @@ class Watcher:
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
         return -MAX_FAST_SECONDS <= age < self._max_journal_delay
 
-    def await_ends(self) -> Iterator[None]:
+    def wait_for_run_ends(self) -> Iterator[None]:
         """Pause, and yield after each pause, while ends of runs can be on the way to the journal.
 
         The caller can read the journal after each pause, and stop once no run lacks its end.  The first pause
@@ -449,7 +450,7 @@ class Watcher:
             self._end_patience -= self._end_seconds
             yield
 
-    def complete_snapshot(self) -> Snapshot:
+    def wait_for_complete_snapshot(self) -> Snapshot:
         while (snapshot := self._read_snapshot()).half_saved:
             time.sleep(self._poll_seconds)
         return snapshot
@@ -700,7 +701,7 @@ class JournalReader:
             if line == self.INVALID_LINE:
                 self.invalid_positions.add(number)
                 command = line                      # runs_of() looks for no such command
-            elif head := match_head(line):
+            elif head := match_event_head(line):
                 command = head["command"]
                 if b"\\" in command:
                     with suppress(*INVALID_LINE_ERRORS):    # start_pass() reports such a line
@@ -795,7 +796,7 @@ def decode_json_string(text: str) -> str:
     return json.loads(f'"{text}"') if "\\" in with_newlines else with_newlines
 
 
-def match_head(line: bytes) -> re.Match[bytes] | None:
+def match_event_head(line: bytes) -> re.Match[bytes] | None:
     """Return the first fields of an event; None: decode the line."""
     # commands are compared as runmaker4 writes them: in ASCII
     return EVENT_HEAD.match(line) if line.isascii() and line.endswith(b"}") else None
@@ -836,7 +837,7 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
 
     for position, line in lines:
         run = None
-        head = match_head(line) if b'"event": "start"' in line[:64] else None
+        head = match_event_head(line) if b'"event": "start"' in line[:64] else None
         if head and head["event"] == b"start":
             name = head["run"].decode()     # most starts are never decoded: that halves the time
         # two runners at once can leave an empty line
@@ -1229,7 +1230,7 @@ class Observation:
         self.watcher = watcher
         # twice, because runners can exit or start while the file is read
         locks_before = watcher.presence_locks() or set()
-        self.snapshot = watcher.complete_snapshot()
+        self.snapshot = watcher.wait_for_complete_snapshot()
         self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
         locks_after = watcher.presence_locks()
         self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
@@ -1264,7 +1265,7 @@ class Observation:
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         # a run in an earlier part could be the last one of a line
         if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
-            return self.known_last_rows(lines)
+            return self.last_rows_without_waiting(lines)
         return [self.row_of_line(line, line_runs) for line in lines]
 
     def last_rows(self, lines: Sequence[Line]) -> list[Row]:
@@ -1273,15 +1274,15 @@ class Observation:
         A runner writes the state of a line at once, and appends the end of the run to the journal a moment
         later.  So wait for ends that are on the way.
         """
-        for _ in self.watcher.await_ends() if lines else ():
-            rows = self.known_last_rows(lines)
+        for _ in self.watcher.wait_for_run_ends() if lines else ():
+            rows = self.last_rows_without_waiting(lines)
             # wait on only if a finished line lacks the end of its run
             if not any((not row.run or row.run.cause == "ending") and row.line.state in (DONE, FAILED, ERROR)
                        for row in rows):
                 return rows
-        return self.known_last_rows(lines)
+        return self.last_rows_without_waiting(lines)
 
-    def known_last_rows(self, lines: Iterable[Line]) -> list[Row]:
+    def last_rows_without_waiting(self, lines: Iterable[Line]) -> list[Row]:
         """Return the same rows as last_rows(), but wait for no end of a run.
 
         If only one line has a command, all runs of the command are of that line.  If several have it, read
@@ -1587,7 +1588,7 @@ def status_of(observation: Observation) -> Fields:
     # a job that hangs can take any time
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
-    told = [*runners_at_work.ask_servers()]
+    server_reports = [*runners_at_work.ask_servers()]
     over_tcp = any((run.runner or 0) >= PresenceLock.SERVERS for run in runs)
     return {
         **job_counts._asdict(),
@@ -1600,7 +1601,7 @@ def status_of(observation: Observation) -> Fields:
         "seconds_left": seconds_left,
         "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts, over_tcp),
         **({"hanging": hanging} if hanging else {}),
-        **({"clients": told} if told else {}),
+        **({"clients": server_reports} if server_reports else {}),
     }
 
 
@@ -1897,12 +1898,12 @@ class FailureGroups:
         run = row.run
         alike = words = "no recorded run"       # alike: equal for all lines of a group; words: to show
         if run and (run.cause or run.signal or not last_lines):
-            alike = words = describe_result(run)
+            reason = words = describe_result(run)
             if run.cause == "timeout" and run.seconds is not None:
                 words += f" after {human_time(run.seconds)}"
         elif run:
             words = last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
-            alike = NUMBER_PATTERN.sub(PLACEHOLDER, words)
+            reason = NUMBER_PATTERN.sub(PLACEHOLDER, words)
         cause = run.cause if run else ""
         key = cause, "" if cause else alike
         # at the limit one more group takes all other lines
@@ -2501,7 +2502,7 @@ class Reporter:
         """
         start = time.monotonic()
         # a later page has the ends that are on the way
-        for _ in () if is_live else self.watcher.await_ends():
+        for _ in () if is_live else self.watcher.wait_for_run_ends():
             pass
         messages: list[str] = []
         with Observation(self.watcher, self.options, messages.append) as observation:
@@ -2920,7 +2921,7 @@ def print_or_wait_for_jobs(options: Namespace) -> int:
             return 1
     return 1 if options.use_exit_status and (
         job_counts.done < job_counts.all
-        or (job_counts.held and watcher.cancelled_lines(watcher.complete_snapshot()))
+        or (job_counts.held and watcher.cancelled_lines(watcher.wait_for_complete_snapshot()))
         or find_stray_line(watcher.file.reader, STRAY)) else 0
 
 
