@@ -1103,7 +1103,7 @@ class Client(Consumer):
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
         if "memory" in message.fields:
-            memory_change = message.integer("memory", least=-runmaker4.MAX_INTEGER)
+            memory_change = message.integer("memory", minimum=-runmaker4.MAX_INTEGER)
         request_number = message.integer("request")
         is_last = message.boolean("last")
         self.set_slots(message)
@@ -3034,7 +3034,7 @@ def multiply_base(factor: int) -> bytes:
     return b"".join(number.to_bytes(32, "big") for number in point)
 
 
-def pipe_of_pem(label: bytes, data: bytes) -> int:
+def write_pem_to_pipe(label: bytes, data: bytes) -> int:
     """Return the read end of a pipe with this data as PEM, for OpenSSL, which takes only the names of files.
 
     It has less than 4 KiB, which any pipe holds, so writing cannot block.  The caller closes it.
@@ -3056,7 +3056,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     public_key = multiply_base(key)
     certificate = CERTIFICATE + public_key + SIGNATURE
     private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
-    pipes = pipe_of_pem(b"CERTIFICATE", certificate), pipe_of_pem(b"EC PRIVATE KEY", private_key)
+    pipes = write_pem_to_pipe(b"CERTIFICATE", certificate), write_pem_to_pipe(b"EC PRIVATE KEY", private_key)
     try:
         with refused_as("OpenSSL refuses our certificate", " (see openssl.cnf)"):
             context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))

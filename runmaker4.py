@@ -241,31 +241,31 @@ DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd%]?)", re.ASCII)
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "%": -1}
 
 
-def duration(text: str, least: float = 0.0) -> float | None:
+def duration(text: str, lower_bound: float = 0.0) -> float | None:
     """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
 
-    least: the answer must be greater.  A negative one also allows percentages: '300%' gives -300.0.
+    lower_bound: the answer must be greater.  A negative one also allows percentages: '300%' gives -300.0.
     """
     if text == "none":
         return None
     if match := DURATION.fullmatch(text):
         seconds = float(match[1]) * UNITS[match[2]]
-        if least < seconds < 1e9 and seconds:
+        if lower_bound < seconds < 1e9 and seconds:
             return seconds
     raise ArgumentTypeError(
         f"not a duration: '{printable(text)}' (such as 90, 90s, 5m, 2h, 1d or none; a timeout also 300%)"
     )
 
 
-time_limit = partial(duration, least=-1e6)
+time_limit = partial(duration, lower_bound=-1e6)
 
 
-def integer_between(least: int, most: int = 1_000_000) -> Callable[[str], int]:
+def integer_between(minimum: int, maximum: int = 1_000_000) -> Callable[[str], int]:
     """Return an argparse type: a whole number, with both limits allowed."""
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        if not (text.isascii() and text.isdigit() and minimum <= int(text) <= maximum):
             raise ArgumentTypeError(
-                f"not a whole number from {least} to {most}: '{printable(text)}'"
+                f"not a whole number from {minimum} to {maximum}: '{printable(text)}'"
             )
         return int(text)
     return parse
@@ -295,7 +295,7 @@ def growing_sizes(text: str) -> tuple[int, ...]:
 LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 
 
-def line_ranges(text: str) -> list[range]:
+def parse_line_ranges(text: str) -> list[range]:
     """Return the line numbers in a list such as '1,2,5-9' (an argparse type)."""
     ranges = []
     for word in text.split(","):
@@ -1168,7 +1168,7 @@ def copy_owner_and_mode(new_fd: int, old_info: os.stat_result) -> None:
 
 # ---- appending ---------------------------------------------------------------------------------------------
 
-def _size_and_last(file: Reader) -> tuple[int, bytes]:
+def _read_size_and_last_byte(file: Reader) -> tuple[int, bytes]:
     info = os.fstat(file.fd)
     if not info.st_nlink:
         raise OSError(errno.ENOENT, "was removed")
@@ -1186,11 +1186,11 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
     still seems empty, and is not, it gets a second header.  If the old size is within a line, the file gets
     an empty line.
     """
-    size, last_byte = _size_and_last(file)
+    size, last_byte = _read_size_and_last_byte(file)
     if mount.network and not last_byte:
         with suppress(OSError):
             refresh_file(path, mount)
-        size, last_byte = _size_and_last(file)
+        size, last_byte = _read_size_and_last_byte(file)
     if not size:
         return 0, header
     return size, b"" if last_byte == b"\n" else b"\n"
@@ -1254,7 +1254,7 @@ def file_identity_lines(fd: int) -> list[bytes]:
     return identity if len(identity) == 2 else []
 
 
-def path_names_fd(path: str, fd: int) -> bool:
+def is_fd_at_path(path: str, fd: int) -> bool:
     """Return True if a path names this open file.
 
     The answer can come from this host's cache of names, unless refresh_file() was called before.
@@ -2375,7 +2375,7 @@ class LockTableReader(Opened):
             return not os.path.lexists(self.path)
         try:
             if self.network:
-                return path_names_fd(self.path, self.fd)
+                return is_fd_at_path(self.path, self.fd)
             info = os.stat(self.path)
             return self.inode == (info.st_dev, info.st_ino)
         except FileNotFoundError:
@@ -3142,7 +3142,7 @@ class JobReader(Opened):
         check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
         command mutex.
         """
-        if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
+        if self.network and self.is_open and is_fd_at_path(self.real_path, self.fd):
             return None                         # as this host knows without asking a server
         info = self._stat()
         return None if self.inode == (info.st_dev, info.st_ino) else info
@@ -4190,7 +4190,7 @@ def check_lock_file(file: JobFile) -> None:
         while not file.is_open:
             try:
                 file.open_to_write()
-                _check_is_no_copy(file)
+                _refuse_copied_lock_file(file)
             except OSError as error:
                 file.close_files()
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
@@ -4201,7 +4201,7 @@ def check_lock_file(file: JobFile) -> None:
                  "whether locks and reads are right there; or use --single-host)")
 
 
-def _check_is_no_copy(file: JobFile) -> None:
+def _refuse_copied_lock_file(file: JobFile) -> None:
     """Raise UsageError if the lock file is a copy, and lines are `r` without a lock.
 
     For example, a backup was put back, and jobs still hold locks of the original.  Then a line `r` without a
@@ -4819,16 +4819,16 @@ class Walk:
             self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
         return self.groups[-1]
 
-    def mark_group_complete(self, waits: bool = False) -> None:
+    def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
         """Mark the last group as complete: the walk has met all its lines, so a server can start it.
 
         A group (together=) is complete where other directives apply, or at the end of the file.
 
-        waits: it cannot be started yet, because it is unknown if these are all of its lines.
+        cannot_start_yet: it is unknown if these are all of its lines.
         """
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
-            if waits:
+            if cannot_start_yet:
                 self.groups[-1].cannot_start_yet = True
 
     # -- directives ------------------------------------------------------------------------------------------
@@ -4839,7 +4839,7 @@ class Walk:
         self.above.enter(line)
         if self.groups and self.above.scope.group_key != directives_above.group_key:
             # Below an invalid directive it is unknown if jobs belong to the group above
-            self.mark_group_complete(waits=self.above.scope.error != "")
+            self.mark_group_complete(cannot_start_yet=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
         self.above.block = self.above.find_block_below(line, self._file)
 
@@ -4945,7 +4945,7 @@ class Cursor:
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for these
-        self._known: Collection[Consumer] = ()          # at the last claim
+        self._all_consumers: Collection[Consumer] = ()  # at the last claim
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
@@ -4971,17 +4971,17 @@ class Cursor:
         return walk.groups if walk else []
 
     def claim(self, leaving: Collection[Consumer] = (), consumers: Consumers | None = None,
-              known: Collection[Consumer] = ()) -> Job | NoJob:
+              all_consumers: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
         leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
         consumers: those that want a job now, as for Walk.claim_next(); None: those of the last claim.
-        known: all consumers, also those that want jobs later; empty: there are no others.
+        all_consumers: all consumers, also those that want jobs later; empty: there are no others.
         """
         result: Job | NoJob
         try:
             self._leaving = frozenset(leaving)
-            result = self._walk_if_due(consumers or self.consumers, known)
+            result = self._walk_if_due(consumers or self.consumers, all_consumers)
             self._errors_since = None
             if self._is_file_unchecked:
                 self._is_file_unchecked = False         # a file that is there at the start would be refused
@@ -4993,16 +4993,17 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
+    def _walk_if_due(self, consumers: Consumers, all_consumers: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; a NoJob if no walk is due.
 
         First make the failed lines new that consumers with --retry or --resume run again.
         """
         self.consumers = consumers
-        known = known or consumers.all
-        if known is not self._known:            # in a batch of claims they are the same 10,000 clients
-            self._known = known
-            self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
+        all_consumers = all_consumers or consumers.all
+        # in a batch of claims they are the same 10,000 clients
+        if all_consumers is not self._all_consumers:
+            self._all_consumers = all_consumers
+            self._to_reset = {consumer for consumer in all_consumers if ERROR in consumer.retry}
         self._restart_walk_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
         if wait is not None:
@@ -5169,7 +5170,9 @@ class Cursor:
         """
         self.queue.reopen_if_replaced()
         self._restart_walk_if_replaced()
-        resuming_consumers = Consumers(consumer for consumer in self._known if RUNNING in consumer.retry)
+        resuming_consumers = Consumers(
+            consumer for consumer in self._all_consumers if RUNNING in consumer.retry
+        )
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
@@ -5192,7 +5195,7 @@ class Cursor:
             is_appended_to = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
-            walk.mark_group_complete(waits=stop is Stop.CUT or is_appended_to or has_grown)
+            walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
         self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         waits = []                              # seconds until another walk is due even without a change
         if walk.seconds_until_trusted:          # the file can be half saved
@@ -6738,10 +6741,10 @@ class Terminal(Writer):
         """
         self.flush()
         self.ignored = self.executor.backlog
-        self.executor.then(self._end_ignoring)
+        self.executor.then(self._stop_ignoring_backlog)
         self.on_relieved()
 
-    def _end_ignoring(self) -> None:
+    def _stop_ignoring_backlog(self) -> None:
         self.ignored = 0
 
     def flush(self) -> None:
@@ -10487,13 +10490,13 @@ class OtherFileError(RefusedError):
     """The server serves a file other than the client requires."""
 
 
-def _bounded_int(digits: str) -> int:
+def _parse_bounded_int(digits: str) -> int:
     if len(digits) > 19:        # for thousands of digits int() takes long
         raise ValueError("a huge number")
     return int(digits)
 
 
-def _finite_float(text: str) -> float:
+def _parse_finite_float(text: str) -> float:
     """Convert a number in JSON; raise ValueError for NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
@@ -10509,7 +10512,8 @@ def _json_encoder() -> json.JSONEncoder:
 
 @functools.cache
 def _json_decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(parse_int=_bounded_int, parse_float=_finite_float, parse_constant=_finite_float)
+    return json.JSONDecoder(parse_int=_parse_bounded_int, parse_float=_parse_finite_float,
+                            parse_constant=_parse_finite_float)
 
 
 def encode(message: Any) -> bytes:
@@ -10566,9 +10570,9 @@ class Message:
             raise WireError(f"{name}: not {digits} hexadecimal digits")
         return value
 
-    def integer(self, name: str, most: int = MAX_INTEGER, least: int = 0) -> int:
+    def integer(self, name: str, maximum: int = MAX_INTEGER, minimum: int = 0) -> int:
         value = self.fields.get(name)
-        if type(value) is not int or not least <= value <= most:
+        if type(value) is not int or not minimum <= value <= maximum:
             raise WireError(f"{name}: not a valid whole number")
         return value
 

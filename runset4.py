@@ -118,7 +118,6 @@ from runmaker4 import (
     is_continued,
     keep_trying,
     lazy_import,
-    line_ranges,
     lock,
     lock_all,
     lost_locks,
@@ -128,6 +127,7 @@ from runmaker4 import (
     other_lock,
     own_job_lock_offset,
     parse_directive,
+    parse_line_ranges,
     plural,
     print_lines,
     printable,
@@ -1808,7 +1808,8 @@ def make_parser() -> Parser:
     add("--cancel", action="store_true", help="set c, kill running jobs on any host, wait for them")
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
-    add("lines", nargs="*", type=line_ranges, metavar="LINE", help="line numbers, or ranges: 3 5-9, or 3,5-9")
+    add("lines", nargs="*", type=parse_line_ranges, metavar="LINE",
+        help="line numbers, or ranges: 3 5-9, or 3,5-9")
     add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e c x (with --list: in any)")
     add("--state", type=parse_states, action="append", metavar="STATES",
         help="jobs in these states, for example failed,error or '!e'")

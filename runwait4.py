@@ -127,7 +127,6 @@ from runmaker4 import (
     is_regular,
     keep_trying,
     lazy_import,
-    line_ranges,
     lines_of_piece,
     lock,
     lock_file_of,
@@ -141,6 +140,7 @@ from runmaker4 import (
     open_or_create,
     orphan_hint,
     other_locks,
+    parse_line_ranges,
     plural,
     print_bytes,
     printable,
@@ -1714,7 +1714,7 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
     """
     command = os.fsencode(selection)
     try:
-        ranges = line_ranges(selection)
+        ranges = parse_line_ranges(selection)
     except argparse.ArgumentTypeError:
         lines = (watcher.lines_with_commands({command})
                  or watcher.select_lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
