@@ -11,7 +11,7 @@ client stops reading the pipes of the jobs.
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
 
-The sections; begin at ClientProgram.connect_parts_and_run(), Connection.claim() and stay_connected():
+The sections; begin at ClientProgram.connect_parts(), Connection.claim() and stay_connected():
 
     The token               from an option, the environment or a file
     Dialling                Endpoint: the first connection, before the event loop, and why one fails
@@ -1010,7 +1010,7 @@ class Connection:
         for job in jobs_ahead.values():
             # A new server must know that a job was not started.  But if a job of a group goes back, we can
             # count as a lost host.  If we do not name that job, the same server sends it again
-            # (Client._compare_with_report() there).
+            # (Client._settle_unreported_jobs() there).
             if not job.of_group:
                 self._give_back(job)
         for task in self._runner.tasks.values():
@@ -1306,7 +1306,7 @@ class ClientProgram(RunnerProgram):
                 "or set $RUNMAKER4_TOKEN)"
             )
 
-    async def connect_parts_and_run(self) -> int:
+    async def connect_parts(self) -> int:
         """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
         self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
@@ -1331,7 +1331,7 @@ class ClientProgram(RunnerProgram):
 def run_client(words: Sequence[str]) -> int:
     program = ClientProgram(words)
     program.check_and_open()
-    return program.run_program()
+    return program.in_background()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ locks of runmaker4.py, so runners and servers can work on one file together; a k
 The line is an Assignment until the client's events have brought the result, which is recorded (Records) and
 written to the line.
 
-The sections, most with a table; begin at Server.connect_parts_and_run(), Dispatcher.hand_out_lines() and
+The sections, most with a table; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and
 Sessions.receive_event():
 
     The job file of a server, The keeper        job locks that outlive the server
@@ -1711,7 +1711,7 @@ class Accountant:
         while True:
             throttle = Throttle()
             summary = await self._executor.call(self._summarize_file, clients, throttle)
-            # for _answer_requests(): counts that clients request take some fifth of a CPU, however many there are
+            # for _answer_requests(): counts on request take some fifth of a CPU, however many clients ask
             self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
             is_sure = summary and not summary.half_saved
@@ -2716,7 +2716,7 @@ class Server(Program):
         self.task = f"serving on port {self.port}"
         self.say(self.task)
 
-    async def connect_parts_and_run(self) -> int:
+    async def connect_parts(self) -> int:
         """Make the parts of the server and serve clients; return the exit status.
 
         Return after a signal or a defect, or when the server drains and no line is kept for a client.
@@ -3127,7 +3127,7 @@ def listen(host: str | None, port: int) -> socket.socket:
 def run_server(words: Sequence[str]) -> int:
     server = Server(words)
     server.check_and_open()
-    return server.run_program()
+    return server.in_background()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ has ended, its output and result go to console, logs and journal (Sink); then `d
 line for it.  If the file has one line of a command, no second copy of the command starts while one lives,
 however the file is edited.
 
-The sections, each of which uses almost only those above it.  Begin at App.connect_parts_and_run() and
+The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
 Runner._start_jobs():
 
     Starting fast           what comes before the first import of a script, and why
@@ -75,7 +75,7 @@ if sys.hexversion < 0x03090000:     # otherwise a traceback follows: at tuple[in
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU,
                                               signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT))
-    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.run_program()
+    # Imports and definitions leave no garbage, and a collector would take 5 ms.  Program.in_background()
     # enables it.
     gc.disable()
     # asyncio can do without ssl, which would take another 5 ms.  None makes the import of ssl fail (The
@@ -1254,7 +1254,7 @@ def file_identity_lines(fd: int) -> list[bytes]:
     return identity if len(identity) == 2 else []
 
 
-def is_fd_at_path(path: str, fd: int) -> bool:
+def path_names_fd(path: str, fd: int) -> bool:
     """Return True if a path names this open file.
 
     The answer can come from this host's cache of names, unless refresh_file() was called before.
@@ -2375,7 +2375,7 @@ class LockTableReader(Opened):
             return not os.path.lexists(self.path)
         try:
             if self.network:
-                return is_fd_at_path(self.path, self.fd)
+                return path_names_fd(self.path, self.fd)
             info = os.stat(self.path)
             return self.inode == (info.st_dev, info.st_ino)
         except FileNotFoundError:
@@ -3142,7 +3142,7 @@ class JobReader(Opened):
         check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
         command mutex.
         """
-        if self.network and self.is_open and is_fd_at_path(self.real_path, self.fd):
+        if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None                         # as this host knows without asking a server
         info = self._stat()
         return None if self.inode == (info.st_dev, info.st_ino) else info
@@ -6100,7 +6100,7 @@ class Holders:
     else:
 
     - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
-      closes those of runners and servers (Program.run_program()); a keeper has only the first few
+      closes those of runners and servers (Program.in_background()); a keeper has only the first few
       descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
       job's tag, and all their children.  At least one must carry the tag.
     - The tag names the process that has started the job.  While that is alive, it must kill the job.
@@ -10007,7 +10007,7 @@ class Program:
             self.say(f"{error}; the jobs run without records")
             return None
 
-    def run_program(self) -> int:
+    def in_background(self) -> int:
         """Go into the background with -d, and do the work of this program in an event loop.
 
         Return the exit status.
@@ -10041,7 +10041,7 @@ class Program:
             self.say("a file system does not answer, or records are locked (some can be missing)")
 
     async def _run_in_event_loop(self) -> int:
-        """Set up what needs the event loop, and call connect_parts_and_run().  Return the exit status."""
+        """Set up what needs the event loop, and call connect_parts().  Return the exit status."""
         writer_class = Terminal if os.isatty(1) else Writer
         self.stdout = writer_class(1, self.loop, self._on_stdout_broken, self.on_writer_relieved)
         is_same_file = os.path.sameopenfile(1, 2)   # then one Writer keeps lines from mixing
@@ -10058,7 +10058,7 @@ class Program:
         if self.options.errors and not getattr(self.options, "plain", False):
             self.say(f"process {os.getpid()}, {self.task}")
         try:
-            return await self.connect_parts_and_run()
+            return await self.connect_parts()
         except UsageError as error:                 # a server that came late has refused us
             self.say_without_label(str(error))
             await self.stderr.drain(2.0)
@@ -10068,7 +10068,7 @@ class Program:
             await self.executor.flush(self.MAX_CLOSING_SECONDS)
             self.signals.ignore_from_now_on()
 
-    async def connect_parts_and_run(self) -> int:
+    async def connect_parts(self) -> int:
         """Connect the parts of this program, and let them work.  Return the exit status."""
         raise NotImplementedError
 
@@ -10361,7 +10361,7 @@ class App(RunnerProgram):
             max_jobs = len(self.slots) if self.options.one_only else None
             print_lines(map(bytes, itertools.islice(jobs, max_jobs)))
 
-    async def connect_parts_and_run(self) -> int:
+    async def connect_parts(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
         cursor = Cursor(
             JobQueue(self._file),
@@ -10388,9 +10388,9 @@ class App(RunnerProgram):
 #
 #     main(), run_main()              standard descriptors, signals; a UsageError becomes one line
 #     run_app()                       App() refuses options and files; check_and_open() all that can fail
-#     Program.run_program()           -d, --pidfile and --errors; the event loop
+#     Program.in_background()           -d, --pidfile and --errors; the event loop
 #     Program._run_in_event_loop()    writers for stdout and stderr
-#     App.connect_parts_and_run()     Cursor, JobQueue, sinks and Runner
+#     App.connect_parts()     Cursor, JobQueue, sinks and Runner
 #     RunnerProgram.run_and_report()  the closing line and the exit status, once run() has returned
 #     Runner.run()                    what else goes on while jobs run, such as the check of their lines
 #     Runner._start_jobs()            the loop; _start_next_job() claims, _start_claimed_job() starts a shell
@@ -10404,7 +10404,7 @@ def run_app(words: Sequence[str]) -> int:
             app.print_dry_run()
         return 0
     app.check_and_open()
-    return app.run_program()
+    return app.in_background()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1362,7 +1362,7 @@ def replace_names_by_numbers(template: bytes, first_row: Sequence[bytes], has_he
         is_outside_quotes = is_unquoted(placeholder)
         is_number = NUMBERED.fullmatch(placeholder[0])
         # leave a number that is no name, and text within quotes
-        if (is_number and not has_header) or (name not in first_row and (is_number or not is_place)):
+        if (is_number and not has_header) or (name not in first_row and (is_number or not is_outside_quotes)):
             return placeholder[0]
         shown = display_text(placeholder[0])
         if not is_outside_quotes:
@@ -1733,8 +1733,8 @@ def parse_states(text: str) -> bytes:
 def parse_template(text: str) -> bytes:
     """Return a command with placeholders, such as 'simulate {1}'; 'wc' -> 'wc {}'.
 
-    An argparse type.  Refuse a directive, and quotes around a placeholder such as {} or {1}.  number_names()
-    checks names, once the columns are known.
+    An argparse type.  Refuse a directive, and quotes around a placeholder such as {} or {1}.
+    replace_names_by_numbers() checks names, once the columns are known.
     """
     template = os.fsencode(text)
     try:
@@ -1744,11 +1744,13 @@ def parse_template(text: str) -> bytes:
     if is_directive(line):
         raise ArgumentTypeError(f"not a command: '{printable(text)}'")
     # {#} may be within quotes, unless a shell can misread a number there: it needs no quotes of ours
-    quoted = [place[0] for place in PLACEHOLDER.finditer(template) if not is_unquoted(place)
-              and (place[0] != b"{#}" or misread_value_pattern(template, place[0]).fullmatch(b"1"))]
+    quoted = [placeholder[0] for placeholder in PLACEHOLDER.finditer(template)
+              if not is_unquoted(placeholder) and (
+                  placeholder[0] != b"{#}"
+                  or misread_value_pattern(template, placeholder[0]).fullmatch(b"1"))]
     wrong = [*filter(NUMBERED.fullmatch, quoted)]
     # without a place for a value, the value comes at the end, as with 'wc'
-    if all(place[0] == b"{#}" for place in find_placeholders(template)):
+    if all(placeholder[0] == b"{#}" for placeholder in find_placeholders(template)):
         if not UNQUOTED_TEXT.fullmatch(template + b" "):
             wrong += [*quoted, b"a value at the end"]
         template += b" {}"

@@ -1896,7 +1896,7 @@ class FailureGroups:
         Call it in the order of the file: a group keeps the numbers of its first lines.
         """
         run = row.run
-        alike = words = "no recorded run"       # alike: equal for all lines of a group; words: to show
+        reason = words = "no recorded run"      # reason: equal for all lines of a group; words: to show
         if run and (run.cause or run.signal or not last_lines):
             reason = words = describe_result(run)
             if run.cause == "timeout" and run.seconds is not None:
@@ -1905,7 +1905,7 @@ class FailureGroups:
             words = last_lines[-1].strip()[:self.MAX_WORDS_CHARACTERS]
             reason = NUMBER_PATTERN.sub(PLACEHOLDER, words)
         cause = run.cause if run else ""
-        key = cause, "" if cause else alike
+        key = cause, "" if cause else reason
         # at the limit one more group takes all other lines
         if key not in self._groups and len(self._groups) >= MAX_GROUPS:
             key = "", PLACEHOLDER
