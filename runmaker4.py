@@ -5747,37 +5747,28 @@ class FileJobs:
         self._next_claim = asyncio.Event()      # set once it is in the executor
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
+        # What the claim reads in the executor is set here: no other claim is under way (Runner._start_jobs())
+        consumer = self._consumer
+        if capacity != consumer.capacity:
+            consumer.capacity = capacity
+            self._cursor.consumers.fitting_by_key.clear()       # other settings can fit now
+        consumer.free = free
+        # the job will probably be short, as those before were
+        consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
         # results of short jobs, which finish() holds back so that this claim writes them, too
-        due, self._due = self._due, {}
-        is_short = self._short_jobs >= self.SHORT_JOBS
-        call = self.executor.call(self._claim, exits_if_none, free, capacity, is_short, due)
+        self._queue.due, self._due = self._due, {}
+        call = self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
         # these results are on the way: finish(), which waits for this, goes on
         self._next_claim.set()
         self._next_claim = asyncio.Event()
         result = await call
+        if isinstance(result, NoJob):
+            if consumer in result.exits:        # the cursor has counted the file, and lets this runner exit
+                return replace(result, may_exit=True, why_left=result.exits[consumer])
         # if the job still runs after SHORT_SECONDS, _on_long_job() unlocks the mutex for others
-        if self._file.mount.is_nfs and isinstance(result, Job):
+        elif self._file.mount.is_nfs:
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
-        return result
-
-    def _claim(self, exits_if_none: bool, free: Resources, capacity: Resources, is_short: bool,
-               due: dict[Job, bytes]) -> Job | NoJob:
-        """Claim a job that fits these resources, or return why there is none.  Called in the executor.
-
-        exits_if_none: as in Jobs.  is_short: the job will probably be short, as those before were.  due:
-        results that the claim can write, too.
-        """
-        if capacity != self._consumer.capacity:
-            self._consumer.capacity = capacity
-            self._cursor.consumers.fitting_by_key.clear()      # other settings can fit now
-        self._consumer.free = free
-        self._consumer.runs_short_jobs = is_short
-        self._queue.due = due
-        result = self._cursor.claim([self._consumer] if exits_if_none else ())
-        # the cursor has counted the file, and found that this runner may exit
-        if isinstance(result, NoJob) and self._consumer in result.exits:
-            return replace(result, may_exit=True, why_left=result.exits[self._consumer])
         return result
 
     def _on_long_job(self, job: Job) -> None:
