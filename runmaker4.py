@@ -1444,18 +1444,19 @@ class Scan:
         """Return the offset up to which the file was read: all of it, once next() returned None."""
         return self._buffer_offset + len(self._buffer)
 
-    def seek_back(self, line: Line) -> bool:
-        """Go back to a job line, so that next() returns it again; return False if an edit has moved it."""
+    def seek_back(self, line: Line) -> None:
+        """Go back to a job line, so that next() returns it again.  Raises FileChangedError as reread_from().
+        """
         self.last = line
         self.line_number = line.number - 1
-        return self.reread_from(line)
+        self.reread_from(line)
 
-    def reread_from(self, last_line: Line, data: bytes = b"") -> bool:
+    def reread_from(self, last_line: Line, data: bytes = b"") -> None:
         """Read the file again from the line that next() has returned last, so that next() sees no old data.
 
         A walk calls it after a try to claim that line: meanwhile other runners can have claimed lines below.
-        Return True if the line is still there, in any state.  If not, the line numbers can be wrong, and the
-        caller begins again at the top.
+        Raises FileChangedError unless the line is still there, in any state: the line numbers can be wrong,
+        and the caller begins again at the top.
 
         data: what the caller has just read there, the line and more; b"": nothing, so read it.
         """
@@ -1467,7 +1468,8 @@ class Scan:
         self._buffer_offset = last_line.offset - 1
         # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
-        return has_line_at(self._buffer, 1, last_line)
+        if not has_line_at(self._buffer, 1, last_line):
+            raise FileChangedError
 
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
@@ -4602,8 +4604,8 @@ class Walk:
         try:
             if self._waiting_for_capacity:
                 self._end_waits_for_capacity(consumers.all)
-            if consumers is not self.consumers and not self._continue_for_consumers(consumers):
-                return Stop.RESTART
+            if consumers is not self.consumers:
+                self._continue_for_consumers(consumers)
             # there seem to be fewer others than lines that were left to them
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
@@ -4631,8 +4633,9 @@ class Walk:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
                     # continue here later: a walk from the top would take long
-                    return Stop.SHORT if self.scan.seek_back(line) else Stop.RESTART
-            self._note_if_half_saved()
+                    self.scan.seek_back(line)
+                    return Stop.SHORT
+            self._note_if_half_saved()                # only notes for how long
             return Stop.END
         except Paused:
             return Stop.SLICED
@@ -4651,20 +4654,19 @@ class Walk:
     def _go_back_to_passed(self) -> None:
         """Go back to the first line that was passed.  Raises FileChangedError if an edit has moved it."""
         passed, self.passed = self.passed, []
-        if not self.scan.seek_back(passed[0]):
-            raise FileChangedError
+        self.scan.seek_back(passed[0])
 
     def _note_if_half_saved(self) -> bool:
         """Note for how long the end of the file can be half saved; return True if it can."""
         self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
         return self.seconds_until_trusted > 0
 
-    def _continue_for_consumers(self, consumers: Consumers) -> bool:
+    def _continue_for_consumers(self, consumers: Consumers) -> None:
         """Continue the walk for other consumers, such as the clients of a server that request jobs now.
 
         Go back to the first skipped line that one may take, and forget what the walk met from there on.
-        Return False if an edit has moved it: then a new walk begins.  A consumer that waits for slots or
-        memory does not count: it was already present when the line was skipped.
+        A consumer that waits for slots or memory does not count: it was already present when the line was
+        skipped.  Raises FileChangedError if an edit has moved the line.
         """
         self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -4673,14 +4675,14 @@ class Walk:
             if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
         ]
         if not skipped:
-            return True
+            return
         line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
         self.skipped_new = {
             key: value for key, value in self.skipped_new.items() if value[0].offset < line.offset
         }
         self.groups = [group for group in self.groups
                        if group.jobs and group.jobs[0][0].offset < line.offset]
-        return self.scan.seek_back(line)
+        self.scan.seek_back(line)
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
@@ -4762,8 +4764,8 @@ class Walk:
             state = NEW if can_run_again else ERROR
             write = partial(self._orphans.write_next_state, line, state)
             attempt = self._try_change(line, write)
-            if attempt.new_state == NEW and not self.scan.seek_back(line):
-                raise FileChangedError
+            if attempt.new_state == NEW:
+                self.scan.seek_back(line)
             if attempt.new_state:
                 return
         self.above.record_first_unfinished(line)
@@ -4801,8 +4803,8 @@ class Walk:
             return Attempt(self._refused_commands[line.command])
         attempt = change()
         # A lock that is refused is hardly waited for, so what was read is as new as before
-        if attempt.check is not LineCheck.LOCKED and not self.scan.reread_from(line, attempt.data):
-            raise FileChangedError
+        if attempt.check is not LineCheck.LOCKED:
+            self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
         if not (attempt.job or attempt.new_state):
             self.claimable_soon = True
@@ -5125,10 +5127,13 @@ class Cursor:
         was_edited = False
         if self._walk and not self._is_sliced:
             scan = self._walk.scan
-            # the walk goes back to a line that it has passed, and reads from there
-            if scan.last and not self._walk.passed and (
-                    self.queue.spread > 1 or not self._walk.needs_another_walk):
-                was_edited = not scan.reread_from(scan.last)
+            try:
+                # the walk goes back to a line that it has passed, and reads from there
+                if scan.last and not self._walk.passed and (
+                        self.queue.spread > 1 or not self._walk.needs_another_walk):
+                    scan.reread_from(scan.last)
+            except FileChangedError:
+                was_edited = True
             if was_edited or self._is_overdue(self._walk):
                 self._walk = None
         pause_at = time.monotonic() + self.SLICE

@@ -86,6 +86,7 @@ from runmaker4 import (
     BlockReason,
     Counts,
     Fields,
+    FileChangedError,
     Holders,
     JobReader,
     Line,
@@ -377,8 +378,11 @@ class Watcher:
     def lines_below(self, last: Line | None, states: bytes | None) -> list[Line]:
         """Return the next MAX_LINES in these states (None: any) below a line; None: the first ones."""
         scan = self.file.scan_lines(states)
-        if last and not scan.seek_back(last):       # an edit has moved it
-            scan = self.file.scan_lines(states)
+        if last:
+            try:
+                scan.seek_back(last)
+            except FileChangedError:                # an edit has moved it
+                scan = self.file.scan_lines(states)
         lines = (line for line in scan if not last or line.number > last.number)
         return list(itertools.islice(lines, MAX_LINES))
 
