@@ -4587,9 +4587,7 @@ class Walk:
         # consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
-        # the first job of a group, if this process starts no groups
-        self.unstartable_group_job: Line | None = None
-        self.unstartable_group_settings = NO_SETTINGS
+        self.group_problem = ""     # a message about the first group, if this process starts none
         self.seconds_until_trusted = 0.0  # for which the end of the file can be half saved
         self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, with_directives=True)
 
@@ -4728,9 +4726,8 @@ class Walk:
                         f"line {line.number}: the group {printable(group.name)} has more than "
                         f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
                     )
-            elif not self.unstartable_group_job:
-                self.unstartable_group_job = line
-                self.unstartable_group_settings = settings
+            else:
+                self.group_problem = self.group_problem or no_group_message(line, settings)
         elif consumer and self._to_pass:        # leave it to another runner: see _choose_among()
             self._to_pass -= 1
             self.passed.append(line)
@@ -5274,10 +5271,8 @@ class Cursor:
         if problem and problem != self._printed_block:
             self.say(problem)
         self._printed_block = problem
-        if walk.unstartable_group_job:
-            self._say_once(
-                "groups", no_group_message(walk.unstartable_group_job, walk.unstartable_group_settings)
-            )
+        if walk.group_problem:
+            self._say_once("groups", walk.group_problem)
 
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
         """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
