@@ -163,6 +163,7 @@ from runmaker4 import (
     Scan,
     ServerChannel,
     Shell,
+    Sink,
     Stream,
     Summary,
     TemporaryError,
@@ -1255,13 +1256,11 @@ class Records:
 
         None: the option was not given.
         """
-        log, outdir, joblog = stores
-        self.log = log
-        self._outdir = outdir
-        self._joblog = joblog
+        log, self._outdir, joblog = stores
+        print_sink = Console(console, with_output=True) if console else None
+        self._sinks: list[Sink] = [*filter(None, (joblog, print_sink, self._outdir, log))]
         self._console = console
         self._executor = executor
-        self._print_sink = Console(console, with_output=True) if console else None
         self._good_seconds: deque[float] = deque(maxlen=100)    # of the last runs that ended well
         self.median = 0.0                       # of these; of a timeout in percent: each pong tells it
 
@@ -1286,7 +1285,7 @@ class Records:
             shell=Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None,
             streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=begin.promised or 0,
-            sinks=[*filter(None, (self._joblog, self._print_sink, self._outdir, self.log))],
+            sinks=self._sinks,
             directory=assignment.client.directory,
         )
         for sink in run.sinks:
@@ -1353,10 +1352,9 @@ class Records:
                 sink.on_no_result(run)
 
     def on_tick(self) -> None:
-        """Write output of runs that are no longer short to files, and the gathered events to the journal."""
-        if self._outdir:
-            self._outdir.on_tick()
-            self._outdir.flush()                # what is acknowledged is in the journal
+        """Write changed records of -l, and to files the output of runs that are no longer short."""
+        for sink in self._sinks:
+            sink.on_tick()
 
     def flush(self) -> None:
         if self._outdir:
@@ -2032,8 +2030,6 @@ class Sessions:
 
     def flush_records(self) -> None:
         """Write gathered records, and acknowledge them.  Called about once a second."""
-        if self.records.log:
-            self.records.log.on_tick()
         self.records.on_tick()
         self.acknowledge()
 
