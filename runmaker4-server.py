@@ -860,12 +860,6 @@ class Assignment:
     def mark_over(self) -> None:
         self.phase = Phase.OVER
 
-    def detach_run(self) -> Run | None:
-        """Detach the run from the line, and return it."""
-        run = self.run
-        self.run = None
-        return run
-
 
 # ======== Clients and connections ===========================================================================
 #
@@ -1333,7 +1327,7 @@ class Records:
         # the client's counts: to a next server it does not send the earlier output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
-        assignment.detach_run()
+        assignment.run = None
         # bytes or seconds that the run has exceeded, if the cause is "memory" or "timeout"
         limit = run.requested_memory if run.cause == "memory" else timeout
         for sink in run.sinks:
@@ -1345,7 +1339,8 @@ class Records:
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
         """End the records of the current run, if any, without a result.  Called when no `end` can come."""
-        if run := assignment.detach_run():
+        if run := assignment.run:
+            assignment.run = None
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
