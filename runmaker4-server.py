@@ -206,6 +206,7 @@ from runmaker4 import (
     print_bytes,
     printable,
     read_token,
+    redirect_to_null,
     refuse_as_output,
     refused_as,
     run_main,
@@ -627,9 +628,7 @@ class KeeperLink:
             os.setsid()
             for signum in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
                 signal.signal(signum, signal.SIG_IGN)   # they are meant for the server; we must stay
-            null_fd = os.open(os.devnull, os.O_RDWR)
-            for fd in (0, 1, 2):
-                os.dup2(null_fd, fd)
+            redirect_to_null()
             needed_fds = {0, 1, 2, listener.fileno(), self._keeper_end.fileno()}
             # client connections and the server's end of our socket must close when the server is dead
             close_all(*(fd for fd in open_descriptors() if fd not in needed_fds))

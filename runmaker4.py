@@ -9541,6 +9541,12 @@ def open_descriptors() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/fd")]
 
 
+def redirect_to_null(fds: Iterable[int] = (0, 1, 2)) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in fds:
+        os.dup2(null, fd)
+
+
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
 
@@ -9570,10 +9576,8 @@ def detach(ready_fd: int) -> None:
 
     The start has succeeded, so that process exits with status 0.  ready_fd: of go_into_background().
     """
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        if not is_regular(fd):  # a terminal, or a pipe whose reader waits for EOF
-            os.dup2(null, fd)
+    # from a terminal, or a pipe whose reader waits for EOF
+    redirect_to_null(fd for fd in (0, 1, 2) if not is_regular(fd))
     os.write(ready_fd, b"+")
     os.close(ready_fd)
 
@@ -9671,9 +9675,7 @@ def exit_without_waiting(exit_status: int) -> None:
     child = fork_quietly()
     if child == 0:
         os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
+        redirect_to_null()
         while os.getppid() == parent:
             time.sleep(0.02)
         os._exit(0)
