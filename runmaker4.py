@@ -4633,7 +4633,7 @@ class Walk:
                     # continue here later: a walk from the top would take long
                     self.scan.seek_back(line)
                     return Stop.SHORT
-            self._note_if_half_saved()                # only notes for how long
+            self._note_if_half_saved()
             return Stop.END
         except Paused:
             return Stop.SLICED
