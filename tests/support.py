@@ -209,7 +209,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def wait_until(condition: Callable[[], Optional[T]], timeout: float = 20, what: str = "") -> T:
+def wait_until(condition: Callable[[], Optional[T]], timeout: float = 60, what: str = "") -> T:
     """Wait until condition() is true and return its value; fail after timeout seconds."""
     end = time.monotonic() + timeout
     while True:
@@ -267,8 +267,8 @@ def job_of(found: Union[runmaker4.Job, runmaker4.NoJob]) -> runmaker4.Job:
 
 @contextlib.contextmanager
 def locked(fd: int, at: int, length: int = 1) -> Iterator[None]:
-    """Hold an exclusive lock for a moment; tries for 20 seconds, then raises OSError(EAGAIN)."""
-    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), 20.0):
+    """Hold an exclusive lock for a moment; tries for 60 seconds, then raises OSError(EAGAIN)."""
+    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), 60.0):
         raise OSError(errno.EAGAIN, "somebody else has kept it locked")
     try:
         yield
@@ -363,7 +363,7 @@ class Case(unittest.TestCase):
             lines = file.readlines()
             os.pwrite(file.fileno(), state.encode(), sum(map(len, lines[:number - 1])))
 
-    def wait_states(self, wanted: str, timeout: float = 20, name: str = "runs.txt") -> None:
+    def wait_states(self, wanted: str, timeout: float = 60, name: str = "runs.txt") -> None:
         """Wait until the job lines have exactly these states."""
         end = time.monotonic() + timeout
         while self.states(name) != wanted:
@@ -398,7 +398,7 @@ class Case(unittest.TestCase):
             self.fail(f"the runner has ended: {runner.communicate()}")
         return runner
 
-    def wait_file(self, name: str, timeout: float = 20) -> bytes:
+    def wait_file(self, name: str, timeout: float = 60) -> bytes:
         """Wait until a file is there and not empty; its bytes."""
         path = self.dir / name
 
@@ -618,7 +618,7 @@ class RunCase(Case):
             return self.exists(name)
 
         for line in lines:
-            wait_until(lambda: is_up(f"up.{line}"), 30, f"the job of line {line} runs")
+            wait_until(lambda: is_up(f"up.{line}"), what=f"the job of line {line} runs")
 
     def exists(self, name: str) -> bool:
         return (self.dir / name).exists()

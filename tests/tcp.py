@@ -194,9 +194,9 @@ class TcpCase(RunCase):
         return names
 
     def wait_clients(self, server: Program, count: int) -> None:
-        wait_until(lambda: sum(self.connected(server).values()) == count, 30, f"{count} clients")
+        wait_until(lambda: sum(self.connected(server).values()) == count, what=f"{count} clients")
 
-    def wait_said(self, program: Program, *words: str, timeout: float = 30) -> bytes:
+    def wait_said(self, program: Program, *words: str, timeout: float = 60) -> bytes:
         """Wait until a whole line of stderr has all these words (in any case); the line."""
         end = time.monotonic() + timeout
         while True:

@@ -63,7 +63,7 @@ class DirectiveCase(RunCase):
         lines = self.told().split(b"\n")[:-1]
         return sum(all(pattern.search(line) for pattern in patterns) for line in lines)
 
-    def wait_told(self, *words: str, timeout: float = 20) -> None:
+    def wait_told(self, *words: str, timeout: float = 60) -> None:
         """Wait until a line has all these words."""
         end = time.monotonic() + timeout
         while not self.times_told(*words):

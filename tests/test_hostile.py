@@ -256,7 +256,7 @@ class Insiders(Attack):
 
     def all_end(self, states: str = "de") -> None:
         """All jobs that this test has added end in these states: e is what an insider had when it left."""
-        wait_until(lambda: set(self.states()) <= set(states), 20, f"all of {self.states()} are {states}")
+        wait_until(lambda: set(self.states()) <= set(states), what=f"all of {self.states()} are {states}")
 
     def records(self) -> bytes:
         """All that the server has collected."""
@@ -623,7 +623,7 @@ io.open = builtins.open = watched(io.open)
 
     def refuse(self, *words: str) -> None:
         """A server that finds what is there is refused."""
-        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
+        ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
         self.assertRefused(ended, self.NAME, *words)
 
     def test_a_file_that_others_could_use_or_that_holds_no_token(self) -> None:
@@ -717,7 +717,7 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
         self.jobs("true")
         self.start_server()
         for _ in range(2):                              # the first visit stays in the keeper's queue
-            ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", timeout=20)
+            ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
             self.assertRefused(ended, f"{RUNSERVER}: runs.txt: ", "is served already")
 
     # Takes the names of sockets that begin so: one that nobody can connect to, and as another user one whose

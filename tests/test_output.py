@@ -185,7 +185,7 @@ class Plain(RunCase):
         with open(self.dir / "printed", "wb") as printed, open(self.dir / "said", "wb") as said:
             runner = self.start(*few, *self.command(RUNMAKER, "-j2", "--plain", "-k", "runs.txt"),
                                 stdout=printed, stderr=said)
-        wait_until(lambda: b"too many open files" in self.read("said"), 20, "no descriptor is free")
+        wait_until(lambda: b"too many open files" in self.read("said"), what="no descriptor is free")
         self.assertLess(peak_memory(runner.pid), 150)
         self.open_gate()
         self.assertEqual((self.finish(runner).code, self.states()), (0, "d" * 61))
@@ -305,7 +305,7 @@ class Terminal(Case):
         runner = self.start(RUNMAKER, *options, "runs.txt", env=settings, stdout=slave, stderr=slave)
         os.close(slave)
         shown = read_terminal(master)
-        self.assertEqual((runner.wait(20), self.states()), (0, "d..") if "-1" in options else (1, "d!!"))
+        self.assertEqual((runner.wait(60), self.states()), (0, "d..") if "-1" in options else (1, "d!!"))
         return shown
 
     def line_of(self, shown: bytes, text: bytes) -> bytes:

@@ -245,7 +245,7 @@ class StatusLine(ConsoleCase):
         self.wait_shown(terminal, "runs.txt: 2 done in ")
         self.assertIn("ready> typed[1] done in ", "\n".join(terminal.look()))
         os.write(terminal.master, b"\x15exit\n\nexit\n")
-        shell.wait(20)
+        shell.wait(60)
 
     def test_with_tostop_it_stops_in_the_background_before_it_prints(self) -> None:
         self.jobs("echo out")
@@ -259,7 +259,7 @@ class StatusLine(ConsoleCase):
         os.write(terminal.master, b"fg\n")
         self.wait_shown(terminal, "runs.txt: 1 done in ")
         os.write(terminal.master, b"exit\n\nexit\n")
-        shell.wait(20)
+        shell.wait(60)
 
 
 class AtAClient(TcpCase, ConsoleCase):

@@ -314,7 +314,7 @@ class Peer:
     """
 
     def __init__(self, connection: socket.socket, token: str = TOKEN, server: bool = False) -> None:
-        connection.settimeout(30)
+        connection.settimeout(60)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.token, self.server = connection, token, server
         self.channel = End(token, server)
@@ -324,7 +324,7 @@ class Peer:
     @classmethod
     def of(cls, port: int, token: str = TOKEN) -> "Peer":
         """A connection to a server, which has not proven anything so far."""
-        return cls(socket.create_connection(("127.0.0.1", port), 30), token)
+        return cls(socket.create_connection(("127.0.0.1", port), 60), token)
 
     def __enter__(self) -> "Peer":
         return self
