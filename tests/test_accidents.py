@@ -144,7 +144,13 @@ class CannotBeKilled(TcpCase):
         if os.geteuid() or not shutil.which("setpriv"):
             self.skipTest("needs root and setpriv (util-linux), to run a program as another user")
         self.dir.chmod(0o770)
-        self.jobs(f"{UP}; setpriv --reuid=nobody sh -c ': >late.$PPID; exec sleep 60'; true")
+        self.jobs(self.as_nobody("sleep 60"))
+
+    @staticmethod
+    def as_nobody(command: str) -> str:
+        """A job that says that it runs, and is late, once a program of nobody's has become `sleep`."""
+        return (f"setpriv --reuid=nobody {command} & until grep -q sleep /proc/$!/comm; do sleep 0.02; done; "
+                f": >late.$$; {UP}; wait; true")
 
     def start_bound(self, script: str, *words: object) -> Program:
         libc = ctypes.CDLL(None)
@@ -188,7 +194,7 @@ class CannotBeKilled(TcpCase):
         self.assertEqual(self.run_script(RUNWAIT, "-e", "runs.txt").code, 0)
 
     def test_cancel_without_a_runner_names_it_though_it_has_no_lock(self) -> None:
-        self.jobs(f"{UP}; setpriv --reuid=nobody bash -c 'exec 64>&-; exec sleep 60'; true")
+        self.jobs(self.as_nobody("bash -c 'exec 64>&-; exec sleep 60'"))
         runner = self.start_bound(RUNMAKER, "runs.txt")
         self.wait_up(1, runner=runner)
         runner.kill()
