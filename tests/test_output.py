@@ -195,8 +195,8 @@ class Plain(RunCase):
 
     def test_an_interrupted_job_s_output_is_printed(self) -> None:
         self.write(f". echo a; {SLEEPING}\n. echo b\n")
-        runner = self.start(RUNMAKER, "-j2", "--plain", "-k", "runs.txt")
-        wait_until(lambda: self.states() == "rd", what="the second has ended")
+        runner = self.start_jobs("-j2", "--plain", "-k")
+        self.wait_states("rd")
         self.assertEqual(self.stop(runner, signal.SIGINT).out, b"a\nb\n")
 
     def test_k_alone_is_refused(self) -> None:
