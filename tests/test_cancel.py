@@ -53,11 +53,8 @@ class OnTheFile(CancelCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "xd"))
 
     def test_a_result_of_the_same_moment_is_not_written_over_the_state_that_was_set(self) -> None:
-        self.jobs("touch up.$JOB_ID; while [ ! -e go ]; do sleep 0.05; done")
-        runner = self.start_jobs()
-        self.write("", "go")
-        self.set_state(1, "x")
-        ended = self.finish(runner)
+        self.jobs("printf x 1<>runs.txt")
+        ended = self.run_jobs()
         self.assertEqual(self.states(), "x")
         self.assertTrue(b"a user set the state 'x'" in ended.err or b"1 cancelled" in ended.err, ended.err)
 
