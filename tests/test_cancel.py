@@ -120,15 +120,29 @@ class Clients(CancelCase):
         self.assertCancelled(ended, "xd")
         self.assertNotIn(b"another runner", ended.err)
 
+    # The grace is over once the server has seen that a job is cancelled
+    GRACE = f"""{HASTY}
+import asyncio, importlib
+server = importlib.import_module("runmaker4-server")
+async def wait_until_cancelled(client):
+    while not client._hello_came.is_set():
+        if any(assignment.is_cancelled for assignment in client.assignments.values()):
+            return None
+        await asyncio.sleep(0.05)
+    client._hello_came.clear()
+    return client.newest_link
+server.Client._next_link = wait_until_cancelled
+"""
+
     def test_a_client_that_does_not_come_back_leaves_a_cancelled_line_as_it_is(self) -> None:
         self.jobs(SLEEPING, SLEEPING)
-        server = self.start_server("--grace", 2, "--exit-when-done", "--outdir", "out", patch=HASTY)
+        server = self.start_server("--exit-when-done", "--outdir", "out", patch=self.GRACE)
         client = self.start_client(server, "-j2", up=[1, 2])
         wait_until(lambda: self.exists("out/journal") and self.read("out/journal").count(b'"start"') == 2,
                    what="the server knows that they have started")
-        self.set_state(1, "x")                  # the server must see it twice within the grace
         client.kill()
         self.wait_said(server, "is lost")
+        self.set_state(1, "x")
         self.assertEqual((self.finish(server).code, self.states()), (1, "xe"))
         self.assertIn(b"; line 2 given up (", server.err)
         self.assertIn(b"1 error, 1 cancelled in ", server.err)
