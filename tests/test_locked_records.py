@@ -122,7 +122,8 @@ class OverANetwork(LockedCase):
     def test_a_lock_for_a_moment_costs_no_record(self) -> None:
         self.jobs(*["true"] * 12)
         with self.locked(*FILES):
-            runner = self.start_patched(FAR + NOTED, "-q", *RECORDS, "runs.txt")
+            patch = f"{FAR}{NOTED}runmaker4.RecordFile.MAX_LOCKED_SECONDS = 60"
+            runner = self.start_patched(patch, "-q", *RECORDS, "runs.txt")
             wait_until((self.dir / "waits").exists, what="it waits")
             self.assertEqual(self.read("joblog"), b"")
         ended = self.finish(runner)
