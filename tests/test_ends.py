@@ -203,7 +203,7 @@ class NumbersThatComeAgain(RunCase):
     # nobody left
     STRANGER = f"""
 "$@" &
-until [ -e shell ] && [ -e deaf ]; do sleep 0.02; done
+until [ -s shell ] && [ -e deaf ]; do sleep 0.02; done
 while kill -0 $(cat shell) 2>/dev/null; do sleep 0.02; done
 sleep 0.4
 {SET_NEXT}
@@ -218,7 +218,7 @@ kill -0 $(cat stranger) && : >lives
         if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL, check=False).returncode:
             self.skipTest("this user may have no process numbers of his own (unshare --pid)")
         (self.dir / "shell").unlink()
-        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; while :; do sleep 0.05; done' & echo $$ >shell; "
+        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; exec sleep 60' & echo $$ >shell; "
                   "until [ -e deaf ]; do sleep 0.02; done; : >late; sleep 60")
         runner = PYTHON, "-c", program_of(RUNMAKER, RUNMAKER, WHEN_LATE)
         ended = self.run_script(*self.PRIVATE, "sh", "-c", self.STRANGER, "sh", *runner,
