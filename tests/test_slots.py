@@ -34,7 +34,9 @@ LEAVE = 'rmdir "in.$SLAVE_IP"'
 # fails to be alone on its name: `twice`
 SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"
 HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # runs until open_gate()
-QUICK_LOOKS = "import runmaker4\nrunmaker4.SlotFile.INTERVAL = 0.03\n"            # unless all is in full size
+# what ends with 127 does so soon, however busy the machine is
+SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0\n"
+QUICK_LOOKS = f"{SOON}runmaker4.SlotFile.INTERVAL = 0.03\n"                       # unless all is in full size
 AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
 
 
@@ -260,8 +262,7 @@ class FollowedNames(SlotCase):
 class SlotErrors(SlotCase):
     """A slot whose jobs could not run, N times in a row, gets no more of them (--slot-errors)."""
     BROKEN = '[ "$SLAVE_IP" != bad ] || [ -e mended ] || { echo $JOB_ID >>broken; exit 127; }'
-    # what ends with 127 does so soon, however busy the machine is
-    soon = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0"
+    soon = SOON
 
     def command(self, script: str, *args: object) -> list[str]:
         words = super().command(script, *args)
