@@ -277,8 +277,11 @@ class SlotErrors(SlotCase):
         return found[0]
 
     def test_a_broken_slot_is_taken_out_and_r_runs_its_lines_again(self) -> None:
-        self.jobs(*[f"{self.BROKEN}; sleep 0.05"] * 8)
-        ended = self.run_jobs("-q", "--slots", "bad,good", "--slot-errors", "3")
+        self.jobs(*[f"{self.BROKEN}; {GATE}"] * 8)
+        runner = self.start(RUNMAKER, "-q", "--slots", "bad,good", "--slot-errors", "3", "runs.txt")
+        wait_until(lambda: self.states().count("!") == 3, what="bad has had its jobs")
+        self.open_gate()
+        ended = self.finish(runner)
         broken = [number for number, state in enumerate(self.states(), 1) if state == "!"]
         self.assertEqual([int(line) for line in self.read("broken").split()], broken)
         self.assertEnded(ended, 1, "".join("!" if number in broken else "d" for number in range(1, 9)))
