@@ -4944,7 +4944,7 @@ class Cursor:
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for these
-        self._all_consumers: Collection[Consumer] = ()  # at the last claim
+        self._known: Collection[Consumer] = ()  # at the last claim
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
@@ -4970,17 +4970,17 @@ class Cursor:
         return walk.groups if walk else []
 
     def claim(self, leaving: Collection[Consumer] = (), consumers: Consumers | None = None,
-              all_consumers: Collection[Consumer] = ()) -> Job | NoJob:
+              known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
         leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
         consumers: those that want a job now, as for Walk.claim_next(); None: those of the last claim.
-        all_consumers: all consumers, also those that want jobs later; empty: there are no others.
+        known: all consumers, also those that want jobs later; empty: there are no others.
         """
         result: Job | NoJob
         try:
             self._leaving = frozenset(leaving)
-            result = self._walk_if_due(consumers or self.consumers, all_consumers)
+            result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
                 self._is_file_unchecked = False         # a file that is there at the start would be refused
@@ -4992,17 +4992,17 @@ class Cursor:
             self.no_job = result
         return result
 
-    def _walk_if_due(self, consumers: Consumers, all_consumers: Collection[Consumer]) -> Job | NoJob:
+    def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
         """Walk on to the next job and claim it; a NoJob if no walk is due.
 
         First make the failed lines new that consumers with --retry or --resume run again.
         """
         self.consumers = consumers
-        all_consumers = all_consumers or consumers.all
+        known = known or consumers.all
         # in a batch of claims they are the same 10,000 clients
-        if all_consumers is not self._all_consumers:
-            self._all_consumers = all_consumers
-            self._to_reset = {consumer for consumer in all_consumers if ERROR in consumer.retry}
+        if known is not self._known:
+            self._known = known
+            self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
         self._restart_walk_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
         if wait is not None:
@@ -5173,7 +5173,7 @@ class Cursor:
         self.queue.reopen_if_replaced()
         self._restart_walk_if_replaced()
         resuming_consumers = Consumers(
-            consumer for consumer in self._all_consumers if RUNNING in consumer.retry
+            consumer for consumer in self._known if RUNNING in consumer.retry
         )
         self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
                           serving=self._serving, after_edit=after_edit)
