@@ -296,7 +296,10 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
-        """Return why authentication failed, and a remedy: 'wrong token, from ...'."""
+        """Return why authentication failed, and a remedy: 'wrong token, from ...'.
+
+        RefusedError: the two ends do not match, as they are of different releases.
+        """
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "

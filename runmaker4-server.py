@@ -568,15 +568,17 @@ class KeeperLink:
     def take_over_and_start_keeper(self) -> None:
         """Get the job locks from the previous server's keeper, if it still runs, and start our own.
 
-        Raises UsageError: another server of this user serves the file; OSError.
+        A keeper is a process that holds the job locks, so that these outlive its server: clients' jobs go on
+        while there is none.  Raises UsageError: another server of this user serves the file; OSError.
         """
         previous_keeper = self._take_over_locks()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
-            listener.listen(128)            # servers that were refused stay in the queue
+            # nobody answers a server that asks while ours lives; it stays in the queue after it has given up
+            listener.listen(128)
             is_child = fork_quietly() == 0
             if is_child:
-                self._become_keeper(listener)
+                self._become_keeper(listener)           # never returns
             self._keeper_end.close()
         if self.locks_fd >= 0:
             self.send_locks_to_keeper(self.locks_fd)
@@ -2799,8 +2801,12 @@ class Server(Program):
         self.loop.call_later(pause_seconds, self._start_accepting)
 
     def _accept_connection(self) -> None:
-        """Accept a connection, unless the client has given up while it waited.  Raises OSError."""
+        """Accept a connection, unless the client has given up while it waited.  Raises OSError.
+
+        Until the client has proved that it has the token, the connection is one of the `_strangers`.
+        """
         connection, _ = self._socket.accept()
+        # the first byte of struct tcp_info is the state of the connection (<linux/tcp.h>)
         if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != TCP_ESTABLISHED:
             return connection.close()
         link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
@@ -3002,6 +3008,7 @@ def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[in
 
     One point must not be the negative of the other.
     """
+    # the curve: y^2 = x^3 - 3x + b
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
@@ -3067,7 +3074,7 @@ def choose_token() -> tuple[str, str]:
     """Return the token that clients must know, and a text about it for the first line of output.
 
     Without $RUNMAKER4_TOKEN, the first server of a user writes a random token to a file, where all later ones
-    read it.  Raises UsageError.
+    read it.  Raises UsageError if that file cannot be used, for example if other users can read it.
     """
     if token_in_environment := token_of_environment():
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"

@@ -17,11 +17,12 @@ in place.  Any number of runners, on any number of hosts, can work on one file a
 A job's life.  The first line `.` that the runner may run (Walk) gets an `r`, while a byte of the lock file
 beside it, `.runs.txt.lock`, is locked for the command (JobQueue.claim()).  /bin/sh inherits that lock
 (JobTask, Processes.start()).  So it is held as long as the runner or the job lives: it is the life sign, and
-there are no heartbeats and no time limits.  An `r` whose lock is free has neither: an orphan.  When the job
-has ended, its output and result go to console, logs and journal (Sink); then `d`, `!` or `e` replaces the
-`r`, and the lock is freed (JobQueue.finish()).  A runner exits when a walk through the whole file finds no
-line for it.  If the file has one line of a command, no second copy of the command starts while one lives,
-however the file is edited.
+there are no heartbeats and no time limits.  An `r` whose lock is free has neither: an orphan (Orphans).
+While a job outlives its runner, no other copy starts (JobReader.can_run_another_copy()).  When the job has
+ended, its output and result go to console, logs and journal (Sink, end_fields()); then `d`, `!` or `e`
+replaces the `r`, and the lock is freed (JobQueue.finish()).  A runner exits when a walk through the whole
+file finds no line for it.  If the file has one line of a command, no second copy of the command starts while
+one lives, however the file is edited.
 
 The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
 Runner._start_jobs():
@@ -3529,7 +3530,7 @@ class JobQueue:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         Repair the locks: lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if
-        another process uses another lock file: then no new line may be claimed.
+        another process uses another lock file (mark_lock_file_in_use()): then no new line may be claimed.
         """
         lock_table = self.file.lock_table
         self.file.reopen_if_replaced()
@@ -3550,6 +3551,7 @@ class JobQueue:
         if self._lock_inode not in (None, lock_table.inode):
             self.say(f"the lock file {lock_table.path} was removed; it was created and locked again (do not "
                      "remove it)")
+            # these are in the old lock file, in which nobody looks any more
             for job_lock in list(lock_table.job_locks.values()):
                 lock_table.free_job_lock(job_lock)
         self._lock_inode = lock_table.inode
@@ -3634,6 +3636,9 @@ class JobQueue:
         If all of the bucket could be locked (take_bucket()), no copy of the command lives, and the results
         that are due near the line are written, too.  Otherwise lock only the mutex: of equal lines others can
         be running.
+
+        The proof in "The job file" needs h <= R: if h > R, a copy of the command lives whose line is no
+        longer `r`.
         """
         lock_table = self.file.lock_table
         job_lock = None
@@ -3923,9 +3928,11 @@ class JobQueue:
     def _drop_lost_job_locks(self) -> None:
         """If this host has lost locks, close the job file and the lock file; reopen_if_replaced() follows.
 
-        Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job gets one
-        again, or is lost (_take_back_job_locks()).
+        A host that is cut off from a network file system for too long loses its locks, while descriptors stay
+        open.  Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job
+        gets one again, or is lost (_take_back_job_locks()).
         """
+        # first the locks of the lock table itself, then those of jobs: each is on a descriptor of its own
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()
         if self.file.lock_table.drop_lost_job_locks():
@@ -5370,7 +5377,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
-            # a check comes only if no job above is unfinished: then any line `r` above is an orphan
+            # At a barrier, runners look for orphans above it only if no other job there is unfinished
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
@@ -5539,9 +5546,8 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
                                  interval: float, say: Say, job: Job) -> str:
     """Await an attempt to write a result; make another while it raises TemporaryError.
 
-    Return the permanent error, or ''.
-
-    interval, say: as for write_with_retries().
+    attempt: the first one, which has begun; write() makes each other.  interval, say, and what is returned:
+    as for write_with_retries().
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -5587,14 +5593,16 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the operations can block.  on_relieved: called when the thread has made a posted call.
-        say: gets messages about files of records.
+        """threaded: the operations can block.  say: gets messages about files of records.
+
+        on_relieved: called when the thread has made a posted call, so that who has paused because of a large
+        backlog goes on.
         """
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
         self.say = say
         self.backlog = 0            # bytes posted and not yet written
-        self.pending: set[futures.Future[Any]] = set()
+        self.pending: set[futures.Future[Any]] = set()      # calls that the thread has not finished
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue; return the future answer.
@@ -7067,17 +7075,19 @@ class TerminalConsole(LinePrinter):
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
         """file_counter: None: a server has the file.  bar: None: no status line.  is_recorded: all that is
-        printed is also in an output directory.  with_output: also print job output.
+        printed is also in an output directory, so a slow terminal may miss some.  with_output: also print
+        job output.
         """
         super().__init__(terminal, with_output)
         self._is_recorded = is_recorded
-        self._full_seconds = 0          # since when there is a large backlog
+        self._full_seconds = 0          # for how long the terminal has been too slow
         self._skipped_bytes = 0
         self._file_counter = file_counter
         self._bar = bar
         self._colour = colour
         self._running: dict[Job, float] = {}            # our jobs, and when they began (monotonic)
-        self._longest = 0.0                             # seconds, of our runs that have ended
+        # seconds, of our runs that have ended: the bar names a job that runs many times longer
+        self._longest = 0.0
         self._results: Counter[bytes] = Counter()       # of our jobs, by state
         if bar:
             terminal.status = self._format_status_line
@@ -7123,7 +7133,7 @@ class TerminalConsole(LinePrinter):
         self._longest = max(self._longest, run.duration)
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
-        if run_result.cause != "timeout":
+        if run_result.cause != "timeout":       # otherwise the text has the time
             result_text += f" in {human_time(run.duration)}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
         is_red = self._colour and not is_done
@@ -7629,7 +7639,8 @@ class OutputFile:
     """
 
     def __init__(self, path: str, network: bool, on_error: Say) -> None:
-        # path: the preferred one.  on_error: gets a message if output is lost.
+        # path: the preferred one; if it is taken, the file gets another.  on_error: gets a message if output
+        # is lost.  network: the file is on a network file system.
         self.text = bytearray()         # that is not in the file
         self.has_failed = False         # True: no more writes
         self._path = path
@@ -7831,6 +7842,8 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
+    OutDir makes the events: end_fields() has what is recorded of a run.
+
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
     the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
     an append costs some five round trips.  Then it is written a moment later (OutDir).  A `start` waits for
@@ -7893,7 +7906,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Append the gathered events to the journal, starts first."""
+        """Append the gathered events to the journal, starts first, as these have happened earlier."""
         if events := [*self._starts.values(), *self._ends]:
             data = "".join(f"{self._encode(event)}\n" for event in events).encode()
             self._starts.clear()
@@ -8641,8 +8654,8 @@ class JobTask:
     def kill_run(self, cause: str) -> None:
         """Kill the run because of its "timeout" or too much "memory"; the task can run the job again.
 
-        If the shell has already exited, the result stands.  Then a timeout ends only the processes that the
-        shell left.
+        If the shell has already exited (READING_ON), the result stands.  Then a timeout ends only the
+        processes that the shell left.
         """
         self._runner.processes.reap()           # notices an exit, which changes the phase
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
@@ -8711,7 +8724,8 @@ class JobTask:
         """Wait for the end of the run, run the job again if it must, and write the final state.
 
         Called after the first start().  A run that lacked memory is no failure if memory= lists a larger
-        size: that is tried next.
+        size: that is tried next.  A job of a group can exit at the gate, before its run began: then its phase
+        is SETTLING already.
         """
         failures = 0
         while self.shell:                      # None: start() could not start a shell, or was not allowed to
@@ -8845,7 +8859,7 @@ class JobTask:
                 sink.on_no_result(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
-        """Start the shell, unless the job must not start.
+        """Start the shell, unless the job must not start (any more): then `shell` stays None.
 
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
@@ -9186,7 +9200,10 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period."""
+        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period.
+
+        A job that dies at the same time can have got the signal, too: its line becomes `e` (`signals`).
+        """
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -9390,7 +9407,8 @@ class Runner:
     async def _start_claimed_job(self, job: Job) -> float | None:
         """Start a job, or release it: too few slots are idle, or the runner drains.
 
-        Return the seconds until the next attempt, as _start_next_job().
+        While the claim was made, perhaps in a thread, slots can have gone out of service, or a signal come.
+        Return 0.0 to start another job at once; None if no slot is idle: wait for `changed`.
         """
         slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
@@ -10747,7 +10765,10 @@ class Channel:
         return message
 
     def _pop_message(self) -> Message | None:
-        """Remove and return the next message; None: incomplete."""
+        """Remove and return the next message; None: incomplete.  Raises WireError.
+
+        Before authentication a peer can be anybody, so it may make us keep little.
+        """
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
         length, = self.LENGTH_PREFIX.unpack_from(self._buffer)

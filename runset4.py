@@ -910,7 +910,8 @@ def merge(
             changes.append((start, end, True, lines))
     if refusals:
         return [], refusals
-    # old: `base` with the others' changes; new: with the person's, too
+    # old: `base` with the others' changes, so its lines are those of `current`, apart from states; new: with
+    # the person's changes, too
     old, new = [*base], [*base]
     for start, end, is_own, lines in sorted(changes, reverse=True):
         new[start:end] = lines

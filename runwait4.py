@@ -323,7 +323,7 @@ LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", E
 def retry_while_missing(method: Callable[..., T]) -> Callable[..., T]:
     """Make a method of Watcher try again after OSError, for MAX_MISSING_SECONDS; then it raises UsageError.
 
-    An editor that saves can remove the file for a moment.
+    An editor that saves can remove the file for a moment.  A network file system can fail as briefly.
     """
     @functools.wraps(method)
     def retrying(self: Watcher, *args: object) -> T:
@@ -1615,6 +1615,8 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
     None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner keeps them
     between two tries.  status_of() sets `processes`.
+
+    `without_runner`: True if it is sure that the program is dead that would write the result of this line.
     """
     run = last_row.run
     fields = {**last_row.json_job_fields(), **({"files": run.files} if run and run.files else {})}
@@ -1623,7 +1625,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
         fields = replace(last_row, run=None).json_job_fields()
         if run.state in BAD_STATES and run.runner is not None and not without_runner:
             fields.update(host=run.host, slot=run.slot)
-        without_runner = runners_at_work.has_no_runners
+        without_runner = runners_at_work.has_no_runners         # it is not known which one has the line
     return {**fields, "without_runner": without_runner, "processes": []}
 
 
@@ -2476,7 +2478,7 @@ class Reporter:
         refuse_foreign_file(self.path, self.FILE_HEAD)      # now, not after the last job
         if os.path.realpath(self.path) == os.path.realpath(watcher.path):
             raise UsageError(f"{self.path}: is the job file (give another name)")
-        self._next_page_time = 0.0  # monotonic
+        self._next_page_time = 0.0  # monotonic; 0: at once
         self._last_error = ""       # why the last page could not be written; "": it was written
 
     def write_page_if_due(self) -> str:
