@@ -23,6 +23,7 @@ from tests.support import (
     Ended,
     RunCase,
     as_bytes,
+    free_port,
     marked,
     program_of,
     wait_until,
@@ -149,7 +150,7 @@ class TcpCase(RunCase):
     def start_server(self, *options: object, file: str = "runs.txt", **settings: Any) -> Server:
         """Start a server, on a free port of HOST unless options say otherwise; return it when it is ready."""
         words = [str(option) for option in options]
-        for option, value in ("--port", 0), ("--host", self.HOST):
+        for option, value in ("--port", free_port()), ("--host", self.HOST):
             if not any(word.split("=")[0] == option for word in words):
                 words += [option, str(value)]
         program = self.start_program(RUNSERVER, *words, file, **settings)

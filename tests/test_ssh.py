@@ -12,7 +12,7 @@ import subprocess
 import unittest
 from typing import Optional
 
-from tests.support import FULL, MARK, RunCase, wait_until
+from tests.support import FULL, MARK, RunCase, free_port, wait_until
 from tests.test_slots import NASTY
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
@@ -59,13 +59,6 @@ rsync -aP "$SLAVE_IP:$there/$JOB_ID.out" .
 mv "$JOB_ID.out" "$1.out"
 ssh -t -t "$SLAVE_IP" "rm -f $there/$1.txt $there/$JOB_ID.out"
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a minute")
