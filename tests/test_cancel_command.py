@@ -35,12 +35,11 @@ class Cancel(CancelCase):
     """A stand-in holds the locks, or a real runner."""
 
     def hold(self, number: int) -> None:
-        """Hold a line as a runner does; once a c stands there, let go."""
-        fd = self.hold_line(number)
+        """Hold a line as a runner does; once its command has a c, let go."""
+        fd, line = self.hold_line(number), self.read().splitlines()[number - 1]
 
         def runner() -> None:
-            # the file is empty for a moment while the test writes it anew
-            wait_until(lambda: self.states()[number - 1:number] == "c", 60)
+            wait_until(lambda: b"c" + line[1:] in self.read().splitlines(), 60)
             time.sleep(0.3)
             runmaker4.unlock(fd, 0, 0)
         thread = threading.Thread(target=runner)
