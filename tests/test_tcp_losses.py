@@ -227,11 +227,13 @@ class VanishedPeer(LossCase):
         self.assert_held(1, 2)
         return jobs
 
-    def vanish(self, server: Server) -> None:
-        """Take both lines, start the first, and be gone without a word."""
+    def vanish(self, server: Server, *others: Peer) -> None:
+        """Take both lines, start the first, and be gone without a word; right after it others, too."""
         with Peer.of(server.port, server.token) as peer:
             first, _ = self.claim(server, peer)
             peer.say(dict(BEGIN, n=1, id=first)).hear("ack")
+        for other in others:
+            other.close()
         self.wait_said(server, "client bob (127.0.0.1) is lost", "lines 1, 2")
 
     def test_both_are_e_after_the_grace_as_nobody_can_know_whether_the_second_was_started(self) -> None:
@@ -253,7 +255,7 @@ class VanishedPeer(LossCase):
         server = self.serve("true", "true", grace=SHORT)
         with Peer.of(server.port, server.token) as other:
             other.hello(name="carol", retry="r").hear("welcome")
-            self.vanish(server)
+            self.vanish(server, other)          # within its grace, which begins with that of bob
         self.wait_said(server, "bob", "did not come back")
         self.wait_states("ee")
 
