@@ -562,23 +562,21 @@ class Throttle:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -inf            # the task has not run
-        # of the part that runs, or ran last
-        self._part_started_at = 0.0
-        self._part_cpu_started_at = 0.0
-        # seconds, of the finished parts of the run
+        # of the finished parts of the run; during a part, less the clock when it began
         self._seconds = 0.0
         self._cpu_seconds = 0.0
 
     def __enter__(self) -> None:
         """Begin a part of the run, which must end in the same thread: CPU times are per thread."""
-        self._part_started_at = self.clock()
-        self._part_cpu_started_at = time.thread_time()
+        now = self.clock()
         if self._started_at == -inf:
-            self._started_at = self._part_started_at
+            self._started_at = now
+        self._seconds -= now
+        self._cpu_seconds -= time.thread_time()
 
     def __exit__(self, *_: object) -> None:
-        self._seconds += self.clock() - self._part_started_at
-        self._cpu_seconds += time.thread_time() - self._part_cpu_started_at
+        self._seconds += self.clock()
+        self._cpu_seconds += time.thread_time()
 
     def pause_seconds(self, factor: float) -> float:
         """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
