@@ -2223,12 +2223,6 @@ class Counts(NamedTuple):
         return self.failed + self.error
 
 
-def held_in(states: Counter[bytes]) -> int:
-    """Count the lines on hold."""
-    not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
-    return sum(states.values()) - not_held
-
-
 def describe_counts(**numbers: int) -> list[str]:
     """Return the numbers other than 0 with their names: ['31 done', '2 failed']."""
     return [f"{number} {word}" for word, number in numbers.items() if number]
@@ -2237,13 +2231,14 @@ def describe_counts(**numbers: int) -> list[str]:
 def count_states(snapshot: Snapshot) -> Counts:
     # orphans are `r` in the file, so their number comes from the lists
     states = snapshot.states
+    not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
         states[NEW],
         len(snapshot.running),
         states[DONE],
         states[FAILED],
         states[ERROR] + len(snapshot.orphans),
-        held_in(states),
+        sum(states.values()) - not_held,
     )
 
 
@@ -5681,15 +5676,12 @@ class FileCounter:
 
     def _count_states(self) -> Counts | None:
         """Return the number of lines in each state; None: the file is away, or does not exist yet."""
-        states: Counter[bytes] = Counter()
+        snapshot = Snapshot(Counter())
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
-            # the scan counts all lines, and stops only at lines `r`, which are few
-            for _ in self._file.scan_lines(RUNNING, states):
-                pass
-            return Counts(
-                states[NEW], states[RUNNING], states[DONE], states[FAILED], states[ERROR], held_in(states)
-            )
+            # the scan counts all lines, and stops only at lines `r`, which are few; no lock is asked for
+            snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
+            return count_states(snapshot)
         return None
 
     def _on_counted(self, counts: Counts | None) -> None:
