@@ -308,7 +308,7 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
 
 
 class Source:
-    """A text file, or stdin ('-'), with jobs to import; errors name the line read last."""
+    """A text file, or stdin ('-'), with jobs to import."""
     MAX_LINE_BYTES = 2 * LONGEST_COMMAND    # a longer line has too long a command
 
     def __init__(self, path: str) -> None:
@@ -317,19 +317,16 @@ class Source:
         self.line_number = 0        # 0: none yet
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the lines without UTF-8 BOM and newlines."""
+        """Yield the lines without UTF-8 BOM and newlines.  Raises ValueError: see open_source()."""
         with refused_as(self.name), \
                 open(0 if self.path == "-" else self.path, "rb", closefd=self.path != "-") as file:
             while line := file.readline(self.MAX_LINE_BYTES):
                 self.line_number += 1
                 if b"\0" in line:
-                    raise self.error_at_line("contains a NUL (save it as text in UTF-8)")
+                    raise ValueError("contains a NUL (save it as text in UTF-8)")
                 if len(line) == self.MAX_LINE_BYTES:
-                    raise self.error_at_line("is too long (128 KiB for a command)")
+                    raise ValueError("is too long (128 KiB for a command)")
                 yield (line.removeprefix(UTF8_MARK) if self.line_number == 1 else line).rstrip(b"\n")
-
-    def error_at_line(self, text: object) -> UsageError:
-        return UsageError(f"{self.name}: line {self.line_number}: {text}")
 
 
 @contextmanager
@@ -339,7 +336,7 @@ def open_source(path: str) -> Iterator[Source]:
     try:
         yield source
     except ValueError as error:
-        raise source.error_at_line(error) from None
+        raise UsageError(f"{source.name}: line {source.line_number}: {error}") from None
 
 
 # ======== States ============================================================================================
@@ -1548,12 +1545,12 @@ FJD_SECTIONS = ("control", "fjd")
 
 def line_of_fjd_file(path: str) -> bytes:
     """Return the line for a job file of fjd: the executable that it names, and its path.  UsageError."""
-    source = Source(as_argument(path))      # Source would read stdin for '-'
     config = configparser.ConfigParser(interpolation=None, strict=False)
-    try:
-        config.read_file((to_text(line) + "\n" for line in source), source.name)
-    except configparser.Error as error:
-        raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
+    with open_source(as_argument(path)) as source:      # Source would read stdin for '-'
+        try:
+            config.read_file((to_text(line) + "\n" for line in source), source.name)
+        except configparser.Error as error:
+            raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
     values = [config.get(section, "executable", fallback="") for section in FJD_SECTIONS]
     if not (executable := next(filter(None, values), "")):
         raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
