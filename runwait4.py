@@ -114,6 +114,7 @@ from runmaker4 import (
     copy_owner_and_mode,
     count_states,
     default_outdir,
+    encode,
     error_text,
     exit_now,
     exit_on,
@@ -2253,17 +2254,6 @@ class Event:
     other_fields: bytes             # JSON
 
 
-@functools.cache
-def json_encoder() -> Callable[[object], str]:
-    """Return a function that encodes an object: json.dumps() would make an encoder for each."""
-    encode: Callable[[object], str] = json.JSONEncoder(separators=(",", ":")).encode
-    return encode
-
-
-def encode_fields(fields: Mapping[str, Any]) -> bytes:
-    return json_encoder()(fields).encode()
-
-
 def trace_event(run: RunRecord, seconds: float) -> Event:
     """Return the event of a run, for --timeline.  seconds: the duration.
 
@@ -2283,7 +2273,7 @@ def trace_event(run: RunRecord, seconds: float) -> Event:
         },
     }
     duration_us = max(MIN_DURATION_US, round(seconds * 1e6))
-    return Event(round(run.began * 1e6), duration_us, encode_fields(other_fields))
+    return Event(round(run.began * 1e6), duration_us, encode(other_fields))
 
 
 def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
@@ -2327,10 +2317,10 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> I
         pid = pid_of_host.setdefault(host, tid)
         fields = {"ph": "M", "pid": pid, "tid": tid, "ts": 0}
         if pid == tid:
-            yield encode_fields({**fields, "name": "process_name", "args": {"name": to_valid_text(host)}})
-            yield encode_fields({**fields, "name": "process_sort_index", "args": {"sort_index": pid}})
-        yield encode_fields({**fields, "name": "thread_name", "args": {"name": f"slot {printable(slot)}"}})
-        yield encode_fields({**fields, "name": "thread_sort_index", "args": {"sort_index": tid - pid + 1}})
+            yield encode({**fields, "name": "process_name", "args": {"name": to_valid_text(host)}})
+            yield encode({**fields, "name": "process_sort_index", "args": {"sort_index": pid}})
+        yield encode({**fields, "name": "thread_name", "args": {"name": f"slot {printable(slot)}"}})
+        yield encode({**fields, "name": "thread_sort_index", "args": {"sort_index": tid - pid + 1}})
         for event in track:
             yield b'{"ph":"X","pid":%d,"tid":%d,"ts":%d,"dur":%d,%s' % (
                 pid, tid, event.start_us, event.duration_us, event.other_fields[1:])
@@ -2561,14 +2551,13 @@ class Reporter:
         }
         before, after = (re.sub("@([A-Z]+)@", lambda match: parts[match[1]], half)
                          for half in PAGE.split("@DATA@"))
-        encode = json_encoder()
         yield before + '{"rows":['
         fields: Fields = {}
         for row in report.rows:
             separator = "," if fields else ""
             fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
             # Without names, which `fields` below has.  A `<` could end the element of the script
-            yield separator + encode([*fields.values()]).replace("<", "\\u003c")
+            yield separator + encode([*fields.values()]).decode().replace("<", "\\u003c")
         data = {
             "fields": [*fields],
             "counts": {name: report.status[name] for name in Counts._fields},
@@ -2576,7 +2565,7 @@ class Reporter:
             "made": time.time(),
             "pause": pause,
         }
-        yield f"],{encode(data)[1:]}{after}"        # without the brace, which comes before the rows
+        yield f"],{encode(data)[1:].decode()}{after}"       # without the brace, which comes before the rows
 
 
 # ======== Checking a directory's locks ======================================================================
