@@ -537,7 +537,7 @@ class LyingServers(TcpCase):
             while (ping := peer.hear("ping"))["request"] < heard_at * 1e6 + 300_000:
                 pass
             early.append(self.exists("up.1"))
-            peer.say(dict(type="pong", request=ping["request"], retry="")).hear("finish")
+            peer.say(dict(type="pong", request=ping["request"], retry="")).rest()
 
         with FakeServer(serve) as server:
             self.start_client(server, up=(1,)).kill()
