@@ -56,7 +56,7 @@ class QuickStart(TcpCase):
         self.assertEqual(self.run_client(server).code, 1)
         closing = self.stop(server).err.decode().replace(port, "").splitlines()[-1]
         self.assertRegex(closing,
-                         r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in \d+\.\ds \(line 2\)")
+                         r"\Arunmaker4-server\.py: runs\.txt: 2 done, 1 failed in [\d.]+s \(line 2\)")
         token = self.read(".runmaker4.token").decode().rstrip("\n")
         self.assertRegex(token, r"\A[0-9a-f]{32}\Z")
         self.assertEqual(server.out.decode(), f"Token for runmaker4-client.py: (shown on a terminal only) "
@@ -144,7 +144,7 @@ class LikeARunner(TcpCase):
         for pattern, text in (
             (SERVING, b""),
             (rb"\(bob,\d+\)", b"(bob,PID)"),
-            (rb"(?<= in )\d+\.\ds", b"TIME"),
+            (rb"(?<= in )[\d.]+s", b"TIME"),
             (rb"; runwait4\.py --failed runs\.txt shows why", b""),     # the server has the records
             # the server says it
             (rb"(?m)^.*: line \d+ is neither a job nor a comment .*\n", b""),

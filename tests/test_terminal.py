@@ -32,7 +32,7 @@ class ConsoleCase(TerminalCase):
         lines = terminal.look()
         self.assertLeftClean(terminal)
         self.assertNotIn("progress", "".join(lines))
-        return [re.sub(r" in \d+\.\ds", " in T", line)
+        return [re.sub(r" in [\d.]+s", " in T", line)
                 for line in lines if not line.startswith("runmaker4") and "those that run" not in line]
 
 
