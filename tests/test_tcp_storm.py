@@ -43,8 +43,10 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         wait_until(reached, PATIENCE)
 
     def kill_client(self, with_jobs: bool) -> None:
-        """kill -9 a client as the other storm does a runner."""
-        client = self.clients.pop(self.random.randrange(len(self.clients)))
+        """kill -9 a client, one that runs jobs if there is one, as the other storm does a runner."""
+        parents = {parent for _, parent in test_storm.process_table().values()}
+        client = self.random.choice([one for one in self.clients if one.pid in parents] or self.clients)
+        self.clients.remove(client)
         self.kill(client, with_jobs)
         client.process.wait()
 
