@@ -218,7 +218,8 @@ class LongRecords(RecordsCase):
         self.jobs(f"echo early; printf 'begun '; {WAITING}; echo and ended")
         first = self.start_server("-l", "outputs", "--print", patch=EAGER)
         client = self.start_client(first, "-q", "--name", "alice", up=[1], patch=EAGER)
-        wait_until(lambda: b"): early" in self.read("outputs"), what="the record has the first line")
+        wait_until(lambda: b"): early" in self.read("outputs") and b"): early\n" in first.out,
+                   what="the record and stdout have the first line")
         first.kill()
         second = self.start_server("-l", "outputs", "--print", "--port", first.port)
         self.wait_said(client, "connected again")
