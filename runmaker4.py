@@ -4580,8 +4580,6 @@ class Walk:
         self._refused_commands: dict[bytes, LineCheck] = {}
         self.passed: list[Line] = []            # new lines that are left to others, for later
         self._choose_among(queue.spread)        # and how many more are
-        # new jobs of groups, or jobs of other consumers, were skipped
-        self.has_skipped_jobs = False
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # consumers that had too little free for a job: that job and the needs
@@ -4713,7 +4711,6 @@ class Walk:
         self.above.record_first_unfinished(line)
         consumer = self._choose_consumer(line)
         if settings.together:
-            self.has_skipped_jobs = True
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:             # collect it, to start all jobs together
                 group = self._current_or_new_group()
@@ -4737,7 +4734,6 @@ class Walk:
         else:
             if not self._waiting_for_capacity:
                 self._only_running_matter = True        # none may take new jobs up to the next directive
-                self.has_skipped_jobs = True
             self.skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
 
@@ -5096,7 +5092,7 @@ class Cursor:
         """
         asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
-        if (asks_to_exit and not self._serving) or (has_newcomers and walk.has_skipped_jobs):
+        if (asks_to_exit and not self._serving) or (has_newcomers and walk.skipped_new):
             return 0.0
         # even if the file is as it was
         can_find_jobs = has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
