@@ -3501,6 +3501,7 @@ class JobQueue:
         """file: only this queue may call its reopen_if_replaced()."""
         self.file = file
         self.say = file.say
+        self._say_once = once_per_subject(file.say)
         self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: dict[Job, str] = {}
@@ -3512,7 +3513,6 @@ class JobQueue:
         self._reader: Reader | None = None      # it has found none
         self._lock_inode = file.lock_table.inode
         self._searched_at = -inf           # (clock)
-        self._last_reading_mode = Reading.CACHED
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it names a file
@@ -3534,10 +3534,9 @@ class JobQueue:
             self._reader = self.file.reader
             self._searched_at = -inf       # missing lines can be in this file
             self._cut_off_since = None
-            last_mode = self._last_reading_mode
-            self._last_reading_mode = self.file.reader.reading_mode
-            if self._last_reading_mode is Reading.DROPPED and last_mode is not Reading.DROPPED:
-                self.say(
+            if self.file.reader.reading_mode is Reading.DROPPED:
+                self._say_once(
+                    "direct",
                     f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts "
                     "can be read late (test it with runwait4.py --check-locks DIR)"
                 )
@@ -4944,7 +4943,6 @@ class Cursor:
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
-        self._refused_walks = 0     # successive, that had `claimable_soon`
         self.no_job = NoJob()
         self._reader = file.reader              # of the walk
         self._is_sliced = False                 # the last claim paused in the middle of the walk
@@ -5186,7 +5184,7 @@ class Cursor:
         While a line can become claimable without a change of the file, nobody exits.  For example, another
         process holds a command mutex, or a line can be an orphan.  Report what keeps jobs from starting.
         """
-        self._idle_walk = walk
+        last, self._idle_walk = self._idle_walk, walk
         if walk.groups and not walk.groups[-1].is_complete:
             # The last group ends here.  It must wait if the walk can have met only a part.  Ask before the
             # size: if no process is appending, the size includes all appended lines.
@@ -5194,12 +5192,11 @@ class Cursor:
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
             walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
-        self._refused_walks = self._refused_walks + 1 if walk.claimable_soon else 0
         waits = []                              # seconds until another walk is due even without a change
         if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
-            intervals = self.FIRST_RETRY_INTERVALS if self._refused_walks == 1 else 1
+            intervals = 1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS
             waits.append(self.interval * intervals)
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
