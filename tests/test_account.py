@@ -50,7 +50,7 @@ class OfTheFile(RunCase):
         (". true\n. a\n", ("-1",), 0, "1 done in T; in all 1 done, 1 new"),
         (". true\n", ("-1", "-j2"), 0, "1 done in T"),
         # what -1 leaves since a slot has not had its job does count
-        (". a\n", ("-1", "--walltime=1", "--timeout=5"), 1, "nothing done; in all 1 new"),
+        (". a\n", ("-1", "--walltime=1h", "--timeout=5h"), 1, "nothing done; in all 1 new"),
         (". exit 127\n. a\n", ("-1", "--slots=s", "--slot-errors=1"), 1,
          "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again"),
         # what a check stops counts, as does what failed in a group
@@ -59,7 +59,7 @@ class OfTheFile(RunCase):
         ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2)"),
         ("#RUN slots=5\n. a\n", ("-j2",), 0, "nothing to do: 1 new"),
         ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0, "nothing to do: 2 new"),
-        ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1", "--timeout=5"), 1,
+        ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1h", "--timeout=5h"), 1,
          "nothing done; in all 2 new"),
         # what -r runs is told however many of groups stand above it
         ("#RUN together=all host=*\n" + "! a\n" * 20 + "#RUN\n! b\n" + "! c\n" * 20, (), 1,
