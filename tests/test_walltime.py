@@ -89,6 +89,15 @@ class Hiring(TcpCase):
     HIRE = "--walltime", "1h", "--hire", "echo by $SBATCH_ARRAY_INX | tee -a hired"
     TOO_LONG = "#RUN timeout=2h\n. true\n"      # its time ends a runner at once
 
+    # It waits only for a moment, once all that is hired has written its line
+    HASTY = """
+import os, runmaker4, time
+def wait_seconds(program):
+    while not os.path.exists("hired") or open("hired").read().count("\\n") < 3: time.sleep(0.01)
+    return 0.3
+runmaker4.RunnerProgram.MAX_HIRE_SECONDS = property(wait_seconds)
+"""
+
     def hired(self) -> str:
         """What was hired since the last call."""
         text = self.read("hired").decode() if self.exists("hired") else ""
@@ -152,9 +161,9 @@ class Hiring(TcpCase):
         long = "timeout 100 sh -c 'echo $$ >>hired; sleep 100; echo late >>hired'"
         ended = self.run_client(server, "--walltime", "1h", "--hire",
                                 f"echo $$ >hired; setsid {long} & {long}; echo late >>hired",
-                                patch="import runmaker4; runmaker4.RunnerProgram.MAX_HIRE_SECONDS = 1.5")
+                                patch=self.HASTY)
         self.assertEqual((ended.code, self.states()), (1, "d."))
-        self.assertIn(b"--hire: killed after 1.5 s: echo $$", ended.err)
+        self.assertIn(b"--hire: killed after 0.3 s: echo $$", ended.err)
         hired = list(map(int, self.hired().split()))
         self.assertEqual((len(hired), [*filter(alive, hired)]), (3, []))
         ended = self.run_client(server, *self.HIRE)
