@@ -458,10 +458,11 @@ class SilentConnection(LossCase):
         self.assertEqual(SERVING.sub(b"", client.err).count(b"\n"), 1, client.err)
 
     def test_a_command_and_output_that_take_longer_than_that_are_no_silence(self) -> None:
+        self.PATCH = "import runmaker4; runmaker4.MAX_SILENT_SECONDS, runmaker4.PING_SECONDS = 5, 0.3"
         server = self.serve(f"seq 20000 # {'x' * 80_000}")
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        proxy.bytes_per_second = 40_000
+        proxy.bytes_per_second = 13_000
         self.assertClientEnded(self.run_client(server, "--port", proxy.port), 0, "d")
         self.assertNotIn(b"lost", server.err)
 
