@@ -235,10 +235,11 @@ class StoppedTogether(SignalCase):
     def start_two(self, second: str, *options: object, held: float = 0) -> subprocess.Popen[bytes]:
         """Two jobs run, one waits; together= has more than a second here, as we may be slow.
 
+        second: the second job, which says that it is up once it has its traps.
         held: for so long, about, the runner holds back what a job has ended with.
         """
         told = "echo $$ >pid.$JOB_ID"
-        self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {UP}; {second}", "true")
+        self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {second}", "true")
         patch = ("from runmaker4 import StopSignals; StopSignals.TOGETHER_SECONDS = 30; "
                  f"StopSignals.MAX_HELD_SECONDS = {held}; StopSignals.HELD_SHARE = 1000; "
                  "StopSignals.MIN_HELD_RUN = 0")
@@ -255,16 +256,16 @@ class StoppedTogether(SignalCase):
         return self.finish(runner)
 
     def test_jobs_that_end_before_their_runner_is_told_are_interrupted(self) -> None:
-        tidying = "trap 'trap - TERM; kill -TERM $$' TERM; while :; do sleep 0.02; done"
+        tidying = f"trap 'trap - TERM; kill -TERM $$' TERM; {UP}; while :; do sleep 0.02; done"
         runner = self.start_two(tidying, "--retries", "2")
         self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid), 143, "ee.")
 
     def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self) -> None:
-        runner = self.start_two("exec sleep 60")
+        runner = self.start_two(f"{UP}; exec sleep 60")
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner.pid), 1, "ee.")
 
     def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self) -> None:
-        runner = self.start_two("trap 'exit 129' HUP; while :; do sleep 0.02; done")
+        runner = self.start_two(f"trap 'exit 129' HUP; {UP}; while :; do sleep 0.02; done")
         runner.send_signal(signal.SIGHUP)
         self.await_word(runner, b"HUP")
         self.assertEnded(self.signal_all(runner, signal.SIGHUP, *self.pids(2)), 1, "ee.")
@@ -274,7 +275,8 @@ class StoppedTogether(SignalCase):
 
         held: it ends before its runner is told; 0: before the runner, which is stopped, can look.
         """
-        runner = self.start_two(f"trap 'exit {code}' INT TERM XCPU; while :; do sleep 0.02; done", held=held)
+        saves = f"trap 'exit {code}' INT TERM XCPU; {UP}; while :; do sleep 0.02; done"
+        runner = self.start_two(saves, held=held)
         if not held:
             runner.send_signal(signal.SIGSTOP)
             runner.send_signal(number)
@@ -297,14 +299,14 @@ class StoppedTogether(SignalCase):
         self.check_own_end(signal.SIGINT, code=3, held=30)
 
     def test_a_job_that_still_ends_well_is_done(self) -> None:
-        runner = self.start_two("trap 'exit 0' USR1; while :; do sleep 0.02; done")
+        runner = self.start_two(f"trap 'exit 0' USR1; {UP}; while :; do sleep 0.02; done")
         first, second = self.pids(2)
         runner.send_signal(signal.SIGUSR1)
         self.await_word(runner, b"USR1")
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, first, second), 1, "ed.")
 
     def test_what_is_told_of_the_job_is_how_it_ended(self) -> None:
-        runner = self.start_two("exec sleep 60", "--joblog", "joblog")
+        runner = self.start_two(f"{UP}; exec sleep 60", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid)
         self.assertEqual([line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]],
                          [[b"143", b"15"]] * 2)
