@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import time
 import unittest
 from collections.abc import Sequence
@@ -760,8 +759,7 @@ class WithoutServer(LossCase):
 
     def early_client(self, *options: object) -> tuple[int, Program]:
         """A client that was started before its server, and the port where it looks for it."""
-        with socket.create_server((self.HOST, 0)) as other:
-            port = other.getsockname()[1]
+        port = free_port()
         self.write("5eed" * 8, ".runmaker4.token").chmod(0o600)
         return port, self.start_program(RUNCLIENT, "--port", port, *options, self.HOST)
 
