@@ -111,11 +111,6 @@ class Cancel(CancelCase):
         self.finish(runner)
         self.assertEqual(self.states(), "ec")
 
-    def test_a_lock_that_stays_is_named(self) -> None:
-        self.write("r echo a\n")
-        self.hold_line(1)
-        self.assertIn(b"line 1: is c, but is still running", self.cancel(1, code=1, patch=impatient(0.3)))
-
     def test_a_runner_of_version_4_0_has_no_namespace_in_its_tag(self) -> None:
         for number, found in (os.getpid(), os.getpid()), (2 ** 22 + 1, 0):      # larger than any (proc(5))
             tag = b"%s-%d-1795801113835-3" % (runmaker4.THIS_HOST, number)
