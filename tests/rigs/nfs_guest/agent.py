@@ -9,6 +9,7 @@ import contextlib
 import glob
 import json
 import os
+import select
 import subprocess
 import threading
 import time
@@ -45,17 +46,19 @@ def run(number: int, command: str, directory: str, data: bytes) -> None:
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running[number] = process
     tell(id=number, pid=process.pid)
-    readers = [threading.Thread(target=copy, args=(number, name, pipe), daemon=True)
-               for name, pipe in (("out", process.stdout), ("err", process.stderr))]
-    for reader in readers:
+    readers = {pipe: threading.Thread(target=copy, args=(number, name, pipe), daemon=True)
+               for name, pipe in (("out", process.stdout), ("err", process.stderr)) if pipe}
+    for reader in readers.values():
         reader.start()
     if process.stdin:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(data)
             process.stdin.close()
     code = process.wait()
-    for reader in readers:
-        reader.join(1)      # what it has left behind may keep the pipes open
+    for pipe, reader in readers.items():
+        # all that it has printed comes first; what it has left behind may keep the pipe open, and silent
+        while reader.is_alive() and select.select([pipe], [], [], 1)[0]:
+            reader.join(0.1)
     del running[number]
     tell(id=number, code=code)
 
