@@ -43,6 +43,7 @@ GUEST = pathlib.Path(__file__).with_name("nfs_guest")
 IMAGE = (pathlib.Path(os.environ.get("RUNMAKER4_TEST_NFS", "/var/tmp/nfsrig"))
          / hashlib.sha256((GUEST / "build.sh").read_bytes()).hexdigest()[:12])
 NETWORK = "10.77.0."
+SLOW = 300              # patience with virtual machines, in seconds
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "mkfs.ext4": "e2fsprogs",
@@ -67,23 +68,30 @@ class Command:
     def __init__(self, machine: Machine, number: int, text: str) -> None:
         self.machine, self.number, self.text = machine, number, text
         self.out = self.err = b""
-        self.pid = 0                                    # of its shell; the process group, too
+        self.process = 0                                # its shell; 0: not known yet
         # -N: ended by signal N; -9 too if its machine lost power
         self.code: int | None = None
 
     def event(self, message: dict[str, Any]) -> None:
         self.out += base64.b64decode(message.get("out", ""))
         self.err += base64.b64decode(message.get("err", ""))
-        self.pid = message.get("pid", self.pid)
+        self.process = message.get("pid", self.process)
         self.code = message.get("code", self.code)      # what it leaves behind may print more
 
-    def wait(self, timeout: float = 60) -> Command:
+    @property
+    def pid(self) -> int:
+        """The number of its shell, and of the process group, on its machine; 0: that lost power before."""
+        wait_until(lambda: self.process or self.code is not None, SLOW, f"{self}\nis a process")
+        return self.process
+
+    def wait(self, timeout: float = SLOW) -> Command:
         wait_until(lambda: self.code is not None, timeout, str(self))
         return self
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send a signal to the command's process group; a runner's jobs have groups of their own."""
-        self.machine.tell(id=self.number, signal=int(number))
+        if self.pid:
+            self.machine.tell(id=self.number, signal=int(number))
 
     def __str__(self) -> str:
         return (f"{self.machine.name}: {self.text}: exit status {self.code}\n"
@@ -143,10 +151,10 @@ class Machine:
         self.port = self.connect("port")
         threading.Thread(target=self.listen, args=(self.port,), daemon=True).start()
 
-    def wait_ready(self, timeout: float = 300) -> None:
+    def wait_ready(self) -> None:
         """Wait until it takes commands, and set its clock."""
         qemu = present(self.qemu)
-        wait_until(lambda: self.ready or qemu.poll() is not None, timeout, f"{self.name} is up\n{self.log()}")
+        wait_until(lambda: self.ready or qemu.poll() is not None, SLOW, f"{self.name} is up\n{self.log()}")
         if qemu.poll() is not None:
             raise AssertionError(f"{self.name} did not start\n{self.log()}")
         self.run(f"date -s @{time.time():.3f}", directory="/")
@@ -207,7 +215,7 @@ class Machine:
                   input=base64.b64encode(as_bytes(data)).decode())
         return started
 
-    def run(self, command: str, timeout: float = 60, check: bool = True, **options: Any) -> Command:
+    def run(self, command: str, timeout: float = SLOW, check: bool = True, **options: Any) -> Command:
         """Run a shell command to its end; fail if its exit status is not 0."""
         ended = self.popen(command, **options).wait(timeout)
         assert not check or ended.code == 0, str(ended)
@@ -239,13 +247,13 @@ class Machine:
 
     def connect(self, kind: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(20)
+        connection.settimeout(SLOW)
 
         def connected() -> bool:
             if present(self.qemu).poll() is not None:
                 raise AssertionError(f"{self.name} did not start\n{self.log()}")
             return connection.connect_ex(str(self.path(kind))) == 0
-        wait_until(connected, what=f"QEMU listens on {self.path(kind)}")
+        wait_until(connected, SLOW, f"QEMU listens on {self.path(kind)}")
         return connection
 
     def tell(self, **message: object) -> None:

@@ -79,7 +79,8 @@ def main() -> None:
                 given = message["command"], message["directory"], base64.b64decode(message["input"])
                 threading.Thread(target=run, args=(number, *given), daemon=True).start()
             elif number in running:
-                os.killpg(running[number].pid, message["signal"])
+                with contextlib.suppress(ProcessLookupError):       # its end is about to be told
+                    os.killpg(running[number].pid, message["signal"])
 
 
 main()
