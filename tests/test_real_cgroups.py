@@ -13,7 +13,6 @@ from tests.rigs.nfs import Command, Machine, Rig, missing
 from tests.support import Mixin
 from tests.test_documents import read_pieces
 
-SLOW = 120              # patience with a virtual machine, in seconds
 GROUPS = "/sys/fs/cgroup/limited"       # a group of 400 MB, with two groups in it
 MAKE_GROUPS = f"""set -e
 mkdir {GROUPS}
@@ -42,7 +41,7 @@ def the_machine() -> Machine:
     rig = Rig(clients=(), memory="768M", systemd=True)
     rig.__enter__()
     unittest.addModuleCleanup(rig.__exit__)
-    rig.server.run(f"useradd -m worker && loginctl enable-linger worker\n{MAKE_GROUPS}", SLOW)
+    rig.server.run(f"useradd -m worker && loginctl enable-linger worker\n{MAKE_GROUPS}")
     return rig.server
 
 
@@ -66,7 +65,7 @@ class GroupsCase(Mixin):
 
     def out_of_memory(self, ended: Command) -> tuple[int, list[str]]:
         """How many runs the kernel has killed, as the runner tells, and which lines have failed so."""
-        told = self.machine.run("runwait4.py --failed --outdir out runs.txt", SLOW).out.decode()
+        told = self.machine.run("runwait4.py --failed --outdir out runs.txt").out.decode()
         lines = re.findall("(?m)^line ([0-9]+): out of memory, exit 137", told)
         return ended.out.count(b"out of memory, exit 137"), lines
 
@@ -77,7 +76,7 @@ class InAGroup(GroupsCase, unittest.TestCase):
     def run_jobs(self, options: str) -> Command:
         """Run the jobs in it, to the end of the runner."""
         enter = f"echo $$ >{GROUPS}/ours/cgroup.procs"
-        return self.machine.run(f"{enter} && exec runmaker4.py {options} runs.txt", SLOW, check=False)
+        return self.machine.run(f"{enter} && exec runmaker4.py {options} runs.txt", check=False)
 
     def test_it_has_the_memory_of_the_group_above(self) -> None:
         text = b"400M of memory for jobs with memory=\n"
@@ -110,7 +109,7 @@ class InScopes(GroupsCase, unittest.TestCase):
     def run_jobs(self, command: str) -> Command:
         """Run a command in a session of the user's, in which the shell becomes it."""
         text = f"cd {self.machine.directory} && exec {command}"
-        return self.machine.run(f"runuser -l worker -c {shlex.quote(text)}", SLOW, check=False)
+        return self.machine.run(f"runuser -l worker -c {shlex.quote(text)}", check=False)
 
     def test_a_job_that_takes_more_is_killed(self) -> None:
         self.jobs("#RUN memory=100M", FIRST, f". {AFTER}; python3 take.py 300", "#RUN memory=400M",

@@ -19,10 +19,9 @@ from typing import Any
 
 from tests.rigs import PATH, REAL, lacking
 from tests.rigs.fs import VIEWS
-from tests.rigs.nfs import Command, Machine, Rig, missing
+from tests.rigs.nfs import SLOW, Command, Machine, Rig, missing
 from tests.support import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS_AT, Ended, wait_until
 
-SLOW = 200              # patience with virtual machines, in seconds
 MINUTE = 20             # instead of 60: seconds that a check takes
 LOST = "an addition was lost"
 # a patch: reads show what was read before
@@ -164,7 +163,7 @@ class Nfs(unittest.TestCase):
     def check(self, **settings: Any) -> list[Command]:
         """A check on both hosts, to its end; it leaves nothing behind."""
         started = self.start(self.alice, **settings), self.start(self.bob, **settings)
-        ended = [command.wait(SLOW) for command in started]
+        ended = [command.wait() for command in started]
         self.assertEqual(self.names(), [])
         return ended
 
@@ -231,9 +230,9 @@ class Nfs(unittest.TestCase):
         alice = self.start_waiting(self.alice)
         self.addCleanup(self.alice.plug, True)
         self.alice.plug(False)
-        bob = self.start(self.bob).wait(SLOW)
+        bob = self.start(self.bob).wait()
         self.assertEqual(bob.code, 1, str(bob))
         self.assertRegex(bob.out, b"no addition of another host|keeps the lock|no other host has come")
         self.alice.plug(True)
-        alice.wait(SLOW)
+        alice.wait()
         self.rig.server.run("rm -f /export/runmaker4-check /export/.runmaker4-check.lock")

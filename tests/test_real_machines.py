@@ -8,7 +8,7 @@ import functools
 import unittest
 
 from tests.rigs import REAL, fs, nfs
-from tests.test_real_nfs import LEASE, SLOW, NfsCase, Scenarios
+from tests.test_real_nfs import LEASE, NfsCase, Scenarios
 
 JOIN_CLUSTER = r"""set -e
 mkdir -p /etc/ocfs2 /ocfs2
@@ -82,7 +82,7 @@ class OnCeph(Scenarios, NfsCase, unittest.TestCase):
         checks = [self.start(client, "runwait4.py --check-locks .") for client in self.rig.clients]
         runners = [self.start(client, "runmaker4.py -q -j2 runs.txt") for client in self.rig.clients]
         for runner in runners:
-            self.finish(runner, timeout=3 * SLOW)
+            self.finish(runner, timeout=3 * nfs.SLOW)
         ran = [client.run("cat /tmp/ran; rm /tmp/ran").out for client in self.rig.clients]
         self.assertEqual(sorted(map(int, b"".join(ran).split())), list(range(1, jobs + 1)))
         self.assertTrue(all(ran), "both have run jobs")
@@ -111,6 +111,6 @@ class OnOcfs2(unittest.TestCase):
         self.assertIn(b"o2cb: locks do not reach other hosts", refused.err)
         checks = [host.popen("runwait4.py --check-locks /ocfs2") for host in hosts]
         for check in checks:
-            check.wait(SLOW)
+            check.wait()
             self.assertEqual(check.code, 1, str(check))
             self.assertIn(b"NO   is on OCFS2 with the cluster stack o2cb: locks do not reach", check.out)

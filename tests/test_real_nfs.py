@@ -15,11 +15,10 @@ import unittest
 
 from tests import marks
 from tests.rigs import REAL
-from tests.rigs.nfs import Command, Machine, Rig, missing
+from tests.rigs.nfs import SLOW, Command, Machine, Rig, missing
 from tests.support import ALL, Mixin, wait_until
 
 LEASE = 15
-SLOW = 300              # patience with virtual machines, in seconds
 SLOWNESS = 3            # how many times longer than really things may take in them
 GATE = "until [ -e /tmp/go ]; do sleep 0.1; done"           # a job runs until open_gate(), on its host
 
@@ -123,28 +122,26 @@ class NfsCase(Mixin):
         self.assertNotIn(b"Traceback", command.err)
         return command.err.decode()
 
-    def wait(self, condition: str, timeout: float = 60) -> None:
+    def wait(self, condition: str) -> None:
         """Wait until a shell command succeeds on the server, which sees the files as they are."""
         waiting = self.server.popen(f"until {condition}; do sleep 0.2; done")
         try:
-            waiting.wait(timeout)
+            waiting.wait()
         except AssertionError:
             waiting.signal(signal.SIGKILL)
-            self.fail(
-                f"not within {timeout} s: {condition}\n{self.server.run('cat runs.txt; ls m').out.decode()}"
-            )
+            self.fail(f"never: {condition}\n{self.server.run('cat runs.txt; ls m').out.decode()}")
 
-    def wait_states(self, states: str, timeout: float = 60) -> None:
-        self.wait(f"""[ "$(grep -v '^#' runs.txt | cut -c1 | tr -d '\\n')" = '{states}' ]""", timeout)
+    def wait_states(self, states: str) -> None:
+        self.wait(f"""[ "$(grep -v '^#' runs.txt | cut -c1 | tr -d '\\n')" = '{states}' ]""")
 
     def states(self) -> str:
         return self.server.run("grep -v '^#' runs.txt | cut -c1 | tr -d '\\n'").out.decode()
 
-    def wait_marks(self, pattern: str, count: int = 1, timeout: float = 60) -> None:
-        self.wait(f"[ $(ls m | grep -c '{pattern}') -ge {count} ]", timeout)
+    def wait_marks(self, pattern: str, count: int = 1) -> None:
+        self.wait(f"[ $(ls m | grep -c '{pattern}') -ge {count} ]")
 
     def wait_until_said(self, command: Command, text: str) -> None:
-        wait_until(lambda: text.encode() in command.err, 60, f"{command}\nsays: {text}")
+        wait_until(lambda: text.encode() in command.err, SLOW, f"{command}\nsays: {text}")
 
     def open_gate(self, *clients: Machine) -> None:
         for client in clients or self.rig.clients:
@@ -197,7 +194,7 @@ class Locks(NfsCase):
         self.server.write("runs.txt", "".join(f". echo out {n}; echo err {n} >&2; {GATE}\n" for n in numbers))
         runners = [self.start(client, "runmaker4.py -q -j2 -l log --joblog jobs.log --outdir out runs.txt")
                    for client in self.rig.clients]
-        self.wait("[ $(grep -c '^r' runs.txt) = 4 ]", SLOW)     # both are there, and began with any four
+        self.wait("[ $(grep -c '^r' runs.txt) = 4 ]")       # both are there, and began with any four
         self.open_gate()
         for runner in runners:
             self.finish(runner)
@@ -244,9 +241,9 @@ class Scenarios(Locks):
         self.server.write("names", "x\n")
         self.server.write("runs.txt", f". touch m/$RUNMAKER4_SLOT; {GATE}\n" * 2)
         runner = self.start(self.alice, "runmaker4.py -q --slots @names runs.txt")
-        self.wait("[ -e m/x ]", SLOW)
+        self.wait("[ -e m/x ]")
         self.bob.run("printf 'x\\ny\\n' >names.new; mv names.new names")
-        self.wait("[ -e m/y ]", SLOW)
+        self.wait("[ -e m/y ]")
         self.open_gate()
         self.finish(runner)
         self.assertEqual(self.states(), "dd")
@@ -256,7 +253,7 @@ class Scenarios(Locks):
         runner = self.start(self.alice, "runmaker4.py runs.txt")
         self.wait_marks("^start.1")
         cancelling = self.start(self.bob, "runset4.py --cancel runs.txt 1")
-        cancelling.wait(SLOW)
+        cancelling.wait()
         if cancelling.code:             # emulated machines that are busy take longer than its ten seconds
             self.assertIn(b"is c, but is still running after 10 s", cancelling.err, str(cancelling))
         self.assertIn("1 done", self.finish(runner))
@@ -306,7 +303,7 @@ class Disasters(NfsCase):
             self.boot(self.alice)
             self.wait_states("cdd")
         else:
-            self.wait_states("dd", SLOW)
+            self.wait_states("dd")
         other.signal(signal.SIGUSR1)
         self.finish(other)
         self.assertRanOnce(2)
@@ -320,7 +317,7 @@ class Disasters(NfsCase):
         begin = time.monotonic()
         other = self.start(self.bob, "runmaker4.py --resume --follow runs.txt")
         if "3" not in self.versions:
-            self.wait_marks("^start.1.*bob", timeout=SLOW)
+            self.wait_marks("^start.1.*bob")
         time.sleep(max(0.0, begin + LEASE + 10 - time.monotonic()))
         self.alice.plug(True)
         if "3" in self.versions:
@@ -486,7 +483,7 @@ class OnBoth(NfsCase, unittest.TestCase):
                 (self.kill_with_jobs if len(killed) % 2 else self.kill_runner)(killed[-1])
         for runner in runners:
             if runner not in killed:
-                runner.wait(SLOW)
+                runner.wait()
                 self.assertIn(runner.code, (0, 1), str(runner))
                 if runner.code:
                     self.assertIn(b" running", runner.err, str(runner))
