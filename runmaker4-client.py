@@ -76,6 +76,7 @@ from runmaker4 import (
     Job,
     JobSettings,
     Link,
+    LockFds,
     Message,
     NoJob,
     OtherFileError,
@@ -759,7 +760,7 @@ class Connection:
             self._request_jobs(free, free.slots > 0 and exits_if_none)
         return self._requests.no_job
 
-    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+    async def copy_lock_fds(self, job: Job) -> LockFds:
         """Return nothing to inherit: the server has the lock."""
         return ()
 

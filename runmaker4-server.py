@@ -134,6 +134,7 @@ from runmaker4 import (
     Fields,
     FileChangedError,
     FileExecutor,
+    Identity,
     Job,
     JobFile,
     JobLock,
@@ -333,7 +334,7 @@ class SharedLockTable(LockTable):
         super().__init__(*args, **named)
         self._give_to_keeper = give_to_keeper
         self._shared_fd = -1                    # -1: none
-        self._shared_inode: tuple[int, int] | None = None       # of that lock file
+        self._shared_inode: Identity | None = None       # of that lock file
         # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: frozenset[int] = frozenset()
 
@@ -2978,6 +2979,7 @@ class Server(Program):
 # to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not such a
 # pair, so all sums on the way to a smaller multiple are such pairs.
 
+Point = tuple[int, int]
 FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
 ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
 BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
@@ -3003,7 +3005,7 @@ PRIVATE_KEY = bytes.fromhex("3031 020101 0420")             # a key for an ellip
 CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
-def add_points(point: tuple[int, int], other_point: tuple[int, int]) -> tuple[int, int]:
+def add_points(point: Point, other_point: Point) -> Point:
     """Return the sum of two points of the elliptic curve, by the chord or the tangent (SEC 1, 2.2.1).
 
     One point must not be the negative of the other.

@@ -172,6 +172,8 @@ HELD = b"x"                     # by convention; represents any other state
 OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
+Clock = Callable[[], float]     # returns seconds
+LockFds = tuple[int, ...]       # what a job inherits, see LockTable.copy_job_lock(); (): nothing
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
@@ -557,7 +559,7 @@ class Throttle:
     MAX_WAITING_SECONDS = 0.15
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, max_waiting_seconds: float = MAX_WAITING_SECONDS
+        self, clock: Clock = time.monotonic, max_waiting_seconds: float = MAX_WAITING_SECONDS
     ) -> None:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
@@ -2495,7 +2497,7 @@ class LockTable(LockTableReader):
     Locks on a network file system can be lost while this host is cut off.  On NFS a read detects that.  On
     all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of this host.
     """
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Callable[[], float], interval: float,
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock, interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
         """interval: the seconds for which an answer True of still_has_locks() holds.
 
@@ -2642,7 +2644,7 @@ class LockTable(LockTableReader):
     def close_job_lock(self, fd: int) -> None:
         close_all(fd, self._pipes.pop(fd, None))
 
-    def copy_job_lock(self, fd: int) -> tuple[int, ...]:
+    def copy_job_lock(self, fd: int) -> LockFds:
         """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
 
         Step 3: The job starts with a copy of the job lock's descriptor.  Runner and job now hold the job lock
@@ -2860,8 +2862,7 @@ class JobReader(Opened):
     MAX_NAMED = 9                     # lines that a summary names
     NEAR_BYTES = 1 << 14                # above a line: equal lines that run are mostly there
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL,
-                 clock: Callable[[], float] = boottime) -> None:
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Clock = boottime) -> None:
         self.path = path
         self.say = say
         self.clock = clock
@@ -3241,7 +3242,7 @@ class JobFile(JobReader):
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
     PROBE_SECONDS = 10.0        # on NFSv3, for others that start at the same time
 
-    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Callable[[], float] = boottime,
+    def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Clock = boottime,
                  presence_lock: PresenceLock | None = None,
                  make_lock_table: Callable[..., LockTable] = LockTable) -> None:
         """presence_lock: None: this process takes no jobs.  make_lock_table: a server has its own class."""
@@ -3573,7 +3574,7 @@ class JobQueue:
             self.file.lock_table.free_job_lock(job.job_lock, job.outlives_runner)
             job.job_lock = None
 
-    def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+    def copy_lock_fds(self, job: Job) -> LockFds:
         """Return what a job inherits (LockTable.copy_job_lock()); nothing if the job lock is lost."""
         return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
 
@@ -5691,7 +5692,7 @@ class Jobs(Protocol):
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
 
-    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+    async def copy_lock_fds(self, job: Job) -> LockFds:
         """Return descriptors for the job to inherit, the first with the job lock, if it has one.
 
         The caller closes them in the executor, once the job's shell has copies.
@@ -5769,7 +5770,7 @@ class FileJobs:
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
-    async def copy_lock_fds(self, job: Job) -> tuple[int, ...]:
+    async def copy_lock_fds(self, job: Job) -> LockFds:
         return await self.executor.call(self._queue.copy_lock_fds, job)
 
     async def still_has(self, job: Job) -> bool:
@@ -6921,7 +6922,7 @@ class ProgressBar:
     """A status line as wide as fits: a bar, the recent rate and the time left; at the end the time taken."""
     MAX_BAR_COLUMNS = 60
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._rate = Rate()
         self._start = clock()
@@ -8846,7 +8847,7 @@ class JobTask:
 
         Return the reason of a failure ('': none), and True if another attempt can succeed.
         """
-        lock_fds: tuple[int, ...] = ()
+        lock_fds: LockFds = ()
         try:
             lock_fds = await self._runner.jobs.copy_lock_fds(self.job)
             if self._can_start:                 # the file system can have answered late

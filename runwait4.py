@@ -98,6 +98,7 @@ from runmaker4 import (
     Rate,
     Reader,
     RunFields,
+    Say,
     Snapshot,
     Throttle,
     UsageError,
@@ -654,7 +655,7 @@ class JournalReader:
     INVALID_LINE = b"\n"        # no line contains a newline, so no pass accepts it
     OTHER = b""                 # instead of the command of a line without EVENT_HEAD, which any pass decodes
 
-    def __init__(self, directory: str, say: Callable[[str], None], may_be_missing: bool = False) -> None:
+    def __init__(self, directory: str, say: Say, may_be_missing: bool = False) -> None:
         """Open the journal in an output directory.  Raises UsageError.
 
         may_be_missing: a journal that does not exist, or that this user may not read, counts as empty.
@@ -1230,7 +1231,7 @@ class Observation:
     LOST = "e", "lost"
     END_UNKNOWN = "?", "unknown"
 
-    def __init__(self, watcher: Watcher, options: Namespace, say: Callable[[str], None]) -> None:
+    def __init__(self, watcher: Watcher, options: Namespace, say: Say) -> None:
         """Read locks and job file, and then open the journal; "Observations" above explains the order."""
         self.watcher = watcher
         # twice, because runners can exit or start while the file is read
