@@ -334,7 +334,7 @@ class SharedLockTable(LockTable):
         super().__init__(*args, **named)
         self._give_to_keeper = give_to_keeper
         self._shared_fd = -1                    # -1: none
-        self._shared_inode: Identity | None = None       # of that lock file
+        self._shared_inode: Identity | None = None         # of that lock file
         # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: frozenset[int] = frozenset()
 
