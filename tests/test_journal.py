@@ -90,7 +90,7 @@ class Runs(JournalCase):
 
     def test_the_start_of_a_run_that_ends_before_the_next_write_is_left_out(self) -> None:
         self.jobs(*["true"] * 20)
-        slow = ("import runmaker4\n"
+        slow = ("import runmaker4\nrunmaker4.OutDir.on_tick = lambda sink: None\n"
                 "runmaker4.Journal.END_GATHER_SECONDS = runmaker4.Journal.GATHER_SECONDS = 60.0\n")
         self.finish(self.start_patched(slow, "--outdir", "out", "runs.txt"))
         self.assertWhole()

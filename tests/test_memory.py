@@ -168,7 +168,7 @@ class WatchedCase(TcpCase):
     """Jobs whose memory is looked at."""
 
     def run_jobs(self, *options: object, patch: str = WATCHFUL, **settings: Any) -> Ended:
-        return self.finish(self.start_patched(patch, *options, "runs.txt", **settings))
+        return self.finish(self.start_patched(patch, *options, "runs.txt", **settings), timeout=300)
 
 
 class Kept(WatchedCase):
@@ -193,7 +193,7 @@ class Kept(WatchedCase):
 
     def test_a_host_with_many_processes_and_a_queue_for_its_cpus_holds_up_no_measurement(self) -> None:
         """Nor does it hide a process that has left session and environment."""
-        leaving = 'env -i JOB_ID=2 PATH="$PATH" setsid python3 hold.py 150 30'
+        leaving = 'env -i JOB_ID=2 PATH="$PATH" setsid python3 hold.py 150 300'
         self.write(f"#RUN memory=100M\n. sleep 0.3; {leaving} & wait\n")
         ended = self.run_jobs("--memory=1G", patch=LARGE_HOST)
         self.assertEqual((ended.code, self.states()), (1, "!"))

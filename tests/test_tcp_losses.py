@@ -657,8 +657,8 @@ runmaker4.JobFile.reopen_if_replaced = follow
         dead, client = self.kill_server(JOB)
         above = b"# a note\nx held\n"
         self.write(above + self.read())
-        self.serve_again(dead.port)
-        wait_until(lambda: self.locked_lines() == [3], what="the line is locked where it stands")
+        self.wait_clients(self.serve_again(dead.port), 1)
+        self.assertEqual(self.locked_lines(), [3])
         self.assert_nothing_for_others()
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)
