@@ -185,7 +185,7 @@ class LateJobs(TcpCase):
         self.write(TOKEN, ".runmaker4.token").chmod(0o600)
         with FakeServer(serve) as server:
             client = self.start_client(server, "-q")
-            self.assertTrue(has_claimed.wait(20))
+            self.assertTrue(has_claimed.wait(60))
             ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 

@@ -170,7 +170,7 @@ class LoggedOut(TerminalCase, FileExecutorCase):
         self.assertRegex(terminal.screen.lines()[0], f"process {worker} ")
         self.assertNotEqual(os.getsid(worker), shell.pid)
         terminal.close()
-        shell.wait(timeout=20)
+        shell.wait(timeout=60)
         self.open_gate()
         self.wait_gone(worker)
         self.assertEqual(self.states(), "d!d")

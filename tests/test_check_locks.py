@@ -274,7 +274,7 @@ class Hosts(CheckCase):
 
     def test_ctrl_c_acts_while_a_call_hangs(self) -> None:
         checker = self.start_check("a", patch=HANGING)
-        wait_until(lambda: os.listdir(self.folder), 20, "the check has started")
+        wait_until(lambda: os.listdir(self.folder), what="the check has started")
         self.assertEqual(self.stop(checker, signal.SIGINT).code, 130)
 
     def test_a_directory_that_vanishes(self) -> None:

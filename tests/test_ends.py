@@ -156,7 +156,7 @@ class Trees(RunCase):
         kill = "until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead"
         self.jobs(f"{inner} & {UP}; {kill}; sleep 60")
         runner = self.start_jobs()
-        wait_until(lambda: self.exists("dead"), 20, "the inner runner is dead")
+        wait_until(lambda: self.exists("dead"), what="the inner runner is dead")
         self.assertEqual((self.stop(runner, signal.SIGINT).code, self.states()), (130, "e"))
         self.assertNobodyLeft()
 

@@ -70,7 +70,7 @@ class PidFiles(ForeignCase):
         (self.dir / "pid").unlink()
         os.mkfifo(self.dir / "pid")
         self.open_gate()
-        self.assertEqual(self.finish(runner, timeout=20).code, 0)
+        self.assertEqual(self.finish(runner).code, 0)
 
 
 class LockFiles(ForeignCase):

@@ -394,7 +394,7 @@ class QuotedPlaces(ImportCase):
             values = self.HOSTILE if FULL else random_.sample(self.HOSTILE, 3)
             for shell, value in itertools.product(shells, values):
                 command = runset4.fill_template(as_bytes(template), 1, [value], [value] * 9)
-                subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=20,
+                subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=60,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
                 self.assertFalse((self.dir / "pwned").exists(), (shell, command))
 

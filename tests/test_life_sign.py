@@ -111,7 +111,7 @@ class SavedAsNew(LifeSign):
         wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
         self.assertEqual((self.states(), self.runs()), (states, 1))
         self.open_gate()
-        self.assertEqual(runner.wait(20), 0)
+        self.assertEqual(runner.wait(60), 0)
         self.assertEqual((self.states(), self.runs()), (states.replace(".", "d"), 2))
         self.assertEqual(self.read("said").count(b"1 new job waits"), 1)
         self.assertEqual(self.read("marks").split()[1::2], [b"ended", b"ended"])

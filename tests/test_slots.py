@@ -243,8 +243,8 @@ class FollowedNames(SlotCase):
         for _ in range(40):
             self.replace_names("a\nb\nc\n")
             time.sleep(0.15)
-        wait_until(lambda: count() < before + 15, 20,
-                   f"few more than {before} descriptors are open, not {count()}")
+        wait_until(lambda: count() < before + 15,
+                   what=f"few more than {before} descriptors are open, not {count()}")
         self.open_gate()
         self.assertAll(0, runner, "ddd")
 

@@ -115,7 +115,7 @@ import os, signal, threading, runmaker4
 lend, stop, stopped = runmaker4.JobQueue.copy_lock_fds, runmaker4.Runner.drain, threading.Event()
 def lend_amid_signal(queue, job):
     os.kill(os.getpid(), signal.SIGUSR1)
-    stopped.wait(20)
+    stopped.wait(60)
     return lend(queue, job)
 runmaker4.JobQueue.copy_lock_fds = lend_amid_signal
 runmaker4.Runner.drain = lambda self: (stop(self), stopped.set())

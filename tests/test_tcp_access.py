@@ -158,7 +158,7 @@ class TokenOfTheClient(TokenCase):
     def ask(self, calls: Sequence[Call]) -> list[tuple[Call, Ended]]:
         """Clients with these options and this environment, all at once: how they ended."""
         started = [self.start_client(self.server, "-q", *options, env=env) for options, env in calls]
-        return [(call, self.finish(client, timeout=20)) for call, client in zip(calls, started)]
+        return [(call, self.finish(client)) for call, client in zip(calls, started)]
 
     SEEN = (b"runmaker4-client.py: 127.0.0.1: other users of this host can see the token in the list of "
             b"processes (give --token a file, or set $RUNMAKER4_TOKEN)\n")
@@ -200,7 +200,7 @@ class TokenOfTheClient(TokenCase):
             with contextlib.suppress(OSError):          # EIO: nobody has it open any more
                 while more := terminal.read(1000):
                     shown += more
-            return client.wait(20), shown
+            return client.wait(60), shown
 
     def test_a_terminal_is_asked_for_the_token_and_does_not_show_it(self) -> None:
         self.token_file.rename(self.dir / "moved")
@@ -263,7 +263,7 @@ class RefusedClients(RefusalCase):
         self.wait_said(client, "refused", "trying again")
         self.assertTrue(self.exists("pid"))
         self.start_server("--port", port)
-        ended = self.finish(client, timeout=20)
+        ended = self.finish(client)
         said = (f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the first line that the "
                 "server printed names the file with the right one; give it with --token)\n")
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
@@ -381,7 +381,7 @@ class WithoutTls(RefusalCase):
             for words in (RUNSERVER, "--host", self.HOST, "--port", 0, "--outdir", "out", "runs.txt"), \
                     (RUNCLIENT, "--token", OTHER_TOKEN, self.HOST):
                 with self.subTest(patch=patch, words=words):
-                    ended = self.run_script(*self.patched(patch, *words), timeout=20)
+                    ended = self.run_script(*self.patched(patch, *words))
                     self.assertRefused(ended, f"{words[0]}: ", "TLS 1.3", "OpenSSL 1.1.1")
         self.assertEqual((self.exists("out"), self.exists(".runmaker4.token")), (False, False))
 
