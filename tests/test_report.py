@@ -270,7 +270,7 @@ class Content(ReportCase):
         self.addCleanup(os.close, runner)
         self.assertTrue(runmaker4.lock(runner, runmaker4.PRESENCE_BYTES))      # a runner is at work
         for state, now in ("d", "done"), ("!", "failed"):
-            for age, outcome, how in (-30, "running", "ending"), (6, "unknown", "unknown"):     # at most 5
+            for age, outcome, how in (-55, "running", "ending"), (6, "unknown", "unknown"):     # at most 5
                 with self.subTest(state=state, age=age):
                     path = self.write(f"{state} a\n")
                     os.utime(path, (time.time() - age,) * 2)
