@@ -67,9 +67,6 @@ class WhyJobsFailed(TcpCase):
         self.finish(self.start_client(server, "-q"))
         self.check(self.stop(server), "--outdir", "out", "runs.txt")
 
-    def test_without_records_there_is_none(self) -> None:
-        self.assertNotIn(b"shows why", self.run_script(RUNMAKER, "-q", "--no-records", "--", self.NAME).err)
-
 
 class Times(RunCase):
     """Timeouts and wall times."""
