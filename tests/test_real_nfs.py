@@ -408,7 +408,7 @@ class OnNfs42(Scenarios, Disasters, unittest.TestCase):
         self.wait_marks("^start")
         other = self.start(self.bob, "runmaker4.py --resume --follow runs.txt")
         self.alice.plug(False)
-        time.sleep(LEASE / 2)
+        time.sleep(LEASE / 3)       # TCP tries again after at most as long once more
         self.alice.plug(True)
         self.finish(runner)
         self.drain(other)
