@@ -235,7 +235,7 @@ class Locks(NfsCase):
         self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"), code=1)
         self.assertEqual(self.states(), "r")
         self.open_gate()
-        self.wait_marks("^end")
+        self.alice.run("while pgrep -f '[s]tart.1'; do sleep 0.1; done")
         self.finish(self.start(self.bob, "runmaker4.py --resume runs.txt"))
         self.assertEqual(self.states(), "d")
         self.assertRanOnce(1)
