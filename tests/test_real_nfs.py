@@ -30,6 +30,7 @@ for pid in RUNNER $jobs; do
     : >m/killed.0.$pid.0.$HOST
 done
 for pid in $jobs; do kill -9 -$pid; done; kill -9 RUNNER
+for pid in $jobs; do while ps -o stat= -s $pid | grep -qv '^Z'; do sleep 0.05; done; done
 """
 
 
