@@ -420,12 +420,13 @@ class OnNfs42(Scenarios, Disasters, unittest.TestCase):
 
     def test_the_export_is_full(self) -> None:
         """Output is lost, which is said; jobs and states go on, an addition is made whole or not at all."""
-        self.server.write("runs.txt", ". echo text; sleep 0.3\n" * 30)
+        self.server.write("runs.txt", f". [ $JOB_ID -le 3 ] || {GATE}; echo text; sleep 0.3\n" * 30)
         runner = self.start(self.alice, "runmaker4.py -q -j2 --outdir out runs.txt")
         self.wait("[ $(grep -c '^d' runs.txt) -ge 3 ]")
         self.addCleanup(self.server.run, "rm -f /state/fill")
         self.server.run("fallocate -l $(($(df -B1 --output=avail . | tail -n 1) - 4000000)) /state/fill; "
                         "cat /dev/zero >>/state/fill", check=False)
+        self.open_gate()
         self.assertIn("no space left on device", self.finish(runner, 1))
         self.assertEqual(self.states(), "d" * 30)
         before = self.server.read("runs.txt")
