@@ -334,7 +334,7 @@ class Disasters(NfsCase):
             self.assertRanOnce(2)
         else:
             taken = int(self.server.run("ls m | grep bob").out.split(b".")[1])
-            self.wait_until_said(runner, f"line {taken}: another runner took over this job; stopping our copy")
+            self.wait_until_said(runner, f"line {taken}: another runner took over this job; stopping our")
             self.wait_until_said(runner, f"line {3 - taken}: locked again")
             self.open_gate(self.bob)
             # else the first cannot know how the taken line will end, and says 1
