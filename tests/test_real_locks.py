@@ -149,7 +149,7 @@ class Nfs(unittest.TestCase):
 
     def start(self, machine: Machine, minute: float = MINUTE, patch: str = "") -> Command:
         """Start a check on a host."""
-        text = program("/nfs", patch, minute, scripts=["/usr/local/bin"])
+        text = program("/nfs", patch, minute, scripts=["/state/compiled/runwait4.py"])
         return machine.popen("exec python3 -B -", data=text)
 
     def start_waiting(self, machine: Machine, **settings: Any) -> Command:
