@@ -67,6 +67,9 @@ class HostsCase(RunCase):
         self.write("", "hold")
         self.jobs(*(f"simulate --seed {number}" for number in range(1, count + 1)))
 
+    def wait_left(self) -> None:
+        wait_until(lambda: not list(self.dir.glob("pid.*")), what="the runners have left")
+
     def hosts_of(self, *jobs: int) -> set[str]:
         """Where jobs ran that are done."""
         shown = self.typed(f"runwait4.py --show {','.join(map(str, jobs))} --json runs.txt").out
@@ -108,7 +111,7 @@ class Loops(HostsCase):
         shown = block("12 jobs:", "docs/first-day.md").replace("...", "simulate")
         self.assertEqual(blotted(self.status), blotted(shown))
         self.assertEqual(self.typed(self.STOP).code, 0)
-        wait_until(lambda: not list(self.dir.glob("pid.*")), 20, "the runners have left")
+        self.wait_left()
         self.assertRegex(self.states(), r"^e+\.+$")
         (self.dir / "hold").unlink()
         self.assertEqual(self.typed(self.START.replace("-d", "-d --resume")).code, 0)
@@ -136,15 +139,19 @@ class FirstDay(HostsCase):
 
     def test_each_step_does_what_it_says(self) -> None:
         """What a second terminal is for comes before the bar, which waits until all is over."""
-        steps = [piece.text.replace("/shared", str(self.dir)).replace("sleep 20", "sleep 2")
+        gate = "until [ -e go ]; do sleep 0.1; done"
+        steps = [piece.text.replace("/shared", str(self.dir)).replace("sleep 20", gate)
                  for piece in documents.read_pieces("docs/first-day.md") if piece.kind == "sh"]
         version, locks, write, start, watch, change, stop, look, again, back = steps
         self.assertRegex(self.typed(version).out, rb"^runmaker4.py \S+\n$")
         said = self.typed(locks).out            # on a file system of one host nobody waits for the other
         self.assertEqual(said.count(b"No addition was lost"), 2, said)
         for step in write, start, change, stop, watch:
+            if step is watch:
+                self.open_gate()
             ended = self.typed(step)
             self.assertEqual(ended.code, 0, ended.out)
+        self.wait_left()
         self.assertEqual(self.states(), "d" * 6 + "!" + "d" * 4 + "c" + "d")
         self.assertRegex(self.typed(look).out, rb"line 7: exit 1 on (.*\n)+  \| 7 does not converge\n$")
         self.assertEqual(self.typed(again).code, 0)
