@@ -58,7 +58,7 @@ class HostsCase(RunCase):
     def typed(self, text: str, host: str = "alice", directory: object = "") -> Ended:
         """Type this, and wait for its end; what is left in the background (`ssh -f`) may go on printing."""
         self.write("", "printed")
-        code = self.type(text, host, directory).wait(60)
+        code = self.type(text, host, directory).wait(120)
         self.assertNotIn(b"Traceback", self.read("printed"))
         return Ended(code, self.read("printed"), b"")
 
@@ -103,7 +103,7 @@ class Loops(HostsCase):
             jobs = re.findall(r"(alice|bob) .*simulate", self.status)
             return set(jobs) == set(names) and " - " not in self.status
 
-        wait_until(running, 20, f"jobs run on {names}")
+        wait_until(running, what=f"jobs run on {names}")
 
     def test_they_start_the_runners_and_stop_them(self) -> None:
         self.simulations(30)
@@ -125,7 +125,7 @@ class Loops(HostsCase):
         ended = self.typed(self.STOP.replace("kill", "kill -USR1"))
         self.assertIn(b"host bob", ended.out)
         (self.dir / "hold").unlink()
-        wait_until(lambda: not self.exists("pid.alice"), 20, "the runner of alice has left")
+        wait_until(lambda: not self.exists("pid.alice"), what="the runner of alice has left")
         self.assertRegex(self.states(), "^[der.]+$")
         (self.dir / "pid.bob").unlink()
         ended = self.typed(self.START.replace("-d", "-d --resume"))
@@ -185,18 +185,20 @@ class Slots(HostsCase):
         for option, lives in ("", True), ("-tt ", False):
             for file in self.dir.glob("pid.*"):
                 file.unlink()
-            self.jobs("echo $$ > pid.$(hostname); exec sleep 60", "echo $$ > pid.$(hostname); exec sleep 60")
-            words = self.WORDS.replace("runmaker4.py", "runmaker4.py --timeout 3")
-            words = words.replace("ssh \"$SLAVE_IP\"", f"ssh {option}\"$SLAVE_IP\" cd {self.dir} \"&&\"")
-            self.assertEqual(self.typed(words).code, 1)
-            self.assertEqual(self.states(), "!!")
+            self.jobs(*["echo $$ > pid.$(hostname); exec sleep 600"] * 2)
+            runner = self.type(self.WORDS.replace("ssh \"$SLAVE_IP\"",
+                                                  f"ssh {option}\"$SLAVE_IP\" cd {self.dir} \"&&\""))
+            for name in "alice", "bob":
+                self.wait_file(f"pid.{name}")
+            self.typed("runset4.py --cancel runs.txt 1-2")
+            self.assertEqual((runner.wait(60), self.states()), (0, "cc"))
             for name in "alice", "bob":
                 with self.subTest(option=option, host=name):
                     alive = f"kill -0 $(cat pid.{name})"
                     if lives:
                         self.assertEqual(self.typed(f"{alive} && kill $(cat pid.{name})", name).code, 0)
                     else:
-                        wait_until(lambda: self.typed(alive, name).code, 10, "it has ended")
+                        wait_until(lambda: self.typed(alive, name).code, what="it has ended")
 
 
 class Tunnel(HostsCase):

@@ -68,15 +68,15 @@ class Hosts(fs.Rig):
         shutil.copy(self.dir / "key", keys / "id_ed25519")
         (keys / "authorized_keys").write_text(public)
         (keys / "known_hosts").write_text(f"* {public}")
-        (keys / "config").write_text("ConnectTimeout 20\n")
+        (keys / "config").write_text("ConnectTimeout 60\n")
         users = pathlib.Path("/etc/passwd").read_text()
         (host.dir / "passwd").write_text(users.replace(f":{pwd.getpwuid(0).pw_dir}:", f":{host.dir}:", 1))
 
     def start_sshd(self, host: fs.Host) -> None:
         """Wait until one can log in."""
         sshd = host.popen(SSHD.format(dir=self.dir, name=host.name, sshd=shutil.which("sshd", path=PATH)))
-        wait_until(lambda: b"listening" in sshd.err, 10, f"sshd of {host.name} listens")
-        subprocess.run([*self.on(host.name), "ssh", host.name, "true"], check=True, timeout=30)
+        wait_until(lambda: b"listening" in sshd.err, what=f"sshd of {host.name} listens")
+        subprocess.run([*self.on(host.name), "ssh", host.name, "true"], check=True, timeout=60)
 
     def boot(self, name: str) -> None:
         self.hosts[name].boot()
