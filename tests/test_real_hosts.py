@@ -220,8 +220,9 @@ class Container(HostsCase):
     """A runner that is process 1 of a container."""
 
     def test_it_buries_what_jobs_leave_behind_and_ends_its_jobs_when_it_is_told_to(self) -> None:
-        self.jobs("(sleep 0.1; : > left) & simulate --seed 1",
-                  "until [ -e left ]; do sleep 0.1; done; sleep 0.5; ps ax", "kill 1; sleep 60",
+        # kill -0 finds what is dead until it is buried
+        self.jobs("sh -c 'echo $$ > left; while [ -e /proc/$PPID ]; do sleep 0.1; done' & simulate --seed 1",
+                  "until [ -s left ] && ! kill -0 $(cat left); do sleep 0.1; done; ps ax", "kill 1; sleep 60",
                   "simulate --seed 2")
         for script in SCRIPTS:
             (self.dir / script).symlink_to(SCRIPTS_AT / script)
