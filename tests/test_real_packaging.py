@@ -74,7 +74,10 @@ class PackagingCase(AnywhereCase):
             "PYTHONUSERBASE", "PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR", "UV_TOOL_DIR", "UV_TOOL_BIN_DIR")}
         settings = {"PIP_NO_WARN_SCRIPT_LOCATION": "1", "PIP_BREAK_SYSTEM_PACKAGES": "1",
                     "PYTHONDONTWRITEBYTECODE": "", "UV_CACHE_DIR": str(tools() / "cache"),
-                    "UV_PYTHON_DOWNLOADS": "never"}
+                    "UV_PYTHON_DOWNLOADS": "never",
+                    # else an index that is slow to answer makes them warn or give up
+                    "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_DEFAULT_TIMEOUT": "60",
+                    "UV_HTTP_TIMEOUT": "60"}
         return super().environ({**at, **settings, **(extra or {})})
 
     def call(self, *words: object, **settings: Any) -> Ended:
