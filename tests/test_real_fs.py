@@ -302,10 +302,13 @@ class Hosts(FsCase):
     def test_what_failed_is_reported_on_another_host(self) -> None:
         jobs = 100
         self.alice.write("runs.txt", "".join(
-            self.job(number, f"echo out {number}; echo err {number} >&2; [ {number % 10} != 7 ] || exit 3")
+            self.job(number, f"{self.gate if number <= 4 else ':'}; "
+                             f"echo out {number}; echo err {number} >&2; [ {number % 10} != 7 ] || exit 3")
             for number in range(1, jobs + 1)))
         runners = [self.start(host, "runmaker4.py -q -j2 --outdir out --joblog log runs.txt")
                    for host in (self.alice, self.bob)]
+        self.wait_marks("^start", 4)
+        self.open_gate()
         for runner in runners:
             self.finish(runner, 1)
         failed = self.start(self.carol, "runwait4.py --failed --outdir out runs.txt")
