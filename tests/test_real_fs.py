@@ -307,7 +307,7 @@ class Hosts(FsCase):
             for number in range(1, jobs + 1)))
         runners = [self.start(host, "runmaker4.py -q -j2 --outdir out --joblog log runs.txt")
                    for host in (self.alice, self.bob)]
-        self.wait_marks("^start", 4)
+        self.wait_marks("^start [1-4] ", 4)
         self.open_gate()
         for runner in runners:
             self.finish(runner, 1)
