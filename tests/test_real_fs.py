@@ -180,16 +180,22 @@ class Hosts(FsCase):
         self.assertEqual(self.states(), "d" * jobs)
 
     def edit(self, command: str) -> None:
-        """B edits the file again and again, while A runs jobs that take longer than an edit."""
-        jobs = 48
-        self.alice.write("runs.txt",
-                         "# edit 0\n" + "".join(self.job(n, "sleep 1.5") for n in range(1, jobs + 1)))
+        """B edits the file again and again, while A runs jobs, none of which begins and ends in one edit."""
+        jobs, begun = 48, self.local / "begun"
+        begun.touch()
+        (self.local / "over.0").touch()
+        body = f"n=$(wc -l <{begun}); sleep 1.5; until [ -e {self.local}/over.$n ]; do sleep 0.1; done"
+        self.alice.write("runs.txt", "".join(["# edit 0\n", *(self.job(n, body) for n in range(1, jobs)),
+                                              self.job(jobs, self.gate)]))
         runner = self.start(self.alice, "runmaker4.py -q -j8 runs.txt")
         self.wait_marks("^start", 8)
         for number in range(1, 5):
-            self.bob.run(f"{LOOK_ANEW}; {command.format(number)}")
+            marks.append(begun, "\n")
+            self.bob.run(f"{LOOK_ANEW}; {command.format(number)}", SLOW)
+            (self.local / f"over.{number}").touch()
             time.sleep(1)
         self.assertIsNone(runner.code, str(runner))
+        self.open_gate()
         self.finish(runner)
         self.assertEqual(self.lines()[0], b"# edit 4")
         self.assertEqual(self.states(), "d" * jobs)
