@@ -210,13 +210,15 @@ class Hosts(FsCase):
     def test_an_editor_that_saves_old_states_loses_no_job_and_starts_no_second_copy(self) -> None:
         """As any editor on a host that has cached what it saved before (see LOOK_ANEW)."""
         jobs = 30
-        text = "".join(self.job(number, "sleep 1.5") for number in range(1, jobs + 1))
+        text = "".join([*(self.job(n, "sleep 1.5") for n in range(1, jobs)), self.job(jobs, self.gate)])
         self.alice.write("runs.txt", text)
         self.bob.write("old", text)
         runner = self.start(self.alice, "runmaker4.py -q -j6 runs.txt")
+        self.wait_marks("^end", 6)
         for how in "cat old >runs.txt", "cp old new; mv new runs.txt", "cat old >runs.txt":
+            self.bob.run(how, SLOW)
             time.sleep(2)
-            self.bob.run(how)
+        self.open_gate()
         self.finish(runner)
         self.assertEqual(self.states(), "d" * jobs)
         found = marks.problems_of_hosts(self.marks.read_bytes(), jobs, [*self.rig.hosts])
