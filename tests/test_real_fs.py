@@ -441,12 +441,14 @@ class OnMoose(Hosts):
 
     def test_an_editor_that_is_held_up_while_the_file_is_empty_loses_no_job(self) -> None:
         """MooseFS does that for up to 30 s, now and then: here each time."""
-        jobs = 12
-        self.alice.write("runs.txt", "".join(self.job(number, "sleep 3") for number in range(1, jobs + 1)))
+        jobs, emptied = 12, self.local / "emptied"
+        body = f"until [ -e {emptied} ]; do sleep 0.1; done"
+        self.alice.write("runs.txt", "".join(self.job(number, body) for number in range(1, jobs + 1)))
         runner = self.start(self.alice, "runmaker4.py -q -j6 runs.txt")
         self.wait_marks("^start", 6)
-        time.sleep(1)           # all six are `r`
-        self.bob.run(f"{LOOK_ANEW}; cp runs.txt old; : >runs.txt; sleep 30; cat old >runs.txt")
+        self.wait_states("rrrrrr......")
+        self.bob.run(f"{LOOK_ANEW}; cp runs.txt old; : >runs.txt; sleep 2; touch {emptied}; sleep 28; "
+                     "cat old >runs.txt", SLOW)
         self.finish(runner)
         self.assertEqual(self.states(), "d" * jobs)
         self.assertRanOnce(jobs)
