@@ -107,22 +107,29 @@ class Command:
     @functools.cached_property
     def pid(self) -> int:
         """That number on its host; 0 if it has ended too soon."""
-        if not self.outside:
-            return 0
-        status = pathlib.Path(f"/proc/{self.outside}/status").read_text()
-        return int(present(re.search(r"(?m)^NSpid:.*?(\d+)$", status))[1])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = pathlib.Path(f"/proc/{self.outside}/status").read_text()
+            return int(present(re.search(r"(?m)^NSpid:.*?(\d+)$", status))[1])
+        return 0
 
     def wait(self, timeout: float = 60) -> Command:
+        """Wait for its end; it must not be meant to stay stopped."""
+        def has_ended() -> bool:
+            # nsenter stops itself some time after the command was stopped: perhaps once this goes on again
+            self.process.send_signal(signal.SIGCONT)
+            return self.code is not None
+
         try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            wait_until(has_ended, timeout)
+        except AssertionError:
             raise AssertionError(f"not within {timeout} s: {self}") from None
         return self
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Send it a signal, unless it has ended."""
         if self.code is None and self.outside:
-            os.kill(self.outside, number)
+            with contextlib.suppress(ProcessLookupError):       # nsenter can end a moment later
+                os.kill(self.outside, number)
             if number in (signal.SIGCONT, signal.SIGKILL):      # nsenter stops itself when the command stops
                 self.process.send_signal(signal.SIGCONT)
 
