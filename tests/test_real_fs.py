@@ -16,7 +16,7 @@ from tests.rigs import REAL
 from tests.rigs.fs import Command, Host, Rig, missing
 from tests.support import FULL, wait_until
 
-SLOW = 300              # patience with two CPUs that servers and clients share, in seconds
+SLOW = 600              # patience with two CPUs that servers and clients share, in seconds
 # What the file holds: listed, so that GlusterFS takes no old file for the one of this name, and not from a
 # cache
 READ = "ls -l >/dev/null; exec dd if=runs.txt bs=64k iflag=direct status=none"
@@ -134,10 +134,10 @@ class FsCase(unittest.TestCase):
     def states(self) -> str:
         return b"".join(line[:1] for line in self.lines() if line[:1] != b"#").decode()
 
-    def wait_states(self, states: str, timeout: float = 60) -> None:
+    def wait_states(self, states: str, timeout: float = SLOW) -> None:
         wait_until(lambda: self.states() == states, timeout, f"{states}: {self.lines()}")
 
-    def wait_marks(self, pattern: str, count: int = 1, timeout: float = 60) -> None:
+    def wait_marks(self, pattern: str, count: int = 1, timeout: float = SLOW) -> None:
         wait_until(lambda: len(re.findall(f"(?m){pattern}", self.marks.read_text())) >= count, timeout,
                    f"{count} x {pattern}: {self.marks.read_text()[-3000:]}")
 
@@ -345,14 +345,17 @@ class OnGluster(Hosts):
         self.alice.cut()
         begin = time.monotonic()
         other = self.start(self.bob, "runmaker4.py --resume --follow runs.txt")
-        self.wait_marks("^start 1 .*B$", timeout=100)
+        self.wait_marks("^start . .*B$")
         time.sleep(max(0.0, begin + 60 - time.monotonic()))
         self.alice.join()
+        # mostly line 1; the server can drop its lock just after B has looked there
+        taken = re.findall("(?m)^start (.) .*B$", self.marks.read_text())
+        left, states = (b"2", "dr") if taken == ["1"] else (b"1", "rd")
         stopped = b"another runner took over this job; stopping our copy"
-        wait_until(lambda: stopped in runner.err, 60, str(runner))
-        wait_until(lambda: b"line 2: locked again" in runner.err, 60, str(runner))
+        wait_until(lambda: stopped in runner.err, SLOW, str(runner))
+        wait_until(lambda: b"line %b: locked again" % left in runner.err, SLOW, str(runner))
         self.open_gate(self.bob)
-        self.wait_states("dr")          # else the first cannot know how line 1 will end, and says 1
+        self.wait_states(states)        # else the first cannot know how that line will end, and says 1
         self.open_gate(self.alice)
         self.finish(runner)
         self.wait_states("dd")
@@ -365,13 +368,13 @@ class OnGluster(Hosts):
         self.wait_marks("^start .*A$", 3)
         self.alice.cut()
         other = self.start(self.bob, "runmaker4.py -j3 --resume --follow runs.txt")
-        self.wait_marks("^start .*B$", 3, timeout=100)
+        self.wait_marks("^start .*B$", 3)
         self.alice.join()
-        wait_until(lambda: runner.err.count(b"another runner took over this job; stopping our copy") == 3, 60,
-                   str(runner))
+        stopped = b"another runner took over this job; stopping our copy"
+        wait_until(lambda: runner.err.count(stopped) == 3, SLOW, str(runner))
         self.open_gate(self.bob)
         self.wait_states("ddd")
-        runner.wait(60)
+        runner.wait(SLOW)
         other.signal(signal.SIGUSR1)
         self.finish(other)
 
@@ -395,7 +398,7 @@ class OnCeph(Hosts):
         for turn, host in itertools.product(turns, (self.alice, self.bob)):
             said += f"{host.name}{turn}\n"
             (self.local / f"{host.name}{turn}").touch()
-            wait_until(lambda: self.carol.run("cat errors", check=False).out.decode() == said, 20, said)
+            wait_until(lambda: self.carol.run("cat errors", check=False).out.decode() == said, SLOW, said)
         for runner in runners:
             self.finish(runner)
 
@@ -432,7 +435,7 @@ class OnMoose(Hosts):
         self.alice.kill_client()
         time.sleep(7)           # they have looked at their files
         stopped.signal()
-        stopped.wait(30)
+        stopped.wait()
         self.assertEqual(stopped.code, 143, str(stopped))
         self.assertEqual(self.alice.run("pgrep -fc '[e]cho start 1'", check=False, directory="/").out, b"0\n")
         self.open_gate()
