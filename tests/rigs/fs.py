@@ -175,7 +175,8 @@ class Host:
                 cwd="/",
                 start_new_session=True,
             )
-        wait_until(lambda: (self.dir / "up").exists() or process.poll() is not None, 20, f"{self.name} is up")
+        wait_until(lambda: (self.dir / "up").exists() or process.poll() is not None,
+                   what=f"{self.name} is up")
         assert process.poll() is None, (self.dir / "boot.log").read_text()
         self.first = first_child(process.pid)
         if self is self.rig.server:
@@ -275,7 +276,7 @@ class Host:
         """Run shell commands in the network of the switch."""
         subprocess.run(
             ["nsenter", "-t", str(self.rig.server.first), "--net", "sh", "-ec", script, "sh", *args],
-            check=True, timeout=30, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}
+            check=True, timeout=60, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}
         )
 
 
@@ -306,7 +307,7 @@ class Gluster(FileSystem):
 
     def serve(self, server: Host) -> None:
         server.run("glusterd -L WARNING -l /var/log/glusterfs/glusterd.log")
-        wait_until(lambda: server.run("gluster pool list", check=False).code == 0, 30, "glusterd answers")
+        wait_until(lambda: server.run("gluster pool list", check=False).code == 0, what="glusterd answers")
         paths = [server.rig.dir / f"brick{number}" for number in range(self.bricks)]
         replica = f"replica {self.bricks}" if self.bricks > 1 else ""
         self.command(server,
@@ -387,7 +388,7 @@ class Ceph(FileSystem):
     def serve(self, server: Host) -> None:
         names = dict(dir=server.rig.dir, server=SERVER, network=NETWORK)
         (server.rig.dir / "ceph.conf").write_text(CEPH_CONFIG.format(**names))
-        server.run(f"set -e; C='{self.config(server)}'\n{CEPH_MAKE.format(**names)}", timeout=180)
+        server.run(f"set -e; C='{self.config(server)}'\n{CEPH_MAKE.format(**names)}", timeout=600)
 
     @staticmethod
     def config(host: Host) -> str:
