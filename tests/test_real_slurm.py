@@ -106,8 +106,9 @@ class SlurmCase(RunCase):
         self.write(block(name), name)
         return self.slurm("sbatch", "--parsable", *options, str(self.dir / name), where=where).strip()
 
-    def wait_running(self, count: int) -> None:
-        wait_until(lambda: self.states().count("r") == count, 30, f"{count} lines run: {self.states()}")
+    def wait_jobs(self, count: int) -> None:
+        """Wait until so many jobs are WAITING: a line that is `r` a moment before can get its old state."""
+        wait_until(lambda: len([*self.dir.glob("up.*")]) == count, 120, f"{count} jobs run")
 
     def wait_slurm(self, job: str, *states: str, timeout: float = 60) -> None:
         """Wait until a batch job, or each task of an array, is in the state that is wanted of it."""
@@ -120,7 +121,7 @@ class SlurmCase(RunCase):
         """Two runners or clients with two jobs each, which get USR1, start nothing more."""
         self.jobs(*[WAITING] * 6)
         job = self.submit(*script)
-        wait_until(lambda: len([*self.dir.glob("up.*")]) == 4, 30, "four jobs run")
+        self.wait_jobs(4)
         self.slurm("scancel", *scancel, "-s", "USR1", job)
         wait_until(lambda: self.said().count("SIGUSR1") == 2, what="both were told")
         self.open_gate()
@@ -167,7 +168,7 @@ class Ends(SlurmCase):
         """Two runners or clients with two jobs each, in a batch job of so many tasks, end them."""
         self.jobs(*[f"{WAITING}; true"] * 6)
         job = self.submit(name, *options)
-        self.wait_running(4)
+        self.wait_jobs(4)
         self.slurm("scancel", job)
         self.wait_slurm(job, *["CANCELLED"] * tasks)
         if tasks == 1:
@@ -241,7 +242,7 @@ class Ends(SlurmCase):
     def test_a_batch_job_that_is_put_back_into_the_queue_goes_on(self) -> None:
         self.jobs(*[WAITING] * 3)
         job = self.submit("workers.sh", "--array=0")
-        self.wait_running(2)
+        self.wait_up(1, 2)
         self.slurm("scontrol", "requeue", job)
         self.wait_slurm(job, "PENDING")
         self.assertEqual(self.states(), "ee.")
@@ -379,7 +380,7 @@ class Recipes(SlurmCase):
     def test_what_a_lost_node_had_is_run_by_the_other_and_its_worker_comes_back(self) -> None:
         self.jobs(*[WAITING] * 6)
         job = self.hire("--array=0-1", "--cpus-per-task=8", "--time=10")
-        self.wait_running(4)
+        self.wait_jobs(4)
         lost = self.cluster.nodes[0]
         self.cluster.lose(lost)
         self.addCleanup(self.cluster.wait_idle)
@@ -408,7 +409,7 @@ class Recipes(SlurmCase):
         self.jobs("true", WAITING, WAITING, "true")
         script = block("workers.sh")
         job = self.hire("--array=0", "--time=10")
-        self.wait_running(2)
+        self.wait_up(2, 3)
         self.slurm("scancel", job)
         self.wait_slurm(job, "CANCELLED")
         for text in script.replace("auto", "soon"), script.replace("exec", "srun -n2"):
