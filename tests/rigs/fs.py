@@ -230,7 +230,7 @@ class Host:
         self.commands.append(started)
         return started
 
-    def run(self, command: str, timeout: float = 60, check: bool = True, data: Text = b"",
+    def run(self, command: str, timeout: float = 120, check: bool = True, data: Text = b"",
             directory: object = "") -> Command:
         """Run a shell command to its end; fail if its exit status is not 0."""
         started = self.popen(command, data, directory)
@@ -367,13 +367,13 @@ monmaptool --create --addv a '[v1:{server}:6789]' --fsid $fsid monmap
 ceph-mon $C -i a --mkfs --monmap monmap --keyring keyring
 ceph-mon $C -i a
 ceph-mgr $C -i x
-timeout 60 ceph $C osd new 22222222-2222-3333-4444-555555555555 0
+timeout 150 ceph $C osd new 22222222-2222-3333-4444-555555555555 0
 ceph-osd $C -i 0 --mkfs --osd-uuid 22222222-2222-3333-4444-555555555555
 ceph-osd $C -i 0
 until timeout 20 ceph $C osd stat | grep -q '1 up'; do sleep 0.3; done
-timeout 60 ceph $C osd pool create data 8
-timeout 60 ceph $C osd pool create meta 8
-timeout 60 ceph $C fs new fs meta data
+timeout 150 ceph $C osd pool create data 8
+timeout 150 ceph $C osd pool create meta 8
+timeout 150 ceph $C fs new fs meta data
 ceph-mds $C -i m
 until timeout 20 ceph $C mds stat | grep -q active; do sleep 0.3; done
 """
