@@ -334,8 +334,9 @@ class Recipes(SlurmCase):
     def test_nothing_comes_after_nodes_where_a_line_has_failed(self) -> None:
         self.write("#!/bin/sh\nexec touch collected\n", "collect.sh")
         self.write(block("nodes.sh"), "nodes.sh")
-        self.jobs("true", "exit 3")
+        self.jobs("true", f"{GATE}; exit 3")
         after = self.slurm("sh", "-c", block("job=$(")).split()[-1]
+        self.open_gate()
         self.wait_slurm(str(int(after) - 1), "FAILED")
         self.wait_slurm(after, "CANCELLED")
         self.assertFalse(self.exists("collected"))
