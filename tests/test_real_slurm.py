@@ -43,7 +43,6 @@ from tests.values import present
 DOCUMENT = "docs/clusters.md"
 FOREVER = "sleep 1000"
 SIZED = "--mem=$((RUNMAKER4_MEMORY >> 20))" # makes a step as large as its line was promised
-STRIKES = 50                                # seconds: Slurm looks at time limits every 30 s
 
 
 def block(beginning: str) -> str:
@@ -110,10 +109,10 @@ class SlurmCase(RunCase):
         """Wait until so many jobs are WAITING: a line that is `r` a moment before can get its old state."""
         wait_until(lambda: len([*self.dir.glob("up.*")]) == count, 120, f"{count} jobs run")
 
-    def wait_slurm(self, job: str, *states: str, timeout: float = 60) -> None:
+    def wait_slurm(self, job: str, *states: str) -> None:
         """Wait until a batch job, or each task of an array, is in the state that is wanted of it."""
         try:
-            self.cluster.wait_state(job, *states, timeout=timeout)
+            self.cluster.wait_state(job, *states)
         except AssertionError as error:
             raise AssertionError(f"{error}{self.said()[-3000:]}\n{self.read().decode()}") from None
 
@@ -206,7 +205,8 @@ class Ends(SlurmCase):
         self.wait_up(1, 2)
         self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", "1").code, 0)
         self.assertEqual(self.states(), "cr")
-        wait_until(lambda: len(re.findall(r"\.\d", self.slurm("squeue", "-h", "-s", "-o", "%i"))) == 1,
+        steps = "squeue", "-h", "-s", "-o", "%i"
+        wait_until(lambda: len(re.findall(r"\.\d", self.cluster.asked(*steps))) == 1,
                    what="only the step of the other line is left")
         self.open_gate()
         self.wait_slurm(job, "COMPLETED")
@@ -227,10 +227,10 @@ class Ends(SlurmCase):
             limit = "--time=1" if name != "struck" else "--time=10"
             jobs[name] = self.submit("nodes.sh", limit, "--nodes=1", where=self.dir / name)
         for name in jobs:
-            wait_until((self.dir / name / "up.1").exists, 30, f"{name} runs")
+            wait_until((self.dir / name / "up.1").exists, what=f"{name} runs")
         self.slurm("scontrol", "update", f"jobid={jobs['struck']}", "endtime=now+5")
         self.wait_slurm(jobs["over"], "FAILED")
-        self.wait_slurm(jobs["struck"], "TIMEOUT", timeout=STRIKES)
+        self.wait_slurm(jobs["struck"], "TIMEOUT")      # Slurm looks at time limits every 30 s
         self.assertEqual([self.states(f"{name}/runs.txt") for name in jobs], ["e", "e"])
         wanted = {"over": "the wall time is over",
                   # srun may leave before it has shown what the runner says then
@@ -374,7 +374,7 @@ class Recipes(SlurmCase):
         self.wait_slurm(job, *["FAILED"] * 4)
         self.hire("--array=0")
         wait_until(lambda: set(self.states()) == {"d"}, 600, f"all are done: {self.states()}")
-        wait_until(lambda: not self.slurm("squeue", "-h"), 120, "nobody is hired any more")
+        wait_until(self.cluster.has_no_jobs, 300, "nobody is hired any more")
         hired = self.said().count("Submitted")
         self.assertEqual(len(list(self.dir.glob("slurm-*.out"))), 4 + 1 + hired, self.said())
 

@@ -57,7 +57,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 GresTypes=gpu
 # from TERM to KILL; a silent node is down after this time; it comes back by itself
-KillWait=20
+KillWait=60
 SlurmdTimeout=300
 ReturnToService=2
 MessageTimeout=5
@@ -206,7 +206,7 @@ class Cluster:
         (self.dir / f"{node}.up").unlink()
         os.kill(self.firsts[node], signal.SIGKILL)
         for name in node, f"slurmd.{node}":
-            self.daemons[name].wait(20)
+            self.daemons[name].wait(60)
         for state in "down", "drain":       # a reply that is still under way would end the first only
             self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=lost")
 
@@ -221,12 +221,12 @@ class Cluster:
         """kill -9; the jobs of the node run on."""
         pid = (self.dir / f"{node}.pid").read_text().strip()
         self.run(*self.inside(node), "kill", "-9", pid)
-        self.daemons[f"slurmd.{node}"].wait(10)
+        self.daemons[f"slurmd.{node}"].wait(60)
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; show the logs where it does not come."""
         try:
-            wait_until(condition, 30, what)
+            wait_until(condition, 120, what)
         except AssertionError as error:
             logs = [
                 f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}"
@@ -251,22 +251,29 @@ class Cluster:
             return self.run(*command)
         return ""
 
+    def has_no_jobs(self) -> bool:
+        return len(self.asked("squeue").splitlines()) == 1      # the header
+
     def clear(self) -> None:
-        self.run("scancel", "--full", "--signal=KILL", "--me")
-        self.run("scancel", "--me")
-        self.wait_for(lambda: not self.run("squeue", "-h"), "no job is left")
+        def are_gone() -> bool:
+            # they fail, too, where a job is about to start or to end
+            self.asked("scancel", "--full", "--signal=KILL", "--me")
+            self.asked("scancel", "--me")
+            return self.has_no_jobs()
+
+        self.wait_for(are_gone, "no job is left")
 
     def show(self, job: str) -> dict[str, str]:
         """What Slurm knows of a job, by name."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "-o", "show", "job", job)))
 
     def states(self, job: str) -> list[str]:
-        """The state of a job, or of each task of an array."""
-        return re.findall(r"\bJobState=(\w+)", self.run("scontrol", "-o", "show", "job", job))
+        """The state of a job, or of each task of an array; none while nobody answers."""
+        return re.findall(r"\bJobState=(\w+)", self.asked("scontrol", "-o", "show", "job", job))
 
-    def wait_state(self, job: str, *wanted: str, timeout: float = 60) -> None:
+    def wait_state(self, job: str, *wanted: str) -> None:
         """Wait until a job, or each task of an array, is in the state that is wanted of it."""
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: sorted(self.states(job)) == sorted(wanted), timeout)
+            wait_until(lambda: sorted(self.states(job)) == sorted(wanted), 180)
             return
-        raise AssertionError(f"not {wanted} within {timeout} s\n{self.run('scontrol', 'show', 'job', job)}")
+        raise AssertionError(f"not {wanted} within 180 s\n{self.run('scontrol', 'show', 'job', job)}")
