@@ -52,9 +52,6 @@ class GridEngine(RunCase):
             os.chown(path, gridengine.USER, gridengine.USER)
         return self.cluster.run("qsub", "-terse", *options, name, cwd=str(self.dir)).partition(".")[0].strip()
 
-    def wait_running(self, count: int) -> None:
-        wait_until(lambda: self.states().count("r") == count, 30, f"{count} lines run")
-
     def wait_over(self) -> None:
         """Wait until Grid Engine has no job; a failure says what each had come to by then."""
         try:
@@ -70,9 +67,10 @@ class GridEngine(RunCase):
         """-notify: USR2 comes before the KILL of qdel, USR1 before the STOP of a suspension."""
         for command in ["qdel"], ["qmod", "-sj"]:
             with self.subTest(command=command):
-                self.jobs(*["sleep 1000; true"] * 3)
+                self.jobs(*["echo >>up.$JOB_ID; sleep 1000; true"] * 3)
                 job = self.submit("worker.sh", "-t", "1", "-notify")
-                self.wait_running(2)
+                # a line that is `r` a moment before its job runs can get its old state back
+                wait_until(lambda: self.wait_file(f"up.{job}", 180) == b"\n\n", 180, "two jobs run")
                 self.cluster.run(*command, job)
                 self.wait_over()
                 self.assertEqual(self.states(), "ee.", self.said())

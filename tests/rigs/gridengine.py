@@ -2,7 +2,7 @@
 
 Each host is a set of namespaces with one root of Debian bookworm, which is made once (a minute, 500 MB), and
 our scripts.  All share the kernel, the processors and /tmp.  Debian's master gives no work to a busy machine,
-grants a `-notify` 60 s and looks for work every 15 s; here it has no load limit, 5 s and 2 s.
+grants a `-notify` 60 s and looks for work every 15 s; here it has no load limit, 20 s and 2 s.
 """
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ for name in {' '.join(HOSTS)}; do
 done
 EDITOR=true qconf -aq all.q
 qconf -sq all.q | sed 's/^hostlist .*/hostlist @allhosts/; s/^slots .*/slots {SLOTS}/
-    s/^load_thresholds .*/load_thresholds NONE/; s/^notify .*/notify 0:0:5/' >queue
+    s/^load_thresholds .*/load_thresholds NONE/; s/^notify .*/notify 0:0:20/' >queue
 qconf -Mq queue
 qconf -ssconf | sed 's/^schedule_interval .*/schedule_interval 0:0:2/
     s/^flush_\\(submit\\|finish\\)_sec .*/flush_\\1_sec 1/' >scheduler
