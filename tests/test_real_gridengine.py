@@ -93,11 +93,18 @@ class GridEngine(RunCase):
         self.assertLessEqual({job for job, _ in ids}, jobs)
 
     def test_a_runner_on_each_host_of_a_batch_job(self) -> None:
-        self.jobs(*["sleep 2; hostname >>ran"] * 12)
-        self.submit("hosts.sh")
-        self.wait_over()
-        self.assertEqual(self.states(), "d" * 12, self.said())
-        self.assertEqual(set(self.read("ran").split()), {b"alice", b"bob"})
+        line = ("hostname >>ran; "
+                "for n in $(seq 150); do [ $(sort -u ran | wc -l) = 1 ] || break; sleep 0.2; done")
+        wanted = {b"alice", b"bob"}, "d" * 12
+        for _ in range(3):          # what a busy host refuses can end the batch job (see above)
+            self.write("", "ran")
+            self.jobs(*[line] * 12)
+            self.submit("hosts.sh")
+            self.wait_over()
+            found = set(self.read("ran").split()), self.states()
+            if found == wanted:
+                break
+        self.assertEqual(found, wanted, self.said())
         self.assertIn("12 done", self.said())
 
     def test_deleted_workers_and_a_lost_host_cost_no_line_and_start_no_second_copy(self) -> None:
