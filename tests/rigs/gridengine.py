@@ -141,7 +141,7 @@ class Cluster:
             self.run("sh", "-uc", CONFIGURE, "sh", str(self.dir / "config"), user="sgeadmin")
             for name in HOSTS:
                 self.start_execd(name)
-            wait_until(lambda: len(re.findall(r"lx-amd64 +\n", self.run("qstat", "-f"))) == len(HOSTS), 60,
+            wait_until(lambda: len(re.findall(r"lx-amd64 +\n", self.run("qstat", "-f"))) == len(HOSTS), 180,
                        "the hosts are ready")
         except BaseException:
             self.stop()
@@ -174,23 +174,27 @@ class Cluster:
             path.unlink(missing_ok=True)
         self.daemon(name, "unshare", "--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child",
                     "--mount-proc", "sh", "-euc", BOOT, "sh", name, f"198.18.0.{number}", TOP, str(self.dir))
-        wait_until(link.exists, 30, f"{name} waits for a cable")
+        wait_until(link.exists, what=f"{name} waits for a cable")
         pid = self.daemons[name].pid
         self.firsts[name] = int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
         bridge = ["nsenter", "--net", "--target", str(self.firsts[MASTER]), "ip", "link"]
         if name == MASTER:
             cables = [[*bridge, "add", "eth0", "type", "bridge"]]
         else:
+            # of a host that was lost, the kernel takes it away a moment later
+            old = [*bridge, "show", name]
+            wait_until(lambda: subprocess.run(old, capture_output=True, check=False).returncode,
+                       what=f"the old cable of {name} is gone")
             cables = [[*bridge, "add", name, "type", "veth", "peer", "name", "eth0", "netns",
                        str(self.firsts[name])], [*bridge, "set", name, "master", "eth0", "up"]]
         for command in cables:
             subprocess.run(command, check=True)
-        wait_until(up.exists, 30, f"{name} is up")
+        wait_until(up.exists, what=f"{name} is up")
 
     def start_qmaster(self) -> None:
         """Start the master, with what its spool says, and wait until it answers."""
         self.daemon("qmaster", *self.inside(MASTER), "env", "SGE_ND=1", "sge_qmaster")
-        wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, 30, "the master answers")
+        wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, 120, "the master answers")
 
     def start_execd(self, name: str) -> None:
         self.daemon(f"execd.{name}", *self.inside(name), "env", "SGE_ND=1", "sge_execd")
@@ -199,7 +203,7 @@ class Cluster:
         """End all processes of a host at once, as a power cut does."""
         os.kill(self.firsts[name], signal.SIGKILL)
         for process in name, f"execd.{name}":
-            self.daemons[process].wait(20)
+            self.daemons[process].wait(60)
         wait_until(lambda: not alive(self.firsts[name]), what=f"no process is left on {name}")
 
     def inside(self, host: str) -> list[str]:
@@ -243,4 +247,4 @@ class Cluster:
             self.tried("qdel", "-f", "-u", "ann", user="sgeadmin")
             return not self.run("qstat")
 
-        wait_until(has_no_jobs, 60, "no job is left")
+        wait_until(has_no_jobs, 180, "no job is left")
