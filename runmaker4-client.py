@@ -75,6 +75,7 @@ from runmaker4 import (
     FileExecutor,
     Job,
     JobSettings,
+    JobsToKill,
     Link,
     LockFds,
     Message,
@@ -789,7 +790,7 @@ class Connection:
         loss = {"lost": True} if job.loses_host else {}         # rare, and of groups alone
         self.send_event(type="finish", id=job.key, state=to_text(result), how=job.how_it_ended, **loss)
 
-    async def check_jobs(self) -> dict[Job, str]:
+    async def check_jobs(self) -> JobsToKill:
         """Return no job: a message of the server kills a job at once."""
         return {}
 

@@ -173,6 +173,7 @@ OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Clock = Callable[[], float]     # returns seconds
+Callback = Callable[[], None]   # is called when something has happened
 LockFds = tuple[int, ...]       # what a job inherits, see LockTable.copy_job_lock(); (): nothing
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -2164,6 +2165,9 @@ class Job(Line):
         self.size_when_found = file_size
 
 
+JobsToKill = dict[Job, str]     # and why: "lost" to another runner, or "cancelled"
+
+
 class TemporaryError(Exception):
     """A result cannot be written or a line claimed now; try again."""
 
@@ -2575,7 +2579,7 @@ class LockTable(LockTableReader):
     # -- command mutexes -------------------------------------------------------------------------------------
 
     @contextmanager
-    def locking(self, offset: int, patience: float, on_locked: Callable[[], None] = lambda: None,
+    def locking(self, offset: int, patience: float, on_locked: Callback = lambda: None,
                 length: int = 1) -> Iterator[bool]:
         """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
 
@@ -3505,7 +3509,7 @@ class JobQueue:
         self._say_once = once_per_subject(file.say)
         self.claimed: dict[Job, None] = {}
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
-        self._jobs_to_kill: dict[Job, str] = {}
+        self._jobs_to_kill: JobsToKill = {}
         self.due: dict[Job, bytes] = {}         # results that a claim can write, too: see above claim()
         # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
         # line that it wants, one less after each claim
@@ -3865,7 +3869,7 @@ class JobQueue:
     #        cancelled if another state is at the line's offset, or on the only line of the command, and the
     #        next check also finds that.  Otherwise the line counts as gone after a while.
 
-    def check_jobs(self) -> dict[Job, str]:
+    def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
         Runners and servers call this twice per `interval`.  Return the jobs to kill, each once: "lost" if
@@ -5290,7 +5294,7 @@ class Cursor:
 
     # -- results ---------------------------------------------------------------------------------------------
 
-    def check_jobs(self) -> dict[Job, str]:
+    def check_jobs(self) -> JobsToKill:
         return self.queue.check_jobs()
 
     def finish(self, job: Job, state: bytes) -> str:
@@ -5578,7 +5582,7 @@ class FileExecutor:
     processed; claims, results and records wait.
     """
 
-    def __init__(self, threaded: bool, on_relieved: Callable[[], None] = lambda: None,
+    def __init__(self, threaded: bool, on_relieved: Callback = lambda: None,
                  say: Say = lambda text: None) -> None:
         """threaded: the operations can block.  say: gets messages about files of records.
 
@@ -5710,7 +5714,7 @@ class Jobs(Protocol):
         state: NEW: the job was not started.  Raises TemporaryError.
         """
 
-    async def check_jobs(self) -> dict[Job, str]:
+    async def check_jobs(self) -> JobsToKill:
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
@@ -5795,7 +5799,7 @@ class FileJobs:
                 self._due.pop(job, None)
         return await self.executor.call(self._cursor.finish, job, state)
 
-    async def check_jobs(self) -> dict[Job, str]:
+    async def check_jobs(self) -> JobsToKill:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
@@ -6190,7 +6194,7 @@ class Signals:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._handlers: dict[int, Callable[[], None]] = {}      # by signal number
+        self._handlers: dict[int, Callback] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
         # a full pipe will be read, and one byte of SIGCHLD suffices for reap()
@@ -6198,7 +6202,7 @@ class Signals:
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
 
-    def handle(self, number: int, handler: Callable[[], None]) -> None:
+    def handle(self, number: int, handler: Callback) -> None:
         self._handlers[number] = handler
         signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, can have blocked it
@@ -6592,7 +6596,7 @@ class Writer:
     needs_thread = False                # True: a regular file needs a thread, too
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
-                 on_relieved: Callable[[], None] = lambda: None) -> None:
+                 on_relieved: Callback = lambda: None) -> None:
         """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
         each write of the thread.
         """
@@ -8367,7 +8371,7 @@ class Pump:
     MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
-                 on_resumed: Callable[[], None]) -> None:
+                 on_resumed: Callback) -> None:
         # writers: of the console and of files.  on_resumed: called when a pause ends
         self._loop = loop
         self._writers = writers
