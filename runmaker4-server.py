@@ -863,6 +863,9 @@ class Assignment:
         self.phase = Phase.OVER
 
 
+Assignments = dict[str, Assignment]     # by key
+
+
 # ======== Clients and connections ===========================================================================
 #
 # A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
@@ -890,7 +893,7 @@ class Client(Consumer):
         self.link: ClientLink | None = None     # on which it was welcomed; None: there is none, or it is lost
         self.newest_link: ClientLink | None = None  # of the last `hello`; None: none came
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
-        self.assignments: dict[str, Assignment] = {}    # by key
+        self.assignments: Assignments = {}    # by key
         self.group_count = 0            # of which it is a host; if any, it gets no other jobs
         self.requested_slots = 0        # for which it waits for jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
@@ -1758,7 +1761,7 @@ class Sessions:
     grace: float                        # seconds in which a lost client can come back
     max_failed: int                     # 0: no limit
     clients: dict[str, Client] = field(default_factory=dict)
-    assignments: dict[str, Assignment] = field(default_factory=dict)
+    assignments: Assignments = field(default_factory=dict)
     _unwritten: list[tuple[Assignment, LineResult]] = field(default_factory=list)
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
@@ -1896,13 +1899,13 @@ class Sessions:
     # -- clients that go and come back -----------------------------------------------------------------------
 
     @staticmethod
-    def abort_unstarted_groups(assignments: dict[str, Assignment]) -> None:
+    def abort_unstarted_groups(assignments: Assignments) -> None:
         """Call off the groups of these jobs that have not started."""
         for assignment in assignments.values():
             if assignment.group:
                 assignment.group.abort()        # sets `assignment.member` of each unstarted job to None
 
-    def describe_kept_lines(self, assignments: dict[str, Assignment]) -> str:
+    def describe_kept_lines(self, assignments: Assignments) -> str:
         """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""

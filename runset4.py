@@ -724,6 +724,7 @@ def choose_jobs_to_kill(
 # the file that the path names then.  We wait for no job.  States and appended lines are written in place; any
 # other change makes a new file, by rename.
 
+FileLines = Sequence[bytes]         # of a file, without newlines
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
 MAX_LINES_TO_MATCH = 10_000         # more lines, from the first to the last change, are one change
@@ -774,7 +775,7 @@ def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -
     return sum(itertools.takewhile(bool, map(operator.eq, lines, other_lines)))
 
 
-def count_equal_ends(old_lines: Sequence[bytes], new_lines: Sequence[bytes]) -> tuple[int, int]:
+def count_equal_ends(old_lines: FileLines, new_lines: FileLines) -> tuple[int, int]:
     """Return the numbers of equal lines at the start, and at the end of the remaining lines."""
     start = count_equal_at_start(old_lines, new_lines)
     return start, count_equal_at_start(reversed(old_lines[start:]), reversed(new_lines[start:]))
@@ -790,7 +791,7 @@ class OldLine(NamedTuple):
     current: bytes      # in the file now: perhaps in another state
 
 
-def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Sequence[bytes]) -> list[bytes]:
+def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: FileLines) -> list[bytes]:
     """Merge the states that a person has set in --edit with those in the file now; return the lines in order.
 
     All lines here have one merge_key(): they are equal, except in the state.  old: those of the file.
@@ -840,8 +841,8 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Se
 
 
 def find_changes(
-    old: Sequence[bytes], new: Sequence[bytes], lines: Sequence[bytes]
-) -> Iterator[tuple[int, int, Sequence[bytes]]]:
+    old: FileLines, new: FileLines, lines: FileLines
+) -> Iterator[tuple[int, int, FileLines]]:
     """Yield the changes that make `new` of `old`: start and end of some old lines, and the lines instead.
 
     lines: yield these as the new lines; `new` can have the merge_key() of each.  If a change replaces lines
@@ -869,7 +870,7 @@ def find_changes(
 
 
 def merge(
-    base: Sequence[bytes], edited: Sequence[bytes], current: Sequence[bytes],
+    base: FileLines, edited: FileLines, current: FileLines,
     left_out: Set[bytes] = frozenset(),
 ) -> tuple[list[bytes], dict[bytes, str]]:
     """Merge a person's changes into a job file; return the merged lines, and the refused changes.
@@ -934,7 +935,7 @@ def merge(
     return [*current[:equal_at_start], *merged, *current[len(old) - equal_at_end:]], {}
 
 
-def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> bool:
+def can_write_in_place(merged: FileLines, current: FileLines) -> bool:
     """Return True if the only changes are appended lines, and states of lines that are not running."""
     if len(merged) < len(current):
         return False
@@ -946,7 +947,7 @@ def can_write_in_place(merged: Sequence[bytes], current: Sequence[bytes]) -> boo
     return True
 
 
-def summarize_changes(merged: Sequence[bytes], current: Sequence[bytes]) -> str:
+def summarize_changes(merged: FileLines, current: FileLines) -> str:
     """Return a summary such as '2 states set, 3 lines added'."""
     old_counts = Counter(map(merge_key, current))
     new_counts = Counter(map(merge_key, merged))
@@ -1065,7 +1066,7 @@ def check_locks_held(file: JobFile, lock_fd: int) -> None:
         raise OSError(errno.EIO, "the locks were lost")
 
 
-def _write_in_place(file: JobFile, merged: Sequence[bytes], current: Sequence[bytes], offset: int) -> None:
+def _write_in_place(file: JobFile, merged: FileLines, current: FileLines, offset: int) -> None:
     """Write a merged edit that only sets states and appends lines into the open file.
 
     So runners need not open a new file.  current, merged: the lines from the offset on, as they are and will
@@ -1085,7 +1086,7 @@ def _write_in_place(file: JobFile, merged: Sequence[bytes], current: Sequence[by
 
 
 def _replace_file(
-    file: JobFile, lock_fd: int, lines: Sequence[bytes], old_contents: bytearray, start: int, stop: int
+    file: JobFile, lock_fd: int, lines: FileLines, old_contents: bytearray, start: int, stop: int
 ) -> None:
     """Write a merged edit to a new file, with the same rights, and rename that over the job file.
 
