@@ -395,7 +395,7 @@ class OnNfs42(Scenarios, Disasters, unittest.TestCase):
             "sh -c \"printf '. echo %s; sleep 1s; echo %s\\n' a A b B c C d D > runs.txt && "
             "runmaker4.py -j2 runs.txt; cat runs.txt\"",
         )
-        self.wait("grep -q ^r runs.txt")
+        self.wait("grep -q '^[rd]' runs.txt")
         second = self.start(self.bob, "runmaker4.py -j2 runs.txt")
         self.finish(first)
         self.finish(second)

@@ -167,7 +167,7 @@ class Machine:
         """Power loss: nothing is written back, closed or said to others."""
         if self.qemu:
             self.qemu.kill()
-            self.qemu.wait(10)
+            self.qemu.wait(SLOW)
             self.qemu = None
             self.port.close()
             self.lose_commands()
