@@ -370,8 +370,8 @@ class OnGluster(Hosts):
         other = self.start(self.bob, "runmaker4.py -j3 --resume --follow runs.txt")
         self.wait_marks("^start .*B$", 3)
         self.alice.join()
-        stopped = b"another runner took over this job; stopping our copy"
-        wait_until(lambda: runner.err.count(stopped) == 3, SLOW, str(runner))
+        stopped = rb"line (\d): another runner took over this job; stopping our copy"
+        wait_until(lambda: len({*re.findall(stopped, runner.err)}) == 3, SLOW, str(runner))
         self.open_gate(self.bob)
         self.wait_states("ddd")
         runner.wait(SLOW)
