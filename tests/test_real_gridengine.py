@@ -55,7 +55,7 @@ class GridEngine(RunCase):
     def wait_over(self) -> None:
         """Wait until Grid Engine has no job; a failure says what each had come to by then."""
         try:
-            wait_until(lambda: not self.cluster.run("qstat"), 180, "no job is left")
+            wait_until(lambda: not self.cluster.run("qstat"), 400, "no job is left")
         except AssertionError as error:
             left = self.cluster.run("qstat", "-f", "-g", "t")
             raise AssertionError(f"{error}: {self.states()}\n{left}\n{self.said()}") from error

@@ -217,7 +217,7 @@ class Cluster:
             [*self.inside(MASTER), "setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups",
              "env", "-i", "-C", cwd, "PATH=/usr/local/bin:/usr/bin:/bin", f"USER={user}", "HOME=/tmp",
              *command],
-            env={"PATH": PATH}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+            env={"PATH": PATH}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
             check=False
         )
 
