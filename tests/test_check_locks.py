@@ -272,6 +272,20 @@ class Hosts(CheckCase):
         self.assertEqual(ended.code, 0, ended.out)
         self.assertIn(b"No addition was lost: this host can share job files", ended.out)
 
+    def test_on_one_host_another_check_may_come_and_go_between_two_looks(self) -> None:
+        meanwhile = f"""
+import subprocess
+keep_trying, calls = runmaker4.keep_trying, []
+def delayed(*args):
+    calls.append(args)
+    if len(calls) == 3:
+        subprocess.run({self.command(RUNWAIT, "--check-locks", self.folder)}, check=True)
+    return keep_trying(*args)
+runmaker4.keep_trying = delayed
+"""
+        ended = self.finish(self.start_check("b", patch=meanwhile, mount="'ext4', ()"))
+        self.assertEqual((ended.code, ended.out.count(b"No addition was lost")), (0, 2), ended.out)
+
     def test_ctrl_c_acts_while_a_call_hangs(self) -> None:
         checker = self.start_check("a", patch=HANGING)
         wait_until(lambda: os.listdir(self.folder), what="the check has started")
