@@ -142,8 +142,10 @@ class Fields(TcpCase):
         self.assertEqual({name for name in there if re.match("RUNMAKER4_(?!TEST)", name)} - told, set())
 
     def test_the_journal(self) -> None:
-        self.write("#RUN memory=100M\n. echo a; echo b >&2\n. echo a; sleep 2.2\n. echo a\0\n")
-        self.run_script(RUNMAKER, "-q", "runs.txt")
+        named = """until grep -q '[f]iles": ..3' runs.txt.out/journal; do sleep 0.1; done"""
+        self.write(f"#RUN memory=100M\n. echo a; echo b >&2\n. seq 9999; {named}\n. echo a\0\n")
+        patient = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 600"      # only seq has files
+        self.finish(self.start_patched(patient, "-q", "runs.txt"))
         found: dict[str, set[str]] = {}
         for line in self.read("runs.txt.out/journal").splitlines():
             entry = json.loads(line)
