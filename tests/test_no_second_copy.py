@@ -113,8 +113,8 @@ class EqualLines(RunCase):
         runner.wait()
         self.write(self.read().splitlines(keepends=True)[0].replace(b"r ", b". "))
         again = self.start(RUNMAKER, "-q", "runs.txt")
-        wait_until(lambda: again.poll() is not None or self.run_script(RUNMAKER, "--dry-run", "runs.txt"),
-                   what="a look")
+        wait_until(lambda: b"\n1 runner at work\n" in self.run_script(RUNWAIT, "--status", "runs.txt").out,
+                   what="it is there")
         self.assertEqual(self.read("marks").count(b"\n"), 3)
         self.open_gate()
         self.finish(again)
