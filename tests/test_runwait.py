@@ -83,7 +83,7 @@ class Waiting(RunwaitCase):
             waiters = [self.start(RUNWAIT, "--progress", "runs.txt") for _ in range(5)]
             for waiter in waiters:
                 self.first_line(waiter)
-            end = time.monotonic() + (2 if FULL else 0.8)
+            end = time.monotonic() + 2
             while time.monotonic() < end:       # as if new jobs started all the time
                 for state in (b".", b"r"):
                     os.pwrite(file.fileno(), state, 0)
