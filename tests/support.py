@@ -14,7 +14,6 @@ import os
 import pathlib
 import py_compile
 import re
-import secrets
 import shutil
 import signal
 import socket
@@ -264,15 +263,6 @@ def job_of(found: Union[runmaker4.Job, runmaker4.NoJob]) -> runmaker4.Job:
     if not isinstance(found, runmaker4.Job):
         raise AssertionError(f"no job was claimed: {found}")
     return found
-
-
-def free_port() -> int:
-    """A port of the loopback that is free, below those that the system gives to who asks for any port."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @contextlib.contextmanager

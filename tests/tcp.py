@@ -3,11 +3,14 @@
 The home directory of both is the test's directory, so a client finds the token that its server has written
 there.
 """
+import contextlib
 import itertools
 import os
 import pathlib
 import re
+import secrets
 import signal
+import socket
 import subprocess
 import time
 from collections import Counter
@@ -23,7 +26,6 @@ from tests.support import (
     Ended,
     RunCase,
     as_bytes,
-    free_port,
     marked,
     program_of,
     wait_until,
@@ -50,6 +52,15 @@ PORT_LINE = re.compile(rb": serving on port (\d+)")
 # what a server says when a client comes and goes
 CLIENT_NEWS = re.compile(rb"^runmaker4-server\.py: \S+: client (.*) \(\S+\) (came|left|is lost)\b",
                          re.MULTILINE)
+
+
+def free_port() -> int:
+    """A port of the loopback that is free, below those that the system gives to who asks for any port."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

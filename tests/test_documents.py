@@ -21,18 +21,8 @@ from typing import Optional
 
 from docs.install import make
 from runmaker4 import VERSION
-from tests.support import (
-    FULL,
-    PYTHON,
-    ROOT,
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSERVER,
-    SCRIPTS,
-    SCRIPTS_AT,
-    Case,
-    free_port,
-)
+from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+from tests.tcp import free_port
 
 DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",

@@ -12,7 +12,8 @@ import subprocess
 import unittest
 from typing import Optional
 
-from tests.support import FULL, MARK, RunCase, free_port, wait_until
+from tests.support import FULL, MARK, RunCase, wait_until
+from tests.tcp import free_port
 from tests.test_slots import NASTY
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")

@@ -15,18 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from tests import wire
-from tests.support import (
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSERVER,
-    RUNSET,
-    RUNWAIT,
-    WAITING,
-    Ended,
-    free_port,
-    wait_until,
-)
-from tests.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase
+from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, WAITING, Ended, wait_until
+from tests.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase, free_port
 from tests.values import present
 
 NOBODY = 65534                              # some user other than root

@@ -3,8 +3,8 @@ import os
 import shutil
 import subprocess
 
-from tests.support import alive, free_port, wait_until
-from tests.tcp import EAGER, Program, Server
+from tests.support import alive, wait_until
+from tests.tcp import EAGER, Program, Server, free_port
 from tests.test_tcp_losses import JOB, LONG, LossCase
 from tests.wire import Peer
 

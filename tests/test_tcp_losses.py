@@ -21,11 +21,10 @@ from tests.support import (
     UP,
     alive,
     console_lines,
-    free_port,
     printed,
     wait_until,
 )
-from tests.tcp import EAGER, SERVING, THREADED, Program, Server, TcpCase
+from tests.tcp import EAGER, SERVING, THREADED, Program, Server, TcpCase, free_port
 from tests.test_storm import process_table, send
 from tests.wire import BEGIN, FakeServer, Peer, plain
 

@@ -27,12 +27,11 @@ from tests.support import (
     as_bytes,
     console_lines,
     deadline,
-    free_port,
     peak_memory,
     printed,
     wait_until,
 )
-from tests.tcp import EAGER, Program, Server, TcpCase
+from tests.tcp import EAGER, Program, Server, TcpCase, free_port
 from tests.test_records import WIDTH, LogCase
 from tests.values import present
 from tests.wire import BEGIN, END, Peer, new_key

@@ -8,8 +8,8 @@ from typing import Callable
 
 from tests import marks, test_storm
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
-from tests.support import ALL, FULL, free_port, wait_until
-from tests.tcp import Program, Server, TcpCase
+from tests.support import ALL, FULL, wait_until
+from tests.tcp import Program, Server, TcpCase, free_port
 from tests.test_tcp_losses import LossCase
 
 JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
