@@ -53,7 +53,7 @@ class Limits(RunCase):
 
     def test_jobs_are_ended_at_the_wall_time(self) -> None:
         self.jobs(SLEEPING, "touch never")
-        soon = "import os, time; os.environ['SLURM_JOB_END_TIME'] = str(int(time.time()) + 36)"
+        soon = "import os, time; os.environ['SLURM_JOB_END_TIME'] = str(int(time.time()) + 40)"
         runner = self.start_patched(soon, "--walltime", "auto", "--kill-after", "0.3", "runs.txt")
         self.assertEnded(self.finish(runner), 1, "e.")
 
