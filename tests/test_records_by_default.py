@@ -120,7 +120,7 @@ class Short(DefaultCase):
         count = 2000 if FULL else 300
         self.jobs(*["echo $JOB_ID; echo err $JOB_ID >&2"] * count)
         for runner in [self.start_patched(PATIENT, "-q", "-j2", "runs.txt") for _ in range(2)]:
-            self.assertEqual(self.finish(runner).code, 0)
+            self.assertEqual(self.finish(runner, 300).code, 0)
         self.assertEqual(self.files(), ["journal"])
         self.assertEqual(self.printed(), [(b"%d\n" % number, b"err %d\n" % number)
                                           for number in range(1, count + 1)])
