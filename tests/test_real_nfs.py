@@ -354,7 +354,7 @@ class Disasters(NfsCase):
         self.server.boot()
         self.server.directory = directory
         for runner in runners:
-            self.finish(runner)
+            self.finish(runner, timeout=2 * SLOW)
         self.assertEqual(self.states(), "d" * jobs)
         self.assertRanOnce(jobs)
 
