@@ -221,7 +221,7 @@ class Container(HostsCase):
 
     def test_it_buries_what_jobs_leave_behind_and_ends_its_jobs_when_it_is_told_to(self) -> None:
         # kill -0 finds what is dead until it is buried
-        self.jobs("sh -c 'echo $$ > left; while [ -e /proc/$PPID ]; do sleep 0.1; done' & simulate --seed 1",
+        self.jobs(r'sh -c "echo \$\$ > left; while [ -e /proc/$$ ]; do sleep 0.1; done" & simulate --seed 1',
                   "until [ -s left ] && ! kill -0 $(cat left); do sleep 0.1; done; ps ax", "kill 1; sleep 60",
                   "simulate --seed 2")
         for script in SCRIPTS:
