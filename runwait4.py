@@ -2777,8 +2777,8 @@ def check_locks(directory: str) -> int:
             error = "a lock is lost, or stays, where a part of it is unlocked"
         elif check.is_row_stuck:
             error = "a lock stays after the end of its process"
-        # a host has added, but the child that should keep its row locked did not.  On a local file system this
-        # takes a moment, so another check can come and go between two of our looks: ask for our own row only
+        # A host has added, but the child that should keep its row locked did not.  On a local file system a
+        # check takes a moment, so another one can come and go between two looks: ask for our own row only
         elif (additions.keys() if mount.network else {check.row}) - check.locked_rows:
             error = "a job does not keep the lock of its runner"
         elif mount.network and check.locked_rows - additions.keys():     # one host reads nothing old
