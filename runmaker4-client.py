@@ -300,7 +300,7 @@ class Endpoint:
     def why_rejected(self, error: WireError) -> str:
         """Return why authentication failed, and a remedy: 'wrong token, from ...'.
 
-        RefusedError: the two ends do not match, as they are of different releases.
+        Any other RefusedError than for the token comes from another version of the protocol.
         """
         if str(error) == "wrong token":
             return (

@@ -1096,9 +1096,9 @@ class Client(Consumer):
     def on_claim_message(self, message: Message) -> None:
         """Add a `claim` message to the client's earlier requests; the Dispatcher then sends jobs.
 
-        The message has only changes, so jobs that are under way to the client do not matter.  `want`: further
-        slots to fill.  `memory`: bytes by which the free memory has grown; negative if it has shrunk.  Raises
-        WireError.
+        `want` and `memory` are changes, so jobs that are under way to the client do not matter.  `want`:
+        further slots to fill.  `memory`: bytes by which the free memory has grown; negative if it has shrunk.
+        `slots` and `last` replace what earlier messages had.  Raises WireError.
         """
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
@@ -2954,8 +2954,8 @@ class Server(Program):
     async def _check_clients_and_file(self) -> None:
         """Drop silent connections, write records and scan the file, once a second.
 
-        A client sends a ping every PING_SECONDS.  So if it is silent for MAX_SILENT_SECONDS, it is lost; its
-        lines are kept for the grace, in which it can connect again.  Never returns.
+        A client sends a ping at least every PING_SECONDS.  So if it is silent for MAX_SILENT_SECONDS, it is
+        lost; its lines are kept for the grace, in which it can connect again.  Never returns.
         """
         check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)      # more often if tests shorten that
         while True:

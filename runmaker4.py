@@ -565,7 +565,8 @@ class Throttle:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -inf            # the task has not run
-        # of the finished parts of the run; during a part, less the clock when it began
+        # of the finished parts of the run.  During a part each is less the clock when that began, so only
+        # between two parts do they give a pause
         self._seconds = 0.0
         self._cpu_seconds = 0.0
 
@@ -1447,7 +1448,9 @@ class Scan:
         return self._buffer_offset + len(self._buffer)
 
     def seek_back(self, line: Line) -> None:
-        """Go back to a job line, so that next() returns it again.  Raises FileChangedError as reread_from().
+        """Go back to a job line, so that next() returns it again.
+
+        Raises FileChangedError as reread_from().
         """
         self.last = line
         self.line_number = line.number - 1
@@ -3612,11 +3615,11 @@ class JobQueue:
     #       23                                                `r` is written
     #       24   finish() returns, and writes nothing         the shell starts
     #
-    # What is due belongs to FileJobs, in the event loop, until a claim has taken it into the I/O thread
-    # (`due`).  If no claim comes within SHORT_SECONDS, or it does not write the result, FileJobs.finish()
-    # writes it as that of any other job.  So it does at once for any result but `d`: after that perhaps no
-    # more jobs may start.  The bucket of a job that runs for longer than SHORT_SECONDS is trimmed, and its
-    # result joins no claim.
+    # What is due belongs to FileJobs, in the event loop, until FileJobs.claim() leaves it in `due` for the
+    # claim in the I/O thread.  If no claim comes within SHORT_SECONDS, or it does not write the result,
+    # FileJobs.finish() writes it as that of any other job.  So it does at once for any result but `d`: after
+    # that perhaps no more jobs may start.  The bucket of a job that runs for longer than SHORT_SECONDS is
+    # trimmed, and its result joins no claim.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
@@ -4894,7 +4897,8 @@ class Cursor:
         the last line has moved (it is read only if lines       -       anew    -       -
           below can have changed: _walk_on())
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
-        one has come, and jobs were skipped                     anew    on      on      anew
+        one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
+          of groups, which a server has in its plans)
         one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
         one has come, a block was met, the last answer had a    anew    on      on      pause
           time, or the file has changed since, or is another
@@ -4944,7 +4948,7 @@ class Cursor:
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for these
-        self._known: Collection[Consumer] = ()  # at the last claim
+        self._known: Collection[Consumer] = ()          # at the last claim
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
@@ -5368,7 +5372,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
-            # At a barrier, runners look for orphans above it only if no other job there is unfinished
+            # A barrier check reads the states above only if no job there is unfinished.  Then any line `r`
+            # there is an orphan, which counts as in error
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
@@ -5537,8 +5542,8 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
                                  interval: float, say: Say, job: Job) -> str:
     """Await an attempt to write a result; make another while it raises TemporaryError.
 
-    attempt: the first one, which has begun; write() makes each other.  interval, say, and what is returned:
-    as for write_with_retries().
+    attempt: the first one, which can be over, under way, or a coroutine that has not begun; write() makes
+    each other.  interval, say, and what is returned: as for write_with_retries().
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -7894,7 +7899,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Append the gathered events to the journal, starts first, as these have happened earlier."""
+        """Append the gathered events to the journal: first the starts of runs that go on, then all ends."""
         if events := [*self._starts.values(), *self._ends]:
             data = "".join(f"{self._encode(event)}\n" for event in events).encode()
             self._starts.clear()
@@ -10387,9 +10392,9 @@ class App(RunnerProgram):
 #
 #     main(), run_main()              standard descriptors, signals; a UsageError becomes one line
 #     run_app()                       App() refuses options and files; check_and_open() all that can fail
-#     Program.in_background()           -d, --pidfile and --errors; the event loop
+#     Program.in_background()         -d, --pidfile and --errors; the event loop
 #     Program._run_in_event_loop()    writers for stdout and stderr
-#     App.connect_parts()     Cursor, JobQueue, sinks and Runner
+#     App.connect_parts()             Cursor, JobQueue, sinks and Runner
 #     RunnerProgram.run_and_report()  the closing line and the exit status, once run() has returned
 #     Runner.run()                    what else goes on while jobs run, such as the check of their lines
 #     Runner._start_jobs()            the loop; _start_next_job() claims, _start_claimed_job() starts a shell

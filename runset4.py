@@ -898,7 +898,8 @@ def merge(
             refusals.update(
                 (key, f"'{display_text(key.strip()[:80])}' is left out, too") for key in keys - left_out
             )
-        # the first of the others' changes that ends below the start of this one overlaps it
+        # The first of the others' changes that ends below the start of this one: it begins above the end of
+        # this one, too, so they overlap
         elif starts[bisect.bisect(ends, start)] < end:
             refusals[keys.pop()] = (
                 f"'{display_text(base[start][:80])}' was changed or moved by another user as well (edit the "
@@ -1429,8 +1430,8 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
     """Yield the text and the columns of each row of a list; for a row of empty cells, no columns.
 
     colsep: the separator of columns.  If it is a character, read the list as CSV (RFC 4180): a row can have
-    several lines.  Otherwise it is a pattern, and a line is a row.  None: blanks.  Raises ValueError, with
-    source.line_number at the first line of the row.
+    several lines.  Otherwise it is a pattern, and a line is a row.  None: blanks.  Raises ValueError; if the
+    list is not CSV, source.line_number is then that of the first line of the row.
     """
     if not isinstance(colsep, str):
         for line in source:

@@ -443,12 +443,13 @@ class Watcher:
     def wait_for_run_ends(self) -> Iterator[None]:
         """Pause, and yield after each pause, while ends of runs can be on the way to the journal.
 
-        The caller can read the journal after each pause, and stop once no run lacks its end.  The first pause
-        is needed in any case: a line that was done before can have run again, which its state does not show.
-        Without a runner at work there is no pause, because a runner appends all ends before it exits.
+        The caller can read the journal after each pause, and stop once no run lacks its end.  But the first
+        pause comes before it can look: a line that was done before can have run again, which its state does
+        not show.  There is no pause without a runner at work, because a runner appends all ends before it
+        exits, nor if the job file has not changed for some seconds.
 
-        All pauses together take _end_patience seconds at most.  Otherwise a view in batches would follow a
-        runner down the file.
+        No pause begins after _end_patience seconds of pauses, of all calls together.  Otherwise a view in
+        batches would follow a runner down the file.
         """
         while (self._end_patience > 0 and self.can_log_be_behind()
                 and not RunnersAtWork(self.presence_locks()).has_no_runners):
@@ -710,7 +711,7 @@ class JournalReader:
             elif head := match_event_head(line):
                 command = head["command"]
                 if b"\\" in command:
-                    with suppress(*INVALID_LINE_ERRORS):    # start_pass() reports such a line
+                    with suppress(*INVALID_LINE_ERRORS):    # start_pass() notes such a line
                         command = to_bytes(json.loads(b'"%b"' % command))
                 if b'"incomplete"' in line:
                     self.incomplete_commands.add(command)
@@ -1277,8 +1278,8 @@ class Observation:
     def last_rows(self, lines: Sequence[Line]) -> list[Row]:
         """Return the row of the last run of each of these lines, which were just read.
 
-        A runner writes the state of a line at once, and appends the end of the run to the journal a moment
-        later.  So wait for ends that are on the way.
+        The end of a run can come to the journal a moment after the state to the line.  So wait for ends that
+        are on the way.
         """
         for _ in self.watcher.wait_for_run_ends() if lines else ():
             rows = self.last_rows_without_waiting(lines)
