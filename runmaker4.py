@@ -3167,8 +3167,14 @@ class JobReader(Opened):
                 self.reopen_reader_on_fuse()
             except FileChangedError:
                 # The path names the open file in this host's cache only.  At ESTALE, open(2) of a path asks
-                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not.
-                self._open()
+                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not.  If
+                # this fails in the same way, the file can still be there: the caller tries again.
+                try:
+                    self._open()
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ESTALE):
+                        raise
+                    raise FileChangedError from None
         self.lock_table.open_current()
 
     def _open(self) -> None:

@@ -219,6 +219,29 @@ class Claims(FileCase):
         self.assertEqual(jobs.finish(job, b"d"), "")
         self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [])
 
+    def test_a_result_waits_while_a_host_that_has_cached_the_old_file_cannot_open_the_new_one(self) -> None:
+        self.path.write_bytes(b". a\n")
+        clock, mount = mock.Mock(return_value=0.0), runmaker4.Mount("fuse.x", frozenset())
+        file = runmaker4.JobFile(str(self.path), say=self.said.append, mount=mount, clock=clock)
+        self.addCleanup(file.close_files)
+        jobs = runmaker4.Cursor(runmaker4.JobQueue(file), [runmaker4.NOBODY])
+        job, open_fd = job_of(jobs.claim()), os.open
+        self.path.rename(f"{self.path}.old")
+        self.path.write_bytes(b"r a\n. b\n")
+
+        def open_new(path: str, flags: int, *args: int, **named: int) -> int:
+            if os.path.basename(path) == self.path.name or path == f"/proc/self/fd/{file.reader.fd}":
+                raise OSError(error, "stale")
+            return open_fd(path, flags, *args, **named)
+        with mock.patch.object(runmaker4, "path_names_fd", lambda path, fd: True):
+            for error in errno.ENOENT, errno.ESTALE:
+                for clock.return_value in 0.0, 100.0, 200.0:
+                    with self.subTest(error=error), mock.patch.object(os, "open", open_new), \
+                            self.assertRaisesRegex(runmaker4.TemporaryError, "replaced"):
+                        jobs.finish(job, b"d")
+                    self.assertTrue(file.is_open)
+        self.assertEqual((jobs.finish(job, b"d"), self.path.read_bytes()), ("", b"d a\n. b\n"))
+
     def test_a_server_that_unlocks_no_part_of_a_lock_is_asked_for_no_bucket_of_a_job(self) -> None:
         self.path.write_bytes(b". a\n. b\n")
         jobs, unlock = self.short_jobs(), runmaker4.unlock
