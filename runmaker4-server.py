@@ -1224,6 +1224,9 @@ class ClientLink(Link, asyncio.Protocol):
             self._sessions.receive_hello(self, message)
         elif kind == "account" and client:
             client.set_slots(message)           # all, also spent ones and ones out of service
+            # It starts no more jobs.  A line that is claimed now for an earlier message would count as
+            # running, and the client would give it back after the count
+            client.requested_slots = 0
             self._accountant.add_request(self)
         elif kind == "bye" and client:
             self._sessions.on_bye(client, self)

@@ -206,6 +206,25 @@ class LeavingServer(TcpCase):
         self.assertRegex(closing(ended[1]), rf"^(\d+ done in T|nothing done){others}$|^nothing to do$")
         self.assertRegex(closing(ended[2]), r"^\d+ done in T$|^nothing to do$")
 
+    def test_a_claim_that_comes_with_the_request_for_the_count_takes_no_line(self) -> None:
+        together = """
+import importlib
+server = importlib.import_module("runmaker4-server")
+handle, claims = server.ClientLink.handle, []
+def handle_late(link, message):
+    kind = message.text("type", 16)
+    if kind == "claim" and not claims:
+        claims.append(message)
+        return
+    if kind == "account":
+        handle(link, claims[0])
+    handle(link, message)
+server.ClientLink.handle = handle_late
+"""
+        self.jobs("true")
+        client = self.run_client(self.start_server(patch=together), "-1", "-q", "--walltime=1", "--timeout=5")
+        self.assertEqual((client.code, closing(client)), (1, "nothing done; in all 1 new"))
+
     def test_what_was_lost_and_run_again_counts_no_more(self) -> None:
         self.jobs(WAITING)
         server = self.start_server("--grace=0.1")

@@ -91,6 +91,18 @@ runmaker4.check_file_for_strays = check_late
         ended = self.finish(self.start_patched(replace, "-q", "runs.txt"))
         self.assertEqual((ended.code, self.states(), self.exists("old")), (0, "dd", False), ended.err)
 
+    def test_an_idle_following_runner_goes_on_with_the_new_file(self) -> None:
+        self.jobs("touch first")
+        runner = self.start(RUNMAKER, "--follow", "runs.txt")
+        self.wait_states("d")
+        self.replace(b"d touch first\n. touch second\n")
+        self.wait_states("dd")
+        self.assertEnded(self.stop(runner), 143, "dd")
+
+
+class Cached(FileCase):
+    """The job file is replaced on another host, and this one has the old name cached."""
+
     def test_a_host_whose_cache_still_has_the_old_file_at_the_path_gets_the_new_one(self) -> None:
         """As GlusterFS: the name is cached, and to open the old file again fails."""
         cached = """
@@ -110,14 +122,6 @@ runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: 
         self.wait_states("r")
         self.replace(self.read() + b". touch below\n")
         self.assertEnded(self.go_on(), 0, "dd")
-
-    def test_an_idle_following_runner_goes_on_with_the_new_file(self) -> None:
-        self.jobs("touch first")
-        runner = self.start(RUNMAKER, "--follow", "runs.txt")
-        self.wait_states("d")
-        self.replace(b"d touch first\n. touch second\n")
-        self.wait_states("dd")
-        self.assertEnded(self.stop(runner), 143, "dd")
 
 
 class Spoiled(FileCase):
