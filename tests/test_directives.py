@@ -251,7 +251,7 @@ class Settings(DirectiveCase):
             (others, "--name=bob", 0, "ddd", [2, 4, 6]),
             ("\ufeff#RUN host=bob\n. true\n#RUN\n. true\n", "", 0, ".d", []),
             ("#RUN host=bob\n! true\ne true\n#RUN\n! true\n", "-r", 1, "!ed", []))
-        self.assertTold("3 new")
+        self.assertTold("nothing to do", "3 new")
 
 
 class Timeouts(DirectiveCase):
