@@ -209,8 +209,11 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def wait_until(condition: Callable[[], Optional[T]], timeout: float = 60, what: str = "") -> T:
-    """Wait until condition() is true and return its value; fail after timeout seconds."""
+def wait_until(condition: Callable[[], Optional[T]], timeout: float = 40, what: str = "") -> T:
+    """Wait until condition() is true and return its value; fail after timeout seconds.
+
+    A job that sleeps for a minute, and should be ended, has not ended by itself then.
+    """
     end = time.monotonic() + timeout
     while True:
         value = condition()
@@ -363,7 +366,7 @@ class Case(unittest.TestCase):
             lines = file.readlines()
             os.pwrite(file.fileno(), state.encode(), sum(map(len, lines[:number - 1])))
 
-    def wait_states(self, wanted: str, timeout: float = 60, name: str = "runs.txt") -> None:
+    def wait_states(self, wanted: str, timeout: float = 40, name: str = "runs.txt") -> None:
         """Wait until the job lines have exactly these states."""
         end = time.monotonic() + timeout
         while self.states(name) != wanted:
@@ -398,7 +401,7 @@ class Case(unittest.TestCase):
             self.fail(f"the runner has ended: {runner.communicate()}")
         return runner
 
-    def wait_file(self, name: str, timeout: float = 60) -> bytes:
+    def wait_file(self, name: str, timeout: float = 40) -> bytes:
         """Wait until a file is there and not empty; its bytes."""
         path = self.dir / name
 

@@ -208,7 +208,7 @@ class TcpCase(RunCase):
     def wait_clients(self, server: Program, count: int) -> None:
         wait_until(lambda: sum(self.connected(server).values()) == count, what=f"{count} clients")
 
-    def wait_said(self, program: Program, *words: str, timeout: float = 60) -> bytes:
+    def wait_said(self, program: Program, *words: str, timeout: float = 40) -> bytes:
         """Wait until a whole line of stderr has all these words (in any case); the line."""
         end = time.monotonic() + timeout
         while True:

@@ -122,7 +122,7 @@ class GroupCase(LossCase):
     def ran_on(self, name: str) -> list[int]:
         return [int(line) for line, who in map(str.split, self.ran()) if who == name]
 
-    def assertEachRanOnce(self, states: str, *ran: str, timeout: float = 20) -> None:
+    def assertEachRanOnce(self, states: str, *ran: str, timeout: float = 40) -> None:
         """The file comes to these states; these runs, and no others; nobody holds a line any more."""
         self.wait_states(states, timeout)
         self.assertEqual(sorted(self.ran()), sorted(ran))
