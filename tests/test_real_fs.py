@@ -21,7 +21,7 @@ SLOW = 600              # patience with two CPUs that servers and clients share,
 # cache
 READ = "ls -l >/dev/null; exec dd if=runs.txt bs=64k iflag=direct status=none"
 # What `watch` and editors do: they look all the time, so that this host always has something in its caches
-LOOK = """exec python3 -c '
+LOOK = """python3 -c '
 import os, time
 while True:
     os.stat("runs.txt")
@@ -171,13 +171,14 @@ class Hosts(FsCase):
         """A host believes what it has just looked up: GlusterFS gives old contents even to O_DIRECT."""
         jobs = 1000 if FULL else 300
         self.alice.write("runs.txt", "".join(self.job(number) for number in range(1, jobs + 1)))
-        for host in self.rig.hosts.values():
-            self.start(host, LOOK)
+        looks = [self.start(host, LOOK) for host in self.rig.hosts.values()]
         runners = [self.start(host, "runmaker4.py -q -j2 runs.txt") for host in (self.alice, self.bob)]
         for runner in runners:
             self.finish(runner)
+        for look in looks:
+            self.assertIsNone(look.code, str(look))
         self.assertRanOnce(jobs)
-        self.assertEqual(self.states(), "d" * jobs)
+        self.wait_states("d" * jobs)
 
     def edit(self, command: str) -> None:
         """B edits the file again and again, while A runs jobs, none of which begins and ends in one edit."""
