@@ -724,7 +724,7 @@ def choose_jobs_to_kill(
 # the file that the path names then.  We wait for no job.  States and appended lines are written in place; any
 # other change makes a new file, by rename.
 
-FileLines = Sequence[bytes]         # of a file, without newlines
+FileLines = Sequence[bytes]         # of a file, or their merge_key()s, without newlines
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
 MAX_LINES_TO_MATCH = 10_000         # more lines, from the first to the last change, are one change
@@ -1303,9 +1303,9 @@ def misread_value_pattern(template: bytes, placeholder: bytes) -> re.Pattern[byt
     the number in `echo {n}>out` for a descriptor.  If the placeholder is there several times, and one place
     needs the quotes, all get them: TemplateReader takes only equal words for the same value.
     """
-    values = [value for before, value, after in NO_TEXT for place in PLACEHOLDER.finditer(template)
-              if place[0] == placeholder and re.search(b"(?:%b)\\Z" % before, template[:place.start()])
-              and re.match(after, template[place.end():])]
+    values = [value for before, value, after in NO_TEXT for match in PLACEHOLDER.finditer(template)
+              if match[0] == placeholder and re.search(b"(?:%b)\\Z" % before, template[:match.start()])
+              and re.match(after, template[match.end():])]
     return re.compile(rb"(?=[\w@%%+=:,./-]+\Z)(?:%b)" % b"|".join(values))
 
 
