@@ -575,7 +575,8 @@ class KeeperLink:
         previous_keeper = self._take_over_locks()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
-            # nobody answers a server that asks while ours lives; it stays in the queue after it has given up
+            # Nobody answers another server that connects while ours lives.  Its connection stays in the
+            # queue, also after that server has given up
             listener.listen(128)
             is_child = fork_quietly() == 0
             if is_child:
@@ -1566,7 +1567,7 @@ class Group:
             return
         assignment = member.jobs[0]
         if not self._dispatcher.is_startable(assignment):
-            self._sessions.settle(assignment, UNSTARTED)
+            self._sessions.settle(assignment, UNSTARTED)        # the host is lost to the group
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.subtract_requested(1)

@@ -1140,7 +1140,10 @@ class Reader(Opened):
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
-    """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL)."""
+    """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL).
+
+    A read with O_DIRECT does not come from this host's cache.
+    """
     if network:
         try:
             return os.open(path, flags | os.O_DIRECT, mode)
@@ -2914,7 +2917,10 @@ class JobReader(Opened):
         return lines_of_command
 
     def snapshot(self) -> Snapshot:
-        """Read the whole file: count the lines in each state, and separate orphans from running jobs."""
+        """Read the whole file: count the lines in each state, and separate orphans from running jobs.
+
+        half_saved: an editor can be about to write more, so lines can be missing.
+        """
         snapshot = Snapshot(Counter())
         scan = self.scan_lines(RUNNING, counted=snapshot.states)
         for line in scan:
@@ -3144,10 +3150,10 @@ class JobReader(Opened):
 
         Most editors replace the file when they save.  Then reopen_if_replaced() opens the new one, and
         check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
-        command mutex.
+        command mutex, which does so: otherwise the answer can be old.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
-            return None                         # as this host knows without asking a server
+            return None                 # by this host's cache, which is new: no server need be asked
         info = self._stat()
         return None if self.inode == (info.st_dev, info.st_ino) else info
 
@@ -5005,6 +5011,8 @@ class Cursor:
         """Walk on to the next job and claim it; a NoJob if no walk is due.
 
         First make the failed lines new that consumers with --retry or --resume run again.
+
+        consumers: those that want a job now.  known: as for claim().
         """
         self.consumers = consumers
         known = known or consumers.all
@@ -5014,12 +5022,12 @@ class Cursor:
             self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
         self._restart_walk_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
-        if wait is not None:
+        if wait is not None:                    # None: all are new
             return NoJob(wait)
         self._to_reset = set()
         if self._idle_walk and not self._walk:          # a current walk goes on
             wait = self._seconds_until_walk(self._idle_walk)
-            if wait != 0.0:                     # seconds, or None (WAIT)
+            if wait != 0.0:                     # seconds, or None: until the file changes (WAIT)
                 return NoJob(wait)
         return self._walk_on(consumers)
 
@@ -5814,7 +5822,7 @@ class FileJobs:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Bring all writes to disk, and return a summary.
+        """Bring all writes to disk, and return a summary: called when the runner exits.
 
         None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
         """

@@ -1292,8 +1292,8 @@ class Observation:
     def last_rows_without_waiting(self, lines: Iterable[Line]) -> list[Row]:
         """Return the same rows as last_rows(), but wait for no end of a run.
 
-        If only one line has a command, all runs of the command are of that line.  If several have it, read
-        all of these lines, to match the runs with them.
+        If only one line has a command, all runs of the command are of that line.  If several have it, a run
+        does not show for which of them it was.  So read all of these lines, to match the runs with them.
         """
         self.log.read_on()
         lines_of = {line.command: line for line in lines}
@@ -1368,7 +1368,8 @@ class Observation:
         is_last: no other run of the line is later.
         """
         seconds_running = None
-        # A server that exits records its runs as lost.  If the line still has a job, that goes on
+        # A server that exits records its runs as lost.  If the line still has a job, the run goes on, for the
+        # next server
         if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
                 and line.number not in self.orphan_numbers and not self._can_log_be_behind):
             run.ended = run.seconds = None
