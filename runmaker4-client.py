@@ -1312,7 +1312,10 @@ class ClientProgram(RunnerProgram):
             )
 
     async def connect_parts(self) -> int:
-        """Run the server's jobs, and stay connected.  Return 2 instead of 1 if no server ever accepted us."""
+        """Run the server's jobs until none is left, and stay connected meanwhile.  Return the exit status.
+
+        It is 2 instead of 1 if no server ever accepted us.
+        """
         self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)

@@ -4998,7 +4998,9 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
-                self._is_file_unchecked = False         # a file that is there at the start would be refused
+                # There was no file at the start, where one with strange lines is refused.  Now only warn: the
+                # runner is at work
+                self._is_file_unchecked = False
                 with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
         except OSError as error:
@@ -7210,7 +7212,7 @@ class Plain(Sink):
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
-        # output by the name of the stream, in the order of the starts
+        # SpooledTemporaryFiles by the name of the stream, of the jobs in the order of their starts
         self.pending: dict[Job, dict[bytes, Any]] = {}
         self.finished: set[Job] = set()                 # that wait for earlier ones
 
@@ -9629,7 +9631,9 @@ def open_pid_file(path: str) -> int:
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.
 
-    Also report another runner on this host that has one of our --slots.  Raises UsageError.
+    This order: files are opened while errors reach the terminal and the caller; the pid is that of the
+    process in the background; messages of the start go to the original stderr.  Also report another runner on
+    this host that has one of our --slots.  Raises UsageError.
     """
     errors_fd = pid_fd = ready_fd = None
     # while errors still reach the terminal

@@ -794,7 +794,8 @@ class OldLine(NamedTuple):
 def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: FileLines) -> list[bytes]:
     """Merge the states that a person has set in --edit with those in the file now; return the lines in order.
 
-    All lines here have one merge_key(): they are equal, except in the state.  old: those of the file.
+    All lines here have one merge_key(): they are equal, except in the state.  The person can also have added
+    or deleted some.  So match old and new ones from both ends.  old: those of the file.
     new_texts: those of the person.  edited: the complete copy, for line numbers in messages.
 
     Raises EditRefusedError if the line is new and invalid (checking one of them is enough); if a runner or
