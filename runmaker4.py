@@ -8294,16 +8294,20 @@ class RunnerStats:
             self.unwritten_lines.append(job.number)
 
     def add_orphans(self, lines: OrphanLines) -> None:
-        """Add what became of orphans: of lines that had lost their runner, and of results of ours."""
+        """Add, at the exit, the orphans (lines `r` without runner and job) that this program marked `e`.
+
+        Those that it had run itself got their results after all, which are no longer unwritten.
+        """
         self.orphans += lines.marked
         self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
     def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status of this program, unless a signal decides it; 0: all is well.
 
-        It is 1 if the state of the file is unknown (`summary` is None), if the file has bad jobs, strays, or
-        jobs that are left (Summary.jobs_left), or if results, output or records were lost.  It is also 1 if
-        we left jobs in error and some are running: another runner can have started the same ones again.
+        It is 1 if the state of the file is unknown (`summary` is None), if the file has bad jobs, a line that
+        is neither job nor comment (a stray), or jobs that are left (Summary.jobs_left), or if results, output
+        or records were lost.  It is also 1 if we left jobs in error and some are running: another runner can
+        have started the same ones again.
         """
         if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
@@ -8413,6 +8417,7 @@ class Pump:
         self.runs.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
+                # the number of bytes in the pipe now: on an empty one, os.read() could block
                 unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
                 if unread_bytes := int.from_bytes(unread, sys.byteorder):
                     run.add_output(stream, os.read(stream.fd, unread_bytes))
@@ -8431,14 +8436,20 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Call _on_readable() when data comes.  While reading is paused, do nothing: resume() calls this."""
+        """Call _on_readable() whenever a pipe of the run has data, or has ended.
+
+        While reading is paused, do nothing: resume() calls this.
+        """
         for stream in run.streams:
             if stream.fd is not None and not self.is_paused:
                 stream.was_watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe, or close it at end of file; pause all reading if the backlog is large."""
+        """Read from a pipe, or close it at end of file.
+
+        Pause all reading if too many bytes wait to be written (the backlog): jobs then block on full pipes.
+        """
         if run in self.runs:                # False: a defect has ended the task of the job
             self.runs[run].set()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
@@ -8493,10 +8504,10 @@ class StopSignals:
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
         """Return True if a signal that also came to the runner interrupted a run: then the line becomes `e`.
 
-        The runner's signal can come after the end of the run.  So wait for it: for a second if the run died
-        of such a signal, otherwise for a small part of the run's duration.
+        False: the result of the run counts.  The runner's signal can come after the end of the run.  So wait
+        for it: for a second if the run died of such a signal, otherwise for a small part of its duration.
         """
-        if run_result.cause:                    # killed for another reason
+        if run_result.cause:                    # the end has a known reason, such as a timeout
             return False
         exited_at = run.started + run.duration
         died_of_signal = run_result.fatal_signal in STOP_SIGNALS
@@ -8591,7 +8602,7 @@ class JobTask:
         self.job = job
         self.slots = slots
         self._is_gated = job.gated      # the shell waits until open_gate() lets the job begin
-        self.needs = job.settings.needs
+        self.needs = job.settings.needs         # slots and memory; more memory after a run that lacked it
         self._larger_needs = [*job.settings.larger_needs]       # for runs after one that lacked memory
         self.phase = Phase.STARTING
         self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
@@ -8640,7 +8651,7 @@ class JobTask:
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate_fd, b"\n")
-            self._record_start()
+            self._record_start()                # again: the time at the gate is no time of the run
             self._enter_phase(Phase.RUNNING)
             self._close_gate()
 
@@ -8651,20 +8662,20 @@ class JobTask:
         (to another runner).
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
-        if self.phase is Phase.SETTLING:
+        if self.phase is Phase.SETTLING:        # too late: the line gets its final state
             return
         has_run = self.state != NEW             # if not, the line gets its old state back
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
         elif cause == "stopped" and has_run:
-            self.state = ERROR                  # the job had to run again
+            self.state = ERROR                  # it was to run again, and now will not
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
         """Kill the run because of its "timeout" or too much "memory"; the task can run the job again.
 
-        If the shell has already exited (READING_ON), the result stands.  Then a timeout ends only the
-        processes that the shell left.
+        If the shell has already exited (READING_ON: output is still read), the result stands.  Then a timeout
+        ends only the processes that the shell left.
         """
         self._runner.processes.reap()           # notices an exit, which changes the phase
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
@@ -8689,7 +8700,10 @@ class JobTask:
             self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a job in the phase GROWING run again if enough memory is free."""
+        """Let a job that lacked memory (GROWING) run again if enough is free; False: it waits on.
+
+        The runner's loop asks before it claims another job.
+        """
         if free.memory < self.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -8707,7 +8721,7 @@ class JobTask:
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Kill the processes of the run.  `cause` becomes the result if the shell still runs."""
+        """Begin to kill the processes of the run, once.  The result is `cause` if the shell still runs."""
         assert self.shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:
@@ -8716,9 +8730,10 @@ class JobTask:
             self._wake_event.set()
 
     def _on_undying(self, pids: list[int]) -> bool:
-        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without them.
+        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without waiting.
 
-        Called now and then by kill_tree() while processes outlive KILL.
+        Called now and then by kill_tree() while processes outlive KILL.  Otherwise the job lasts as long as
+        they do.
         """
         if self.phase is not Phase.UNDYING:
             self.run.why = f"could not be killed: process {describe_process(pids[0])}"
@@ -8733,8 +8748,8 @@ class JobTask:
         """Wait for the end of the run, run the job again if it must, and write the final state.
 
         Called after the first start().  A run that lacked memory is no failure if memory= lists a larger
-        size: that is tried next.  A job of a group can exit at the gate, before its run began: then its phase
-        is SETTLING already.
+        size: that is tried next.  The shell of a job in a group can exit at the gate, where it waits before
+        the command starts: then the job's phase is SETTLING already, and it does not run again.
         """
         failures = 0
         while self.shell:                      # None: start() could not start a shell, or was not allowed to
@@ -8761,8 +8776,8 @@ class JobTask:
     async def write_final_state(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
-        If the state is NEW, release the line.  Writing is tried until it succeeds, or never can.  If another
-        runner has taken the line ("lost"), write nothing.
+        If the state is NEW, the line gets the state from before the claim.  Writing is tried until it
+        succeeds, or never can.  If another runner has taken the line ("lost"), write nothing.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
@@ -8773,7 +8788,7 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        # before the result is written: the next claim also writes this result, but needs a free slot
+        # of a short job on NFS: the next claim, which needs a free slot, also writes this result
         if job.joins_claim and self.state == DONE:
             runner.release_slots(self)
         if self.cause == "lost":
@@ -8819,8 +8834,8 @@ class JobTask:
     async def _wait_until_line_is_ours(self) -> None:
         """Wait until the line is surely ours, after a pause in which its job lock can have been lost.
 
-        Otherwise another runner can have claimed the line.  The answer can take long: the file server or the
-        server can be out of reach.
+        Without the lock, another runner can have claimed the line.  The answer can take long: the file server
+        or, for a client, our server can be out of reach.
         """
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_until_woken(1.0)
@@ -8834,7 +8849,7 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the run, unless the job must not start (_can_start).
+        """Start the shell, unless the job must not start (_can_start), for example because the runner drains.
 
         Called for the first run, and for each further one.  On success `shell` is set.  If an error prevents
         the start, the state is ERROR.
@@ -8899,9 +8914,10 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fds: Sequence[int]) -> None:
-        """Start the shell with pipes for output and, for a job of a group, the gate.
+        """Start the shell with pipes for output and, for a job of a group, a gate.
 
-        lock_fds: of Jobs.copy_lock_fds().  Raises OSError, ValueError.
+        At the gate, a pipe, the shell waits until all jobs of the group can begin.  lock_fds: for the
+        shell to inherit, with the job lock (Jobs.copy_lock_fds()).  Raises OSError, ValueError.
         """
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8940,7 +8956,7 @@ class JobTask:
         """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
-        # start() has reserved the turn before the shell was started
+        # start() has reserved a turn, but --delay counts from the real start
         self._runner.next_start_at = self.run.started + (self._runner.options.delay or 0)
         self._oom_kills = self._runner.oom_kills.recent_count()
 
@@ -9006,7 +9022,7 @@ class JobTask:
         was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, run)
         if self._kill_task:                     # also kills the processes that the shell left
             await self._kill_task
-        # until now a timeout also ends processes that the shell left
+        # only now: until here a timeout also ends processes that the shell left
         if timer:
             timer.cancel()
         runner.pump.finish_reading(run)
@@ -9014,6 +9030,7 @@ class JobTask:
             run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:        # measured for all processes together, but wait4(2) names the largest process only
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
+        # bytes of memory, or seconds of the timeout
         limit = run.requested_memory if run.cause == "memory" else run.limit or timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
@@ -9076,9 +9093,9 @@ class JobTask:
     def measure_memory(self, table: ProcessTable) -> int:
         """Return the bytes of memory that the processes of the run use, and record the peak.
 
-        Below 3/4 of the requested memory it is an upper bound: it counts shared pages once for each process,
-        and the kernel adds up counters late, by some MB.  Otherwise it is the exact share of each process,
-        which takes a while to read.
+        Below 3/4 of the requested memory it is an estimate: it counts shared pages once for each process, and
+        the kernel adds up counters late, by some MB.  From there on, near the size at which the run is
+        killed, it is the exact share of each process, which takes a while to read.
         """
         assert self.shell
         pids = table.job_processes(self.shell)
@@ -9155,7 +9172,7 @@ class Runner:
         self.is_out_of_time = False         # the wall time was the first reason to start no more jobs
         self.began = self.loop.time()
         self.wall_end = self.began + (inf if seconds_left is None else seconds_left)
-        self.next_start_at = self.began     # no shell starts before (loop's time)
+        self.next_start_at = self.began     # by --delay, no shell starts before (loop's time)
         # for the executor: as Journal.median(); float, which returns 0.0: without records
         self.read_median: Callable[[], float] = float
         self.home = b""                     # where the jobs should probably run; b"": here
@@ -9175,7 +9192,7 @@ class Runner:
         # most of them are endless loops
         for chore in chores:
             chore.cancel()
-        if self.kill_signal:
+        if self.kill_signal:                    # reported when it came
             return
         # why the runner exits although jobs remain
         if self.claim_error:
@@ -9191,7 +9208,8 @@ class Runner:
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Return the answer of a file system or server, which can be out of reach when the runner exits.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer; the call goes on.
+        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer came in this time; the runner
+        goes on without it, and the call is not cancelled.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -9209,9 +9227,10 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period.
+        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period from TERM to KILL.
 
-        A job that dies at the same time can have got the signal, too: its line becomes `e` (`signals`).
+        A job that dies at the same time can have got the signal, too: then its line becomes `e`
+        (StopSignals), and --resume runs it again.
         """
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
@@ -9277,7 +9296,10 @@ class Runner:
             future.cancel()                     # waits for no file system: the exit frees all locks
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled."""
+        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled.
+
+        Lost: another runner has claimed the line.  Cancelled: a user has written another state over the `r`.
+        """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -9295,7 +9317,8 @@ class Runner:
         Reading all processes of a large host takes too long.  A process that starts outside of these runs
         never becomes part of one.  So a measurement reads the processes of these runs, and each new process
         once.  It also reads a few of the others, which can be part of a run after all: one can have the PID
-        of a process that has exited, or was read during execve(2), when it showed no tag.
+        of a process that has exited, or was read during execve(2), when it showed no tag (an
+        environment variable of all processes of a job).
         """
         exceeding = set()         # runs that used too much at the last measurement
         others = {*os.listdir("/proc")}     # outside of these runs: no job has started yet
@@ -9333,7 +9356,10 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     async def _poll_slot_file(self) -> None:
-        """Poll the slot file, and make slots for its names after a change."""
+        """Poll the file of --slots @FILE, and make slots for its names after a change.
+
+        reload_names() returns None if nothing has changed.  An unreadable file changes no slots.
+        """
         while self._slot_file:  # None: the names are not from a file
             await asyncio.sleep(self._slot_file.INTERVAL)
             try:
@@ -9406,6 +9432,7 @@ class Runner:
                 self.fail(claimed.final_error)
             elif claimed.may_exit and not self.tasks:
                 self._why_jobs_left = claimed.why_left
+                # with slots out of service, the count can leave out jobs that need more slots
                 if self.capacity == self.full_capacity:
                     self.exit_summary = claimed.summary
                 self.drain()
@@ -9443,7 +9470,7 @@ class Runner:
         return self.options.timeout if job_timeout == 0 else job_timeout
 
     def admit_or_drain(self, job: Job) -> bool:
-        """Return True if the runner can start this job.
+        """Return True if the runner can start this job; False: it drains, and starts none.
 
         If the timeout is longer than the remaining wall time, the job could be killed before it is done.
         Then report that and drain.
@@ -9471,8 +9498,8 @@ class Runner:
         """Run a started job until it is settled, count it, and release the slots.
 
         If it has failed, perhaps start no more jobs (--max-failed, _drain_if_wrong_directory()), or take its
-        slot out of service.  After an exception (a defect) the slots stay busy, so the loop starts no other
-        job there.
+        slot out of service.  The state NEW means that it has not run, so nothing is counted.  After an
+        exception (a defect) the slots stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
