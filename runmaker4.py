@@ -9658,7 +9658,7 @@ def open_pid_file(path: str) -> int:
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.
 
-    This order: files are opened while errors reach the terminal and the caller; the pid is that of the
+    The order matters: files are opened while errors reach the terminal and the caller; the pid is that of the
     process in the background; messages of the start go to the original stderr.  Also report another runner on
     this host that has one of our --slots.  Raises UsageError.
     """
@@ -9759,6 +9759,7 @@ def check_runner_command(text: str) -> str:
             f"'{printable(text)}' ends in -c, and `/bin/sh -c JOB` comes after that, so no job would run "
             "(for bash write #RUN shell=bash above the jobs; after a program that is no shell write env)"
         )
+    # it becomes a part of the job's command, which is one line without a NUL
     if words and not re.search(r"[\0\n]", text):
         return text
     raise ArgumentTypeError(f"not a command: '{printable(text)}' (such as 'nice -n 19')")
@@ -9990,8 +9991,10 @@ class Program:
 
     def open_record_files(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open the files for -l, --outdir and --joblog; None: the option was not given.
+        """Open the files for -l, --outdir and --joblog.  Raises UsageError.
 
+        None: no -l or --joblog was given; for the output directory: --no-records was given, or there is no
+        --outdir and FILE.out cannot be used, which is reported.
         presence_lock: tells readers of the journal if this process lives.  inputs: files that are read, which
         no record may overwrite.  network: calls for the job file, or a file of slots, can block.
         """
@@ -10034,7 +10037,7 @@ class Program:
         return logfile, outdir, joblog
 
     def _open_default_outdir(self, open_outdir: Callable[..., OutDir]) -> OutDir | None:
-        """Open FILE.out; None: that failed, and the jobs run without records."""
+        """Open FILE.out, the default --outdir; None: that failed, and the jobs run without records."""
         path = default_outdir(self.options.file)
         try:
             with suppress(OSError):          # `open_outdir` reports it
@@ -10145,7 +10148,7 @@ class Program:
         raise NotImplementedError
 
     def on_writer_relieved(self) -> None:
-        """Resume work that was held back: a writer has caught up."""
+        """Resume work that was held back if little is unwritten now; called after each write of a thread."""
         raise NotImplementedError
 
     def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
@@ -10157,7 +10160,7 @@ class Program:
         self.signals.dispatch()             # signals that were blocked, before any job is started
 
     async def wait_until_printed(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
-        """Wait until all is printed; once is_hurried(), two seconds at most."""
+        """Wait until all is printed; once is_hurried(), as after a kill signal, two seconds at most."""
         writer.flush()
         while writer.backlog and not is_hurried():
             await asyncio.sleep(0.05)
@@ -10224,7 +10227,7 @@ class RunnerProgram(Program):
         self.task = f"-j{len(self.slots)} on {label}"
         self.memory = options.memory or available_memory()  # bytes, for all running jobs together
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = b""                        # as Consumer.retry
+        self.retry = b""                        # states of lines to run again; `r`: orphans (Consumer.retry)
         if options.retry:
             self.retry = FAILED + ERROR + RUNNING
         elif options.resume:
@@ -10242,10 +10245,13 @@ class RunnerProgram(Program):
             os.environ.pop("SBATCH_ARRAY_INX", None)
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
-        options.quiet |= options.plain
+        options.quiet |= options.plain          # --plain prints no more messages than -q
 
     def seconds_left(self) -> float | None:
-        """Return the seconds until all jobs must end; None, or infinite in Slurm: no limit.  UsageError."""
+        """Return the seconds until all jobs are killed, by --walltime; None or infinite: no limit.
+
+        Raises UsageError if --walltime auto finds no end time of a Slurm job in the environment.
+        """
         walltime: float | str | None = self.options.walltime
         if not isinstance(walltime, str):
             return walltime
@@ -10255,11 +10261,12 @@ class RunnerProgram(Program):
             raise UsageError(
                 f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
             )
+        # before Slurm kills, there must be time for the grace period, if it has an end, and a margin
         kill_time = inf if text == "NONE" else float(text)
         return kill_time - SLURM_MARGIN_SECONDS - (self.options.kill_after or 0.0) - time.time()
 
     def report_if_no_slurm_time_left(self) -> None:
-        """With --walltime auto report if no time is left."""
+        """With --walltime auto, report at the start if no time is left: the runner then starts no job."""
         seconds = self.seconds_left()
         if self.options.walltime == AUTO and seconds is not None and seconds <= 0:
             margin = human_time(SLURM_MARGIN_SECONDS + (self.options.kill_after or 0.0))
@@ -10268,7 +10275,8 @@ class RunnerProgram(Program):
     def console_sinks(self, file: JobReader | None, with_output: bool, is_recorded: bool) -> list[Sink]:
         """Return the sinks that print results and output.  file: None: the server has the job file.
 
-        is_recorded: as for TerminalConsole.  with_output: False: -l has the job output.
+        is_recorded: an output directory has all job output, so a slow terminal may miss some.  with_output:
+        False: print no job output, because -l has it.
         """
         options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
@@ -10284,7 +10292,11 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner and install signal handlers.  files: the writer of files (see Pump)."""
+        """Make the runner and install signal handlers.
+
+        files: writes the records or, at a client, sends output to the server.  While too much of that waits,
+        no job output is read (Pump).
+        """
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -10310,7 +10322,7 @@ class RunnerProgram(Program):
             if self.options.jobs is None and not self.options.slots and not self.options.one_only:
                 self.say("one job at a time (-j0: one per CPU)")
         await runner.run()
-        # they post or print what they have gathered; flush() below waits for the posts
+        # sinks post or print what they have gathered; flush() below waits for the posts
         for sink in runner.sinks:
             sink.on_exit()
         summary = await jobs.sync_and_summarize(runner)
@@ -10351,7 +10363,8 @@ class RunnerProgram(Program):
         if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
             # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
             environ[b"SBATCH_ARRAY_INX"] = task
-        # Started like a job, the command can be killed with all its processes: none can hire later
+        # Started like a job, the command can be killed with all its processes, so that none hires later.  It
+        # prints to stderr, and inherits no job lock
         hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
@@ -10383,7 +10396,7 @@ class App(RunnerProgram):
         if self._is_checked:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
-        if not options.dry_run:
+        if not options.dry_run:                 # it can create the lock file, and a dry run changes nothing
             check_lock_file(self._file)
         if self._is_checked:
             check_job_file(self.path, self._mount.network, self.say)
@@ -10621,6 +10634,7 @@ class Message:
 
     def integer(self, name: str, maximum: int = MAX_INTEGER, minimum: int = 0) -> int:
         value = self.fields.get(name)
+        # not isinstance(): True is an int
         if type(value) is not int or not minimum <= value <= maximum:
             raise WireError(f"{name}: not a valid whole number")
         return value
@@ -10646,7 +10660,10 @@ class Message:
         return value
 
     def retried_states(self) -> bytes:
-        """Return the states of lines that a client runs again: see Consumer.retry."""
+        """Return the states of lines that a client runs again (-r, --resume: Consumer.retry); b"": none.
+
+        RUNNING alone means orphans: lines `!` and `e` run again once, and have been reset already.
+        """
         value = self.data("retry")
         if value not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
             raise WireError("retry: not valid states")
@@ -10669,7 +10686,10 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 only; the proofs replace the check of certificates.  Raises UsageError."""
+    """Return a context for TLS 1.3 only.  Raises UsageError if this Python has none.
+
+    OpenSSL checks no certificate: the handshake of Channel proves instead that both ends know the token.
+    """
     try:
         import ssl
         has_tls13 = ssl.HAS_TLSv1_3
@@ -10699,7 +10719,10 @@ class Tls:
         self._connection = context.wrap_bio(self._received, self._to_send, server_side)
 
     def decrypt(self, data: bytes) -> bytes:
-        """Continue the handshake, then return the decrypted bytes.  Raises WireError."""
+        """Continue TLS's handshake; once that is complete, return the bytes that `data` completes.
+
+        b"": more data must come first.  Raises WireError.
+        """
         import ssl
         self._received.write(data)
         text = b""
@@ -10741,18 +10764,19 @@ class Channel:
     def __init__(self, token: str, context: ssl.SSLContext) -> None:
         self._token = token.encode()
         self._context = context
-        # True: the other end has proved that it knows the token and ends TLS
+        # True: the other end has proved that it knows the token, and that TLS ends there
         self.is_authenticated = False
         self.error: WireError | None = None         # why the connection is broken; None: it is not
         self._own_nonce = secrets.token_hex(16)     # our challenge: random, new for each connection
-        self._proved_text = ""                      # NS + NC, from step 3 on also + D + F
+        # what a proof covers: both challenges; from step 3 on also certificate hash and file id
+        self._proved_text = ""
         # None: nothing is encrypted yet; at the server: the client has not proved that it knows the token
         self.tls: Tls | None = None
         self._buffer = bytearray()                  # received and decrypted
         self._frames: list[bytes] = []              # to encrypt and send
         self._clear_text = b""                      # to send before these frames, not encrypted
         self._handshake = self._shake_hands()
-        next(self._handshake)
+        next(self._handshake)                       # to the first wait: a server now has a message to send
 
     def _shake_hands(self) -> Generator[None, None, None]:
         raise NotImplementedError
@@ -10765,14 +10789,14 @@ class Channel:
         return data
 
     def send(self, message: Fields) -> None:
-        """Add a message to take_outgoing().  Raise ValueError if it is too long or too early."""
+        """Add a message to take_outgoing().  Raise ValueError if it is too long, or not is_authenticated."""
         body = encode(message)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
         self._add_frame(body)
 
     def receive(self, data: bytes) -> list[Fields]:
-        """Return the messages that received bytes complete.
+        """Add received bytes, and return the messages that are now complete; none before the handshake is.
 
         After bytes that violate the protocol, raise WireError at each call.
         """
@@ -10805,7 +10829,7 @@ class Channel:
     def _pop_message(self) -> Message | None:
         """Remove and return the next message; None: incomplete.  Raises WireError.
 
-        Before authentication a peer can be anybody, so it may make us keep little.
+        Before authentication the other end can be a stranger, so only a short frame is accepted.
         """
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
@@ -10826,8 +10850,8 @@ class Channel:
         self._add_frame(encode(fields))
 
     def _start_tls(self, server_side: bool) -> Tls:
-        """Decrypt all bytes after the last step, and encrypt all further frames."""
-        # the frames of the last step are sent unencrypted
+        """Begin TLS (step 4): decrypt all bytes after those of step 3, and encrypt all further frames."""
+        # the frames so far, of steps 1 to 3, are sent unencrypted
         self._clear_text = self.take_outgoing()
         self.tls = Tls(self._context, server_side)
         self._buffer[:] = self.tls.decrypt(bytes(self._buffer))
@@ -10845,8 +10869,8 @@ class Channel:
 class Credentials:
     """The things that a server proves in addition to the token."""
     context: ssl.SSLContext             # has certificate and key
-    certificate: str                    # D
-    file_id: str                        # F
+    certificate: str                    # the SHA-256 of that certificate (D)
+    file_id: str                        # of the job file (F)
 
 
 class ServerChannel(Channel):
@@ -10857,7 +10881,11 @@ class ServerChannel(Channel):
         super().__init__(token, credentials.context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Prove the token to each other, and start TLS: steps 1 to 5 above, for the server."""
+        """Let both ends prove that they know the token, and start TLS, as the server.
+
+        The steps are those of "The wire": greet; check the client's proof; send ours; TLS; check that the
+        client is its other end.
+        """
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
         knock = yield from self._wait_for_message()                     # step 2
         if knock.integer("runmaker4") != WIRE_VERSION:
@@ -10887,11 +10915,15 @@ class ClientChannel(Channel):
     def __init__(self, token: str, context: ssl.SSLContext, required_file_id: str = "") -> None:
         """required_file_id: of the file that the server must have; '': any file."""
         self._required_file_id = required_file_id
-        self.file_id = ""                           # F
+        self.file_id = ""                           # of the file that the server has (F); "": not known yet
         super().__init__(token, context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Prove the token to each other, and start TLS: steps 1 to 5 above, for the client."""
+        """Let both ends prove that they know the token, and start TLS, as the client.
+
+        The steps are those of "The wire": read the greeting; send our proof; check the server's, and the
+        file; TLS; prove that we are its other end.
+        """
         greeting = yield from self._wait_for_message()                  # step 1
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol
@@ -10912,7 +10944,7 @@ class ClientChannel(Channel):
             raise OtherFileError("another file is served")
         self.file_id = file_id
         tls = self._start_tls(server_side=False)        # step 4
-        while not (hash_at_tls_end := tls.certificate_hash()):
+        while not (hash_at_tls_end := tls.certificate_hash()):  # None: TLS's handshake is not complete
             yield
         if hash_at_tls_end != certificate_hash:
             raise WireError("TLS does not end at the server")
@@ -10935,11 +10967,12 @@ class Link:
         self.channel = channel
         self.loop = loop
         self.transport: Any = None         # None until connection_made()
-        self.last_message_at = boottime()  # at first, when the Link was made
+        # when the other end, authenticated, last sent bytes (boottime()); until then: when the Link was made
+        self.last_message_at = boottime()
         self.why = ""                       # why the connection was dropped
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
-        self._is_receiving = False          # data_received() sends them
+        self._is_receiving = False          # True: data_received() sends them at its end
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -10970,7 +11003,7 @@ class Link:
         return True
 
     def flush(self) -> None:
-        """Write all pending messages; drop an end that does not read."""
+        """Write all pending messages; drop the connection if the other end does not read."""
         self._is_receiving = False
         if self._flush_timer:
             self._flush_timer.cancel()
@@ -10983,7 +11016,10 @@ class Link:
                 self.drop("it does not read messages")
 
     def finish_writing(self) -> None:
-        """Send no more messages.  The other end closes the connection."""
+        """Send what is pending, then end of file, upon which the other end closes the connection.
+
+        If we closed it with unread data, the last messages would be lost.
+        """
         self.flush()
         if not self.transport.is_closing():
             self.closing = True
@@ -11008,7 +11044,7 @@ class Link:
             # says so when it is asked
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self.flush()
+        self.flush()                        # a server speaks first (step 1)
 
     def data_received(self, data: bytes) -> None:
         """Handle received bytes; close the connection if they violate the protocol."""
@@ -11053,7 +11089,7 @@ def token_of_environment() -> str | None:
 
 def read_token(path: str) -> str:
     """Return the token in a file that only we can access.  Raises UsageError, OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)         # a FIFO would block
     try:
         info = os.fstat(fd)
         if not S_ISREG(info.st_mode):
