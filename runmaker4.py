@@ -8281,7 +8281,7 @@ class RunnerStats:
     wrong_directory: str = ""           # where all jobs failed, and where they should run; "": unknown
 
     def add_result(self, job: Job, state: bytes) -> None:
-        """Count a job by the state of the line after the run."""
+        """Count a settled job by the new state of its line; the closing line names the lines of bad ones."""
         if job.cancelled:
             state = CANCELLED                    # even if the job has ended at that moment
         self.results[state] += 1
@@ -8322,7 +8322,7 @@ class RunnerStats:
         """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
         summary: None: the file's state is unknown.  reasons_command: shows why jobs failed; '': none.
-        seconds: since the start.
+        retry: the option or command that runs failed jobs again.  seconds: since the start.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         error_count = self.results[ERROR] + len(self.orphans)
@@ -8347,9 +8347,10 @@ class RunnerStats:
             return f"{text}; the state of the file is unknown{incomplete}"
         counts = summary.counts
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
-        has_run_all_jobs = own == counts
+        has_run_all_jobs = own == counts        # "in all" would only repeat the text
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
+            # if jobs of ours are bad, the text already names their lines
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
         # lines whose results we could not write are still `r`, and orphans once we exit
         will_be_orphaned = self.unwritten_lines and counts.running
@@ -8432,7 +8433,7 @@ class Pump:
             self.is_paused = False
             for run, event in self.runs.items():
                 self.watch(run)
-                event.set()
+                event.set()                     # _read_remaining_output() does not count the pause
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
@@ -8696,7 +8697,7 @@ class JobTask:
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
-        if self.phase is Phase.RUNNING:
+        if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
             self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
@@ -8763,6 +8764,7 @@ class JobTask:
                 can_run = await self._wait_for_more_memory()
             else:
                 failures += 1
+                # the remaining wall time can be too short for another run
                 can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
             if not can_run:
                 break
@@ -8824,7 +8826,7 @@ class JobTask:
         if not self._runner.admit_or_drain(self.job):
             return False
         self._enter_phase(Phase.GROWING)        # keeps the slots
-        self._runner.changed.set()              # the memory of the last run is free
+        self._runner.changed.set()              # the loop of Runner learns that memory is free
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_until_woken(None)
         # while it waited, the job lock can have been lost, and the wall time can have become too short
@@ -8907,7 +8909,7 @@ class JobTask:
                 why = f"{shell}: {why}" if is_there else f"no {shell} on {os.fsdecode(self._runner.host)}"
             return why, False
         finally:
-            self._runner.executor.post(close_all, *lock_fds)
+            self._runner.executor.post(close_all, *lock_fds)    # the shell has copies; close(2) can block
 
     def _announce_start(self) -> None:
         for sink in self.run.sinks:
@@ -8984,7 +8986,7 @@ class JobTask:
         """
         try:
             if self._is_gated:
-                self._runner.jobs.on_ready_to_start(self.job)
+                self._runner.jobs.on_ready_to_start(self.job)       # the group starts once all have called it
                 while self.phase is Phase.AT_GATE:
                     self._wake_event.clear()
                     await self._wake_event.wait()
@@ -9189,7 +9191,7 @@ class Runner:
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
             await asyncio.wait(self._job_runs)
-        # most of them are endless loops
+        # most chores are endless loops
         for chore in chores:
             chore.cancel()
         if self.kill_signal:                    # reported when it came
@@ -9510,7 +9512,8 @@ class Runner:
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
                 self._report_and_drain(too_many_failures(failures))
-            # jobs in a row whose host seems to lack the program, or to be out of reach: its slot is to blame
+            # jobs in a row whose host seems to lack the program, or to be out of reach: the slot is to blame,
+            # and gets no more jobs once there are --slot-errors of them
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
             if ends:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
@@ -10152,7 +10155,7 @@ class Program:
         raise NotImplementedError
 
     def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
-        """Make KILL_SIGNALS call on_kill(number), and DRAIN_SIGNALS on_drain(number)."""
+        """Make KILL_SIGNALS (INT, ...) call on_kill(number), DRAIN_SIGNALS (HUP, ...) on_drain(number)."""
         for handler, numbers in ((on_kill, KILL_SIGNALS), (on_drain, DRAIN_SIGNALS)):
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
@@ -10211,6 +10214,7 @@ class RunnerProgram(Program):
     MAX_HIRE_SECONDS = 15       # a part of SLURM_MARGIN_SECONDS
 
     def __init__(self, prog: str, label: str, options: Namespace) -> None:
+        # check the options that runner and client share.  Raises UsageError
         super().__init__(prog, label, options)
         self.slot_file: SlotFile | None = None  # None: no --slots @FILE
         if options.slots:
@@ -10222,7 +10226,7 @@ class RunnerProgram(Program):
                 self.slots = self.slot_file.names
             options.slots = ",".join(self.slots)        # not @FILE: set_up_process() compares names
         else:
-            count = 1 if options.jobs is None else options.jobs or available_cpus()
+            count = 1 if options.jobs is None else options.jobs or available_cpus()     # -j0: the CPUs
             self.slots = [str(number) for number in range(1, count + 1)]
         self.task = f"-j{len(self.slots)} on {label}"
         self.memory = options.memory or available_memory()  # bytes, for all running jobs together
@@ -10354,6 +10358,7 @@ class RunnerProgram(Program):
         not count as finished: each successor would run it again.
         """
         runner, stats = self.runner, self.runner_stats
+        # with -r or --resume, a successor would also run our lines in error
         has_lines_left = summary.jobs_left or (self.retry and stats.results[ERROR])
         if not (runner.is_out_of_time and has_lines_left) or runner.signals.received:
             return
@@ -10440,7 +10445,7 @@ class App(RunnerProgram):
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
         home = os.path.realpath(os.path.dirname(self.path))
-        # with -r, the first jobs have failed before
+        # where the jobs should run if the first ones fail here; with -r, these have failed before
         if not (self.options.retry or (os.path.isdir(home) and os.path.samefile(home, "."))):
             runner.home = os.fsencode(home)
         return await self.run_and_report(jobs)
@@ -10586,7 +10591,7 @@ def decode(frame: bytes) -> Fields:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = _json_decoder().decode(frame.decode("utf-8"))
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):        # not UTF-8, no JSON, or nested too deeply
         raise WireError("invalid JSON") from None
     if not isinstance(message, dict):
         raise WireError("no message")
@@ -10972,7 +10977,7 @@ class Link:
         self.why = ""                       # why the connection was dropped
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
-        self._is_receiving = False          # True: data_received() sends them at its end
+        self._is_receiving = False          # True: data_received() sends posted messages at its end
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -10994,11 +10999,11 @@ class Link:
             self.loop.call_soon(self.flush)
 
     def post(self, message: Fields) -> bool:
-        """Send a message within 20 ms; return False if we are closing."""
+        """Send a message within 20 ms, together with others; return False if the connection is closing."""
         if self.closing or self.transport.is_closing():
             return False                    # on_disconnected() will handle that
         self.channel.send(message)
-        if not (self._flush_timer or self._is_receiving):
+        if not (self._flush_timer or self._is_receiving):       # data_received() flushes at its end
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
 
