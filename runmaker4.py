@@ -8281,7 +8281,7 @@ class RunnerStats:
     wrong_directory: str = ""           # where all jobs failed, and where they should run; "": unknown
 
     def add_result(self, job: Job, state: bytes) -> None:
-        """Count a settled job by the new state of its line; the closing line names the lines of bad ones."""
+        """Count a job by the state of the line after the run."""
         if job.cancelled:
             state = CANCELLED                    # even if the job has ended at that moment
         self.results[state] += 1
@@ -8294,10 +8294,7 @@ class RunnerStats:
             self.unwritten_lines.append(job.number)
 
     def add_orphans(self, lines: OrphanLines) -> None:
-        """Add, at the exit, the orphans (lines `r` without runner and job) that this program marked `e`.
-
-        Those that it had run itself got their results after all, which are no longer unwritten.
-        """
+        """Add what became of orphans: of lines that had lost their runner, and of results of ours."""
         self.orphans += lines.marked
         self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
@@ -8986,7 +8983,7 @@ class JobTask:
         """
         try:
             if self._is_gated:
-                self._runner.jobs.on_ready_to_start(self.job)       # the group starts once all have called it
+                self._runner.jobs.on_ready_to_start(self.job)       # the group waits for this
                 while self.phase is Phase.AT_GATE:
                     self._wake_event.clear()
                     await self._wake_event.wait()
@@ -10151,7 +10148,7 @@ class Program:
         raise NotImplementedError
 
     def on_writer_relieved(self) -> None:
-        """Resume work that was held back if little is unwritten now; called after each write of a thread."""
+        """Resume held-back work if little is unwritten now; called after each write of a thread."""
         raise NotImplementedError
 
     def handle_signals(self, on_kill: Callable[[int], None], on_drain: Callable[[int], None]) -> None:
@@ -10252,10 +10249,7 @@ class RunnerProgram(Program):
         options.quiet |= options.plain          # --plain prints no more messages than -q
 
     def seconds_left(self) -> float | None:
-        """Return the seconds until all jobs are killed, by --walltime; None or infinite: no limit.
-
-        Raises UsageError if --walltime auto finds no end time of a Slurm job in the environment.
-        """
+        """Return the seconds until --walltime kills all jobs; None or inf: no limit.  Raises UsageError."""
         walltime: float | str | None = self.options.walltime
         if not isinstance(walltime, str):
             return walltime
@@ -10296,11 +10290,7 @@ class RunnerProgram(Program):
         return [Console(self.stdout, with_output)]
 
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
-        """Make the runner and install signal handlers.
-
-        files: writes the records or, at a client, sends output to the server.  While too much of that waits,
-        no job output is read (Pump).
-        """
+        """Make the runner and install signal handlers.  files: if it is far behind, no job output is read."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
         writers = self.stdout, self.stderr, files
@@ -10886,10 +10876,9 @@ class ServerChannel(Channel):
         super().__init__(token, credentials.context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Let both ends prove that they know the token, and start TLS, as the server.
+        """Let both ends prove that they know the token, and start TLS, as the server: see "The wire".
 
-        The steps are those of "The wire": greet; check the client's proof; send ours; TLS; check that the
-        client is its other end.
+        Greet; check the client's proof; send ours; TLS; check that the client is its other end.
         """
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
         knock = yield from self._wait_for_message()                     # step 2
@@ -10924,10 +10913,9 @@ class ClientChannel(Channel):
         super().__init__(token, context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Let both ends prove that they know the token, and start TLS, as the client.
+        """Let both ends prove that they know the token, and start TLS, as the client: see "The wire".
 
-        The steps are those of "The wire": read the greeting; send our proof; check the server's, and the
-        file; TLS; prove that we are its other end.
+        Read the greeting; send our proof; check the server's, and the file; TLS; prove that TLS ends at us.
         """
         greeting = yield from self._wait_for_message()                  # step 1
         self._check_refusal(greeting)
