@@ -2816,13 +2816,14 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        A runner calls this before it claims a line.  From the length is_only_claimer() learns if others can
-        have run our commands.
+        Called before each claim; only the first one after the lock file was opened does anything.  From the
+        length is_only_claimer() learns if others can have run our commands.
 
         While the length is as we made it, no runner has begun to claim since.  A runner that began before us
-        still holds the shared lock on HERE_BYTE: we find that lock, and record OTHERS.  If it has lost the
-        lock, it must call this again before it claims.  A runner that begins now locks HERE_BYTE first.  So
-        we find that lock, or it makes the file longer than we did.
+        still holds the shared lock on HERE_BYTE, as each process that can set a state: we find that lock,
+        and record OTHERS.  If that runner has lost the lock, it opens the lock file again, and so calls this
+        again before it claims.  A runner that begins now locks HERE_BYTE first.  So we find that lock, or the
+        runner makes the file longer than we did.
         """
         if self._lengthened:
             return
@@ -2839,7 +2840,8 @@ class LockTable(LockTableReader):
     def is_only_claimer(self) -> bool:
         """Return True if certainly no other process has claimed since our first claim.
 
-        Then no other process has run a command since we did, and change_state() may write our result again.
+        Then no other process has run a command since we did, and change_state() may write our result again,
+        over an `r` that an editor has restored.  Call it while holding a command mutex.
         """
         assert self.locked_now
         return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
@@ -2848,10 +2850,11 @@ class LockTable(LockTableReader):
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
-    Otherwise an edit has moved or changed the line, and nothing may be written there.
+    Otherwise an edit has moved or changed the line, and nothing may be written there.  Called for what was
+    just read, before a claim or a result, and before a scan goes on.
 
     data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.  So it shows
-    that the line follows a newline, or is the first.
+    that the line follows a newline, or is the first.  (Scan.reread_from() puts a newline there itself.)
     """
     text_end = index + 1 + len(line.text)
     preceding = data[max(index - len(UTF8_MARK), 0):index]
@@ -2888,9 +2891,10 @@ class JobReader(Opened):
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
-        self.reader = Reader()
+        self.reader = Reader()                  # of the open file; _open() makes another one
         self.inode: Identity | None = None      # None: no file is open
-        self._opened_stat: os.stat_result | None = None         # of the file that was opened last
+        # of the file that was opened last: owner and mode decide if we trust one that replaces it
+        self._opened_stat: os.stat_result | None = None
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
     @property
@@ -2918,6 +2922,9 @@ class JobReader(Opened):
 
     def snapshot(self) -> Snapshot:
         """Read the whole file: count the lines in each state, and separate orphans from running jobs.
+
+        runwait4.py shows this.  A runner calls it seldom, for example after a long wait
+        (Cursor._report_if_idle()): on a network each lock query is a round trip.
 
         half_saved: an editor can be about to write more, so lines can be missing.
         """
@@ -2950,13 +2957,14 @@ class JobReader(Opened):
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)         # by then the save can have ended
-        self._trusted_size = size
+        self._trusted_size = size               # is_save_held_up() looks for the byte before it
         return 0.0
 
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the former last byte is missing; or NUL, in the gap before a state that one of us has written.
+        Then the former last byte is missing; or NUL, in the gap before a state that a runner has written.
+        The caller then waits up to MAX_SAVE_SECONDS before it trusts the size, or takes a line for removed.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
@@ -2983,7 +2991,8 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            # MAX_NAMED bad lines are named; and one that -r would run again is enough for `can_retry`
+            # MAX_NAMED bad lines are named; and one that -r would run again (none of a group) is enough for
+            # `can_retry`
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             # A scan for directives and lines `r`, which are few, quickly skips other lines
@@ -3013,7 +3022,7 @@ class JobReader(Opened):
             can_retry=can_retry,
             jobs_left=bool(with_jobs),
             orphans=len(snapshot.orphans),
-            first_stray=find_stray_line(self.reader, STRAY),
+            first_stray=find_stray_line(self.reader, STRAY),        # neither a job nor a comment
             has_end=scope.below_end,
             with_jobs=frozenset(with_jobs),
             without_jobs=frozenset(remaining.all),
@@ -3025,7 +3034,7 @@ class JobReader(Opened):
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
         """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
-        margin = min(line.offset, len(UTF8_MARK))
+        margin = min(line.offset, len(UTF8_MARK))       # has_line_at() needs the bytes before the line
         data = self.reader.pread(margin + 1 + len(line.text) + after, line.offset - margin)
         return data[margin:] if has_line_at(data, margin, line) else b""
 
@@ -3033,7 +3042,10 @@ class JobReader(Opened):
         return self.read_line(line)[:1] or None
 
     def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
-        """Read lines that are near each other in one call, for the `with` block."""
+        """Read lines that are near each other in one call: in the `with` block they come from memory.
+
+        check_claimable() reads MIN_CHUNK_SIZE bytes after its line, so read as many after the last.
+        """
         start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
         end = max(line.offset + 1 + len(line.text) for line in lines)
         return self.reader.reading_once(start, end + Scan.MIN_CHUNK_SIZE)
@@ -3045,19 +3057,20 @@ class JobReader(Opened):
 
         The answer is a hint; change_state() checks again while holding the command mutex.
 
-        Step 5: A line `r` is an orphan if its own job lock is free and h < R: the command has fewer held job
-        locks than lines `r`.  One check is enough.  Where locks can be lost without an error, two checks 15 s
-        apart are needed (Orphans), so that a living runner has locked its job lock again by then.  A runner
-        that finds an orphan writes `e` over it, while holding the command mutex; with --resume or -r it
-        writes `.`, so that the line is claimed like any new line.
+        Step 5 of the protocol: A line `r` is an orphan if its own job lock is free, and the command has fewer
+        held job locks than lines `r` (h < R).  One check is enough.  Where locks can be lost without an
+        error, two checks 15 s apart are needed (Orphans), so that a living runner has locked its job lock
+        again by then.  A runner that finds an orphan writes `e` over it, while holding the command mutex;
+        with --resume or -r it writes `.`, so that the line is claimed like any new line.
 
         An `r` that an editor has saved over a result looks like an orphan.  The runner that wrote the result
         writes it again if the lock file is as long as that runner's first claim has made it: each runner or
-        server that claims lines makes it a byte longer (not on NFSv3: it can hide one that began before).
+        server that claims lines makes it a byte longer.  (Not on NFSv3, which can hide the lock of a runner
+        that began before.)
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
-            return False                        # it is unknown
+            return False                        # its locks are unknown: the line counts as running
         if lock_table.is_open and self._locks_show_life(line):
             return False
         lock_table.refresh()
@@ -3077,20 +3090,20 @@ class JobReader(Opened):
         """
         if self.lock_table.is_held(own_job_lock_offset(line)):
             return True
-        for _ in range(2):                      # a job can be started after the locks were counted
+        for _ in range(2):                      # a job can be started after the locks were counted: try twice
             job_locks = self.lock_table.count_job_locks(line.command)
             if not job_locks:
                 return False
             if not self._has_running_lines(line.command, job_locks + 1, line.offset):
-                return True
+                return True                     # there are no more lines `r` than locks
         return False
 
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
-        """Return True if, with one more copy of a command, no more copies live than lines are `r`.
+        """Return True if a line `r` exists for each living copy of a command, so that one more may start.
 
-        If more live, an edit has overwritten an `r`, and a claim could start a second copy of that job.  The
-        new copy brings a line `r`, so there must be one for each living copy.  for_orphan: the line of the
-        new copy is `r` already, so one more is needed.  near: the offset of that line.
+        If more copies live, an edit has overwritten an `r`, and a claim could start a second copy of that
+        job.  A held job lock counts as a living copy.  The new copy brings a line `r` of its own; for_orphan:
+        that line is `r` already, so one more is needed.  near: the offset of that line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
@@ -3116,7 +3129,9 @@ class JobReader(Opened):
     def reopen_reader_on_fuse(self) -> None:
         """On FUSE, open the file again, to read what other hosts have written.
 
-        Raises FileChangedError if the file was replaced.
+        A FUSE daemon can answer from old data as long as a file is open.  Called once a mutex is locked,
+        before each walk, and before a line is taken for an orphan.  Raises FileChangedError if the file was
+        replaced.
         """
         try:
             self.reader.refresh(self.mount)
@@ -3128,7 +3143,7 @@ class JobReader(Opened):
     def _stat(self) -> os.stat_result:
         """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open).
 
-        Call LockTable.refresh() first, or lock the command mutex.
+        Call LockTable.refresh() first, or lock the command mutex: otherwise the answer can be old.
         """
         info = lstat_refusing_symlink(self.real_path)
         if not self.network:
@@ -3194,7 +3209,7 @@ class JobReader(Opened):
         try:
             if self.network:
                 reader = Reader.with_own_fd(fd, True)
-            first_line_offset(reader)
+            first_line_offset(reader)           # raises OSError for UTF-16
             info = os.fstat(fd)
             if self.is_open:
                 with suppress(OSError):      # the file server can have lost it
@@ -3237,8 +3252,9 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    Raises OSError(EBUSY) if another process has locked a part exclusively.  On NFS, the lock also makes the
-    size current.
+    It keeps away programs that lock parts of the file, and makes a write fail after the lease was lost (the
+    time for which a server keeps the locks of a silent host).  On NFS it also makes the size current.  Raises
+    OSError(EBUSY) if another process has locked a part exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3294,15 +3310,15 @@ class JobFile(JobReader):
         Meanwhile no other process claims a line of this command, or writes its state: what we read there
         stays true until we have written.
 
-        Yield False if another process holds it for `patience` seconds.  job_lock: if it has all locks of the
-        command (its bucket), use that mutex, and leave it locked.  Another job that has them gives the mutex
-        back first (trim_bucket()).
+        Yield False if another process holds it for `patience` seconds.  job_lock: if it was locked with all
+        of the command's bucket, which includes the mutex, use that, and leave it locked.  If another job of
+        ours has the bucket, first unlock all but its job lock (trim_bucket()).
 
-        Step 8: On a network file system a host's cache can be old.  So a process that has locked command
-        mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE
-        also through a new description (reopen_reader_on_fuse()).  It syncs each write.  On NFS the
-        description that it reads through also has the shared lock of step 7: so a read fails once this host
-        has lost its locks.
+        Step 8 of the protocol: On a network file system a host's cache can be old.  So a process that has
+        locked command mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT
+        (Reader), on FUSE also through a new description (reopen_reader_on_fuse()).  It syncs each write.  On
+        NFS the description that it reads through also has the in-use lock (lock_all()): so a read fails once
+        this host has lost its locks.
         """
         lock_table, bucket = self.lock_table, bucket_of(command)
         if job_lock and lock_table.buckets.get(bucket) is job_lock:
@@ -3315,8 +3331,9 @@ class JobFile(JobReader):
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        Step 7: Each process of ours that can write the job file holds a shared lock on all of it, and on one
-        byte after that range; the offset of this byte identifies the lock file.
+        Step 7 of the protocol: Each process of ours that can write the job file holds a shared lock on all of
+        it, and on one byte after that range; the offset of this byte identifies the lock file.  Called when
+        the files are opened and before each claim; it does nothing if both are those of the last call.
 
         The inode number of the lock file selects the byte.  So processes that use two lock files, because
         the job file has two names, notice each other: this raises OSError(EBUSY).
@@ -3326,7 +3343,8 @@ class JobFile(JobReader):
         if inode is None or self._marked_in_use == (self.reader, inode):
             return
         self._marked_in_use = None
-        # lock it again: the pulse in a new lock file shows only the loss of locks that were taken after it
+        # lock it again: the pulse is a byte that we lock to notice lost locks, and in a new lock file it
+        # shows only the loss of locks that were taken after it
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3396,6 +3414,7 @@ class JobFile(JobReader):
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 is_orphan = line.state == RUNNING
+                # a finished line that becomes new changes neither the number of locks nor that of lines `r`
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
                 our_run_was_last = own_last_result and self.lock_table.is_only_claimer()
@@ -3406,8 +3425,10 @@ class JobFile(JobReader):
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
-        needs_room: also require can_run_another_copy().
+        The caller then writes the new state, still holding the command mutex.  Raises FileChangedError if the
+        line, or the directive with its settings, is not at its offset.
+        needs_room: also require can_run_another_copy().  A claim that has locked all of the bucket, with all
+        job locks of the command, knows that no copy lives.
         """
         assert self.lock_table.has_mutex(line.command)
         self.check_writable()
@@ -3462,13 +3483,13 @@ class JobFile(JobReader):
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
         FileChangedError if a line has moved.
 
-        Before step 2 a runner with -r does this to all failed lines, one with --resume to those in error
-        (Cursor._make_failed_lines_new()).  If this is refused, the runner writes each line while holding the
-        command mutex (change_state()), after the same checks of path and line as for a claim.
+        Before its first claim a runner with -r does this to all failed lines, one with --resume to those in
+        error (Cursor._make_failed_lines_new()).  If this is refused, the runner writes each line while
+        holding the command mutex (change_state()), after the same checks of path and line as for a claim.
 
-        One lock over all buckets includes the mutex of each command, so I2 holds for each line.  It also
-        includes the append byte.  `runset4.py --edit` holds that before it locks bucket after bucket, so the
-        two never lock buckets at the same time.
+        One lock over all buckets includes the mutex of each command, so no process of ours changes one of the
+        lines meanwhile.  It also includes the append byte.  `runset4.py --edit` holds that before it locks
+        bucket after bucket, so the two never lock buckets at the same time.
 
         The bytes between the states are written as they are: only programs other than ours could change them.
         As in change_state(), these have microseconds for that: the last read is after all lines were checked.
@@ -3499,6 +3520,7 @@ class JobFile(JobReader):
         self._write(state, line.offset)
 
     def _write(self, data: bytes | bytearray, offset: int) -> None:
+        # with lost locks, another host can hold the mutex: then raise OSError, and write nothing
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
         if self.network:
