@@ -2820,8 +2820,8 @@ class LockTable(LockTableReader):
         length is_only_claimer() learns if others can have run our commands.
 
         While the length is as we made it, no runner has begun to claim since.  A runner that began before us
-        still holds the shared lock on HERE_BYTE, as each process that can set a state: we find that lock,
-        and record OTHERS.  If that runner has lost the lock, it opens the lock file again, and so calls this
+        still holds the shared lock on HERE_BYTE, as all do that can set a state: we find that lock, and
+        record OTHERS.  If that runner has lost the lock, it opens the lock file again, and so calls this
         again before it claims.  A runner that begins now locks HERE_BYTE first.  So we find that lock, or the
         runner makes the file longer than we did.
         """
@@ -3252,9 +3252,9 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    It keeps away programs that lock parts of the file, and makes a write fail after the lease was lost (the
-    time for which a server keeps the locks of a silent host).  On NFS it also makes the size current.  Raises
-    OSError(EBUSY) if another process has locked a part exclusively.
+    It keeps away programs that lock parts of the file, and makes a write fail after the file server has freed
+    the locks of this host.  On NFS it also makes the size current.  Raises OSError(EBUSY) if another process
+    has locked a part exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3544,17 +3544,18 @@ class JobQueue:
         self.file = file
         self.say = file.say
         self._say_once = once_per_subject(file.say)
-        self.claimed: dict[Job, None] = {}
+        self.claimed: dict[Job, None] = {}      # release_job() removes a job
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: JobsToKill = {}
-        self.due: dict[Job, bytes] = {}         # results that a claim can write, too: see above claim()
+        # results of finished short jobs, which the next claim can write, too: see above claim()
+        self.due: dict[Job, bytes] = {}
         # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
         # line that it wants, one less after each claim
         self.spread = 1
         # the open file and lock file, as reopen_if_replaced() has last found them
         self._reader: Reader | None = None      # it has found none
         self._lock_inode = file.lock_table.inode
-        self._searched_at = -inf           # (clock)
+        self._searched_at = -inf           # when check_jobs() last searched for moved lines (clock)
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
         # when the path first named no file (clock); None: it names a file
@@ -3564,6 +3565,7 @@ class JobQueue:
     def reopen_if_replaced(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
+        This comes before each walk and each check of claimed jobs, and before a result whose line has moved.
         Repair the locks: lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if
         another process uses another lock file (mark_lock_file_in_use()): then no new line may be claimed.
         """
@@ -3585,7 +3587,7 @@ class JobQueue:
         if self._lock_inode not in (None, lock_table.inode):
             self.say(f"the lock file {lock_table.path} was removed; it was created and locked again (do not "
                      "remove it)")
-            # these are in the old lock file, in which nobody looks any more
+            # these are in the old lock file, where no runner looks for them any more
             for job_lock in list(lock_table.job_locks.values()):
                 lock_table.free_job_lock(job_lock)
         self._lock_inode = lock_table.inode
@@ -3601,6 +3603,7 @@ class JobQueue:
         """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
             self._cut_off_since = self.file.clock()
+        # a FileChangedError has the errno ESTALE, too, but no lock is lost then
         if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
             self.file.close_files()
 
@@ -3627,7 +3630,7 @@ class JobQueue:
             return not (
                 self.file.network and lost_locks(job.job_lock.fd, [job.job_lock.offset], self.file.mount)
             )
-        except OSError:
+        except OSError:                         # it is unknown, so not certain
             return False
 
     # -- claiming a line -------------------------------------------------------------------------------------
@@ -3660,16 +3663,16 @@ class JobQueue:
 
         Raises FileChangedError if the line or the file moved.
 
-        Step 2: Lock the command mutex.  The path must still name this file, and the line, which is read
-        again, must be unchanged and complete.  Count the held job locks h, and the lines R of this command
-        that are `r`.  The line can be claimed if h <= R.  Open the lock file once more, and lock a free job
-        lock through that descriptor: the one of the line's number if that is free.  Write `r`; unlock the
-        command mutex.  (A server takes back the `r` of a job that a client still has in the same way, if
-        h < R: ServedQueue.reclaim_line().)
+        Step 2 of the protocol: Lock the command mutex.  The path must still name this file, and the line,
+        which is read again, must be unchanged and committed (check_committed()).  Count the held job locks h,
+        and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open the lock file
+        once more, and lock a free job lock through that descriptor: the one of the line's number if that is
+        free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still
+        has in the same way, if h < R: ServedQueue.reclaim_line().)
 
-        If all of the bucket could be locked (take_bucket()), no copy of the command lives, and the results
-        that are due near the line are written, too.  Otherwise lock only the mutex: of equal lines others can
-        be running.
+        If all of the bucket could be locked (take_bucket()), no copy of the command lives, and results of
+        finished short jobs near the line (`due`) are written, too.  Otherwise lock only the mutex: of equal
+        lines others can be running.
 
         The proof in "The job file" needs h <= R: if h > R, a copy of the command lives whose line is no
         longer `r`.
@@ -3697,6 +3700,7 @@ class JobQueue:
                     self.spread = self.MAX_SPREAD
                 return attempt
         finally:
+            # not claimed; after an error in _lock_and_mark(), that has freed it
             if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
                 lock_table.free_job_lock(job_lock)
 
@@ -3714,9 +3718,10 @@ class JobQueue:
     def _write_due_results(self, jobs: Iterable[Job]) -> None:
         """Write results over lines that were checked, each synced, and remove the jobs from `claimed`.
 
-        Step 4, within a claim that has locked a bucket, for at most MAX_DUE jobs whose buckets are still
-        locked.  The claim reads all these lines at once, after the last of the locks.  Then this writes each
-        result, syncs it and frees that bucket; last the claim writes its `r`, if that line is still new.
+        Step 4 of the protocol, within a claim that has locked a bucket, for at most MAX_DUE jobs whose
+        buckets are still locked.  The claim reads all these lines at once, after the last of the locks.  Then
+        this writes each result, syncs it and frees that bucket; last the claim writes its `r`, if that line
+        is still new.
         """
         for job in jobs:
             # finish() tries again, and reports why that fails
@@ -3727,7 +3732,7 @@ class JobQueue:
                 self.release_job(job)
 
     def trim_bucket(self, job: Job) -> None:
-        """Keep only the job lock of a job that still runs, or has a result that could not be written."""
+        """Unlock all of a job's bucket but the job lock, so that other processes can lock the mutex."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
@@ -3761,11 +3766,13 @@ class JobQueue:
 
         Return '', or why the result will never be written.  Raises TemporaryError: try again.
 
-        Step 4: When the job has finished, lock the command mutex, unless the whole bucket is still locked;
-        verify path and line; write the new state over the `r`; while holding the mutex, free the job lock, or
-        all of the bucket in one call.  Of short jobs on NFS, the next claim does this (_write_due_results()).
+        Step 4 of the protocol: When the job has finished, lock the command mutex, unless the whole bucket is
+        still locked; verify path and line; write the new state over the `r`; while holding the mutex, free
+        the job lock, or all of the bucket in one call.  Of a short job on NFS, the next claim can have done
+        this (_write_due_results()).
 
-        state: CANCELLED: a user has cancelled the job; the line keeps the user's state.
+        state: CANCELLED: a user has cancelled the job; the line keeps the user's state.  NEW: it was not
+        started, and another runner can take it.
         """
         if state == CANCELLED:
             self.release_job(job)
@@ -3808,7 +3815,8 @@ class JobQueue:
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
 
-        Raises LockedNow, or FileChangedError if the line was moved or changed, or the job lock was lost.
+        finish() tries this before it searches the file.  Raises LockedNow, or FileChangedError if the line
+        was moved or changed, or the job lock was lost.
         """
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
@@ -3828,8 +3836,9 @@ class JobQueue:
     def _is_running_here(self, job: Job) -> bool:
         """Return True if we have a job's job lock, and the line is at its offset as `r`.
 
-        If this host was cut off, another runner can have claimed the line and written this `r`.  On NFS a
-        read of the file fails if the host has lost its locks since the file was opened.
+        Only then may the result be written there.  If this host was cut off, another runner can have claimed
+        the line and written this `r`.  On NFS a read of the file fails if the host has lost its locks since
+        the file was opened.
         """
         has_job_lock = job.job_lock is not None if self.file.mount.is_nfs else self.still_has(job)
         return has_job_lock and self.file.state_at(job) == RUNNING
@@ -3871,7 +3880,7 @@ class JobQueue:
         """Return True if a job's line has the result, although an earlier write() raised an error.
 
         For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
-        result would be written over another line `r` of the command.
+        next try would write the result over another line `r` of the command.
         """
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
@@ -3947,7 +3956,8 @@ class JobQueue:
         return to_kill
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for the line of an astray job.
+        """Return True if it is time to search the file for the line of a job that is not at its offset as
+        `r`.
 
         To read a long file each second would cost half a core.  So the longer the line is missing, the longer
         are the pauses between two searches.
@@ -3962,9 +3972,10 @@ class JobQueue:
     def _drop_lost_job_locks(self) -> None:
         """If this host has lost locks, close the job file and the lock file; reopen_if_replaced() follows.
 
-        A host that is cut off from a network file system for too long loses its locks, while descriptors stay
-        open.  Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job
-        gets one again, or is lost (_take_back_job_locks()).
+        Called before claimed jobs are checked, and before the line of a result is searched for.  A host that
+        is cut off from a network file system for too long loses its locks, while descriptors stay open.
+        Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job gets one
+        again, or is lost (_take_back_job_locks()).
         """
         # first the locks of the lock table itself, then those of jobs: each is on a descriptor of its own
         if not self.file.lock_table.still_has_locks():
@@ -3976,7 +3987,8 @@ class JobQueue:
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
-        Leave out a command whose mutex another process holds.  Return the jobs without a line, each with the
+        An edit, a new lock file or lost locks have taken these away.  Leave out a command whose mutex another
+        process holds: the next check tries it again.  Return the jobs without a line, each with the
         state that has replaced the `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
@@ -4006,8 +4018,9 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
 
-        Return the same as _reconcile_commands(); b"" also if an `r` at the offset belongs to another job.
-        Steps are those of the list above.  Call check_at_path() first.
+        Return the jobs without a line, each with the state that has replaced the `r`; b"": the line is
+        missing, or an `r` at the offset belongs to another job.  The steps are those of the list above
+        check_jobs(): first the job locks, then the lines.  Call check_at_path() first.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
@@ -4016,7 +4029,7 @@ class JobQueue:
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # Step 1: a job whose result is written needs no job lock
+        # Step 1: lock lost job locks again; a job whose result is written needs none
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
         # No other line for a job whose state is set: by the user, or as the result
@@ -4026,10 +4039,10 @@ class JobQueue:
         astray = []
         for job in our_jobs:
             is_running_here = job not in missing and job in self.claimed
-            # Step 2: it keeps the line at its offset if that is `r`
+            # Step 2: unless step 1 gave it up, it keeps the line at its offset if that is `r`
             if is_running_here and not unused_running.pop(job.offset, None):
                 astray.append(job)
-        for job in astray:                                                      # steps 3 and 4
+        for job in astray:              # steps 3 and 4: another line `r`, or one that is made `r` again
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
                 self._restore_running_state(line)
@@ -4098,7 +4111,7 @@ class JobQueue:
         for lock_offset, offset in offset_by_lock.items():
             if not is_held(lock_offset):
                 return offset
-        return min(unused_running)
+        return min(unused_running)              # any: lines of one command are interchangeable
 
     def _restore_running_state(self, line: Line) -> None:
         """Write `r` over another state of a running job's line, and report it.
@@ -4169,7 +4182,7 @@ class JobQueue:
         Without this check the job of a deleted line would count as cancelled if an equal line is done.  It
         is a hint: after further edits the size tells nothing, and the answer is False.
         """
-        if job.tracking is not Tracking.FOUND:
+        if job.tracking is not Tracking.FOUND:          # decided by the size when it was first missed
             return job.tracking is Tracking.DELETED
         return self.file.size() == job.size_when_found - job.length
 
@@ -4191,9 +4204,9 @@ LOCK_REMEDIES = {
 def check_lock_file(file: JobFile) -> None:
     """Check before the first job that all users of a job file will use one lock file, and that locks work.
 
-    Otherwise two runners could run the same job, so raise UsageError.  Leave both files open: on NFS, opening
-    them costs some 20 round trips.  If the job file does not exist, make no lock file: its group and mode
-    come from the job file.
+    Otherwise two runners could run the same job, so raise UsageError.  Servers and runset4.py call this, too.
+    Leave both files open: on NFS, opening them costs some 20 round trips.  If the job file does not exist,
+    make no lock file: its group and mode come from the job file.
     """
     path, mount = file.path, file.mount
     lock_path = lock_file_of(path)
