@@ -2830,7 +2830,8 @@ class LockTable(LockTableReader):
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
         is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        # NFSv3 may hide that lock of another host (see mark_lock_file_in_use())
+        # Later, when the file was opened again, others can have claimed in between.  NFSv3 may hide that lock
+        # of another host (see mark_lock_file_in_use())
         if is_first_claim and self._mount.kind != "nfs" and is_free(self.fd, HERE_BYTE):
             self._length_at_first_claim = length
         else:
@@ -3006,7 +3007,7 @@ class JobReader(Opened):
                     del remaining.all[consumer]
                     if line.offset > keep_above:
                         with_jobs.add(consumer)
-                if line.offset < keep_above and not remaining.all:
+                if line.offset < keep_above and not remaining.all:      # none may exit
                     return Summary(count_states(snapshot))
             elif line.state == RUNNING and not (looks and self.is_orphan(line)):
                 snapshot.running.append(line)
@@ -3168,7 +3169,7 @@ class JobReader(Opened):
         command mutex, which does so: otherwise the answer can be old.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
-            return None                 # by this host's cache, which is new: no server need be asked
+            return None                 # this host's cache of names is new, so no server need be asked
         info = self._stat()
         return None if self.inode == (info.st_dev, info.st_ino) else info
 
@@ -3288,8 +3289,8 @@ class JobFile(JobReader):
         # The seconds that a runner or server waits for a command mutex before it tries later.  On a local
         # file system the event loop makes the calls, and does nothing else while it waits.
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
-        # The same for a line that is not claimed.  There are others: mostly it is `r` when we get the mutex,
-        # and on a network each try is a round trip.
+        # The same while a walk claims or changes a line.  If it is refused, it goes on to other lines: mostly
+        # the line is `r` when we get the mutex, and on a network each try is a round trip.
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         # the file, and the size up to which all lines are committed (check_committed())
         self._committed_reader_and_size: tuple[Reader, int] | None = None
@@ -3379,7 +3380,10 @@ class JobFile(JobReader):
         self.mark_lock_file_in_use()
 
     def check_at_path(self) -> None:
-        """Raise FileChangedError if the path no longer names the open file.  Needs the command mutex."""
+        """Raise FileChangedError if the path no longer names the open file: states written there are lost.
+
+        Needs the command mutex: with it, this host's cache of names is new.
+        """
         try:
             replacement = self.find_replacement()
         except FileNotFoundError:               # an editor is replacing it
@@ -3414,7 +3418,7 @@ class JobFile(JobReader):
             attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 is_orphan = line.state == RUNNING
-                # a finished line that becomes new changes neither the number of locks nor that of lines `r`
+                # a finished line made new changes neither the number of locks nor that of lines `r`
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
                 our_run_was_last = own_last_result and self.lock_table.is_only_claimer()
@@ -3549,8 +3553,8 @@ class JobQueue:
         self._jobs_to_kill: JobsToKill = {}
         # results of finished short jobs, which the next claim can write, too: see above claim()
         self.due: dict[Job, bytes] = {}
-        # Among so many new lines a runner chooses the next: MAX_SPREAD each time that another process has the
-        # line that it wants, one less after each claim
+        # Among so many new lines a runner chooses the next, so that not all try the same: MAX_SPREAD each
+        # time that another process has the line that it wants, one less after each claim
         self.spread = 1
         # the open file and lock file, as reopen_if_replaced() has last found them
         self._reader: Reader | None = None      # it has found none
@@ -3602,8 +3606,8 @@ class JobQueue:
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
-            self._cut_off_since = self.file.clock()
-        # a FileChangedError has the errno ESTALE, too, but no lock is lost then
+            self._cut_off_since = self.file.clock()     # finish() gives up a minute later
+        # not FileChangedError, which also has the errno ESTALE: it stands for an edit or a replaced file
         if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
             self.file.close_files()
 
@@ -3670,9 +3674,9 @@ class JobQueue:
         free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still
         has in the same way, if h < R: ServedQueue.reclaim_line().)
 
-        If all of the bucket could be locked (take_bucket()), no copy of the command lives, and results of
-        finished short jobs near the line (`due`) are written, too.  Otherwise lock only the mutex: of equal
-        lines others can be running.
+        If all of the bucket (the bytes of all locks of the command) could be locked by take_bucket(), no copy
+        of the command lives, and results of finished short jobs near the line (`due`) are written, too.
+        Otherwise lock only the mutex: of equal lines others can be running.
 
         The proof in "The job file" needs h <= R: if h > R, a copy of the command lives whose line is no
         longer `r`.
@@ -3740,9 +3744,11 @@ class JobQueue:
                        job_lock: JobLock | None) -> Job:
         """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`.
 
-        job_lock: is locked already, with all of the bucket.
+        job_lock: is locked already, with all of the bucket; None: lock one here.  Raises OSError, after it
+        has tried to take the `r` back.
         """
-        # lseek(2): the size as this host knows it, for which NFS need not ask the server
+        # size_when_found: _is_line_deleted() compares it.  lseek(2): the size as this host knows it, for
+        # which NFS need not ask the server
         job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None,
                   size_when_found=os.lseek(self.file.fd, 0, os.SEEK_END))
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
@@ -3892,11 +3898,11 @@ class JobQueue:
 
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
-    # Step 5: If an editor overwrites an `r` with `.`, because it had read the file before, the line's runner
-    # makes it `r` again within a second, on a network file system within a few; until then no runner can
-    # claim the line.  Any other state over an `r` cancels the job, even an old `!` that vi saves after -r has
-    # started that line again.  If the runner is dead and an editor wrote `.`, the line waits until the copy
-    # has exited; then it is new.
+    # Step 5 of the protocol: If an editor overwrites an `r` with `.`, because it had read the file before,
+    # the line's runner makes it `r` again within a second, on a network file system within a few; until then
+    # no runner can claim the line.  Any other state over an `r` cancels the job, even an old `!` that vi
+    # saves after -r has started that line again.  If the runner is dead and an editor wrote `.`, the line
+    # waits until the copy has exited; then it is new.
     #
     # A claimed line is astray if it is not at its offset as `r`, or if the job lock was lost.  Then
     # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.
@@ -3956,8 +3962,7 @@ class JobQueue:
         return to_kill
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for the line of a job that is not at its offset as
-        `r`.
+        """Return True if it is time to search the file for a job whose line is not at its offset as `r`.
 
         To read a long file each second would cost half a core.  So the longer the line is missing, the longer
         are the pauses between two searches.
@@ -4154,7 +4159,7 @@ class JobQueue:
             line missing                            MISSED
             line missing for too long (_is_gone())  GONE: report it once; its run goes on
         """
-        if job.cancelled or job.tracking is Tracking.DELETED:
+        if job.cancelled or job.tracking is Tracking.DELETED:   # an earlier check has decided
             return
         if state and self._is_line_deleted(job):        # the line with that state is another one
             job.tracking = Tracking.DELETED
@@ -4305,13 +4310,15 @@ class Consumers:
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
         """Yield, in order, the consumers that could take jobs below these directives (Consumer.fits()).
 
-        A consumer is a runner or a client.  It must match host=, and have as many slots and as much memory in
-        all; how much of that is free does not matter.  Below a `#RUN end`, those with --follow do not fit.
+        Walks and counts call this for each new line.  A consumer is a runner or a client.  It must match
+        host=, and have as many slots and as much memory in all; how much of that is free does not matter.
+        Below a `#RUN end`, those with --follow do not fit.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
             return iter(self.all)
-        # Compute the set once for equal settings: a file can have many directives, and a server many clients
+        # Compute the set once for equal settings: a file can have many directives, and a server many clients.
+        # The filter keeps the order of `all`, and leaves out consumers that were removed from it since
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
@@ -4368,7 +4375,8 @@ class Above:
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        A barrier check requires that no line above is in one of `bad_states`.  Call enter() first.
+        Called at each directive, after enter() has added it to `scope`.  A barrier check requires that no
+        line above is in one of `bad_states`.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -4395,6 +4403,7 @@ class Above:
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
     """Return the first line in one of `states` from an offset to a barrier; or None."""
+    # the barrier is a directive itself, so the scan ends there at the latest
     for line in Scan(file.reader, start, states, with_directives=True):
         if line.offset >= barrier.offset:
             break
@@ -4465,7 +4474,8 @@ def orphan_hint(host: str | None, runner: int | None) -> str:
     Two kinds of jobs can live without a lock: those on a host that is cut off from the file server, and those
     of a client whose server is dead.  (A keeper process holds a dead server's locks, but not for ever.)
 
-    host, runner: from the last run in the journal; None: unknown.
+    host, runner: from the last run in the journal; None: unknown.  runner: the number of the presence lock,
+    which a server has from PresenceLock.SERVERS on.
     """
     if host == os.uname().nodename and (runner or 0) < PresenceLock.SERVERS:
         return ""
@@ -4487,8 +4497,8 @@ class Orphans:
 
     def __init__(self, file: JobFile, results: Results) -> None:
         self._file = file
-        self._results = results  # shared with the Cursor
-        self.lines = OrphanLines([], [])
+        self._results = results  # of the last runs here, shared with the Cursor
+        self.lines = OrphanLines([], [])        # what was written so far, for RunnerStats
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
         # when (clock) a line was first seen without a lock: see check_orphan()
@@ -4507,7 +4517,8 @@ class Orphans:
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
-        # a new pulse_offset: our lock file was opened again, so the first check must be repeated
+        # pulse_offset is another one once our lock file was opened again: then the first check must be
+        # repeated
         key = lock_table.pulse_offset, line.number, line.command
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
@@ -4596,8 +4607,8 @@ class Walk:
     A directive takes effect when the walk meets it.  Below a *block* no job can start: a barrier that waits,
     a check that failed, an invalid directive or too big a group.  There the walk ends.  At a barrier it knows
     the first job above that was unfinished when met.  Until that job has finished, the barrier cannot be
-    passed.  Then others can still be unfinished: only another walk from the top that has met no unfinished
-    job passes.
+    passed.  Even then others can be unfinished: only another walk from the top, which has met no unfinished
+    job, passes the barrier.
     """
 
     def __init__(
@@ -4610,8 +4621,8 @@ class Walk:
         serving: bool,
         after_edit: bool,
     ) -> None:
-        """resuming_consumers: those, present or not, for which orphans become new again.  serving: for a
-        server, which starts groups.  after_edit: an edit ended the previous walk.
+        """resuming_consumers: those for which orphans become new again, even if they want no job now.
+        serving: for a server, which starts groups.  after_edit: an edit ended the previous walk.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4619,7 +4630,7 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
-        self.look_share = 1.0                   # of the lines `r`: is one an orphan?
+        self.look_share = 1.0                   # the share of lines `r` that are checked: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
         self.throttle = Throttle(file.clock)    # its claims, without the pauses between
         self.signature = file.signature()       # at the start
@@ -4631,9 +4642,10 @@ class Walk:
         # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
         # an orphan, or lines are being appended
         self.claimable_soon = False
+        # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
         self.passed: list[Line] = []            # new lines that are left to others, for later
-        self._choose_among(queue.spread)        # and how many more are
+        self._choose_among(queue.spread)        # sets `_to_pass`: how many more new lines to leave to them
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # consumers that had too little free for a job: that job and the needs
@@ -4656,11 +4668,12 @@ class Walk:
                 self._end_waits_for_capacity(consumers.all)
             if consumers is not self.consumers:
                 self._continue_for_consumers(consumers)
-            # there seem to be fewer others than lines that were left to them
+            # there seem to be fewer other runners than passed lines, which were left to them
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
             while True:
                 line = self.scan.next(RUNNING if self._only_running_matter else b"")
+                # no more lines to choose from: take one of the passed lines
                 if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
                     self._choose_among(len(self.passed))
                     self._go_back_to_passed()
@@ -4682,7 +4695,7 @@ class Walk:
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
-                    # continue here later: a walk from the top would take long
+                    # all wait for slots or memory: continue here later, as a walk from the top takes long
                     self.scan.seek_back(line)
                     return Stop.SHORT
             self._note_if_half_saved()
@@ -4696,7 +4709,7 @@ class Walk:
         """Choose one of the next `count` new lines at random, and pass those above it, up to a directive.
 
         Otherwise all runners would try the same line, which costs each a round trip on a network.  On a local
-        file system, and at a server, take the first.
+        file system, and at a server, take the first.  To pass a line is to leave it to other runners for now.
         """
         is_runner_on_network = self._file.network and not self._starts_groups
         self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
@@ -4765,6 +4778,7 @@ class Walk:
         self.above.record_first_unfinished(line)
         consumer = self._choose_consumer(line)
         if settings.together:
+            # a runner takes no job of a group, so it can skip the new lines up to the next directive
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:             # collect it, to start all jobs together
                 group = self._current_or_new_group()
@@ -4787,7 +4801,8 @@ class Walk:
             return self._try_change(line, claim).job
         else:
             if not self._waiting_for_capacity:
-                self._only_running_matter = True        # none may take new jobs up to the next directive
+                # none waits for capacity, so none may take the new jobs up to the next directive
+                self._only_running_matter = True
             self.skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
 
@@ -4801,7 +4816,8 @@ class Walk:
         scope = self.above.scope
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
-        # not if another walk follows, which checks the line: on a network each check is a round trip
+        # not if another walk follows, which checks the line: on a network each check is a round trip.  An
+        # idle runner on NFS checks only a random share: see Cursor._begin_walk()
         if not self.needs_another_walk and (
                 self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
@@ -4812,14 +4828,14 @@ class Walk:
             write = partial(self._orphans.write_next_state, line, state)
             attempt = self._try_change(line, write)
             if attempt.new_state == NEW:
-                self.scan.seek_back(line)
+                self.scan.seek_back(line)       # the walk meets it again, to claim it
             if attempt.new_state:
                 return
         self.above.record_first_unfinished(line)
         if suspicion is Suspicion.SOME:
             self.claimable_soon = True          # perhaps an orphan: a later walk checks again
         elif suspicion is Suspicion.NONE and scope.settings.together:
-            # a server starts all jobs of a group together
+            # a server starts all jobs of a group together, and this one is running
             self._current_or_new_group().cannot_start_yet = True
 
     def _choose_consumer(self, line: Line) -> Consumer | None:
@@ -4855,7 +4871,7 @@ class Walk:
         self._choose_among(self._queue.spread)
         if not (attempt.job or attempt.new_state):
             self.claimable_soon = True
-            if attempt.check is not LineCheck.CHANGED:
+            if attempt.check is not LineCheck.CHANGED:      # that is of this line only, not of the command
                 self._refused_commands[line.command] = attempt.check
         return attempt
 
@@ -4873,7 +4889,7 @@ class Walk:
 
         A group (together=) is complete where other directives apply, or at the end of the file.
 
-        cannot_start_yet: it is unknown if these are all of its lines.
+        cannot_start_yet: it is unknown if these are all of its lines, so it waits for another walk.
         """
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
@@ -4907,8 +4923,8 @@ class NoJob:
     """Why no job was claimed, for a runner, or a Cursor.  In a condition it is false; a Job is true."""
     retry_after: float | None = WAIT    # seconds until there can be a job
     final_error: str = ""               # why nothing can be claimed any more
-    may_exit: bool = False              # the runner; of `Jobs`
-    why_left: str = ""                  # jobs that it could run; '': none are
+    may_exit: bool = False              # the runner that has asked `Jobs` for a job; a Cursor sets `exits`
+    why_left: str = ""                  # why jobs are left that this runner could run; '': none are
     summary: Summary | None = None      # of a count that lets consumers exit; incomplete if nobody may
     exits = NOBODY_EXITS                # without a count, see below
 
@@ -4989,26 +5005,26 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        # of those: whom the walk under way answers, or the last idle walk and count have kept
+        # of those: whom the current walk will answer, or whom the last idle walk and count did not let exit
         self._answered: frozenset[Consumer] = frozenset()
-        self._results = Results()
+        self._results = Results()               # of the last runs here: see finish()
         self._orphans = Orphans(file, self._results)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
-        self._retrying: set[Consumer] = set()           # for these
+        self._retrying: set[Consumer] = set()           # for whom `_reset` makes lines new
         self._known: Collection[Consumer] = ()          # at the last claim
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
-        self._walk: Walk | None = None
+        self._walk: Walk | None = None          # the current one
         self._idle_walk: Walk | None = None     # the last one, if no other is due
-        self.no_job = NoJob()
+        self.no_job = NoJob()                   # the last one that claim() has returned
         self._reader = file.reader              # of the walk
         self._is_sliced = False                 # the last claim paused in the middle of the walk
         # when (clock) the errors in a row began; while a file may be waited for without end: the last one
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
-        # when (clock), if the file still has that signature
+        # when (clock) to report that jobs wait, if the file still has that signature
         self._report_waiting_at = inf
         self._say_once = once_per_subject(file.say)
-        self._printed_block = ""
+        self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
     @property
     def orphans(self) -> OrphanLines:
@@ -5049,13 +5065,14 @@ class Cursor:
 
         First make the failed lines new that consumers with --retry or --resume run again.
 
-        consumers: those that want a job now.  known: as for claim().
+        consumers: those that want a job now.  known: all, also those that want jobs later; empty: no others.
         """
         self.consumers = consumers
         known = known or consumers.all
         # in a batch of claims they are the same 10,000 clients
         if known is not self._known:
             self._known = known
+            # --retry and --resume both set ERROR in `retry`, until all failed lines are new
             self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
         self._restart_walk_if_replaced()
         wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
@@ -5072,7 +5089,7 @@ class Cursor:
         """Make failed lines new for SLICE seconds, so that signals and results need not wait for all of them.
 
         Return the seconds until the next call; None: all are new.  Until then the caller claims nothing.  If
-        consumers have come or gone, begin again at the top.
+        consumers have come or gone, or an edit has moved a line, begin again at the top.
         """
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
@@ -5093,8 +5110,9 @@ class Cursor:
     def _make_failed_lines_new(self, consumers: Consumers) -> Iterator[float]:
         """Make the failed lines new that these consumers could run: --retry, or --resume for lines `e`; once.
 
-        Nothing is claimed before all are new, so no line starts before a failed one above it.  Yield the
-        seconds until the next step: signals act between two steps.
+        Nothing is claimed before all are new, so no line starts before a failed one above it.  Lines of
+        groups, and those below an invalid directive, stay as they are.  Yield the seconds until the next
+        step: signals act between two steps.
 
         Other runners can do the same at the same time.  So after a line that was not as it was found, or is
         locked, read again which of the next lines still have to be made new.  No mutex is needed for that: a
@@ -5113,7 +5131,7 @@ class Cursor:
                     line.state in consumer.retry for consumer in consumers.fitting(scope)
                 ):
                     lines.append(line)
-                    self._results.pop(line.command, None)
+                    self._results.pop(line.command, None)       # it will run again
             # all at once is the next try; otherwise the first line alone
             tries_all = True
             while lines:
@@ -5148,8 +5166,9 @@ class Cursor:
         WAIT: none is, until the file or the consumers change.  Without this, idle runners would read a long
         file again and again.
         """
-        asks_to_exit = not self._leaving <= self._answered
+        asks_to_exit = not self._leaving <= self._answered      # one that got no answer yet
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
+        # a runner that asks gets a walk at once, at a server after a pause; skipped jobs can be for newcomers
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.skipped_new):
             return 0.0
         # even if the file is as it was
@@ -5218,9 +5237,9 @@ class Cursor:
         """Begin to search the file for new jobs, from the top of the file that the path names now.
 
         On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
-        others.  So one that neither asks to exit nor runs orphans again looks only at some two of them, and
-        at none in its first idle walk.  If one may be an orphan, walks look at all for a minute: a host that
-        dies leaves many.  Nobody exits before all were looked at, by the walk and by the count.
+        others.  So a runner that neither asks to exit nor runs orphans again looks only at some two of them,
+        and at none in its first idle walk.  If a line may be an orphan, walks look at all for a minute: a
+        host that dies leaves many.  Nobody exits before all were looked at, by the walk and by the count.
 
         after_edit: an edit has ended the walk before.
         """
@@ -5256,6 +5275,7 @@ class Cursor:
         if walk.seconds_until_trusted:          # the file can be half saved
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
+            # soon for the first time, then once per interval
             intervals = 1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS
             waits.append(self.interval * intervals)
         no_job = self._find_exits(walk) if not waits else NoJob(
@@ -5277,7 +5297,7 @@ class Cursor:
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
-        # a walk that has not stopped above a `#RUN end` has met it
+        # with --follow only if there can be a `#RUN end`: a walk that no block has stopped would have met it
         leaving = [consumer for consumer in self._leaving
                    if block or walk.above.scope.below_end or not consumer.follow]
         summary = None
@@ -5287,6 +5307,7 @@ class Cursor:
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
                     looks=walk.look_share == 1.0
                 )
+        # Nobody asks, the file was just replaced, or lines can be missing: nobody may exit for now
         if not summary or summary.half_saved:
             return NoJob(WAIT)
         exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
@@ -5385,7 +5406,8 @@ class Cursor:
         now, text = self.clock(), error_text(error)
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
         if self._wait_for_file and error.errno == errno.ENOENT:
-            with suppress(FileNotFoundError):    # ours is gone, and with it each relative path
+            # FileNotFoundError: our working directory is gone, and with it each relative path
+            with suppress(FileNotFoundError):
                 folder = os.path.abspath(os.path.dirname(self.file.real_path))
                 patience = inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
             if patience < inf:
@@ -5424,10 +5446,11 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
         if line.state == DIRECTIVE:
             only_running = False
             # A barrier check reads the states above only if no job there is unfinished.  Then any line `r`
-            # there is an orphan, which counts as in error
+            # there is an orphan, which counts as in error: so RUNNING is a bad state, too
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
+            # is_orphan() last: it can take a lock query, and a barrier names only the first unfinished job
             if not (above.block or above.unfinished or file.is_orphan(line)):
                 above.record_first_unfinished(line)
         elif above.block:
@@ -5490,8 +5513,8 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
             continue                            # it clears settings, or is a barrier
         below = Scan(file.reader, line.offset, with_directives=True)
         below.line_number = line.number - 1
-        below.next()                            # this line
-        # behind RUN; a #RUN alone clears all settings
+        below.next()                            # the directive itself
+        # text[3:] is what follows RUN: a #RUN alone clears all settings.  A barrier or an end clears none
         successor = next((line for line in below if b"=" in line.text or line.state != DIRECTIVE
                           or not line.text[3:].strip()), None)
         if successor is None:
@@ -5524,7 +5547,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
         if line.state == DIRECTIVE:
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
-                return
+                return                          # a failed check or an invalid directive: no job below starts
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
                 say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
@@ -5594,7 +5617,8 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
     """Await an attempt to write a result; make another while it raises TemporaryError.
 
     attempt: the first one, which can be over, under way, or a coroutine that has not begun; write() makes
-    each other.  interval, say, and what is returned: as for write_with_retries().
+    each other.  interval: seconds after which to report that another process keeps the command locked; other
+    reasons are reported at once.  Return '', or the permanent error.
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -5642,8 +5666,8 @@ class FileExecutor:
                  say: Say = lambda text: None) -> None:
         """threaded: the operations can block.  say: gets messages about files of records.
 
-        on_relieved: called when the thread has made a posted call, so that who has paused because of a large
-        backlog goes on.
+        on_relieved: called when the thread has made a posted call, so that a reader of job output that has
+        paused because of a large backlog goes on.
         """
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
