@@ -5664,10 +5664,10 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callback = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """threaded: the operations can block.  say: gets messages about files of records.
+        """Prepare the thread, if `threaded`: then the operations can block.
 
-        on_relieved: called when the thread has made a posted call, so that a reader of job output that has
-        paused because of a large backlog goes on.
+        on_relieved: called when the thread has made a posted call: the backlog is smaller, so a program that
+        has paused because of it can go on.  say: gets messages about files of records.
         """
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
@@ -5738,14 +5738,15 @@ class FileCounter:
     def __init__(self, file: JobReader, executor: FileExecutor) -> None:
         self._file = file
         self._executor = executor
-        self.counts: Counts | None = None       # None: no count yet
-        self._is_counting = False
-        self._throttle = Throttle()
+        self.counts: Counts | None = None       # the last successful count; None: none yet
+        self._is_counting = False               # a count is in the executor
+        self._throttle = Throttle()             # measures the last count: the next one waits accordingly
 
     def request_count_if_due(self) -> None:
         """Start a count of the file, in the executor, unless one is in progress or the last is recent.
 
-        `counts` has the result later.  The status line of a terminal shows it.
+        Called each second and at each start of a job, for the status line of a terminal, which shows `counts`
+        once the result is there.
         """
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
@@ -5753,11 +5754,14 @@ class FileCounter:
             self._executor.call_then(self._on_counted, self._count_states)
 
     def _count_states(self) -> Counts | None:
-        """Return the number of lines in each state; None: the file is away, or does not exist yet."""
+        """Return the number of lines in each state; None: the file is away, or does not exist yet.
+
+        Orphans count as running: to find them would take a lock query for each line `r`.
+        """
         snapshot = Snapshot(Counter())
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
-            # the scan counts all lines, and stops only at lines `r`, which are few; no lock is asked for
+            # the scan counts all lines in `states`, and yields only the lines `r`, which are few
             snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
             return count_states(snapshot)
         return None
@@ -5812,15 +5816,16 @@ class FileJobs:
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
-        self._reader = reader  # for counts: only the queue may reopen its own file
+        self._reader = reader                   # for counts: only the queue may reopen its own file
         self.executor = executor
         self._consumer = consumer
         self.interval = cursor.interval
         self.poll = 5.0 if cursor.file.network else 0.25  # seconds
-        self._short_jobs = 0                    # that ended in a row
-        self._trims: dict[Job, asyncio.TimerHandle] = {}        # of jobs on NFS that can be short
-        self._due: dict[Job, bytes] = {}        # results for the next claim
-        self._next_claim = asyncio.Event()      # set once it is in the executor
+        self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
+        # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
+        self._trims: dict[Job, asyncio.TimerHandle] = {}
+        self._due: dict[Job, bytes] = {}        # states of finished jobs, for the next claim to write
+        self._next_claim = asyncio.Event()      # set once that claim is in the executor, with these states
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         # What the claim reads in the executor is set here: no other claim is under way (Runner._start_jobs())
@@ -5829,10 +5834,11 @@ class FileJobs:
             consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()       # other settings can fit now
         consumer.free = free
-        # the job will probably be short, as those before were
+        # the job will probably be short, as those before were: the claim keeps the mutex for the result
         consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
         # results of short jobs, which finish() holds back so that this claim writes them, too
         self._queue.due, self._due = self._due, {}
+        # a consumer in the argument has no job and asks if it may exit
         call = self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
         # these results are on the way: finish(), which waits for this, goes on
         self._next_claim.set()
@@ -5848,9 +5854,12 @@ class FileJobs:
         return result
 
     def _on_long_job(self, job: Job) -> None:
-        """Let others have the mutex of a job that is not short."""
+        """Unlock the command mutex, which a claim keeps if it expects a short job: others can need it.
+
+        Called by a timer of claim(), if a job on NFS still runs after SHORT_SECONDS.
+        """
         self._short_jobs = 0
-        job.joins_claim = False
+        job.joins_claim = False     # a later claim writes the result only while the mutex is still locked
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
@@ -5864,16 +5873,17 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a result as Jobs.finish().
+        """Write a job's new state and give the line up; return the permanent error, or '' (Jobs.finish()).
 
         On NFS, the result of a short job waits for the next claim, which writes it with fewer round trips.
         The claim comes at once, unless the runner must wait.
         """
-        if job in self._trims:
+        if job in self._trims:                  # it has ended before _on_long_job()
             self._trims.pop(job).cancel()
             self._short_jobs += 1
             if job.joins_claim and state == DONE:
-                # claim() takes it along, and sets `is_written`; if no claim comes, it is written below
+                # The claim writes it and sets `is_written`, or does not, or none comes in time: the call of
+                # Cursor.finish() below writes what is not yet written
                 self._due[job] = state
                 await wait_for_event(self._next_claim, self.SHORT_SECONDS)
                 self._due.pop(job, None)
@@ -5885,17 +5895,18 @@ class FileJobs:
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Bring all writes to disk, and return a summary: called when the runner exits.
 
-        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
+        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs; then
+        the exit status is not 0.
         """
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
         runner.runner_stats.add_orphans(self._cursor.orphans)
         return summary
 
     def _count_jobs(self, consumers: Collection[Consumer]) -> Summary:
-        """Count the jobs in the file for this runner's closing line.
+        """Count the jobs in the file for this runner's closing line and exit status.
 
         Jobs that run although no other process uses the file count as left: no runner will see their exit
-        status.
+        status.  consumers: this runner, or none: then no new job counts as left.
         """
         # Ask before and after the count: a runner that exits or starts in between can have the running jobs.
         was_only_runner = self._file.has_no_other_users()
@@ -5941,7 +5952,7 @@ class FileJobs:
         return None
 
     def _can_change_soon(self, summary: Summary) -> bool:
-        """Return True if an editor seems to be saving the file, or runners with --resume can take orphans."""
+        """Return True if an editor seems to be saving, or there are orphans that --resume or -r can claim."""
         return summary.half_saved or (summary.orphans > 0 and RUNNING in self._consumer.retry)
 
 
