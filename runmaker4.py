@@ -6070,9 +6070,9 @@ class ProcessTable:
 
     @classmethod
     def tags_of(cls, pid_text: str) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, the outermost first.
+        """Return the tags of the jobs that a process belongs to, the outermost first: a job can be a runner.
 
-        Raises PermissionError for a process of another user, or OSError.
+        []: it belongs to none.  Raises PermissionError for a process of another user, or OSError.
         """
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
@@ -6081,7 +6081,7 @@ class ProcessTable:
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's or of this process."""
-        for fd in LOCK_FD, LOCK_FD + 2:         # see Processes.start()
+        for fd in LOCK_FD, LOCK_FD + 2:         # one of these numbers has the lock: Processes.start()
             with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
@@ -6190,10 +6190,11 @@ class Holders:
     )
 
     def __init__(self, lock_file: Identity | None) -> None:
+        # Read all of /proc once, for runset4.py --cancel or runwait4.py.
         # lock_file: None: there is none, so no process has its locks
         self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
-            for fd in LOCK_FD, LOCK_FD + 2:     # see Processes.start()
+            for fd in LOCK_FD, LOCK_FD + 2:     # a job has the lock at one of these: Processes.start()
                 with suppress(OSError):      # there is none, or it is another user's
                     info = os.stat(f"/proc/{name}/fd/{fd}")
                     if (info.st_dev, info.st_ino) == lock_file:
@@ -6244,7 +6245,8 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
 
-    If that share is unreadable, shared pages do not count.  0: nothing is readable.
+    JobTask.measure_memory() adds it up for the processes of a job with memory=.  If that share is unreadable,
+    shared pages do not count.  0: nothing is readable, for example because the process has exited.
     """
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -6256,7 +6258,10 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md."""
+    """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md.
+
+    If a job dies of a KILL that is not ours, and the count has grown since its start, the cause is "oom".
+    """
     MAX_AGE_SECONDS = 0.05      # for which recent_count() returns the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
@@ -6288,7 +6293,7 @@ class Signals:
         self._handlers: dict[int, Callback] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
-        # a full pipe will be read, and one byte of SIGCHLD suffices for reap()
+        # no warning if the pipe is full: it will be read, and one byte of SIGCHLD suffices for reap()
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
@@ -6312,7 +6317,7 @@ class Signals:
         try:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
-            return
+            return                                              # no signal came
         # SIGCHLD is last: if a signal came to us and to a job, StopSignals has it before the job is reaped
         for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
@@ -6349,8 +6354,8 @@ class TreeKiller:
         processes live, call gives_up(processes) now and then.  If the answer is True, the shell counts as
         killed: return these processes, which live on.
 
-        An empty session gets no new members, but the kernel can reuse its number once the shell was waited
-        for.  From then on, ignore the session number.
+        Ignore the session number once the shell was waited for and the session was seen empty: no process can
+        join it any more, but the kernel can give the number to another session.
         """
         start = self._loop.time()
         got_term: set[int] = set()
@@ -6381,7 +6386,8 @@ class TreeKiller:
                 pids = table.needing_term(alive, got_term)
                 got_term.update(pids)
                 self._signal(pids, signal.SIGTERM)
-                self._signal(pids, signal.SIGCONT)      # not before all have got TERM
+                # a stopped process acts on TERM only now; but not before all others have got it, too
+                self._signal(pids, signal.SIGCONT)
             # soon after an empty reading comes the second one, which EMPTY_READINGS demands
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
@@ -6392,7 +6398,7 @@ class TreeKiller:
         All who wait for it share the answer: many jobs can be killed at once, and one reading takes long.
         """
         await asyncio.sleep(self._throttle.seconds_until_due(3))
-        self._reading = None            # a caller that comes during this reading gets the next one
+        self._reading = None            # callers that come from now on wait for the next reading
         self._throttle = Throttle()
         with self._throttle:
             return ProcessTable()
@@ -6429,14 +6435,18 @@ class Processes(TreeKiller):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
-        """Prepare environment, job tags and descriptors for all jobs.  grace: as for TreeKiller."""
+        """Prepare environment, job tags and descriptors for all jobs.
+
+        grace: seconds from TERM to KILL; None: never KILL.
+        """
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
-        self._own_peak = 0              # of this process's memory so far, when last asked, in KiB
+        self._own_peak = 0              # of this process's memory, when last asked, in KiB: see reap()
         id_parts = THIS_HOST, pid_namespace("self"), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
-        self._null = os.open(os.devnull, os.O_RDWR)
-        # below a low limit of open files, with numbers left for the other copies (start())
+        self._null = os.open(os.devnull, os.O_RDWR)     # stdin of jobs, and what no pipe is given for
+        # The number of the job lock in a job; lower if the limit of open files is low, because start() needs
+        # numbers above it for other descriptors
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret; memory that another runner has allocated to us is not for each job
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
@@ -6452,9 +6462,10 @@ class Processes(TreeKiller):
               gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
-        shell: a path, or a name to look up in our own PATH.  out_fd, err_fd: None: /dev/null.  lock_fds: of
-        Jobs.copy_lock_fds().  gate_fd: the shell first reads a line from there, and exits at end
-        of file.  environ: variables besides ours.
+        shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
+        err_fd: None: /dev/null.  lock_fds: from Jobs.copy_lock_fds(), for the job to inherit; (): no lock.
+        on_exit: called once, with the wait status.  gate_fd: the shell first reads a line from there, and
+        exits at end of file; None: it runs the command at once.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
@@ -6528,7 +6539,7 @@ class RunResult(NamedTuple):
     def state(self) -> bytes:
         if self.cause == "cancelled":
             return CANCELLED
-        if self.cause:
+        if self.cause:                  # not by itself; "stopped" or "lost" is not the job's own failure
             return FAILED if self.cause in FAILURE_CAUSES else ERROR
         return FAILED if self.status else DONE
 
@@ -6570,7 +6581,7 @@ def available_cpus() -> int:
 def cgroup_texts(name: str) -> Iterator[str]:
     """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
 
-    cgroups(7), version 2.
+    These files have the limits of CPUs and memory, and the number of OOM kills (cgroups(7), version 2).
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
