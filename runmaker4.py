@@ -6699,8 +6699,10 @@ class Writer:
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callback = lambda: None) -> None:
-        """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
-        each write of the thread.
+        """Prepare a thread to write with, unless `fd` is a regular file that needs none.
+
+        on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
+        each write of the thread: the backlog is smaller, so what was held back because of it can go on.
         """
         self.fd = fd
         self.loop = loop
@@ -6730,10 +6732,11 @@ class Writer:
 
     def _flush_soon(self) -> None:
         if self.executor.backlog:
-            return                          # _on_written() follows
+            return                          # the thread is writing, and _on_written() calls this again
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
         elif self.gathered and not self.timer:
+            # a Terminal that has just drawn the status line gathers for longer
             write_at = max(self.loop.time() + self.GATHER_SECONDS, self.gather_until)
             self.timer = self.loop.call_at(write_at, self.flush)
 
@@ -6785,7 +6788,7 @@ class MessageLog(Writer):
 
     def write_chunks(self, chunks: Iterable[bytes]) -> None:
         """Write chunks to the file that the path names now."""
-        with suppress(UsageError):  # then to the old one
+        with suppress(UsageError):  # it cannot be opened: write to the old file
             fd = open_or_create_output(self.path, os.O_WRONLY | os.O_APPEND)
             os.dup2(fd, self.fd)
             os.close(fd)
@@ -6825,13 +6828,14 @@ class Terminal(Writer):
     def ignore_backlog(self) -> None:
         """Let jobs go on although the terminal accepts nothing, for example after Ctrl-S.
 
-        The data that waits now is no backlog until all of it is written.  Meanwhile TerminalConsole skips
-        what follows.  flush() comes first, because gathered data belongs to the data that waits.
+        Called by TerminalConsole.on_tick() if the backlog has been large for seconds.  The data that waits
+        now is no backlog until all of it is written.  Meanwhile TerminalConsole skips what follows.  flush()
+        comes first, because gathered data belongs to the data that waits.
         """
         self.flush()
         self.ignored = self.executor.backlog
         self.executor.then(self._stop_ignoring_backlog)
-        self.on_relieved()
+        self.on_relieved()                  # no backlog counts now: job output can be read again
 
     def _stop_ignoring_backlog(self) -> None:
         self.ignored = 0
@@ -6996,7 +7000,7 @@ class Rate:
         return self._changes[-1][0] if len(self._changes) > 1 else None
 
     def per_second(self, now: float) -> float:
-        """Return the jobs processed per second, up to `now`; 0: unknown."""
+        """Return the jobs processed per second, up to `now`; 0: none, or unknown: no time left is shown."""
         while len(self._changes) > self.MIN_CHANGES and now - self._changes[0][0] > self.MIN_SECONDS:
             self._changes.popleft()
         first_time, first_processed = self._changes[0]
@@ -7164,9 +7168,10 @@ class TerminalConsole(LinePrinter):
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
-        """file_counter: None: a server has the file.  bar: None: no status line.  is_recorded: all that is
-        printed is also in an output directory, so a slow terminal may miss some.  with_output: also print
-        job output.
+        """Let the terminal show a status line, unless `bar` is None.  with_output: also print job output.
+
+        file_counter: counts all jobs of the file for that line; None: a server has the file.  is_recorded:
+        all that is printed is also in an output directory, so a slow terminal may miss some.
         """
         super().__init__(terminal, with_output)
         self._is_recorded = is_recorded
@@ -7183,7 +7188,7 @@ class TerminalConsole(LinePrinter):
             terminal.status = self._format_status_line
 
     def _format_status_line(self, columns: int) -> str:
-        """Return the status line, of at most `columns` - 1 characters; "": none yet.
+        """Return the status line for Terminal.flush(), of at most `columns` - 1 characters; "": none yet.
 
         Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.  Once no job
         is new, name our oldest job if it hangs (HANGING_FACTOR).
@@ -7234,12 +7239,13 @@ class TerminalConsole(LinePrinter):
         self._results[state] += 1
 
     def on_tick(self) -> None:
+        # Once a second.  Only output that is also recorded may be skipped on a terminal that is too slow
         self._request_count()
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
             self.writer.ignore_backlog()    # until now the large backlog has held up all jobs: see Pump
-        if not self.writer.ignored:
+        if not self.writer.ignored:         # the terminal has accepted the old backlog
             self._report_skipped()
         if self._bar:
             self.writer.redraw()            # after a new window size, or Ctrl-Z
@@ -7289,7 +7295,10 @@ class Plain(Sink):
     MAX_BYTES = 1 << 20
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
-        """writers: by stream name.  in_order: print jobs in the order of the starts."""
+        """writers: by stream name.  in_order: print jobs in the order of the starts.
+
+        on_error: gets a message if output of a job is lost.
+        """
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
@@ -7415,7 +7424,7 @@ class LogFile(Sink):
         *lines, last_part = (record.incomplete_lines[stream] + data).rsplit(b"\n", self.max_lines + 1)
         for line in lines[-self.max_lines:]:
             self._add_line(record, stream.name, line)
-        # a record shows no more; see CUT
+        # a record shows WIDTH bytes of a line at most, and CUT looks at the byte after them
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
@@ -7440,7 +7449,10 @@ class LogFile(Sink):
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, record.run.host_and_pid, shown))
 
     def _write_record(self, record: Record) -> None:
-        """Write a record, padded to the fixed size."""
+        """Write a record over its last version, padded to the fixed size.
+
+        Called when the run ends, and each second if the record has changed.
+        """
         run = record.run
         record.changed = False
         directory = one_line(run.directory or self._directory)
@@ -7521,9 +7533,10 @@ class RecordFile:
     ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  heads: with which such a file can begin.  on_lost: gets the
-        lines of each record that is given up.  header: of an empty file.  flags: of open(2), without the
-        access mode.  on_error: gets a message for each such record.
+        kind: for messages, such as 'journal'.  heads: a file that begins with none of these is refused,
+        unless it is empty.  header: written to an empty file first.  flags: of open(2), without the access
+        mode.  on_lost: gets the lines of each record that is given up; on_error: a message about it.  say:
+        gets all other messages.
         """
         self.path = path
         # the directory can be reached by a symbolic link, which can change
@@ -7560,7 +7573,10 @@ class RecordFile:
         self.write(APPEND_BYTE, lines)
 
     def write(self, offset: int, record: bytes) -> None:
-        """Write a record at an offset, or wait and try again; report a record that is given up."""
+        """Write a record at an offset, or wait and try again; report a record that is given up.
+
+        offset: APPEND_BYTE: append it.
+        """
         unwritten = bytearray(record)
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
@@ -7612,7 +7628,7 @@ class RecordFile:
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 
     def _write(self, offset: int, record: bytearray) -> None:
-        """Write a record without a lock.
+        """Write a record without a lock, on a file system of one host.  offset: APPEND_BYTE: append it.
 
         After an error, remove from `record` the lines that are in the file: only the others are lost.
         """
@@ -7654,10 +7670,11 @@ class RecordFile:
         If the file was renamed or removed, for example by logrotate, create a new one first, and lock it.
 
         While the size is where our last append ended, the last byte is our newline, and need not be read:
-        others only make the file longer, or cut off again what they could not write in full.  On NFS one
-        GETATTR answers all this: the lock makes it current.
+        others only make the file longer, or cut off again what they could not write in full.  So one GETATTR
+        is enough on NFS; the caller's lock has made the answer current.
         """
-        if self._mount.is_fuse:             # the answer has the size, also on JuiceFS; it can be refused
+        # setting the times makes the daemon answer with the size, also on JuiceFS; it can be refused
+        if self._mount.is_fuse:
             with suppress(OSError):
                 os.utime(self.fd)
         info = stat_or_none(self._real_path)
@@ -7675,12 +7692,15 @@ class RecordFile:
         return find_append_position(self._reader, self._real_path, self._mount, self._header)
 
     def _replace_fd(self, fd: int) -> None:
-        """Let `fd`, which callers of open(2) know, have another open file."""
+        """Make `self.fd`, which keeps its number, refer to the open file of `fd`, and close `fd`.
+
+        Called if the path names a new file, or the file system was away.
+        """
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         self._identity = identity_of(self.fd)
-        self._reader.close()
-        self._end = -1
+        self._reader.close()            # _find_position() makes another
+        self._end = -1                  # unknown: the last byte must be read
 
 
 class JobLog(Sink):
