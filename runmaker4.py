@@ -5664,7 +5664,7 @@ class FileExecutor:
 
     def __init__(self, threaded: bool, on_relieved: Callback = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """Prepare the thread, if `threaded`: then the operations can block.
+        """Prepare the thread if `threaded`: operations that can block need it.
 
         on_relieved: called when the thread has made a posted call: the backlog is smaller, so a program that
         has paused because of it can go on.  say: gets messages about files of records.
@@ -5807,8 +5807,10 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
-    # See above JobQueue.claim().  If the runner is killed in this time, the mutex of a longer job stays
-    # locked until that ends.  Only on NFS: other network file systems can merge or split locks wrongly.
+    # Once so many jobs in a row have ended so soon after their claims, a claim on NFS tries to keep the
+    # mutex, so that the next one can write the result (above JobQueue.claim()).  If the runner is killed so
+    # soon after a claim, the mutex of a job that runs longer stays locked until that ends.  Only on NFS:
+    # other network file systems can merge or split locks wrongly.
     SHORT_JOBS = 8
     SHORT_SECONDS = 0.1
 
@@ -5818,9 +5820,9 @@ class FileJobs:
         self._file = cursor.file
         self._reader = reader                   # for counts: only the queue may reopen its own file
         self.executor = executor
-        self._consumer = consumer
-        self.interval = cursor.interval
-        self.poll = 5.0 if cursor.file.network else 0.25  # seconds
+        self._consumer = consumer               # this runner, as the cursor knows it
+        self.interval = cursor.interval         # seconds between checks of the claimed lines
+        self.poll = 5.0 if cursor.file.network else 0.25        # seconds between checks for new jobs
         self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
         # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
         self._trims: dict[Job, asyncio.TimerHandle] = {}
@@ -5834,7 +5836,7 @@ class FileJobs:
             consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()       # other settings can fit now
         consumer.free = free
-        # the job will probably be short, as those before were: the claim keeps the mutex for the result
+        # the job will probably be short, as those before: the claim tries to keep the mutex for the result
         consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
         # results of short jobs, which finish() holds back so that this claim writes them, too
         self._queue.due, self._due = self._due, {}
@@ -5945,6 +5947,7 @@ class FileJobs:
                 file_never_came = error.errno == errno.ENOENT and not self._file.is_open
                 if file_never_came and runner.options.follow:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))
+                # claim_error: claims have met such errors for long enough already
                 if runner.kill_signal or runner.claim_error or is_last_attempt:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
@@ -5952,7 +5955,7 @@ class FileJobs:
         return None
 
     def _can_change_soon(self, summary: Summary) -> bool:
-        """Return True if an editor seems to be saving, or there are orphans that --resume or -r can claim."""
+        """Return True if an editor seems to be saving, or, with --resume or -r, orphans can be claimed."""
         return summary.half_saved or (summary.orphans > 0 and RUNNING in self._consumer.retry)
 
 
@@ -7023,7 +7026,7 @@ MIN_PERCENT_SECONDS = 10.0              # no timeout in percent is shorter
 
 
 def median(run_times: Iterable[float]) -> float:
-    """Return the median of times in seconds; 0.0 if there are fewer than MIN_ENDED."""
+    """Return the median of times in seconds; 0.0: there are fewer than MIN_ENDED, too few to judge by."""
     in_order = sorted(run_times)
     return in_order[len(in_order) // 2] if len(in_order) >= MIN_ENDED else 0.0
 
@@ -7295,10 +7298,7 @@ class Plain(Sink):
     MAX_BYTES = 1 << 20
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
-        """writers: by stream name.  in_order: print jobs in the order of the starts.
-
-        on_error: gets a message if output of a job is lost.
-        """
+        """writers: by stream name.  in_order: print in the order of the starts.  on_error: gets losses."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
@@ -7802,6 +7802,7 @@ def create_with_free_name(path: str) -> tuple[int, str]:
         unused_path = f"{path}.~{number}~" if number else path
         with suppress(FileExistsError):
             fd = os.open(unused_path, flags, 0o666)
+            # so that users who may write to the directory can use the file, too (not if it is like /tmp)
             share_with_writers(fd, os.stat(os.path.dirname(path)))
             return fd, unused_path
         number += 1
@@ -7976,8 +7977,9 @@ class Journal:
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
         """Open or create the journal.  Raises UsageError.
 
-        on_incomplete: gets the line number of each run whose output is lost with the `end`.  may_be_shared:
-        all who can write to it are trusted.
+        on_incomplete: gets the line number of each run whose output is lost with the `end`.  on_error: gets
+        a message about lost events.  may_be_shared: all who can write to it are trusted, so a journal of
+        another user that all may write to is not refused.
         """
         import json  # takes 3 ms to load
         self._encode = json.JSONEncoder().encode
@@ -8027,8 +8029,8 @@ class Journal:
     def median(self) -> float:
         """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few.
 
-        A timeout in percent is a share of it.  Read the end of the journal, and more only if that has too few
-        runs.
+        A timeout in percent is a share of it, and kills no job while it is unknown (0.0).  Read the end of
+        the journal, and more only if that has too few runs.
         """
         size = self.MEDIAN_BYTES
         # OSError: the file server is away.  A later call can succeed: see JobTask._kill_after_timeout()
@@ -8042,7 +8044,7 @@ class Journal:
         return 0.0
 
     def _report_lost_lines(self, lines: bytes) -> None:
-        """Report the runs whose output was only in these lines."""
+        """Report the runs whose output is lost with these lines, which RecordFile could not write."""
         import json
         for line in lines.splitlines():
             event = json.loads(line)
@@ -8084,10 +8086,9 @@ class OutDir(Sink):
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
-        on_incomplete: gets the line number of each run whose output is incomplete.  directory: where jobs
-        run.  is_default: it is FILE.out, has short output in the journal, and a trusted owner.
-
-        presence_lock: which the journal records with each run; None: unknown.
+        on_incomplete: gets the line number of each run whose output is incomplete.  on_error: gets a message
+        about each loss.  directory: where jobs run.  presence_lock: which the journal records with each run;
+        None: unknown.  is_default: it is FILE.out, has short output in the journal, and a trusted owner.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -8121,7 +8122,7 @@ class OutDir(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Write the `end` event."""
-        # a run that could not be started has none
+        # on_started() has made an entry, unless the run could not be started
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
         # many ends share one write; on a network file system the next on_tick() flushes
@@ -8151,7 +8152,7 @@ class OutDir(Sink):
             self.executor.post(self._switch_to_files, entry)
 
     def _new_entry(self, run: Run) -> RunEntry:
-        """Return an entry with the `start` event."""
+        """Return an entry with the `start` event, whose fields the `end` event repeats."""
         start = {
             # None: a place in the order that PLAIN_END of runwait4.py expects; begin_fields() has the value
             "time": None,
@@ -8166,7 +8167,7 @@ class OutDir(Sink):
             "directory": to_text(run.directory or self._directory),
             **begin_fields(run),
         }
-        return RunEntry(start, uses_files=not self._is_default)
+        return RunEntry(start, uses_files=not self._is_default)     # --outdir: all output is in files
 
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
@@ -8179,7 +8180,10 @@ class OutDir(Sink):
             self._switch_to_files(entry)
 
     def _switch_to_files(self, entry: RunEntry) -> None:
-        """Write the output to files from now on; write a new file's name to the journal."""
+        """Write the output to files from now on; write a new file's name to the journal.
+
+        Called when output gets long or the run lasts, and for each piece of output once files are in use.
+        """
         entry.uses_files = True
         for output in entry.outputs.values():
             output.write_text()
@@ -8195,6 +8199,7 @@ class OutDir(Sink):
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
         event = {**entry.start, "event": "end", "files": entry.file_names, **result, **short_output}
+        # before add_end(): after an error on close, too, the event says that output is incomplete
         for output in entry.outputs.values():
             output.close()
         if any(output.has_failed for output in entry.outputs.values()):
@@ -8272,7 +8277,7 @@ class Slots:
 
     @property
     def are_only_broken(self) -> bool:
-        """Return True if jobs cannot run on any name, and no removed one has had its only job."""
+        """Return True if all names are out of service, and no removed one has had its only job (-1)."""
         return all(map(self._is_broken, [*self._listed, *self._spent]))
 
     def take(self, count: float) -> list[str]:
@@ -8292,6 +8297,7 @@ class Slots:
             if was_used and self._one_only:
                 self._spent[name] += 1
                 self._update()
+            # not if the name is out of service now, or no longer listed so often: then it gets no job
             elif self._count_usable(name) > self._busy[name]:
                 heapq.heappush(self._idle, (self._ranks[name], name))
 
@@ -8302,7 +8308,7 @@ class Slots:
         other end.  Return the ends of all such jobs in a row, to be reported, if this one takes the name out
         of service; [] otherwise.
         """
-        if self._is_broken(name):
+        if self._is_broken(name):       # an earlier job took it out of service, which was reported
             return []
         ends = [*self._broken_ends.get(name, ()), broken_end] if broken_end else []
         self._broken_ends[name] = ends
@@ -8330,9 +8336,10 @@ class SlotFile:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def reload_names(self) -> Sequence[str] | None:
-        """Return new names once two calls in a row have read them; None: no change.
+        """Return new names once two calls in a row have read them; None: the slots stay as they are.
 
-        An editor can write the file in pieces: a single call could read a part of the names.
+        Called every INTERVAL seconds.  An editor can write the file in pieces: a single call could read a
+        part of the names.
         """
         names = self._read_names()
         is_stable = names == self._last_names
@@ -8384,7 +8391,7 @@ class RunnerStats:
     def add_result(self, job: Job, state: bytes) -> None:
         """Count a job by the state of the line after the run."""
         if job.cancelled:
-            state = CANCELLED                    # even if the job has ended at that moment
+            state = CANCELLED                   # even if the job has ended at that moment
         self.results[state] += 1
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
@@ -8395,7 +8402,10 @@ class RunnerStats:
             self.unwritten_lines.append(job.number)
 
     def add_orphans(self, lines: OrphanLines) -> None:
-        """Add what became of orphans: of lines that had lost their runner, and of results of ours."""
+        """Add the lines of dead runners that were marked `e`; forget unwritten results written meanwhile.
+
+        Called at the exit, for the closing line.
+        """
         self.orphans += lines.marked
         self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
