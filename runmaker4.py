@@ -191,7 +191,10 @@ def error_text(error: OSError) -> str:
 
 @contextmanager
 def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
-    """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path."""
+    """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path.
+
+    remedy: the end of that message, such as ' (see openssl.cnf)'.
+    """
     try:
         yield
     except BrokenPipeError:                     # from stdout: run_main() handles it
@@ -249,6 +252,7 @@ def duration(text: str, lower_bound: float = 0.0) -> float | None:
     """Return the seconds in '90', '5m', '1.5h' or '1d'; None for 'none' (no limit); an argparse type.
 
     lower_bound: the answer must be greater.  A negative one also allows percentages: '300%' gives -300.0.
+    0 is always refused: in JobSettings.timeout it means that the directive sets none.
     """
     if text == "none":
         return None
@@ -304,7 +308,7 @@ def parse_line_ranges(text: str) -> list[range]:
     ranges = []
     for word in text.split(","):
         match = LINES.fullmatch(word)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)     # refused below
         if not 0 < first <= last:
             raise ArgumentTypeError(
                 f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; "
@@ -354,7 +358,10 @@ SCRIPTS = "runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "r
 
 
 def find_script_with_option(option: str) -> str:
-    """Return the name of a script beside this one whose text adds the option; '' if none does."""
+    """Return the name of a script beside this one whose text adds the option; '' if none does.
+
+    So a user who gave an option to the wrong script reads which one has it.  A missing script is left out.
+    """
     for name in SCRIPTS:
         with suppress(OSError), open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
             if re.search(rf'add\(\s*(?:"-\w", )?"{option}"'.encode(), file.read()):
@@ -370,7 +377,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=prog,
             usage=f"{prog} {usage}",
-            add_help=False,
+            add_help=False,                     # add_general_options() adds it, below the other options
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -381,7 +388,8 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
-        # argparse breaks no lines in these parts, because of the examples; the options have the same width
+        # RawDescriptionHelpFormatter breaks no lines in these two texts, so that the examples stay as they
+        # are.  So break the lines of the paragraphs here, at the width at which argparse breaks the options
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
@@ -443,7 +451,7 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
-    # One came while they were blocked: exit as after that signal, before anything is done
+    # One of KILL_SIGNALS came while they were blocked: exit as after it, before anything is done
     for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
@@ -532,9 +540,13 @@ def once_per_subject(say: Say) -> Callable[[str, str], None]:
 
 
 def print_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, and return how many."""
+    """Print many lines, and return how many.
+
+    They can come from an iterator.  So print 1000 at a time: fewer calls, and not all must be in memory.
+    """
     count = 0
-    # control characters, which a command in a job file can have, must not reach a terminal
+    # control characters, which a command in a job file can have, must not reach a terminal; a file or a pipe
+    # gets each line as it is
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
         print_bytes(b"\n".join(batch) + b"\n")
@@ -565,8 +577,8 @@ class Throttle:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -inf            # the task has not run
-        # of the finished parts of the run.  During a part each is less the clock when that began, so only
-        # between two parts do they give a pause
+        # time that the finished parts of the run took.  __enter__() subtracts the clock, __exit__() adds it;
+        # so between these two calls the numbers mean nothing
         self._seconds = 0.0
         self._cpu_seconds = 0.0
 
@@ -588,7 +600,7 @@ class Throttle:
         return factor * (self._cpu_seconds + min(waiting_seconds, self._max_waiting_seconds))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
-        """Return the seconds until another run is due; 0: it is due now.
+        """Return the seconds until the task is to run again; 0: now, also if it has not run yet.
 
         min_seconds: from one start of the task to the next.
         """
