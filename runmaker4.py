@@ -659,6 +659,7 @@ def other_lock(fd: int, offset: int, length: int) -> range | None:
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
+    # Ask for an exclusive lock: shared locks exclude that, too, so they are found
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -738,8 +739,9 @@ def job_lock_offsets(command: bytes) -> range:
 def find_held_job_locks(fd: int) -> Iterator[range]:
     """Yield ranges of job locks that other descriptions of a lock file than `fd` have locked.
 
-    Each lock is held by a job that lives or by its runner.  Leave out a range with a command mutex.  That is
-    locked to write a state, by `runset4.py --edit`, or for a moment by a short job (LockTable.take_bucket()).
+    A job lock is a life sign: a job that lives, or its runner, holds it.  Leave out a range with a command
+    mutex: it does not tell how many jobs live.  That byte is locked to write a state, by `runset4.py --edit`,
+    or for a moment with all job locks of the command for one short job (LockTable.take_bucket()).
     """
     for locked in other_locks(fd, 0, BUCKETS_END):
         mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
@@ -790,7 +792,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
                 f"belongs to {user_name(lock_status.st_uid)}, who could remove it while jobs run "
                 "(remove it: a new one is created)",
             )
-        if file_status and os.geteuid() in (0, lock_status.st_uid):
+        if file_status and os.geteuid() in (0, lock_status.st_uid):     # others may not change the mode
             share_with_writers(fd, file_status, 0o600)
     except OSError:
         os.close(fd)
@@ -814,6 +816,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
     Raises OSError if the file has other contents: then it is no lock file of ours.
     """
     with Reader.with_own_fd(fd, network) as reader:
+        # NULs come from LockTable.lengthen_lock_file()
         contents = reader.pread(BLOCK, 0).strip(b"\0")
     if not re.fullmatch(b"( *[0-9]+\n)?", contents):
         raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
@@ -821,7 +824,10 @@ def read_inode_line(fd: int, network: bool) -> bytes:
 
 
 def stat_file_with_one_name(fd: int) -> os.stat_result:
-    """Return the status of an open file; raise OSError unless it is a regular file with one name."""
+    """Return the status of an open file; raise OSError unless it is a regular file with one name.
+
+    By a hard link, as by a symbolic one (open_lock_file()), another user could choose the file that we open.
+    """
     info = os.fstat(fd)
     if not S_ISREG(info.st_mode):
         raise OSError(errno.EEXIST, "is a directory" if S_ISDIR(info.st_mode) else "not a regular file")
@@ -831,9 +837,10 @@ def stat_file_with_one_name(fd: int) -> os.stat_result:
 
 
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
-    """Return True if we trust a new file as the job file, whose commands we run, or beside it.
+    """Return True if a new job file, or the output directory beside it, belongs to a user whom we trust.
 
-    Its owner must be us, root, the old owner, or a user who could have written to the old file.
+    We run the commands of the one, and write to the other.  The user must be us, root, the owner of the old
+    file, or one who could have written to that.  old: of the replaced job file; for a directory, of the file.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
@@ -852,9 +859,9 @@ def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) 
 
     So their runners can use the same lock file and the same records.
 
-    model: the status of the job file; for a record, that of its directory.  If that has the sticky bit, as
-    /tmp has, nothing is shared.
-    mode: the mode before that; None: as it is.
+    model: the status of the job file; for a record, that of its directory.  If `model` has the sticky bit, as
+    /tmp has, nothing is shared: the users of such a directory keep their files apart.
+    mode: the mode to which these rights are added; None: the one that the file has.
     """
     status = os.fstat(fd)
     old_mode = S_IMODE(status.st_mode)     # with setgid
@@ -1104,7 +1111,8 @@ class Reader(Opened):
         """Read this part now; reads of it in the `with` block then come from memory.
 
         On a network file system this saves a round trip for each of them.  What other hosts write meanwhile
-        is not seen.  So the caller has locked the command mutex of each line before, or only wants a hint.
+        is not seen.  So the caller only wants a hint, or holds the command mutex of each line: without it, no
+        other process of ours writes the line's state.
         """
         self._window = start, stop, self.pread(stop - start, start)
         try:
@@ -1218,8 +1226,8 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
     After an error, cut the new bytes off again, so that no part of a line remains; but not if another process
-    can have appended since.  The caller has opened `fd` with O_APPEND, and holds the append lock.
-    size, separator: of find_append_position(), called under that lock.
+    can have appended since.  The caller has opened `fd` with O_APPEND, and holds the append lock: it excludes
+    other processes of ours that append.  size, separator: of find_append_position(), called under that lock.
     """
     written = 0
     try:
@@ -1331,7 +1339,8 @@ def refuse_local_locks(fd: int, mount: Mount) -> None:
 def check_mount(path: str, single_host: bool) -> Mount:
     """Return the mount of a path; raise UsageError if locks there are known not to exclude other hosts.
 
-    single_host: accept any mount: no other host uses the file.
+    single_host: accept any mount: no other host uses the file.  Otherwise a network mount is `shared`, so
+    that LockTable also tests the locks on FUSE (refuse_local_locks()).
     """
     mount = find_mount(path)
     if single_host:
@@ -1411,7 +1420,7 @@ class Scan:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong; a Walk then begins again.
         with_directives: also find #RUN lines.
         """
         self.file = file
@@ -1449,7 +1458,7 @@ class Scan:
 
         This only counts newlines: runset4.py uses it to select lines by number.
         """
-        # the line begins below the buffer
+        # while the line begins below the buffer, pass over all of that
         while self.line_number + self._buffer.count(b"\n", self._position) < number:
             self._count_lines_to(len(self._buffer))
             if not self._read_chunk():
@@ -1465,7 +1474,8 @@ class Scan:
     def seek_back(self, line: Line) -> None:
         """Go back to a job line, so that next() returns it again.
 
-        Raises FileChangedError as reread_from().
+        A walk does so for a line that it has not claimed, for example because too few slots were free.
+        Raises FileChangedError if an edit has moved the line: line numbers can be wrong.
         """
         self.last = line
         self.line_number = line.number - 1
@@ -1555,8 +1565,9 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Pattern[bytes]:
-    """Return a pattern for the newline before a job line in these states (None: all) and the line's start.
+    """Return a pattern for the newline before a job line in these states, and for the line's first bytes.
 
+    states: None: all; b"": no job line, only directives.
     with_directives: or the newline before a #RUN line, or one that looks like it.
     """
     beginnings = []
@@ -1606,7 +1617,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     For example, find the line of a running job that an edit has moved.
     """
     if not commands:
-        return
+        return                                  # and do not read the file
     number = 0
     offset = start
     for lines in whole_lines(file, start):
@@ -1667,6 +1678,7 @@ def lstat_refusing_symlink(path: str) -> os.stat_result:
 def open_job_file(path: str, flags: int) -> int:
     """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError.
 
+    Most callers close it at once: a program calls this when it starts, to refuse a file that it cannot use.
     flags: the access mode, perhaps O_APPEND.
     """
     try:
@@ -1856,8 +1868,8 @@ def parse_host_patterns(text: str) -> tuple[str, ...]:
     hosts = tuple(text.lower().split(","))
     for host in hosts:
         try:
-            fnmatch.fnmatchcase("", host)
-        except re.error:                    # before Python 3.10, [z-a] is
+            fnmatch.fnmatchcase("", host)   # makes a regular expression of the pattern
+        except re.error:                    # such as [z-a], before Python 3.10
             raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
     return hosts
 
@@ -1943,8 +1955,8 @@ SETTINGS_ARE = (
 def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
-    Cached, because each walk from the top meets the same directives.  text: Line.text, which should begin
-    with `RUN`.
+    Cached, because each walk from the top meets the same directives.  text: Line.text, of a valid directive
+    all after the `#`, so that it begins with `RUN`.
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
@@ -1998,7 +2010,7 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def find_stray_line(file: Reader, pattern: re.Pattern[bytes]) -> int:
-    """Return the line number of the first stray; 0: none.
+    """Return the number of the first stray line, neither a job nor a comment; 0: there is none.
 
     pattern: STRAY or STRAY_WITHOUT_JOBS, which begin with the newline before such a line.
     """
@@ -2020,6 +2032,8 @@ def check_for_strays(
 ) -> None:
     """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
 
+    For example, the blank after the dot is missing.  runset4.py and runwait4.py call it, and a runner that
+    found no job file when it started.
     refuse: raise UsageError if the file has a stray, and no line is a job in one of `job_states` (None: in
     any state).  Then it is probably a plain list of commands, of which some look like jobs: `( cd a; b )`,
     `R CMD BATCH`.
@@ -2029,7 +2043,10 @@ def check_for_strays(
 
 
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
-    """Report the first stray of an open file, or refuse the file: see check_for_strays()."""
+    """Report the first stray line of an open file, or refuse the file; the parameters as check_for_strays().
+
+    In a file without a job, a line that only looks like one, or begins with a path, is a stray as well.
+    """
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
     if not (number := find_stray_line(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
@@ -2052,7 +2069,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
     it wait (Directives.error).
     """
     with job_file(path, network) as file:
-        # a byte of another state is mostly a word of a plain list, such as `R CMD BATCH`
+        # with any other state, a line is mostly a plain command of which the first word is one byte, such as
+        # `R CMD BATCH`, so it does not show that this is a job file
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
@@ -2253,7 +2271,8 @@ def describe_counts(**numbers: int) -> list[str]:
 
 
 def count_states(snapshot: Snapshot) -> Counts:
-    # orphans are `r` in the file, so their number comes from the lists
+    # Orphans are `r` in the file, so their number comes from the lists.  Any state but these five is `held`,
+    # also CANCELLED
     states = snapshot.states
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
