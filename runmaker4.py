@@ -1509,6 +1509,7 @@ class Scan:
             state_index = 1
             while newline < 0:
                 length = len(self._buffer)
+                # the buffer doubles at least, so a long line takes few reads
                 self._buffer += self.file.pread(max(self.chunk_size, length), self._buffer_offset + length)
                 if len(self._buffer) == length:     # the end of the file
                     break
@@ -2395,7 +2396,7 @@ class LockTableReader(Opened):
         # CLOSED also: unreadable, or the lock file does not exist
         self.fd = CLOSED
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
-        self.is_unreadable = False      # so its locks are unknown
+        self.is_unreadable = False      # so its locks are unknown, and no line `r` counts as an orphan
 
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both.
@@ -2476,7 +2477,10 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the presence locks of other runners and servers; None: we may not read the lock file."""
+        """Return the presence locks of other runners and servers; None: we may not read the lock file.
+
+        The journal identifies runners and servers by them, so runwait4.py sees which of these still live.
+        """
         if self.is_unreadable:
             return None
         if not self.is_open:
@@ -2548,19 +2552,20 @@ class LockTable(LockTableReader):
         self.clock = clock
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # by offset
-        # those that have locked all of a bucket, by its offset; no other job lock of ours is in it
+        # those with all of a bucket (the 2^16 bytes for a command) locked, by its offset; no other job lock
+        # of ours is in it
         self.buckets: dict[int, JobLock] = {}
         # whether the server unlocks a part of what is locked; None: it must be tested
         self.can_trim: bool | None = None
-        # on NFS, of each description of the open lock file for a job: the read end of a pipe whose write ends
-        # the processes of that job inherit; CLOSED: there is none yet
+        # on NFS, by descriptor for a job lock: the read end of a pipe whose write ends the processes of that
+        # job inherit, so end of file shows that none of them lives; CLOSED: there is no pipe yet
         self._pipes: dict[int, int] = {}
-        self._spare_fds: list[int] = []         # those that no process uses
+        self._spare_fds: list[int] = []         # those that no job uses any more: for the next jobs
         self.presence_lock = presence_lock
-        self.pulse_offset = 0                   # 0: there is no pulse
+        self.pulse_offset = 0                   # of a byte locked only to notice lost locks; 0: not needed
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
-        self._lengthened = False                # we have made the open lock file longer
+        self._lengthened = False                # we have made the open lock file longer, before a claim
         # The length of the lock file after we first made it longer, if no other process used it then
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
@@ -2597,8 +2602,8 @@ class LockTable(LockTableReader):
     def still_has_locks(self) -> bool:
         """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
 
-        A local file system loses none.  After an answer True, ask a network file system again only after
-        `interval`: each time costs a round trip.
+        A local file system loses none, and a closed lock file has none to lose.  After an answer True, ask a
+        network file system again only after `interval`: each time costs a round trip.
         """
         if not self.network or not self.is_open:
             return True
@@ -2625,7 +2630,7 @@ class LockTable(LockTableReader):
 
         on_locked: makes current what the block reads, for example by opening the job file again.
         """
-        pause = 0.01 if self.network else 0.0005  # seconds to the second try
+        pause = 0.01 if self.network else 0.0005  # seconds to the second try; each try is a round trip there
         locked = keep_trying(partial(self._lock, offset, length), patience, pause)
         try:
             if locked:
@@ -2669,6 +2674,7 @@ class LockTable(LockTableReader):
     def open_job_lock(self) -> int:
         """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
 
+        A spare one was that of a former job, and no other process has it any more (_keep_or_close()).
         Not `fd`, which has all other locks of this process: a job that inherited it would keep them.
         """
         if self._spare_fds:
@@ -2688,7 +2694,7 @@ class LockTable(LockTableReader):
     def copy_job_lock(self, fd: int) -> LockFds:
         """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
 
-        Step 3: The job starts with a copy of the job lock's descriptor.  Runner and job now hold the job lock
+        Step 3, start the job: it gets a copy of the job lock's descriptor.  Runner and job now hold the lock
         together (and with a whole bucket the mutex): it is free only when both are gone.  On NFS the job also
         inherits the end of a pipe.  If no process has that when the lock is freed, the runner uses the
         description again for another job.
@@ -2701,6 +2707,7 @@ class LockTable(LockTableReader):
         if self._pipes[fd] == CLOSED:
             self._pipes[fd], write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         else:
+            # opened so, the read end of a pipe gives another write end of that pipe
             write_end = os.open(f"/proc/self/fd/{self._pipes[fd]}", os.O_WRONLY | os.O_NONBLOCK)
         try:
             return os.dup(fd), write_end
@@ -2719,7 +2726,7 @@ class LockTable(LockTableReader):
             is_unused = fd in self._pipes and (
                 self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)
             )
-        except BlockingIOError:
+        except BlockingIOError:                 # a process of the job lives, and has a write end
             is_unused = False
         if is_unused:
             self._spare_fds.append(fd)
@@ -2729,7 +2736,8 @@ class LockTable(LockTableReader):
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock and return a free job lock of the command.
 
-        Take the line's own if it is free: it shows which of several equal lines is running.
+        Take the line's own if it is free: it shows which of several equal lines is running.  Call it while
+        holding the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
         assert self.has_mutex(line.command)
         offsets = job_lock_offsets(line.command)
@@ -2755,10 +2763,10 @@ class LockTable(LockTableReader):
         lives, and that no other process has the mutex.  Return None if another description has any of it
         locked, or if the file server cannot unlock a part (can_trim): then claim() locks the mutex alone.
 
-        Step 2, for short jobs on NFS: this comes before the command mutex is locked alone.  If it is granted,
-        the runner has the mutex, and no job lock of the command is held (h = 0).  The runner unlocks all but
-        the job's lock (trim_bucket()) 0.1 s after the claim.  It does so earlier if it needs the mutex for
-        anything but the result, or cannot write that.
+        Step 2, claim a new line, for short jobs on NFS: this comes before the command mutex is locked alone.
+        If it is granted, the runner has the mutex, and no job lock of the command is held (h = 0): claim()
+        need not count lines `r`.  The runner unlocks all but the job's lock (trim_bucket()) 0.1 s after the
+        claim, or earlier if it needs the mutex for anything but the result, or cannot write that.
         """
         if self.can_trim is False:
             return None
@@ -2788,6 +2796,7 @@ class LockTable(LockTableReader):
     def trim_bucket(self, bucket: int) -> None:
         """If a job has locked all of a bucket, unlock all but the job lock: others can lock the mutex again.
 
+        For example, the job is not short, or this process needs the mutex for another job.
         The mutex is unlocked last, with the upper part.  Until then no other process can lock it, and decide
         by the number of held job locks.
         """
@@ -2803,7 +2812,9 @@ class LockTable(LockTableReader):
             self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
-        """Unlock and close a job lock.  To close it is not enough: processes that the job left can have it.
+        """Unlock and close a job lock, for example after the result was written.
+
+        To close it is not enough: processes that the job left can have it.
 
         is_job_alive: this runner exits before processes that it could not kill.  Then do not unlock it: those
         that inherited it keep it, as if the runner had died after it wrote the result.
@@ -2820,6 +2831,8 @@ class LockTable(LockTableReader):
 
     def drop_lost_job_locks(self) -> bool:
         """Forget the job locks that a network file system has dropped; return True if there were any.
+
+        JobQueue.reopen_if_replaced() then takes new ones; a job for which no line is left is "lost".
 
         A description whose locks were lost stays useless, even if a lock on it seems to succeed.  Unlock all
         of it before closing our descriptor: the job has a copy, and this host still remembers the lost locks,
