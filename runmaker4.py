@@ -431,7 +431,10 @@ class Once(argparse.Action):
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks."""
+    """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks.
+
+    Do not break it at hyphens, which options such as --dry-run have.
+    """
     import textwrap  # only --help and runwait4.py need it
     text = " ".join(text.split())
     return textwrap.fill(
@@ -1183,7 +1186,10 @@ def open_or_create(path: str, flags: int, mode: int, network: bool = False) -> i
 
 
 def copy_owner_and_mode(new_fd: int, old_info: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows."""
+    """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows.
+
+    So the same users can read and write it: it is written beside the old file, and then renamed over that.
+    """
     for owner in old_info.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
@@ -1281,9 +1287,10 @@ def file_identity_lines(fd: int) -> list[bytes]:
 
 
 def path_names_fd(path: str, fd: int) -> bool:
-    """Return True if a path names this open file.
+    """Return True if a path names this open file; False: another file has replaced that.
 
-    The answer can come from this host's cache of names, unless refresh_file() was called before.
+    The answer can come from this host's cache of names, unless refresh_file() was called before.  Raises
+    FileNotFoundError if the path names no file.
     """
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -1440,7 +1447,8 @@ class Scan:
     def next(self, states: bytes = b"") -> Line | None:
         """Return the next wanted line; None at the end of the file, to which job lines can be added later.
 
-        states: find these instead of the wanted ones.
+        states: find these instead of the wanted ones.  Raises Paused after the time pause_at, and with
+        check_numbers FileChangedError if it sees that an edit has moved the last line found.
         """
         pattern = wanted_lines_pattern(states or self._states, self._with_directives)
         while True:
@@ -1813,7 +1821,7 @@ class Directives(NamedTuple):
         return self.settings.hosts, self.settings.needs, self.below_end
 
     def with_directive(self, line: Line) -> Directives:
-        """Return these directives with the effect of one more.
+        """Return these directives with the effect of one more, which is below them in the file.
 
         If that is malformed, it is unknown for which consumer (runner or client) the jobs below are.  So the
         result has an `error` and no settings, and the jobs wait.  The error is that of the first malformed
@@ -2272,8 +2280,8 @@ def describe_counts(**numbers: int) -> list[str]:
 
 
 def count_states(snapshot: Snapshot) -> Counts:
-    # Orphans are `r` in the file, so their number comes from the lists.  Any state but these five is `held`,
-    # also CANCELLED
+    # Orphans are `r` in the file, so their number comes from the lists.  Any state but the five below is
+    # `held`, also CANCELLED
     states = snapshot.states
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
@@ -2302,7 +2310,10 @@ class Summary:
     without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
     def describe(self, with_lines: bool) -> str:
-        """Return '31 done, 2 failed (lines 3, 5), 9 new'.  with_lines: with the numbers of the bad lines."""
+        """Return '31 done, 2 failed (lines 3, 5), 9 new', for the last line that a program prints.
+
+        with_lines: with the numbers of the bad lines.
+        """
         counted = self.counts
         processed = describe_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
@@ -2570,12 +2581,15 @@ class LockTable(LockTableReader):
         self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file; lock HERE_BYTE, the pulse and the presence lock on it."""
+        """Open or create the lock file; return its descriptor and identity.
+
+        Lock on it HERE_BYTE, as all do that can claim lines or set states; the pulse, where lost locks are
+        noticed by that; and the presence lock of a program that takes jobs, which shows that it lives.
+        """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # "This process can claim lines".  Also, an NFS client that holds a lock on a file needs fewer
-            # round trips for the next lock.
+            # An NFS client that holds a lock on a file needs fewer round trips for the next lock
             lock(fd, HERE_BYTE, shared=True)
             self.pulse_offset = lock_random_byte(fd) if self._mount.forgets_locks else 0
             if self.presence_lock:
@@ -2674,7 +2688,7 @@ class LockTable(LockTableReader):
     def open_job_lock(self) -> int:
         """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
 
-        A spare one was that of a former job, and no other process has it any more (_keep_or_close()).
+        A spare one was used for an earlier line, and no other process has it any more (_keep_or_close()).
         Not `fd`, which has all other locks of this process: a job that inherited it would keep them.
         """
         if self._spare_fds:
