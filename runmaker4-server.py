@@ -1579,6 +1579,7 @@ class Group:
         While preparing, no job has begun.  After an error, go on without the host.  Otherwise the job was
         given back or cancelled: call the group off, to try again later.  While running, go on without a host
         that has lost a job (LineResult.loses_host).  When fewer than min-hosts remain, stop the group.
+        Otherwise the host gets its next job.
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
@@ -2385,21 +2386,25 @@ class Dispatcher:
     """
 
     def __init__(self, sessions: Sessions, stdout: Writer, exit_when_done: bool) -> None:
-        """stdout: for results of groups.  exit_when_done: drain once no line is left for EVERYBODY."""
+        """stdout: for results of groups.
+
+        exit_when_done: drain once no line is left that anybody could run (EVERYBODY, in a claim).
+        """
         self._sessions = sessions
         self._stdout = stdout
         self._exit_when_done = exit_when_done
         self._lifetime = sessions.lifetime
-        # last: the one served last
+        # they want jobs; the one served last is the last
         self.waiting_clients: dict[Client, None] = {}
         self._leaving: set[Client] = set()      # exit if the claim under way lets them
         self._next_claim: asyncio.TimerHandle | None = None  # calls hand_out_lines() when a walk is due
-        # wait for hosts; by the offset of the first job
+        # of groups that wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
         self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
         self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
-        self._groups_paused_until = 0.0         # boottime()
-        self._next_offers_at = 0.0              # the same
+        self._groups_paused_until = 0.0         # boottime(): after a group could not start
+        # boottime(): a claim offers lines to clients, but not sooner after one that found none for them
+        self._next_offers_at = 0.0
         self._must_offer_to_all = False         # lines are left that do not suit the first clients in turn
         self.is_claiming = False                # the file executor does so
 

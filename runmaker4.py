@@ -2583,8 +2583,9 @@ class LockTable(LockTableReader):
     def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file; return its descriptor and identity.
 
-        Lock on it HERE_BYTE, as all do that can claim lines or set states; the pulse, where lost locks are
-        noticed by that; and the presence lock of a program that takes jobs, which shows that it lives.
+        Lock on it HERE_BYTE, as all do that can claim lines or set states; the pulse, a random byte: once
+        that is not locked any more, the file system has dropped our locks; and the presence lock of a program
+        that takes jobs, which shows that it lives.
         """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)

@@ -1000,7 +1000,8 @@ def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
     """Make a run the last one of a key, unless the one so far is later, in the journal or by the clocks."""
     if previous := last_runs.get(key):
         first, second = sorted((previous, run), key=operator.attrgetter("position"))
-        # what one program writes is in order
+        # What one program writes is in order.  Another can have gathered its events for a while before it
+        # wrote them, so the clocks decide; if they differ by more than that, the order in the journal does
         is_first_later = first.runner != second.runner and 0 < first.time - second.time < MAX_GATHER_SECONDS
         run = first if is_first_later else second
     last_runs[key] = run
