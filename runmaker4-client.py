@@ -1312,7 +1312,7 @@ class ClientProgram(RunnerProgram):
             )
 
     async def connect_parts(self) -> int:
-        """Run the server's jobs until none is left, and stay connected meanwhile.  Return the exit status.
+        """Run the server's jobs, and stay connected meanwhile.  Return the exit status.
 
         It is 2 instead of 1 if no server ever accepted us.
         """

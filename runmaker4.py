@@ -388,8 +388,8 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
-        # RawDescriptionHelpFormatter breaks no lines in these two texts, so that the examples stay as they
-        # are.  So break the lines of the paragraphs here, at the width at which argparse breaks the options
+        # RawDescriptionHelpFormatter breaks no lines in description and epilog, so that the examples stay as
+        # they are.  So break the paragraphs here, at the width at which argparse breaks the options
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
@@ -662,7 +662,7 @@ def other_lock(fd: int, offset: int, length: int) -> range | None:
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
-    # Ask for an exclusive lock: shared locks exclude that, too, so they are found
+    # Ask for an exclusive lock, which shared locks exclude, too
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -744,7 +744,7 @@ def find_held_job_locks(fd: int) -> Iterator[range]:
 
     A job lock is a life sign: a job that lives, or its runner, holds it.  Leave out a range with a command
     mutex: it does not tell how many jobs live.  That byte is locked to write a state, by `runset4.py --edit`,
-    or for a moment with all job locks of the command for one short job (LockTable.take_bucket()).
+    or with all job locks of the command for one short job (LockTable.take_bucket()).
     """
     for locked in other_locks(fd, 0, BUCKETS_END):
         mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
@@ -843,7 +843,8 @@ def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if a new job file, or the output directory beside it, belongs to a user whom we trust.
 
     We run the commands of the one, and write to the other.  The user must be us, root, the owner of the old
-    file, or one who could have written to that.  old: of the replaced job file; for a directory, of the file.
+    file, or one who could have written to that.  old: of the replaced job file; for a directory, of the job
+    file, or of `/` if there is none.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
@@ -1165,7 +1166,7 @@ class Reader(Opened):
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
     """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL).
 
-    A read with O_DIRECT does not come from this host's cache.
+    A read with O_DIRECT does not come from this host's page cache.
     """
     if network:
         try:
@@ -1427,7 +1428,7 @@ class Scan:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong; a Walk then begins again.
+        check_numbers: raise FileChangedError if line numbers are found to be wrong: another Walk begins.
         with_directives: also find #RUN lines.
         """
         self.file = file
@@ -1878,7 +1879,7 @@ def parse_host_patterns(text: str) -> tuple[str, ...]:
     for host in hosts:
         try:
             fnmatch.fnmatchcase("", host)   # makes a regular expression of the pattern
-        except re.error:                    # such as [z-a], before Python 3.10
+        except re.error:                    # such as [z-a], in older Pythons
             raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
     return hosts
 
@@ -2310,7 +2311,7 @@ class Summary:
     without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
     def describe(self, with_lines: bool) -> str:
-        """Return '31 done, 2 failed (lines 3, 5), 9 new', for the last line that a program prints.
+        """Return '31 done, 2 failed (lines 3, 5), 9 new', for the closing line of a program.
 
         with_lines: with the numbers of the bad lines.
         """
@@ -2569,9 +2570,9 @@ class LockTable(LockTableReader):
         # whether the server unlocks a part of what is locked; None: it must be tested
         self.can_trim: bool | None = None
         # on NFS, by descriptor for a job lock: the read end of a pipe whose write ends the processes of that
-        # job inherit, so end of file shows that none of them lives; CLOSED: there is no pipe yet
+        # job inherit: see _keep_or_close(); CLOSED: there is no pipe yet
         self._pipes: dict[int, int] = {}
-        self._spare_fds: list[int] = []         # those that no job uses any more: for the next jobs
+        self._spare_fds: list[int] = []         # those that no job uses: for the next jobs
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # of a byte locked only to notice lost locks; 0: not needed
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
@@ -2689,7 +2690,7 @@ class LockTable(LockTableReader):
     def open_job_lock(self) -> int:
         """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
 
-        A spare one was used for an earlier line, and no other process has it any more (_keep_or_close()).
+        A spare one was opened for an earlier line, and no other process has it (_keep_or_close()).
         Not `fd`, which has all other locks of this process: a job that inherited it would keep them.
         """
         if self._spare_fds:
@@ -2875,8 +2876,9 @@ class LockTable(LockTableReader):
     def lengthen_lock_file(self) -> None:
         """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
 
-        Called before each claim; only the first one after the lock file was opened does anything.  From the
-        length is_only_claimer() learns if others can have run our commands.
+        Called before each claim, and by a server that inherits job locks; only the first call after the lock
+        file was opened does anything.  From the length is_only_claimer() learns if others can have run our
+        commands.
 
         While the length is as we made it, no runner has begun to claim since.  A runner that began before us
         still holds the shared lock on HERE_BYTE, as all do that can set a state: we find that lock, and
@@ -2889,8 +2891,8 @@ class LockTable(LockTableReader):
         length = os.fstat(self.fd).st_size + 1
         os.ftruncate(self.fd, length)
         is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        # Later, when the file was opened again, others can have claimed in between.  NFSv3 may hide that lock
-        # of another host (see mark_lock_file_in_use())
+        # Later, when the file was opened again, others can have claimed in between.  NFSv3 may hide another
+        # host's lock on HERE_BYTE (see mark_lock_file_in_use())
         if is_first_claim and self._mount.kind != "nfs" and is_free(self.fd, HERE_BYTE):
             self._length_at_first_claim = length
         else:
@@ -2911,7 +2913,7 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
     Otherwise an edit has moved or changed the line, and nothing may be written there.  Called for what was
-    just read, before a claim or a result, and before a scan goes on.
+    just read, for example before a claim or a result, or before a scan goes on.
 
     data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.  So it shows
     that the line follows a newline, or is the first.  (Scan.reread_from() puts a newline there itself.)
@@ -2953,7 +2955,7 @@ class JobReader(Opened):
         self._trusted_size = 0
         self.reader = Reader()                  # of the open file; _open() makes another one
         self.inode: Identity | None = None      # None: no file is open
-        # of the file that was opened last: owner and mode decide if we trust one that replaces it
+        # of the file that was opened last: it decides if we trust one that replaces it
         self._opened_stat: os.stat_result | None = None
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
@@ -3051,8 +3053,7 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            # MAX_NAMED bad lines are named; and one that -r would run again (none of a group) is enough for
-            # `can_retry`
+            # MAX_NAMED bad lines are named; and one that -r would run again is enough for `can_retry`
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             # A scan for directives and lines `r`, which are few, quickly skips other lines
@@ -3312,9 +3313,9 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    It keeps away programs that lock parts of the file, and makes a write fail after the file server has freed
-    the locks of this host.  On NFS it also makes the size current.  Raises OSError(EBUSY) if another process
-    has locked a part exclusively.
+    It keeps away programs that lock parts of the file exclusively.  On NFS it makes the size current, and a
+    write fail after the file server has freed the locks of this host.  Raises OSError(EBUSY) if another
+    process has locked a part exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3348,8 +3349,8 @@ class JobFile(JobReader):
         # The seconds that a runner or server waits for a command mutex before it tries later.  On a local
         # file system the event loop makes the calls, and does nothing else while it waits.
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
-        # The same while a walk claims or changes a line.  If it is refused, it goes on to other lines: mostly
-        # the line is `r` when we get the mutex, and on a network each try is a round trip.
+        # The same for claim() and change_state().  A walk goes on to other lines: mostly this one is `r` when
+        # we get the mutex, and on a network each try is a round trip.
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         # the file, and the size up to which all lines are committed (check_committed())
         self._committed_reader_and_size: tuple[Reader, int] | None = None
@@ -3763,7 +3764,7 @@ class JobQueue:
                     self.spread = self.MAX_SPREAD
                 return attempt
         finally:
-            # not claimed; after an error in _lock_and_mark(), that has freed it
+            # not claimed; if _lock_and_mark() has failed, it has freed the lock
             if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
                 lock_table.free_job_lock(job_lock)
 
@@ -4246,7 +4247,7 @@ class JobQueue:
         Without this check the job of a deleted line would count as cancelled if an equal line is done.  It
         is a hint: after further edits the size tells nothing, and the answer is False.
         """
-        if job.tracking is not Tracking.FOUND:          # decided by the size when it was first missed
+        if job.tracking is not Tracking.FOUND:          # the size tells only when the line is first missed
             return job.tracking is Tracking.DELETED
         return self.file.size() == job.size_when_found - job.length
 
@@ -5108,8 +5109,8 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
-                # There was no file at the start, where one with strange lines is refused.  Now only warn: the
-                # runner is at work
+                # There was no file at the start, where one with plain text and no job is refused.  Now only
+                # warn: the runner is at work
                 self._is_file_unchecked = False
                 with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
@@ -5140,7 +5141,7 @@ class Cursor:
         self._to_reset = set()
         if self._idle_walk and not self._walk:          # a current walk goes on
             wait = self._seconds_until_walk(self._idle_walk)
-            if wait != 0.0:                     # seconds, or None: until the file changes (WAIT)
+            if wait != 0.0:                     # seconds, or None: until something changes (WAIT)
                 return NoJob(wait)
         return self._walk_on(consumers)
 
@@ -5366,7 +5367,7 @@ class Cursor:
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
                     looks=walk.look_share == 1.0
                 )
-        # Nobody asks, the file was just replaced, or lines can be missing: nobody may exit for now
+        # No count: nobody who may exit asks, or the file was just replaced.  Or lines can be missing
         if not summary or summary.half_saved:
             return NoJob(WAIT)
         exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
@@ -5725,8 +5726,8 @@ class FileExecutor:
                  say: Say = lambda text: None) -> None:
         """Prepare the thread if `threaded`: operations that can block need it.
 
-        on_relieved: called when the thread has made a posted call: the backlog is smaller, so a program that
-        has paused because of it can go on.  say: gets messages about files of records.
+        on_relieved: called when the thread has made a posted call: the backlog can be smaller, so a program
+        that has paused because of it can go on.  say: gets messages about files of records.
         """
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
@@ -5833,7 +5834,7 @@ class FileCounter:
 
 class Jobs(Protocol):
     """The source of a Runner's jobs: a job file, or a connection to a server."""
-    interval: float                     # seconds between checks of the claimed lines
+    interval: float                     # seconds; claimed lines are checked twice in it
     poll: float                         # seconds between checks for new jobs while there are none
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
@@ -5880,7 +5881,7 @@ class FileJobs:
         self._reader = reader                   # for counts: only the queue may reopen its own file
         self.executor = executor
         self._consumer = consumer               # this runner, as the cursor knows it
-        self.interval = cursor.interval         # seconds between checks of the claimed lines
+        self.interval = cursor.interval         # seconds; claimed lines are checked twice in it
         self.poll = 5.0 if cursor.file.network else 0.25        # seconds between checks for new jobs
         self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
         # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
@@ -6134,7 +6135,7 @@ class ProcessTable:
     def tags_of(cls, pid_text: str) -> list[bytes]:
         """Return the tags of the jobs that a process belongs to, the outermost first: a job can be a runner.
 
-        []: it belongs to none.  Raises PermissionError for a process of another user, or OSError.
+        []: it shows none.  Raises PermissionError for a process of another user, or OSError.
         """
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
@@ -6143,7 +6144,7 @@ class ProcessTable:
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's or of this process."""
-        for fd in LOCK_FD, LOCK_FD + 2:         # one of these numbers has the lock: Processes.start()
+        for fd in LOCK_FD, LOCK_FD + 2:         # mostly one of these has the lock: Processes.start()
             with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
@@ -6256,7 +6257,7 @@ class Holders:
         # lock_file: None: there is none, so no process has its locks
         self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
-            for fd in LOCK_FD, LOCK_FD + 2:     # a job has the lock at one of these: Processes.start()
+            for fd in LOCK_FD, LOCK_FD + 2:     # mostly one of these has the lock: Processes.start()
                 with suppress(OSError):      # there is none, or it is another user's
                     info = os.stat(f"/proc/{name}/fd/{fd}")
                     if (info.st_dev, info.st_ino) == lock_file:
@@ -7357,7 +7358,7 @@ class Plain(Sink):
     MAX_BYTES = 1 << 20
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
-        """writers: by stream name.  in_order: print in the order of the starts.  on_error: gets losses."""
+        """writers: by stream name.  in_order: in the order of the starts.  on_error: told of lost output."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
@@ -10751,7 +10752,7 @@ def decode(frame: bytes) -> Fields:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = _json_decoder().decode(frame.decode("utf-8"))
-    except (ValueError, RecursionError):        # not UTF-8, no JSON, or nested too deeply
+    except (ValueError, RecursionError):        # such as no JSON, or nested too deeply
         raise WireError("invalid JSON") from None
     if not isinstance(message, dict):
         raise WireError("no message")
@@ -11181,7 +11182,7 @@ class Link:
     def finish_writing(self) -> None:
         """Send what is pending, then end of file, upon which the other end closes the connection.
 
-        If we closed it with unread data, the last messages would be lost.
+        If we closed it with unread data, the last messages could be lost.
         """
         self.flush()
         if not self.transport.is_closing():

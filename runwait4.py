@@ -1293,8 +1293,8 @@ class Observation:
     def last_rows_without_waiting(self, lines: Iterable[Line]) -> list[Row]:
         """Return the same rows as last_rows(), but wait for no end of a run.
 
-        If only one line has a command, all runs of the command are of that line.  If several have it, a run
-        does not show for which of them it was.  So read all of these lines, to match the runs with them.
+        If only one line has a command, all runs of the command are of that line.  If several have it, the
+        line number in a run can be an old one.  So read all of these lines, to match the runs with them.
         """
         self.log.read_on()
         lines_of = {line.command: line for line in lines}
