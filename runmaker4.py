@@ -1409,6 +1409,11 @@ class FileChangedError(OSError):
         super().__init__(errno.ESTALE, what)
 
 
+def changed_if_gone(error: OSError) -> OSError:
+    """Return a FileChangedError if an error means that the file to open is gone; otherwise the error."""
+    return FileChangedError() if error.errno in (errno.ENOENT, errno.ESTALE) else error
+
+
 class Paused(Exception):
     """Raised by a scan after the time Scan.pause_at; call next() to continue."""
 
@@ -3197,9 +3202,7 @@ class JobReader(Opened):
         try:
             self.reader.refresh(self.mount)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                raise
-            raise FileChangedError from None
+            raise changed_if_gone(error) from None
 
     def _stat(self) -> os.stat_result:
         """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open).
@@ -3254,9 +3257,7 @@ class JobReader(Opened):
                 try:
                     self._open()
                 except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ESTALE):
-                        raise
-                    raise FileChangedError from None
+                    raise changed_if_gone(error) from None
         self.lock_table.open_current()
 
     def _open(self) -> None:
@@ -9802,7 +9803,7 @@ def detach(ready_fd: int) -> None:
     The start has succeeded, so that process exits with status 0.  ready_fd: of go_into_background().
     """
     # from a terminal, or a pipe whose reader waits for EOF
-    redirect_to_null(fd for fd in (0, 1, 2) if not is_regular(fd))
+    redirect_to_null(itertools.filterfalse(is_regular, (0, 1, 2)))
     os.write(ready_fd, b"+")
     os.close(ready_fd)
 
