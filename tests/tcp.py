@@ -161,9 +161,12 @@ class TcpCase(RunCase):
     def start_server(self, *options: object, file: str = "runs.txt", **settings: Any) -> Server:
         """Start a server, on a free port of HOST unless options say otherwise; return it when it is ready."""
         words = [str(option) for option in options]
-        for option, value in ("--port", free_port()), ("--host", self.HOST):
+        for option, value in ("--port", "0"), ("--host", self.HOST):
             if not any(word.split("=")[0] == option for word in words):
-                words += [option, str(value)]
+                words += [option, value]
+        port = words.index("--port") + 1
+        if words[port] == "0":                  # nobody else gets it before the next server does
+            words[port] = str(free_port())
         program = self.start_program(RUNSERVER, *words, file, **settings)
 
         def is_ready() -> bool:

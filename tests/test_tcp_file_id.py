@@ -4,7 +4,7 @@ import shutil
 import subprocess
 
 from tests.support import alive, wait_until
-from tests.tcp import EAGER, Program, Server, free_port
+from tests.tcp import EAGER, Program, Server
 from tests.test_tcp_losses import JOB, LONG, LossCase
 from tests.wire import Peer
 
@@ -16,7 +16,7 @@ class OtherServers(LossCase):
     WAITING = "the server has another file", "waiting for the server of ", "runs.txt; 1 job not handed in yet"
 
     def serve_other(self, port: int = 0, file: str = "other.txt") -> Server:
-        return self.start_server("--grace", LONG, "--port", port or free_port(), file=file)
+        return self.start_server("--grace", LONG, "--port", port, file=file)
 
     def assert_kept_from(self, other: Server, client: Program) -> None:
         """The client says once that it waits, keeps its job, and tells the other server nothing."""

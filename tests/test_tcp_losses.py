@@ -82,8 +82,8 @@ class LossCase(TcpCase):
         return self.serve_again(grace=grace, **settings)
 
     def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
-        return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out",
-                                 "--port", port or free_port(), **settings)
+        return self.start_server("--grace", grace, "--joblog", "joblog", "--outdir", "out", "--port", port,
+                                 **settings)
 
     def connect(self, server: Server, *options: object, up: Sequence[int] = (1,), name: str = "bob",
                 **settings: Any) -> Program:

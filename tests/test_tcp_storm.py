@@ -9,7 +9,7 @@ from typing import Callable
 from tests import marks, test_storm
 from tests.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support import ALL, FULL, wait_until
-from tests.tcp import Program, Server, TcpCase, free_port
+from tests.tcp import Program, Server, TcpCase
 from tests.test_tcp_losses import LossCase
 
 JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
@@ -29,8 +29,7 @@ class TcpStorm(test_storm.KillCase, TcpCase):
         self.clients: list[Program] = []                # those that nobody killed
 
     def start_storm_server(self, port: int = 0) -> None:
-        self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port",
-                                        port or free_port())
+        self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port)
 
     def keep_clients_until(self, condition: Callable[[], object]) -> None:
         """Start new clients for those that died, until condition() is true."""

@@ -15,7 +15,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
@@ -27,6 +26,7 @@ from typing import Any, Callable
 
 from tests.rigs import PATH, lacking
 from tests.support import alive, wait_until
+from tests.tcp import free_port
 
 TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",
          "setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux"}
@@ -87,13 +87,10 @@ def missing() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has, below those that the kernel gives to any socket (from 32768)."""
-    found: list[int] = []
-    for port in random.sample(range(10_000, 20_000), 100):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("", port))
-            found.append(port)
-    return found[:count]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return [*ports]
 
 
 class Cluster:
