@@ -9,7 +9,7 @@ from typing import Any, Callable
 
 import runmaker4
 from tests.support import WAITING, wait_until
-from tests.test_hostile import Stage
+from tests.test_hostile import PATIENT, Stage
 from tests.wire import BEGIN, END, HAVE, HELLO, Closed, Peer, new_key
 
 server_module = importlib.import_module("runmaker4-server")
@@ -198,7 +198,7 @@ class Crowd(Stage):
     STRANGERS = DESCRIPTORS + 200
     # on a busy machine they and the tests need longer than a handshake, or a silence, may take
     FEW = (f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS}))\n"
-           "import runmaker4; runmaker4.MAX_HANDSHAKE_SECONDS = runmaker4.MAX_SILENT_SECONDS = 600\n")
+           f"{PATIENT}\n")
 
     def test_they_cost_nobody_output_and_the_server_few_lines(self) -> None:
         self.open("--outdir", "out", patch=self.FEW)

@@ -4,6 +4,7 @@ import time
 
 from tests.support import UP, Process, wait_until
 from tests.tcp import TcpCase
+from tests.test_slots import SOON
 
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'
 WAIT = f"{UP}; while [ ! -e go.$JOB_ID ]; do sleep 0.02; done"
@@ -128,9 +129,8 @@ class BigJobs(TcpCase):
     def test_what_does_not_fit_because_slots_are_out_of_service_counts_as_left(self) -> None:
         job = ". [ $RUNMAKER4_SLOT != a ] || exit 127; sleep 0.2\n"
         self.write(f"{job}{job}#RUN slots=2\n. true\n")
-        patient = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0"
         options = "--slots", "a,b", "--slot-errors", "1"
-        ended = self.finish(self.start_patched(patient, *options, "runs.txt"))
+        ended = self.finish(self.start_patched(SOON, *options, "runs.txt"))
         self.assertEqual((ended.code, sorted(self.states())), (1, ["!", ".", "d"]))
         self.assertIn(b"1 new", ended.err)
 

@@ -8,10 +8,9 @@ from typing import Callable
 
 from tests import random_output
 from tests.support import ALL, FULL
+from tests.test_records_by_default import PATIENT
 
 HISTORIES = 1000 if ALL else 50 if FULL else 4
-
-PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 600"      # all output is in the journal
 
 
 def halves(journal: bytes) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ from docs.install import make
 from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, RunCase, wait_until
 from tests.tcp import TcpCase
 from tests.test_documents import MESSAGES
+from tests.test_records_by_default import PATIENT
 
 
 def rows(heading: str, number: int = 0) -> list[list[str]]:
@@ -144,8 +145,7 @@ class Fields(TcpCase):
     def test_the_journal(self) -> None:
         named = """until grep -q '[f]iles": ..3' runs.txt.out/journal; do sleep 0.1; done"""
         self.write(f"#RUN memory=100M\n. echo a; echo b >&2\n. seq 9999; {named}\n. echo a\0\n")
-        patient = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 600"      # only seq has files
-        self.finish(self.start_patched(patient, "-q", "runs.txt"))
+        self.finish(self.start_patched(PATIENT, "-q", "runs.txt"))          # only seq has files
         found: dict[str, set[str]] = {}
         for line in self.read("runs.txt.out/journal").splitlines():
             entry = json.loads(line)

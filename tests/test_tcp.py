@@ -25,6 +25,7 @@ from tests.support import (
 )
 from tests.tcp import SERVING, OverTcp, Server, TcpCase
 from tests.test_bytes import TOO_LONG
+from tests.test_slots import SOON
 from tests.wire import Peer, release
 
 
@@ -115,8 +116,7 @@ class LikeARunner(TcpCase):
         (self.dir / "elsewhere").mkdir()
         self.jobs(*(f"cat table{number}" for number in range(30)))
         server = self.start_server()
-        ended = self.run_client(server, cwd=self.dir / "elsewhere",
-                                patch="import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0")
+        ended = self.run_client(server, cwd=self.dir / "elsewhere", patch=SOON)
         self.assertEqual((ended.code, self.states()), (1, "!" * 10 + "." * 20), ended.err)
         self.assertIn(b"the last said: 'cat: table9: No such file or directory'", ended.err)
         closing = ended.err.decode().splitlines()[-1]
