@@ -922,7 +922,7 @@ LOCAL_KINDS = {
     "msdos", "nilfs2", "ntfs", "ntfs3", "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs",
     "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
 }
-# Tested with several hosts by tests/test_real_nfs.py, test_real_fs.py and test_real_machines.py
+# Tested with several hosts by tests/real: test_nfs.py, test_fs.py and test_machines.py
 TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 

@@ -22,7 +22,7 @@ from typing import Any, Optional
 
 PROCESSES = 4 if os.environ.get("RUNMAKER4_TEST_FULL") else 10
 LONGEST = ("test_tcp_storm", "test_storm", "test_simulation", "test_documents", "test_hostile",
-           "test_attacks", "test_claiming", "test_no_second_copy", "test_channel", "test_tcp_losses")
+           "test_attacks", "test_claiming", "test_no_second_copy", "test_channel", "test_losses")
 SHOWN = 12      # modules that took longest, in the end
 FORK = multiprocessing.get_context("fork")      # the tests are found once
 Nanoseconds = Counter[str]      # that modules took

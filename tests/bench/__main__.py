@@ -38,7 +38,7 @@ from tests.bench.measure import (
     spread,
     within,
 )
-from tests.installed import install
+from tests.support.installed import install
 
 # -- the rows ------------------------------------------------------------------------------------------------
 

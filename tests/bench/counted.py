@@ -1,5 +1,5 @@
-"""What a short job asks of an NFS server, counted on a local directory (tests/rigs/counted.py), and jobs/s
-there beside those of the scripts of an earlier commit.
+"""What a short job asks of an NFS server, counted on a local directory (tests/real/rigs/counted.py), and
+jobs/s there beside those of the scripts of an earlier commit.
 
     python3 -m tests.bench.counted                  fail if the jobs of one runner ask for more than LIMIT
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from tests.bench.measure import MB, ROOT, Bench, Row, compare, spread
-from tests.rigs.counted import Counted, run
+from tests.real.rigs.counted import Counted, run
 
 JOBS = 400
 BEFORE = "7df0a27"                  # the last commit whose runners take three locks for each job

@@ -1,12 +1,12 @@
-"""What a job costs on real network file systems with their default settings (tests/rigs/fs.py)."""
+"""What a job costs on real network file systems with their default settings (tests/real/rigs/fs.py)."""
 import json
 import re
 import time
 from typing import Callable
 
 from tests.bench.measure import RUNMAKER, Bench, Row
-from tests.rigs.fs import Ceph, Gluster, Rig, missing
-from tests.values import present
+from tests.real.rigs.fs import Ceph, Gluster, Rig, missing
+from tests.support.values import present
 
 LOCAL_TO_THE_BRICK = "RELEASE", "RELEASEDIR", "FORGET"      # nobody waits for them, and they are no requests
 

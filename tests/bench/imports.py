@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from tests.bench.measure import MB, ROOT, RUNWAIT, Bench, Row, Used, compare, within
-from tests.journal import BEGAN, pair
+from tests.support.journal import BEGAN, pair
 
 RUNSET = [sys.executable, str(ROOT / "runset4.py")]
 

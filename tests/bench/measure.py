@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable
 
-from tests.values import present
+from tests.support.values import present
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RUNMAKER = [sys.executable, str(ROOT / "runmaker4.py")]

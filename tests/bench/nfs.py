@@ -1,11 +1,11 @@
-"""What a job costs on a real NFS server, whose clients are virtual machines (tests/rigs/nfs.py)."""
+"""What a job costs on a real NFS server, whose clients are virtual machines (tests/real/rigs/nfs.py)."""
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
 
 from tests.bench.measure import Bench, Row
-from tests.rigs.nfs import Machine, Rig, missing
+from tests.real.rigs.nfs import Machine, Rig, missing
 
 ALONE, CONTENDED = 15, 18           # round trips per job that it may cost
 

@@ -26,7 +26,7 @@ from tests.bench.measure import (
     peak_memory,
     spread,
 )
-from tests.values import present
+from tests.support.values import present
 
 SERVER = [sys.executable, str(ROOT / "runmaker4-server.py")]
 CLIENT = [sys.executable, str(ROOT / "runmaker4-client.py")]

@@ -1,0 +1,1 @@
+"""What documents, help and packages say."""

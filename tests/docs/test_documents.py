@@ -1,0 +1,742 @@
+"""What README.md, docs/ and tests/bench/README.md tell users to type works, and their links lead somewhere.
+
+Every block of shell commands, and every command of ours in the text, is read out of the documents and run in
+a directory of its own, with the real scripts; where a document shows the output, that is compared.  What
+needs another host or program (Slurm, ssh, containers, the user's own programs) meets a stub on PATH: see
+STUBS.  A block or a command that is not known here is a failure, and so is text in backquotes, of several
+words, that nobody has classified.
+"""
+import ast
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Optional
+
+from docs.install import make
+from runmaker4 import VERSION
+from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+from tests.support.tcp import free_port
+
+DOCUMENTS = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in (
+        "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
+        "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
+    "tests/bench/README.md",
+)
+# always run; the others in full size
+OFTEN = "README.md", "docs/first-day.md", "docs/recipes.md"
+OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
+MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200}         # of others 400
+AT_ONCE = 6                             # commands that are run at the same time
+
+
+# -- reading the documents -----------------------------------------------------------------------------------
+
+@dataclass
+class Piece:
+    """A block, or what stands in backquotes in the text.  kind: the word behind the fence, or "inline"."""
+    place: str                          # document:line
+    kind: str
+    text: str
+    shown: str = ""                     # of a block of commands: the output that is shown right below it
+
+
+def read_pieces(document: str) -> Iterator[Piece]:
+    """All blocks and inline pieces of a document, in order; a block of output is part of what printed it."""
+    block: Optional[Piece] = None
+    above: Optional[Piece] = None       # a block of commands, while only blank lines have followed it
+    for number, line in enumerate((ROOT / document).read_text().splitlines(), 1):
+        place = f"{document}:{number}"
+        if line.startswith("```"):
+            if block is None:
+                block = Piece(place, line[3:], "")
+            else:
+                block.text = block.text.rstrip("\n")
+                if block.kind == "text" and above:
+                    above.shown = block.text
+                else:
+                    yield block
+                above = block if block.kind == "sh" else None
+                block = None
+        elif block:
+            block.text += f"{line}\n"
+        else:
+            above = None if line else above
+            if line.count("`") % 2:
+                raise AssertionError(f"{place}: an odd number of backquotes")
+            for text in re.findall("`([^`]+)`", line):
+                yield Piece(place, "inline", text.replace(r"\|", "|") if line.startswith("|") else text)
+    if block:
+        raise AssertionError(f"{block.place}: this block has no end")
+
+
+def first_line(text: str) -> str:
+    """The first line of a piece that says what it is: of a batch script the second one."""
+    return text.split("\n", 2)[1 if text.startswith("#!") else 0]
+
+
+def help_of(script: str) -> str:
+    return make.read_script(script[:-3]).parser.format_help()
+
+
+def prose(document: str) -> str:
+    return re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: str) -> list[str]:
+    """The names that the headings of a document have on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+# The messages that docs/messages.md explains; `...` replaces numbers and names.  tests/docs/test_reference.py
+# compares them with the code
+TABLE = (ROOT / "docs/messages.md").read_text().partition("## Messages\n")[2].partition("\n## ")[0]
+MESSAGES = re.findall("`([^`]+)`", " ".join(re.findall(r"^\| (.*?) \| ", TABLE, re.MULTILINE)))
+
+
+# -- what the commands meet ----------------------------------------------------------------------------------
+
+# Stand-ins for programs that a test does not have.  The first ones are the user's own
+STUBS = dict.fromkeys(("prepare", "collect", "prog", "train", "run"), "")
+STUBS.update({
+    # a simulation: one of them fails, and all take as long as a test wants them to
+    "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
+    "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
+    "qrsh": "shift 3; exec sh -c \"$*\"",                               # Grid Engine: -inherit -nostdin HOST
+    "oarsh": "shift; exec sh -c \"$*\"",                                # OAR: HOST
+    "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
+    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
+    "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
+    "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
+    # a scope: OPTIONS /bin/sh -c JOB
+    "systemd-run": "until [ \"$1\" = /bin/sh ]; do shift; done; exec \"$@\"",
+    # a container: --image=IMAGE -- COMMAND
+    "shifter": "shift 2; exec \"$@\"",
+    # a host, which has a shell read the command
+    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
+    # a mail that says something
+    "mail": "grep -q '1 done' && echo \"$2\" > mail",
+    "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
+    # --query-gpu=index: a host with two GPUs
+    "nvidia-smi": "seq 0 1",
+    # MPI: -n NUMBER [--host HOSTS]
+    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",
+    "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
+})
+JOBLOG = ("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+          "7\talice\t1700000000.000\t1.000\t0\t0\t0\t0\tsimulate --seed 7\n")
+FILES = {
+    "list": "1\n2\n",
+    "commands": "simulate --seed 1\nsimulate --seed 2\n",
+    "names": "a\nb\n",
+    "workers": "alice\nbob\n",
+    "mywork.tasks": "simulate --seed 1\n",
+    "jobs.log": JOBLOG,
+    "work.log": JOBLOG,
+    "a b.dat": "",
+    "job.sh": "",
+    "job_script.sh": "#!/bin/sh\n",
+    "jobqueue/1.conf": "[control]\nexecutable: true\n",
+    "testconfig.txt": 'test0:\nalice: "true"\nend\n',
+    "tests.txt": "#RUN together=test0 host=alice\n! true\n",
+    "log": "+ status (alice,601): exit 3 \"simulate\"\n",
+    "serve-load": "#!/bin/sh\n",
+    "measure": "#!/bin/sh\n",
+    "clean-up": "#!/bin/sh\n",
+    # As conda does: conda.sh defines a function, which has a program print what is to be evaluated
+    "miniconda3/etc/profile.d/conda.sh": 'conda() { eval "$("$HOME/miniconda3/bin/conda" "$@")"; }\n',
+    "miniconda3/bin/conda": """\
+#!/bin/sh
+# conda activate NAME
+echo "PATH='$HOME/miniconda3/envs/$2/bin:$PATH'; export CONDA_DEFAULT_ENV='$2'"
+""",
+    "miniconda3/envs/sim/bin/simulate": "#!/bin/sh\necho \"$CONDA_DEFAULT_ENV $*\"\n",
+    # What Environment Modules and Lmod do
+    "modules/init/bash": 'module() { eval "$("$MODULESHOME/modulecmd" bash "$@")"; }\n',
+    "modules/modulecmd": """\
+#!/bin/sh
+# modulecmd bash load NAME
+echo "PATH=\\$MODULESHOME/bin:\\$PATH; export LOADEDMODULES=$3"
+""",
+    "modules/bin/simulate": "#!/bin/sh\necho \"$LOADEDMODULES $*\"\n",
+}
+
+
+def jobs(states: str) -> str:
+    """A job file of simulations in these states."""
+    return "".join(f"{state} simulate --seed {number}\n" for number, state in enumerate(states, 1))
+
+
+@dataclass
+class Recipe:
+    """How to run a command, and what must come of it."""
+    jobs: str = ""                      # runs.txt; if empty, there is none
+    before: str = ""                    # shell commands before it, in the same shell
+    after: str = ""                     # commands behind it: they must succeed
+    # its exit status; 0: that of each command in it; None: some of them may fail
+    status: Optional[int] = 0
+    # it does not end by itself, but has done its work when this command succeeds
+    until: str = ""
+    states: str = ""                    # of the jobs in runs.txt at the end
+    files: dict[str, str] = field(default_factory=dict)         # besides FILES
+    # what is replaced in it: it may take too long here
+    instead: dict[str, str] = field(default_factory=dict)
+    typed: bool = False                 # at a terminal, though one without a bar
+
+
+BY_SCRIPT = {                           # for commands that are not in RECIPES
+    "runmaker4.py": Recipe(jobs(".."), states="dd"),
+    "runset4.py": Recipe(jobs("d!e" + "." * 24 + "x") + ". ./job_script.sh data_1\n#RUN end\n"),
+    "runwait4.py": Recipe(jobs("d!edx")),
+}
+SERVER = "runmaker4-server.py runs.txt > said 2>&1 &\nuntil grep -q 'serving on' said; do sleep 0.05; done"
+CLIENT = f"{SERVER}\ntouch hold; runmaker4-client.py --follow -j2 --name bob localhost > bob 2>&1 &\n" \
+         "until [ $(grep -c forked bob) = 2 ]; do sleep 0.05; done"
+WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt\n" \
+         "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done"
+# the worker in the background has left
+GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
+# sh -c on a terminal, whose screen goes to stdout
+TYPED = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(['sh', '-c', sys.argv[1]])))"
+CHECKOUT = f"export RUNMAKER4_TEST_FULL=1; cd {ROOT}"
+UNITTEST = "python3 -m unittest discover -s tests -t ."
+# One test instead of all, and nothing compiled for it
+ONE_TEST = {UNITTEST: f"{UNITTEST} -p test_packaging.py -k what_it_needs"}
+JOURNAL = Recipe(jobs("...."), before="runmaker4.py -q runs.txt || true", states="dddd")
+LINE_17 = replace(JOURNAL, jobs=jobs("d" * 16 + "."), states="d" * 17)
+WAITS = Recipe(jobs(".."), after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}",
+               states="dd")
+# In a batch job of Slurm's, with its variables
+BATCH = Recipe(jobs("e."), states="dd",
+               before="export SLURM_JOB_ID=$$ SLURM_JOB_END_TIME=$(($(date +%s) + 999)) "
+                      "SLURM_CPUS_PER_TASK=2 SLURM_NTASKS=2 CUDA_VISIBLE_DEVICES=0,1")
+
+# Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not
+# be here
+SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNMAKER4_MEMORY"
+RECIPES = {
+    # the README
+    "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
+    "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt":
+        Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
+    "runmaker4-server.py -d --pidfile pid --errors errors runs.txt >/dev/null":
+        Recipe(jobs("."), after="until grep 'serving on' errors; do sleep 0.05; done; kill $(cat pid)"),
+    r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(),
+    "runwait4.py --output runs.txt": JOURNAL,
+    "runwait4.py --output --csv runs.txt": JOURNAL,
+    "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
+    "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
+    f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
+    "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'":
+        Recipe(after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
+    "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'":
+        Recipe(before=r"printf 'beta,n\n0.1,16\n0.2,32\n' > params.csv", after="runmaker4.py runs.txt",
+               states="dd"),
+    "runset4.py runs.txt --add-list params.csv --new --template 'sim {n}'":
+        Recipe("d sim 1\n", before=r"printf 'n\n1\n2\n' > params.csv", states="d."),
+    "runset4.py runs.txt --add-list list --template 'PARALLEL_SEQ={#} simulate {}'":
+        Recipe(before="seq 2 > list", states=".."),
+    "runset4.py - --add-list list --template 'simulate {}'": Recipe(before="seq 2 > list"),
+    r"make -n --no-print-directory all | sed -e :a -e '/\\$/N; s/\\\n//; ta'"
+    " | runset4.py runs.txt --add-list -":
+        Recipe(before=r"printf 'all:\n\ttest a \\\n\t\t!= \\\n\t\tb\n\ttrue\n' > Makefile",
+               after="runmaker4.py runs.txt", states="dd"),
+    "echo '. simulate --seed 9' >> runs.txt": Recipe(jobs("."), after="runmaker4.py runs.txt", states="dd"),
+    "runwait4.py --output runs.txt 17": LINE_17,
+    "runwait4.py --output runs.txt 5-9":
+        Recipe(jobs("." * 9), before="runmaker4.py -q -j9 runs.txt", states="d" * 9),
+    "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv":
+        Recipe(". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n", states="ddd",
+               before="runmaker4.py -q runs.txt; "
+                      "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
+               after="[ $(wc -l < table.csv) = 4 ]"),
+    "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
+    "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
+    "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
+    "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
+    "runset4.py runs.txt --add --template 'simulate --a {1} --b {2}' ::: 1 2 3 ::: 0.1 0.2":
+        Recipe(states="......"),
+    "runset4.py --set=. --state='d!e' runs.txt": Recipe(jobs("d!ex."), states="...x."),
+    "runset4.py --cancel runs.txt 17": Recipe(jobs("d" * 16 + "."), states="d" * 16 + "c"),
+    "runset4.py --edit runs.txt":
+        Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'", after="grep -q 'grain 1' runs.txt",
+               states=".."),
+    "runset4.py --set=new --state=held runs.txt 17 20-25":
+        Recipe(jobs("." * 16 + "x..xxxxxx"), states="." * 25),
+    "runwait4.py --status runs.txt": JOURNAL,
+    "runwait4.py --failed runs.txt": JOURNAL,
+    "runwait4.py --stats runs.txt": JOURNAL,
+    "runwait4.py --show 17 runs.txt": LINE_17,
+    "runwait4.py --show 17 --json runs.txt": LINE_17,
+    "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
+    "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
+    "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
+    "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    "scp -p alice:.runmaker4.token ~":
+        Recipe(jobs("."), before=SERVER, after="runmaker4-client.py alice", states="d"),
+    "grep -m1 '^\"\"\"' tests/*/test_*.py": Recipe(before=CHECKOUT),
+    UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
+    'runwait4.py -e runs.txt; runwait4.py --status runs.txt | '
+    'mail -s "runs.txt is over, exit status $?" "$USER"': Recipe(
+        "d true\n! false\n#RUN barrier check\n. true\n", after="grep 'exit status 1$' mail", status=None),
+    # the first day
+    "ssh bob runmaker4.py --version": Recipe(),
+    "ssh bob runwait4.py --check-locks /shared > bob.says & runwait4.py --check-locks /shared; wait; "
+    "cat bob.says": Recipe(
+        instead={"ssh bob runwait4.py --check-locks /shared > bob.says &": "touch bob.says;", "/shared": "."}
+    ),
+    "cd /shared":
+        Recipe(instead={"cd /shared": ":", "sleep 20": "sleep 0"}, after="./model --seed 8", states="." * 12),
+    "for name in alice bob; do":
+        Recipe(jobs("...."), instead={"cd /shared && ": "", "-j2": "-j1"}, before="touch hold", states="dddd",
+               after=f"[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; {GONE}"),
+    "runset4.py --cancel runs.txt 12": Recipe(jobs("." * 12), states="." * 11 + "c."),
+    "ssh bob \"kill -USR1 $(cat pid.bob)\"": Recipe(
+        jobs("..."), before=WORKER.replace("pid ", "pid.bob "), after=f"rm hold; {GONE}", states="dd."),
+    "cat errors.*; runwait4.py --failed runs.txt":
+        replace(JOURNAL, before=f"touch errors.bob; {JOURNAL.before}"),
+    "sed -i 's/!= 7/!= 70/' model; runmaker4.py -r -j2 runs.txt":
+        Recipe(jobs("!."), before="touch model", states="dd"),
+    "runwait4.py --report night.html runs.txt":
+        replace(JOURNAL, jobs=jobs("d" * 6 + "."), after="test -s night.html", states="d" * 7),
+    "runwait4.py --show 7 runs.txt": replace(JOURNAL, jobs=jobs("d" * 6 + "."), states="d" * 7),
+    # coming from other tools
+    "printf 'echo a\\necho b\\n#DISBATCH BARRIER CHECK\\necho c\\n' > tasks":
+        Recipe(after="sed -n 3p runs.txt | grep -x '#RUN barrier check'", states="ddd"),
+    "runset4.py runs.txt --add-list list --colsep , --template 'simulate --a {1} --b {2}'":
+        Recipe(files={"list": "1,0.1\n2,0.2\n"}, after="grep -x '[.] simulate --a 2 --b 0.2' runs.txt",
+               states=".."),
+    "seq 6 > list": Recipe(states="dddddd"),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'SLURM_ARRAY_TASK_ID={} bash job.sh'":
+        Recipe(after="[ $(grep -c '^[.] SLURM_ARRAY_TASK_ID=[0-9]* bash job.sh$' runs.txt) = 1000 ]"),
+    "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
+    "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
+    "runwait4.py --show '*' --json runs.txt | python3 -c 'import json, subprocess, sys": Recipe(
+        ". echo loss 0; exec sleep 60\n. echo loss nan; exec sleep 60\n. echo loss 1; exec sleep 60\n",
+        before="runmaker4.py -d -j3 --errors errors runs.txt\n"
+               "until grep -q 2.out runs.txt.out/journal; do sleep 0.1; done\n"
+               "EDITOR=\"sed -i '1i #RUN timeout=1h'\" runset4.py --edit runs.txt",
+        after="[ $(grep -c ^r runs.txt) = 2 ] && grep '^c echo loss nan' runs.txt\n"
+              "runset4.py --cancel --all runs.txt", states="ccc"),
+    "seq 800 | runset4.py runs.txt --add-list - --template 'work # {}'": Recipe(states="." * 800),
+    "seq 1000 | runset4.py runs.txt --add-list - --template 'HQ_TASK_ID={} ./task.sh'":
+        Recipe(after="[ $(grep -c '^[.] HQ_TASK_ID=[0-9]* ./task.sh$' runs.txt) = 1000 ]"),
+    "printf '# a task per line\\necho a\\n\\necho b; sleep 1\\nfalse\\n' > mywork.tasks":
+        Recipe(after="cat work/1.out; test -s timeline.json", states="dd!", status=None),
+    "printf '#!/bin/sh\\nsleep 1; wc $1.txt > $1.out; echo line $JOB_ID on $SLAVE_IP\\n' "
+    "> job_script.sh":
+        Recipe(after=f"{GONE}; grep -q 'line 1 on 192' logs/1.out; test -s data_1.out", states="dd"),
+    "echo 192.168.1.201 >> workers":
+        Recipe(jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."),
+    "mkdir -p jobqueue": Recipe(after=f"{GONE}; test -s runs.txt.out/journal", states="ddd"),
+    "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt": WAITS,
+    "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done":
+        Recipe(before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
+               after="[ $(grep -c 1.conf runs.txt) = 1 ]", instead={"sleep 2": "sleep 0.2"}),
+    "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' "
+    "'-timeout: 1s' end > tests.conf":
+        Recipe(files={"tests.txt": ""}, after="grep '^d echo' tests.txt; grep '^! sleep' tests.txt",
+               # a second is short on a busy machine
+               instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done",
+                        "-timeout: 1s": "-timeout: 5s"}),
+    "runmaker4-client.py --follow alice":
+        Recipe(jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
+    "runset4.py tests.txt --add-tests testconfig.txt && "
+    "runmaker4-server.py --exit-when-done tests.txt":
+        Recipe(until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
+    "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
+    # clusters
+    "for host in alice bob; do":
+        Recipe(jobs("...."), instead={"-j0": "-j1"}, before="touch hold", states="dddd",
+               after="[ $(ls pid.alice pid.bob | wc -l) = 2 ]; rm hold; runwait4.py -e runs.txt; "
+                     f"{GONE}; test -s runs.txt.out/journal"),
+    "for host in alice bob; do ssh $host \"kill \\$(cat '$PWD/pid.$host')\"; done":
+        Recipe(jobs("...."), before=WORKER.replace("pid ", "pid.alice ") + "\nsleep 100 & echo $! > pid.bob",
+               after=f"wait; rm pid.bob; {GONE}", states="ee.."),
+    "# worker.sh: four runners, wherever Grid Engine has room; each comes back while lines are left":
+        Recipe(jobs("e.r"), before="export NSLOTS=2 TMPDIR=$PWD", states="ddd"),
+    "# hosts.sh: a runner on each host of one batch job":
+        Recipe(jobs("e."), before="PE_HOSTFILE=hosts", files={"hosts": "alice 2 q U\n"}, states="dd"),
+    "# oar.sh: a runner on four cores of a node; it hires its successor while lines are left":
+        Recipe(jobs("e."), before="OAR_JOB_WALLTIME_SECONDS=999", states="dd"),
+    'for host in $(uniq "$OAR_NODEFILE"); do':
+        Recipe(jobs("e."), before="OAR_NODEFILE=nodes", files={"nodes": "alice\nalice\n"}, states="dd"),
+    "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
+    "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "runset4.py runs.txt --add-list samples --template 'make -s work/{}.done'":
+        Recipe(files={"samples": "S1\nS2\n", "make": "#!/bin/sh\nmkdir -p work; : > $2\n"},     # for -s FILE
+               after="PATH=$PWD:$PATH runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
+    "runset4.py runs.txt --add-list samples --template \\": Recipe(
+        files={"samples": "S1\nS2\n", "trim": "#!/bin/sh\n", "align": "#!/bin/sh\n"},
+        after="runmaker4.py runs.txt; runset4.py --set=. runs.txt 1 && runmaker4.py runs.txt", states="dddd",
+    ),
+    "runset4.py --set=x runs.txt 7 104": Recipe(jobs("." * 104), after="[ $(grep -c ^x runs.txt) = 2 ]"),
+    "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
+    "runs.txt":
+        Recipe("#RUN slots=4\n. mpirun -n 4 simulate --grid 1\n. mpirun -n 4 simulate --grid 2\n",
+               states="dd", after="[ $(grep -c -e '--grid 2' .printed) -ge 2 ]"),
+    "printf '%s\\n' alice alice bob bob > cores": Recipe(states="d"),
+    "runset4.py --cancel runs.txt 17 20": Recipe(jobs("r" * 20), after="[ $(grep -c '^c' runs.txt) = 2 ]"),
+    "runwait4.py --check-locks /shared": Recipe(instead={"/shared": "."}),
+    "# workers.sh: four runners, wherever Slurm has room; each hires its successor while lines are "
+    "left": BATCH,
+    "# nodes.sh: a runner on each node; COMPLETED if each line of runs.txt is done or held": BATCH,
+    "# served.sh: the first node has runs.txt, and hands its lines to a client on each node":
+        replace(BATCH, instead={"$(hostname)": "localhost"}),
+    "# steps.sh: Slurm places each line, and has its CPUs and memory bound and counted": BATCH,
+    "# gpus.sh: one line at once on each GPU": BATCH,
+    """export SLURM_JOB_END_TIME=$(SLURM_TIME_FORMAT=%s squeue -h -j "$SLURM_JOB_ID" -o '%A %e' |""": Recipe(
+        # all tasks of an array; the last one has the id of the array
+        before="SLURM_JOB_ID=7; squeue() { printf '%s\\n' '77 3' '6 4' '7 5' '70 6'; }",
+        after='[ "$SLURM_JOB_END_TIME" = 5 ]',
+    ),
+    "sbatch workers.sh": Recipe(),
+    "job=$(sbatch --parsable nodes.sh)": Recipe(),
+    "sbatch --array=0-3 gpus.sh": Recipe(),
+    "runwait4.py --status -e runs.txt || exit": Recipe(jobs("dd")),
+    "scancel -b -s USR1 1234": Recipe(),
+    "scancel -s USR1 1234": Recipe(),
+    "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
+    "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
+    "cat runs.txt": Recipe(jobs(".")),
+    "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
+    "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    # how it works
+    "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
+    """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
+    "runwait4.py --stats --json runs.txt": JOURNAL,
+    "runwait4.py --report page.html runs.txt": JOURNAL,
+    "runwait4.py --timeline timeline.json runs.txt": JOURNAL,
+    # the benchmarks
+    "python3 -m unittest tests.file.test_claiming":
+        Recipe(before=CHECKOUT, instead={"tests.file.test_claiming": "tests.docs.test_packaging.Project"}),
+    "python3 -m tests.orders.simulation --schedules 1000000 --planted ''":
+        Recipe(before=CHECKOUT, instead={"1000000": "20"}),
+    "python3 -m tests.orders.simulation":
+        Recipe(before=CHECKOUT, instead={"tests.orders.simulation": "tests.orders.simulation --schedules 2"}),
+    "python3 -m tests.orders.simulation --seed 7": Recipe(before=CHECKOUT),
+    "python3 -m tests.shape *.py": Recipe(before=CHECKOUT),
+    "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
+    "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
+    "python3 -m tests.bench --rounds 3 beside":
+        Recipe(before=CHECKOUT, instead={"--rounds": "--help --rounds"}),
+}
+
+# Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
+JOB_FILES = {
+    ". prepare": "runmaker4.py -j4 runs.txt",
+    "#RUN slots=4": "runmaker4.py -j8 runs.txt",
+    "#RUN memory=4G,16G": "runmaker4.py --memory 60G runs.txt",
+    "#RUN shell=bash": "export MODULESHOME=$PWD/modules\nrunmaker4.py --plain runs.txt > printed\n"
+                       "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
+    "#RUN together=test1 host=alice min-hosts=2":
+        f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
+        "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
+}
+PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_output.py
+            "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
+            "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/real/test_hosts.py
+            "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
+            # docs/recipes.md, for podman, systemd and cron
+            "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
+            "0 8 * * *  kill -USR1 $(cat project/pid)",
+            "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
+            # docs/architecture.md
+            "                         job file          lock file (.runs.txt.lock)"}
+ELSEWHERE = {           # commands that others run
+    "pip install .": "tests/real/test_packaging.py",
+    "python3 -m tests.real.rigs tools": ".ci/run",
+    "python3 -m tests.real.rigs newer": ".ci/run",
+    "python3 -m docs.install.make": "tests/docs/test_packaging.py",
+    ".ci/run all": "nobody: it takes hours",
+}
+# Programs whose commands users of other tools type, and that nobody runs here
+OTHERS = set("""
+make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slave NetJobs.py sacct squeue
+scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
+""".split())
+TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
+    # what the project's rules name
+    "PROGRAM: what is wrong (what to do)", "mypy --strict", "type: ignore",
+    # parts of commands, and names of what is asked for
+    "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
+    "cp -r docs/install/share/. ~/.local/share",
+    "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
+    "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
+    "ssh -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
+    "loginctl enable-linger", "source /etc/profile",
+    # commands of other tools, which ours replace or are compared with
+    "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
+    "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
+    "* * * * *", "0 20 * * *",
+    "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
+    "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
+    "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
+}
+# of other programs
+FOREIGN_OPTIONS = set("""
+--strict --schedules --planted --seed --out --in --image --array --mem --wait --end_when_jobs_are_done
+--ntasks-per-node --time --quick --query-gpu --format --bind-to --host --hostname --cpus --rm --grid
+--rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
+--parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
+--no-print-directory --heartbeat --userns --init --now --checkpoint
+""".split())
+
+
+# -- the output that is shown --------------------------------------------------------------------------------
+
+def without_chance(text: str) -> list[str]:
+    """The lines of an output, with words for what differs from run to run: hosts, processes, times, ..."""
+    for pattern, word in (
+        (r"\((?:[\w.-]+),\d+\): ", "(HOST,PID): "),
+        (r"\b(?:\d+m )?\d+(?:\.\d+)?s\b", "TIME"),
+        (r"(client\.py: )[\w.]+:", r"\1SERVER:"),
+        (r"\b[0-9a-f]{32}\b|\(shown on a terminal only\)", "TOKEN"),
+        (r"written to .*\)", "written to FILE)"),
+        (r"\bport \d+", "port PORT"),
+        (r"(?m)^(\d+,done,0),[\d.]+,[\w.-]+,", r"\1,SECONDS,HOST,"),
+        (r" +", " "),
+        (r"runs\.txt on [\w.]+,", "runs.txt on SERVER,"),
+        (r"\([\d.]{7,}\)", "(ADDRESS)"),
+        (r"\S*python[\d.]* (?:/\S*/)?(?=run)", ""),
+    ):
+        text = re.sub(pattern, word, text)
+    return text.splitlines()
+
+
+def differences(shown: str, printed: str) -> str:
+    """What is shown and was not printed, or ''; `...`: any lines; lines of jobs at once: any order."""
+    wanted, found = without_chance(shown), without_chance(printed)
+    missing = Counter(line for line in wanted if line != "...") - Counter(found)
+    if missing:
+        return f"not printed: {sorted(missing)}"
+    if "..." not in wanted and len(wanted) != len(found):
+        return f"{len(found)} lines were printed, {len(wanted)} are shown"
+    rest = iter(found)
+    ordered = [line for line in wanted
+               if line != "..." and "(HOST,PID)" not in line and "executing" not in line]
+    return next((f"not printed in this order: {line}" for line in ordered if line not in rest), "")
+
+
+# -- the tests -----------------------------------------------------------------------------------------------
+
+def shell_text(command: str, recipe: Recipe) -> str:
+    """What the shell is to run: the command, with a port of its own for TCP, and what is to be around it."""
+    for old, new in recipe.instead.items():
+        command = command.replace(old, new)
+    strict = "set -e" if recipe.status == 0 else ":"
+    check = f"[ $? = {recipe.status} ] || exit 99" if recipe.status else ":"
+    text = "\n".join([recipe.before, strict, command, check, "set -e", recipe.after])
+    text = re.sub(r"(runmaker4-(?:server|client)\.py)(?= )", rf"\1 --port {free_port()}", text)
+    return re.sub(r"(runmaker4-client\.py.*) alice\b", r"\1 localhost", text)
+
+
+class Commands(Case):
+    """What can be typed or pasted works."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bin = self.dir / "bin"
+        self.bin.mkdir()
+        scripts = {script: f"exec {PYTHON} {SCRIPTS_AT / script} \"$@\"" for script in SCRIPTS}
+        for name, body in {**STUBS, **scripts, "python3": f"exec {PYTHON} \"$@\""}.items():
+            (self.bin / name).write_text(f"#!/bin/sh\n{body}\n")
+            (self.bin / name).chmod(0o755)
+
+    def environ(self, extra: Optional[dict[str, str]] = None) -> dict[str, str]:
+        return {**super().environ(extra), "PATH": f"{self.bin}:{os.environ['PATH']}"}
+
+    def pieces(self) -> list[Piece]:
+        found: dict[str, Piece] = {}
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                known = found.setdefault(piece.text, piece)
+                known.shown = known.shown or piece.shown
+        return list(found.values())
+
+    def test_every_command_runs(self) -> None:
+        """Of the same text only one is run; what everybody meets first always, the rest in full size."""
+        todo, unknown, used = [], [], set()
+        for piece in self.pieces():
+            first = first_line(piece.text)
+            recipe = RECIPES.get(first)
+            ours = OURS.search(piece.text)
+            if piece.kind == "runs.txt" and first in JOB_FILES:
+                command = Piece(piece.place, "sh", JOB_FILES[first])
+                jobs_there = len(re.findall("(?m)^[.] ", piece.text))
+                todo.append((command, Recipe(piece.text + "\n", states="d" * jobs_there)))
+            elif recipe and piece.kind in ("sh", "inline"):
+                todo.append((piece, recipe))
+            elif piece.kind == "inline" and ours and " " in piece.text and piece.text not in TEXTS:
+                if ours[0] in BY_SCRIPT:
+                    todo.append((piece, BY_SCRIPT[ours[0]]))
+                else:
+                    unknown.append(f"{piece.place}: {piece.text}")
+            elif piece.kind != "inline" and first not in PICTURES:
+                unknown.append(f"{piece.place}: {piece.kind} block: {first}")
+            used.add(first)
+        self.assertEqual(unknown, [], "nobody knows how to run these")
+        stale = {*RECIPES, *JOB_FILES, *PICTURES, *ELSEWHERE, *TEXTS} - used
+        self.assertEqual(stale, set(), "these are in no document any more")
+        todo = [one for one in todo if FULL or one[0].place.startswith(OFTEN)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            # the long ones
+            todo.sort(key=lambda one: not re.search("sleep|resume|ajob|-j2 alice", one[0].text))
+            for (piece, _), fault in zip(todo, pool.map(self.fault, *zip(*todo), range(len(todo)))):
+                with self.subTest(place=piece.place, command=piece.text):
+                    self.assertEqual(fault, "", fault)
+
+    def fault(self, piece: Piece, recipe: Recipe, number: int) -> str:
+        """Run a command in a directory of its own; what is wrong with how that went, or ''."""
+        home = self.make_home(f"{number}", recipe)
+        with open(home / ".printed", "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+            command = shell_text(piece.text, recipe)
+            words = ("python3", "-c", TYPED) if recipe.typed else ("sh", "-c")
+            process = self.start(*words, command, cwd=home, stdout=out, stderr=out,
+                                 start_new_session=True, env={"HOME": str(home), "TERM": "dumb"})
+        wrong = self.await_end(process, recipe.until, home)
+        printed = (home / ".printed").read_text(errors="replace")
+        if recipe.until and not wrong:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(60)
+        states = self.states(f"{number}/runs.txt") if recipe.states else ""
+        if states != recipe.states:
+            wrong = wrong or f"states are {states}, not {recipe.states}"
+        wrong = wrong or ("a traceback" if "Traceback" in printed else "")
+        wrong = wrong or (differences(piece.shown, printed) if piece.shown else "")
+        return f"{wrong}: {command}\n{printed}" if wrong else ""
+
+    def make_home(self, name: str, recipe: Recipe) -> pathlib.Path:
+        """A directory with the scripts and the files that a command needs."""
+        home = self.dir / name
+        runs = {"runs.txt": recipe.jobs} if recipe.jobs else {}
+        for file, text in {**FILES, **runs, **recipe.files}.items():
+            path = home / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            path.chmod(0o755)
+        for script in SCRIPTS:
+            (home / script).symlink_to(SCRIPTS_AT / script)
+        return home
+
+    @staticmethod
+    def await_end(process: subprocess.Popen[bytes], until: str, home: pathlib.Path) -> str:
+        """Wait until a command has ended, or has done its work, if it does not end; what is wrong, or ''."""
+        end = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < end:
+            if until and subprocess.run(["sh", "-c", until], cwd=home, stdout=subprocess.DEVNULL, check=False,
+                                        stderr=subprocess.DEVNULL).returncode == 0:
+                return ""
+            time.sleep(0.05)
+        if until or process.returncode is None:
+            return "it has ended too early" if process.returncode is not None else "not within 120 s"
+        return f"exit status {process.returncode}" if process.returncode else ""
+
+
+class Texts(Case):
+    """What is not run, but can be checked."""
+
+    def test_what_stands_in_backquotes_is_a_command_or_known_not_to_be_one(self) -> None:
+        unknown, lines = [], []
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                text = piece.text
+                if piece.kind != "inline" or OURS.search(text) or text.split()[0] in OTHERS:
+                    continue
+                if any(text in known for known in (RECIPES, ELSEWHERE, TEXTS, MESSAGES)):
+                    continue
+                if text.startswith((". ", "#RUN")):
+                    lines.append(text)
+                elif " " in text and not text.startswith(("-", "#")):
+                    unknown.append(f"{piece.place}: {text}")
+        self.assertEqual(unknown, [], "neither commands that are run here, nor in TEXTS")
+        self.write("\n".join([*lines, ""]))
+        self.assertEqual(self.run_script(RUNMAKER, "--dry-run", "runs.txt").code, 0)
+
+    def test_the_readme_names_the_version(self) -> None:
+        self.assertIn(f"Version {VERSION},", (ROOT / "README.md").read_text())
+
+    def test_options_exist(self) -> None:
+        known = set(FOREIGN_OPTIONS)
+        for script in SCRIPTS:
+            known.update(re.findall(r"--[a-z][\w-]*", help_of(script)))
+        for document in DOCUMENTS:
+            text = (ROOT / document).read_text()
+            self.assertEqual(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - known, set(), document)
+
+    def test_help_names_the_variables(self) -> None:
+        for script in SCRIPTS:
+            names: list[str] = []
+            if script in (RUNMAKER, RUNCLIENT):
+                names += ["RUNMAKER4_LINE", "JOB_ID", "RUNMAKER4_SLOT", "SLAVE_IP", "RUNMAKER4_JOB",
+                          "NO_COLOR"]
+            if script in (RUNSERVER, RUNCLIENT):
+                names.append("RUNMAKER4_TOKEN")
+            with self.subTest(script=script):
+                self.assertEqual([name for name in names if name not in help_of(script)], [])
+
+    def test_files_that_are_named_exist(self) -> None:
+        for document in DOCUMENTS:
+            for piece in read_pieces(document):
+                if OURS.fullmatch(piece.text):
+                    self.assertTrue((ROOT / piece.text).exists(), f"{piece.place}: {piece.text}")
+                elif re.fullmatch(r"test_\w+\*?", piece.text):
+                    self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")),
+                                    f"{piece.place}: {piece.text}")
+
+    def test_every_test_module_begins_with_its_promise(self) -> None:
+        """CONTRIBUTING.md prints them by this command."""
+        pieces = read_pieces("CONTRIBUTING.md")
+        command, = (piece.text for piece in pieces if piece.text.startswith("grep -m1"))
+        printed = self.run_script("sh", "-c", command, cwd=ROOT).out.decode().splitlines()
+        self.assertEqual(sorted(line.partition(":")[0] for line in printed),
+                         sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/test_*.py")))
+        self.assertEqual([line for line in printed if len(line.partition('"""')[2]) < 20], [])
+
+    def test_what_the_architecture_names_exists(self) -> None:
+        """Classes, their methods and attributes, and functions, by the scripts' syntax trees."""
+        known = set()
+        for script in SCRIPTS:
+            for node in ast.parse((ROOT / script).read_text()).body:
+                if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    known.add(node.name)
+                if isinstance(node, ast.ClassDef):
+                    names = (part.name for part in node.body
+                             if isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)))
+                    known.update(f"{node.name}.{name}" for name in names)
+                    fields = (part.target for part in node.body if isinstance(part, ast.AnnAssign))
+                    known.update(f"{node.name}.{field.id}" for field in fields if isinstance(field, ast.Name))
+                    known.update(f"{node.name}.{place.attr}" for place in ast.walk(node)
+                                 if isinstance(place, ast.Attribute) and isinstance(place.ctx, ast.Store)
+                                 and isinstance(place.value, ast.Name) and place.value.id == "self")
+                if isinstance(node, ast.Assign):
+                    known.update(name.id for name in node.targets if isinstance(name, ast.Name))
+        text = (ROOT / "docs/architecture.md").read_text()
+        named = set(re.findall(r"`([A-Z]\w+(?:\.\w+)?|[a-z]+_[a-z]+)`", text))
+        self.assertGreater(len(named), 60)
+        self.assertEqual(sorted(named - known), [])
+
+    def test_links_lead_somewhere(self) -> None:
+        for document in DOCUMENTS:
+            for target in re.findall(r"\]\(([^)]+)\)", prose(document)):
+                name, _, anchor = target.partition("#")
+                path = (ROOT / document).parent / name if name else ROOT / document
+                with self.subTest(document=document, link=target):
+                    self.assertTrue(path.exists(), path)
+                    if anchor:
+                        self.assertIn(anchor, anchors(str(path.resolve().relative_to(ROOT))))
+
+    def test_all_fits_into_the_width_of_a_line(self) -> None:
+        for document in DOCUMENTS:
+            lines = (ROOT / document).read_text().splitlines()
+            self.assertEqual([line for line in lines if len(line) > 120], [], document)
+            self.assertLessEqual(len(lines), MOST_LINES.get(document, 400), document)

@@ -1,0 +1,1 @@
+"""What stands in the job file: bytes, locks, claims, edits, directives."""

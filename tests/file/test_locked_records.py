@@ -1,0 +1,299 @@
+"""Promise: readers of records can lock them; that costs nothing on one host, and over a network no job.
+
+A shared record lock wants no more than a descriptor for reading (fcntl(2)).
+"""
+import contextlib
+import errno
+import json
+import os
+import signal
+import tempfile
+import unittest
+import unittest.mock
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import runmaker4
+import runwait4
+from tests.file.test_units import FileCase
+from tests.support import WAITING, RunCase, wait_until
+
+FILES = "out/journal", "joblog", "log"
+RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"
+FAR = ("import runmaker4\n"
+       "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
+       "runmaker4.RecordFile.MAX_LOCKED_SECONDS = 3\n")
+# A file tells that it waits
+NOTED = """
+prepare_retry = runmaker4.RecordFile._prepare_retry
+def note(*args):
+    open("waits", "w").close()
+    return prepare_retry(*args)
+runmaker4.RecordFile._prepare_retry = note
+"""
+# The file goes bad now and then, also once a record was written, and stays so until it is opened anew
+BAD = """
+import errno, os
+calls, bad = [], []
+append, dup2 = runmaker4.append_at, os.dup2
+def append_badly(fd, *args):
+    calls.append(fd)
+    if bad:
+        raise OSError(errno.EBADFD, os.strerror(errno.EBADFD))
+    if len(calls) % 5 != 2:
+        append(fd, *args)
+    if len(calls) % 5 in (2, 4):
+        bad.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+def dup2_well(*args, **named):
+    bad.clear()
+    return dup2(*args, **named)
+runmaker4.append_at, os.dup2 = append_badly, dup2_well
+runmaker4.Journal.GATHER_SECONDS = 0.0
+"""
+# The client of the file system has died, and half a second counts as a minute
+DEAD = """
+import errno, os
+def append_never(*args):
+    raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+runmaker4.append_at = append_never
+runmaker4.RecordFile.MAX_AWAY_SECONDS = 0.5
+"""
+
+
+class LockedCase(RunCase):
+    """Records that somebody has locked."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        (self.dir / "out").mkdir()
+        for name in FILES:
+            self.write("", name)
+
+    @contextlib.contextmanager
+    def locked(self, *names: str) -> Iterator[None]:
+        """Have these files locked by somebody who may only read them."""
+        with contextlib.ExitStack() as stack:
+            for name in names:
+                file = stack.enter_context(open(self.dir / name, "rb"))
+                self.assertTrue(runmaker4.lock(file.fileno(), 0, 0, shared=True))
+            yield
+
+    def assertComplete(self, count: int) -> None:
+        """All records of these jobs are there, each once."""
+        entries = [json.loads(line) for line in self.read("out/journal").splitlines() if line]
+        self.assertEqual(sorted(entry["line"] for entry in entries if entry["event"] == "end"),
+                         list(range(1, count + 1)))
+        header, *lines = self.read("joblog").splitlines()
+        self.assertEqual(header + b"\n", runmaker4.JobLog.HEADER)
+        self.assertEqual(sorted(int(line.split(b"\t")[0]) for line in lines), list(range(1, count + 1)))
+        self.assertEqual(self.read("log").count(b"): exit 0 "), count)
+
+
+class OnOneHost(LockedCase):
+    """There it goes without the lock."""
+
+    def test_a_lock_costs_no_record_and_no_time(self) -> None:
+        self.jobs(*["true"] * 12)
+        with self.locked(*FILES):
+            patch = "import runmaker4\n" + NOTED
+            ended = self.finish(self.start_patched(patch, "-q", *RECORDS, "runs.txt"))
+        self.assertFalse(self.exists("waits"))
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
+        self.assertEqual(ended.err.count(b"\n"), 1, ended.err)
+        self.assertComplete(12)
+
+    def test_a_signal_has_the_records_written_at_once(self) -> None:
+        self.jobs("true", WAITING, "true")
+        with self.locked(*FILES):
+            runner = self.start_jobs("-q", *RECORDS, up=(2,))
+            runner.send_signal(signal.SIGINT)
+            ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, self.states()), (130, "de."), ended.err)
+        self.assertNotIn(b"incomplete", ended.err)
+        self.assertEqual(self.read("joblog").count(b"\n"), 3)
+        self.assertEqual(self.read("out/journal").count(b'"end"'), 2)
+
+
+class OverANetwork(LockedCase):
+    """There all calls wait for the lock for a while."""
+
+    def test_a_lock_for_a_moment_costs_no_record(self) -> None:
+        self.jobs(*["true"] * 12)
+        with self.locked(*FILES):
+            patch = f"{FAR}{NOTED}runmaker4.RecordFile.MAX_LOCKED_SECONDS = 60"
+            runner = self.start_patched(patch, "-q", *RECORDS, "runs.txt")
+            wait_until((self.dir / "waits").exists, what="it waits")
+            self.assertEqual(self.read("joblog"), b"")
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
+        self.assertComplete(12)
+
+    def test_a_lock_that_stays_costs_records_and_that_is_said_but_no_job(self) -> None:
+        self.jobs(*["true"] * 12)
+        patch = FAR + "runmaker4.RecordFile.MAX_LOCKED_SECONDS = 0.3\n"
+        with self.locked(*FILES):
+            ended = self.finish(self.start_patched(patch, "-q", *RECORDS, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (1, "d" * 12), ended.err)
+        for name in FILES:
+            self.assertIn(f"runmaker4.py: {name}: locked by another process, ".encode(), ended.err)
+
+    def test_states_are_written_after_a_signal(self) -> None:
+        self.jobs("true", WAITING)
+        with self.locked("joblog"):
+            runner = self.start_patched(FAR, "-q", "-j2", "--no-records", "--joblog", "joblog", "runs.txt")
+            self.wait_up(2, runner=runner)
+            runner.send_signal(signal.SIGTERM)
+            ended = self.finish(runner, timeout=20)
+        self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
+        self.assertComplains(ended, "joblog: locked by another process", "the job log is incomplete")
+
+    def test_a_journal_whose_file_goes_bad_is_opened_anew_and_lacks_no_entry(self) -> None:
+        """What had arrived although it seemed to fail is there twice; readers take it once."""
+        self.jobs(*["true"] * 12)
+        ended = self.finish(self.start_patched(FAR + BAD, "-q", *RECORDS, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "d" * 12), ended.err)
+        journal = runwait4.JournalReader(str(self.dir / "out"), self.fail)
+        with journal.file:
+            self.assertEqual(sorted(run.line for run in journal.start_pass()), list(range(1, 13)))
+        lines = set(self.read("joblog").splitlines(keepends=True)) - {runmaker4.JobLog.HEADER}
+        self.assertEqual(sorted(int(line.split(b"\t")[0]) for line in lines), list(range(1, 13)))
+
+    def test_a_journal_whose_file_system_has_died_is_given_up(self) -> None:
+        self.jobs("true")
+        ended = self.finish(self.start_patched(FAR + DEAD, "-q", "--outdir", "out", "runs.txt"), 20)
+        self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
+        self.assertComplains(ended, "transport endpoint is not connected", "the journal is incomplete")
+
+
+class RecordFileCase(FileCase):
+    """A file for records, and what it says."""
+
+    def make(self, kind: str) -> None:
+        """Make a file on a file system of this kind."""
+        self.said: list[str] = []
+        self.lost: list[bytes] = []
+        mount = runmaker4.Mount(kind, frozenset())
+        say = self.said.append
+        with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
+            self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_APPEND,
+                                             [b"2", b"f"], say, say, self.lost.append)
+        self.addCleanup(os.close, self.file.fd)
+
+
+class Waits(RecordFileCase):
+    """When records wait, and what is said."""
+
+    def test_on_a_full_disk_what_is_lost_is_told_but_not_what_fitted(self) -> None:
+        self.make("ext4")
+        fits = [10, 0]
+
+        def write(fd: int, data: Any, real: Any = os.write) -> int:
+            if not fits[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(real(fd, bytes(data)[:fits.pop(0)]))
+
+        with unittest.mock.patch.object(os, "write", write):
+            self.file.append(b"first\nsecond\nthird\n")
+        self.assertEqual((self.lost, len(self.said)), ([b"second\nthird\n"], 1))
+        self.file.append(b"fourth\n")
+        self.assertEqual(self.path.read_bytes(), b"first\nseco\nfourth\n")
+
+    def test_the_end_is_read_only_after_an_append_of_others_and_their_cut_line_stays_alone(self) -> None:
+        for kind in "ext4", "nfs4":
+            with self.subTest(kind=kind):
+                self.path.write_bytes(b"")
+                self.make(kind)
+                self.file.append(b"1\n")
+                with unittest.mock.patch.object(runmaker4.Reader, "pread") as pread:
+                    self.file.append(b"2\n")
+                self.assertFalse(pread.called)
+                with open(self.path, "ab") as other:
+                    other.write(b"cut")
+                self.file.append(b"3\n")
+                self.assertEqual(self.path.read_bytes(), b"1\n2\ncut\n3\n")
+                self.path.unlink()
+                self.file.append(b"4\n")
+                self.assertEqual(self.path.read_bytes(), b"4\n")
+
+    def test_on_fuse_the_size_is_asked_for_before_each_append(self) -> None:
+        """JuiceFS knows only then what other hosts have appended."""
+        self.make("fuse.juicefs")
+        stat, utime, sizes = os.stat, os.utime, [0]
+
+        def remember(file: Any) -> os.stat_result:
+            info = list(stat(file))
+            info[6] = sizes[0]
+            return os.stat_result(info)
+
+        def ask(fd: int) -> None:
+            utime(fd)
+            sizes[0] = stat(fd).st_size
+
+        with unittest.mock.patch.multiple(os, stat=remember, fstat=remember, utime=ask):
+            self.file.append(b"1\n")
+            sizes[0] = 2
+            with open(self.path, "ab") as other:
+                other.write(b"cut")
+            self.file.append(b"3\n")
+        self.assertEqual(self.path.read_bytes(), b"1\ncut\n3\n")
+
+    def test_over_a_network_the_first_record_waits_and_the_next_ones_are_tried_once(self) -> None:
+        refusals = {"locked by another process": lambda *args: False, "no locks": self.out_of_locks}
+        for text, refuse in refusals.items():
+            self.path.write_bytes(b"")
+            self.make("nfs4")
+            with self.subTest(text=text), unittest.mock.patch.object(runmaker4, "lock", refuse), \
+                    unittest.mock.patch.object(self.file, "MAX_LOCKED_SECONDS", 0.1):
+                for waits in True, False:
+                    with unittest.mock.patch("time.sleep") as sleep:
+                        self.file.append(b"1\n")
+                    self.assertEqual((sleep.called, self.lost.pop()), (waits, b"1\n"))
+                self.assertIn(text, self.said[0])
+            self.file.append(b"2\n")
+            self.assertEqual((self.path.read_bytes(), self.lost), (b"2\n", []))
+
+    def test_a_record_waits_while_others_append_and_for_who_keeps_the_lock_not_for_longer(self) -> None:
+        self.make("nfs4")
+        turns = [True, False, False, False, False, False]
+
+        def lock(fd: int, *args: Any) -> bool:
+            with open(self.path, "ab") as other:
+                other.write(b"2 of another\n")
+            return turns.pop()
+
+        self.file.MAX_LOCKED_SECONDS = 0.01
+        with unittest.mock.patch.object(runmaker4, "lock", lock):
+            self.file.append(b"1\n")
+        self.assertEqual((self.lost, turns, self.path.read_bytes()[-2:]), ([], [], b"1\n"))
+        with unittest.mock.patch.object(runmaker4, "lock", lambda *args: False):
+            self.file.append(b"lost\n")
+        self.assertEqual(self.lost, [b"lost\n"])
+        turns += [True, False, False]           # the file grows again, so nobody has kept the lock since
+        with unittest.mock.patch.object(runmaker4, "lock", lock):
+            self.file.append(b"3\n")
+        self.assertEqual((self.lost, self.path.read_bytes()[-2:]), ([b"lost\n"], b"3\n"))
+
+    def test_a_journal_gathers_the_longer_the_longer_appends_take(self) -> None:
+        for network, written in ((True, 1), (False, 3)):
+            self.path.write_bytes(b"")
+            executor: Any = SimpleNamespace(pool=network, say=self.fail)
+            with tempfile.TemporaryDirectory() as folder:
+                journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
+                file = journal._file
+                for _ in range(3):
+                    journal.add_end({"run": "1"})
+                    journal.flush_after(0.0)
+                    file.took = 30.0
+                with open(file.path, "rb") as lines:
+                    self.assertEqual(len(lines.readlines()), written)
+                journal.MAX_GATHER_SECONDS = 0.0
+                journal.flush_after(0.0)
+                with open(file.path, "rb") as lines:
+                    self.assertEqual(len(lines.readlines()), 3)
+                os.close(file.fd)
+
+    @staticmethod
+    def out_of_locks(*args: Any) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

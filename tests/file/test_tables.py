@@ -1,0 +1,201 @@
+"""Promise: each cell of the tables in front of Cursor and LockTable is what a real object does."""
+import errno
+import itertools
+import os
+import pathlib
+import re
+import traceback
+from typing import Any, Callable, Optional
+from unittest import mock
+
+import runmaker4
+from tests.file.test_parts import JobFileCase
+from tests.support import job_of
+from tests.support.values import present
+
+STATES = "TOP", "WALK", "SLICED", "IDLE"
+
+
+def cells(heading: str, *columns: str) -> list[list[str]]:
+    """The rows of the table with this heading and these columns in runmaker4.py, without their names."""
+    lines = iter(pathlib.Path(runmaker4.__file__).read_text(encoding="utf-8").splitlines())
+    titles = next(line for line in lines if line.lstrip(" #").startswith(heading) and columns[0] in line)
+    starts = [*map(titles.index, (heading, *columns)), len(titles) + 60]
+    rows: list[list[str]] = []
+    while (line := next(lines)).strip(" #") or not rows:
+        # what begins further right belongs to the row above
+        begun = [""] * len(columns) if line[:starts[0] + 1].strip(" #") or not rows else rows.pop()
+        rows.append([f"{cell} {line[start:end].strip()}".strip()
+                     for cell, start, end in zip(begun, starts[1:], starts[2:])])
+    return rows[not any(rows[0]):]
+
+
+def noting(kind: object, name: str, note: Callable[[], object]) -> Any:
+    """Patch a function so that it first calls note()."""
+    plain = getattr(kind, name)
+
+    def patched(*args: Any, **options: Any) -> Any:
+        note()
+        return plain(*args, **options)
+    return mock.patch.object(kind, name, patched)
+
+
+class TableCase(JobFileCase):
+    """A test with many job files."""
+    numbers = itertools.count()
+
+    def jobs(self, text: bytes, **options: Any) -> runmaker4.Cursor:
+        self.path = self.path.with_name(f"{next(self.numbers)}.txt")
+        return super().jobs(text, **options)
+
+
+class OfCursor(TableCase):
+    """What a claim does: the first thing that comes of each event in each state."""
+
+    def cursor_in(self, state: str, serving: bool) -> runmaker4.Cursor:
+        text = {"SLICED": b"d done\n" * 9 + b". a\n", "IDLE": b"d done\n#RUN host=bob\n. b\n"}
+        cursor = self.jobs(text.get(state, b". a\n. b\n. c\n"), serving=serving)
+        if state == "SLICED":
+            with mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=8, MAX_CHUNK_SIZE=8), \
+                    mock.patch.object(runmaker4.Cursor, "SLICE", -1.0):
+                self.assertEqual(cursor.claim(), runmaker4.NoJob(runmaker4.AGAIN))
+        elif state != "TOP":
+            self.assertEqual(bool(cursor.claim()), state == "WALK")
+        return cursor
+
+    def answer(self, cursor: runmaker4.Cursor, event: Callable[[runmaker4.Cursor], Any]) -> str:
+        """What a claim does once this has happened, which can return the arguments of the claim."""
+        did: list[str] = []
+        claim = event(cursor) or {}
+        with noting(runmaker4.Cursor, "_make_failed_lines_new", lambda: did.append("RESET")), \
+                noting(runmaker4.Cursor, "_begin_walk", lambda: did.append("anew")), \
+                noting(runmaker4.Walk, "claim_next", lambda: did.append("on")):
+            cursor.claim(**claim)
+        return did[0] if did else "wait" if cursor.no_job.retry_after is runmaker4.WAIT else "pause"
+
+    def replace(self, cursor: runmaker4.Cursor) -> None:
+        (new := self.path.with_name("new")).write_bytes(self.path.read_bytes())
+        os.replace(new, self.path)
+        cursor.queue.reopen_if_replaced()
+
+    def insert(self, cursor: runmaker4.Cursor) -> None:
+        """Another runner has been met, so lines below can have changed."""
+        self.path.write_bytes(b"#\n" + self.path.read_bytes())
+        cursor.queue.spread = 2
+
+    def test_each_cell(self) -> None:
+        def come(retry: bytes = b"") -> dict[str, Any]:
+            consumers = runmaker4.Consumers([runmaker4.Consumer("bob", retry=retry)])
+            return {"consumers": consumers, "known": consumers.all}
+
+        def wait(cursor: runmaker4.Cursor) -> None:
+            self.clock.now += 1000.0
+
+        def edit(cursor: runmaker4.Cursor) -> None:
+            self.path.write_bytes(self.path.read_bytes() + b"#\n")
+
+        events: tuple[tuple[str, Callable[[runmaker4.Cursor], Any]], ...] = (
+            ("", lambda cursor: come(retry=b"er")), ("", self.replace),
+            ("TOP SLICED IDLE", self.insert), ("TOP", wait), ("", lambda cursor: come()),
+            ("", lambda cursor: {"leaving": cursor.consumers.all}), ("", edit), ("", lambda cursor: None))
+        rows = cells("a claim finds", *STATES)
+        self.assertEqual(len(rows), len(events))
+        for row, (never, event) in zip(rows, events):
+            for state, cell in zip(STATES, row):
+                at_runner, _, at_server = cell.rstrip(" *").partition("; server: ")
+                for serving, wanted in (False, at_runner), (True, at_server or at_runner):
+                    with self.subTest(row=row, state=state, serving=serving):
+                        self.assertEqual(wanted, "-" if state in never.split() else
+                                         self.answer(self.cursor_in(state, serving), event))
+
+
+class OfCaches(TableCase):
+    """What makes current what this host remembers of a FUSE file system."""
+
+    def test_who_is_said_to_call_it_does(self) -> None:
+        rows = cells("what is old", "where", "what makes it current")
+        refreshing, rereading = set[str](), set[str]()
+
+        def note(callers: set[str]) -> None:
+            callers.update(frame.name for frame in traceback.extract_stack())
+
+        with noting(runmaker4, "refresh_file", lambda: note(refreshing)), \
+                noting(runmaker4.Reader, "refresh", lambda: note(rereading)):
+            cursor = self.jobs(b". a\n. b\n", mount=runmaker4.Mount("fuse.mfs", frozenset()))
+            job_of(cursor.claim())
+            cursor.check_jobs()
+        for row, callers in (rows[0], refreshing), (rows[2], rereading):
+            _, *named = re.findall(r"(\w+)\(\)", row[-1])
+            self.assertEqual({*named} - callers, set())
+
+
+class OfLocks(TableCase):
+    """What becomes of our locks, and of what needs them."""
+
+    def queue_in(self, state: str) -> runmaker4.JobQueue:
+        """A queue with a job, where locks are lost without an error, that has come to this state."""
+        cursor = self.jobs(b". a\nr b\n", mount=runmaker4.Mount("fuse.glusterfs", frozenset()))
+        self.orphans, queue, self.job = cursor._orphans, cursor.queue, job_of(cursor.claim())
+        if state != "HELD":
+            for fd in queue.file.lock_table.fd, present(self.job.job_lock).fd:
+                runmaker4.unlock(fd, 0, 0)
+            self.clock.now += 10.0
+        if state == "CLOSED":
+            queue.close_if_locks_lost(OSError(errno.EIO, "Input/output error"))
+        return queue
+
+    def state(self, queue: runmaker4.JobQueue) -> str:
+        table = queue.file.lock_table
+        if not table.is_open:
+            return "CLOSED"
+        is_lost = runmaker4.lost_locks(table.fd, [table.pulse_offset], queue.file.mount)
+        self.assertEqual(queue.still_has(self.job), not is_lost)
+        return "LOST" if is_lost else "HELD"
+
+    def lock_mutex(self, queue: runmaker4.JobQueue) -> str:
+        with queue.file.command_mutex(b"c") as locked:
+            return "it is done" if locked else ""
+
+    def look_twice(self, queue: runmaker4.JobQueue) -> str:
+        """... at the line of an orphan."""
+        line = runmaker4.Line(2, 4, b"r", b" b")
+        self.orphans.check_orphan(line)
+        self.clock.now += self.orphans.MIN_UNLOCKED_SECONDS
+        return "it is one" if self.orphans.check_orphan(line) is runmaker4.Suspicion.PROVED else ""
+
+    def lose(self, queue: runmaker4.JobQueue) -> None:
+        queue.close_if_locks_lost(OSError(errno.ESTALE, "Stale file handle"))
+
+    def remove_lock_file(self, queue: runmaker4.JobQueue) -> None:
+        os.unlink(queue.file.lock_table.path)
+        queue.reopen_if_replaced()
+
+    def test_each_cell(self) -> None:
+        def write(queue: runmaker4.JobQueue) -> str:
+            return "written" if queue._is_running_here(self.job) else "as if the line had moved"
+
+        def run_again(queue: runmaker4.JobQueue) -> str:
+            return "it starts" if queue.still_has(self.job) else "it waits"
+
+        events: tuple[Callable[[runmaker4.JobQueue], Optional[str]], ...] = (
+            self.lock_mutex, self.look_twice, self.lose, runmaker4.JobQueue._drop_lost_job_locks, write,
+            run_again, runmaker4.JobQueue.reopen_if_replaced, self.remove_lock_file)
+        states = "HELD", "LOST", "CLOSED"
+        rows = cells("event", *states)
+        self.assertEqual(len(rows), len(events))
+        del rows[-1][1:]                                # that text goes over all columns
+        for event, row in zip(events, rows):
+            for number, (state, cell) in enumerate(zip(states, row)):
+                if cell == "-":
+                    self.assertEqual((event, state), (self.look_twice, "CLOSED"))
+                    continue
+                wanted = row[number - 1] if cell == "the same" else cell.replace(",", ":").split(":")[0]
+                with self.subTest(row=row, state=state):
+                    queue = self.queue_in(state)
+                    try:
+                        answer = event(queue) or self.state(queue)
+                    except runmaker4.FileChangedError:
+                        answer = "FileChangedError"
+                    except OSError as error:
+                        answer = f"OSError({errno.errorcode[present(error.errno)]})"
+                    self.assertEqual(answer, wanted)

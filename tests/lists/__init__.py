@@ -1,0 +1,1 @@
+"""runset4.py: what makes and changes lines."""

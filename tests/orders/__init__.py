@@ -1,0 +1,1 @@
+"""What holds in every order of events: histories, storms; each has a seed."""

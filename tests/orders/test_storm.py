@@ -1,0 +1,154 @@
+"""Runners and jobs killed at random: no job is lost, and none runs twice at the same time."""
+import contextlib
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import time
+import unittest
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Callable
+
+from tests.support import ALL, FULL, INTERVAL, Process, RunCase, marks, wait_until
+
+JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (200, 12, 6)
+LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed
+PATIENCE = 1800 if FULL else 180
+
+
+class TheProof(unittest.TestCase):
+    """The reader of the marks finds what must not be: else the storm proves nothing."""
+
+    def test_what_must_not_be_is_found_and_nothing_else(self) -> None:
+        start, again, end = "start 1 100 50\n", "start 1 101 60\n", "end 1 100\n"
+        for found, text, jobs in (
+            ("", f"{start}start 2 200 50\nend 2 200\n{end}", 2),
+            # a job that was killed may start again, and one whose runner was killed after its end, also
+            # before its first mark
+            ("", f"{start}killed 100\nkilled 50\n{again}end 1 101\n", 1),
+            ("", f"{start}killed 50\n{end}{again}end 1 101\n", 1),
+            ("", f"killed 50\nstart 1 100 1\n{end}{again}end 1 101\n", 1),
+            ("while it ran as 100", f"{start}killed 50\n{again}end 1 101\n", 1),
+            ("100 ended, and was not what ran", f"{start}killed 100\nkilled 50\n{again}{end}end 1 101\n", 1),
+            ("nobody killed runner 50", f"{start}{end}{again}end 1 101\n", 1),
+            ("neither ended nor", f"{start}{end}killed 50\n{again}", 1),
+            ("job 2: never came to its end", start + end, 2),
+        ):
+            with self.subTest(text):
+                problems = "; ".join(marks.problems(text.encode(), jobs, runners={50, 60}))
+                self.assertIn(found, problems)
+                self.assertEqual(bool(found), bool(problems), problems)
+
+
+def process_table() -> dict[int, tuple[str, int]]:
+    """All processes: pid -> (state letter, parent)."""
+    table = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = pathlib.Path(f"/proc/{entry}/stat").read_text(errors="replace")
+            except OSError:
+                continue                                # it has ended meanwhile
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            table[int(entry)] = (state, int(parent))
+    return table
+
+
+def send(number: int, processes: Iterable[int]) -> None:
+    """Send a signal to processes, or to process groups (negative numbers), that may be gone."""
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def freeze(processes: list[int]) -> None:
+    """Stop processes, and wait until they do nothing any more."""
+    send(signal.SIGSTOP, processes)
+
+    def still() -> bool:
+        table = process_table()
+        return all(table[pid][0] in "TZX" for pid in processes if pid in table)
+    wait_until(still, what=f"{processes} are stopped")
+
+
+class KillCase(RunCase):
+    """Those who run jobs are killed, and what they and their jobs do is marked."""
+    SEED = 5
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.random = random.Random(self.SEED)
+        self.killed: list[Process] = []
+
+    def done(self) -> int:
+        return (b"\n" + self.read()).count(b"\nd ")
+
+    def kill(self, runner: Process, with_jobs: bool) -> None:
+        """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
+        jobs: list[int] = []
+        if with_jobs:
+            freeze([runner.pid])                        # so that it starts no more jobs
+            jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
+            freeze(jobs)                                # so that their marks end before ours
+        marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
+        send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
+        self.killed.append(runner)
+
+    def kill_one(self, living: Callable[[], Sequence[Process]], with_jobs: bool) -> None:
+        """Kill one of those who live then, sooner or later."""
+        time.sleep(self.random.uniform(0, 0.03))
+        self.kill(self.random.choice(living()), with_jobs)
+
+
+class Storm(KillCase):
+    """Runners die by kill -9, alone or with their jobs, and new ones with --resume carry on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.errors = open(self.dir / "errors", "ab")         # noqa: SIM115 (open as long as the test lasts)
+        self.addCleanup(self.errors.close)
+
+    def job(self, number: int) -> str:
+        """A short job; the last ones outlast the three looks that other runners take at their lines."""
+        return marks.command(number, 0.03 if number <= JOBS - LONG_JOBS else 1 + 3 * INTERVAL)
+
+    def living(self) -> list[subprocess.Popen[bytes]]:
+        return [runner for runner in self.started if runner.poll() is None]
+
+    def keep_runners_until(self, condition: Callable[[], object]) -> None:
+        """Start new runners for those that died, until condition() is true."""
+        def reached() -> object:
+            for _ in range(RUNNERS - len(self.living())):
+                slots = self.random.randint(1, 4)
+                self.start_hasty(f"-j{slots}", "-q", "--resume", "runs.txt", stderr=self.errors)
+            return condition()
+        wait_until(reached, PATIENCE)
+
+    def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
+        self.write("".join(f". {self.job(number)}\n" for number in range(1, JOBS + 1)))
+        self.write("", "marks")
+        for done in sorted(self.random.sample(range(JOBS * 8 // 10), KILLS - LAST_KILLS)):
+            self.keep_runners_until(lambda: self.done() >= done)
+            self.kill_one(self.living, with_jobs=self.random.random() < 0.5)
+        self.keep_runners_until(lambda: b"start %d " % JOBS in self.read("marks"))
+        for number in range(LAST_KILLS):
+            self.keep_runners_until(self.living)
+            self.kill_one(self.living, with_jobs=number % 2 == 0)
+        self.keep_runners_until(lambda: self.states() == "d" * JOBS)
+
+        self.assertGreater(self.read("marks").count(b"killed "), KILLS, "no job died with its runner")
+        survivors = [runner for runner in self.started if runner not in self.killed]
+        codes = Counter(self.finish(runner).code for runner in survivors)
+        self.assertLessEqual(codes.keys(), {0, 1}, self.read("errors"))
+        # One that leaves just when others are killed says that their jobs are nobody's, unless they are taken
+        # soon
+        left = re.findall(b"; in all .*(new|running|error)|nothing done", self.read("errors"))
+        self.assertLessEqual(codes[1], len(left), self.read("errors"))
+        self.assertNotIn(b"Traceback", self.read("errors"))
+        self.assertEqual(self.locked_lines(), [])
+        self.assertEqual(self.states(), "d" * JOBS)
+        self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}),
+                         [])

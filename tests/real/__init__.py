@@ -1,0 +1,1 @@
+"""Real systems; RUNMAKER4_TEST_REAL=1."""

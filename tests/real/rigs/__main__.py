@@ -1,0 +1,45 @@
+"""Install the programs that tests use beside Python, build the image of the NFS machines, or make a root of
+newer releases and run a command there; say what cannot be had.
+
+    python3 -m tests.real.rigs tools
+    python3 -m tests.real.rigs image
+    python3 -m tests.real.rigs newer [COMMAND...]
+"""
+import sys
+
+from tests.real.rigs import lacking, newer
+
+if sys.argv[1:2] == ["newer"] and sys.argv[2:]:
+    newer.enter(sys.argv[2:])
+
+# not before: they compile the scripts, in a directory that is removed at the exit
+from tests.real.rigs import fs, gridengine, nfs, slurm, ssh
+
+TOOLS = {
+    **ssh.TOOLS,
+    **slurm.TOOLS,
+    **gridengine.TOOLS,
+    **nfs.TOOLS,
+    **fs.TOOLS,
+    **newer.TOOLS,
+    **fs.VIEWS,
+    "mpirun": "openmpi-bin",
+    "rsync": "rsync",
+    "parallel": "parallel",
+    "chromium": "chromium",
+    "modulecmd": "environment-modules",
+    "busybox": "busybox",
+    "mksh": "mksh",
+    "yash": "yash",
+    "zsh": "zsh",
+    "ksh": "ksh93u+m",
+}
+
+if sys.argv[1:] == ["image"]:
+    found = nfs.missing()
+elif sys.argv[1:] == ["newer"]:
+    found = newer.missing()
+else:
+    found = lacking("all that the tests use", TOOLS, ["true"])
+if found:
+    print(found)

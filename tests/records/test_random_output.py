@@ -1,0 +1,64 @@
+"""Promise: the output that is given for a line is what its last run has printed; a line without is named.
+
+Runners, kills, edits, states set by hand, records in other places: random histories, each made from a seed
+(tests/support/random_output.py).
+"""
+import unittest
+from typing import Callable
+
+from tests.records.test_records_by_default import PATIENT
+from tests.support import ALL, FULL, random_output
+
+HISTORIES = 1000 if ALL else 50 if FULL else 4
+
+
+def halves(journal: bytes) -> tuple[bytes, bytes]:
+    """What a journal has of each of two runs."""
+    at = journal.index(b"\n", journal.index(b'"event": "end"')) + 1
+    return journal[:at], journal[at:]
+
+
+class TheProof(unittest.TestCase):
+    """A history finds what must not be: else it proves nothing."""
+
+    def kinds_after(self, change: Callable[[bytes], bytes]) -> set[str]:
+        """The faults that are found after two runs of a line, if somebody changes the journal."""
+        history = random_output.History(0)
+        history.setUp()
+        self.addCleanup(history.doCleanups)
+        history.script(random_output.JOB % "*) status=0 pause=0 kind=2;;", "job")
+        history.write("", "truth")
+        history.write("3.14", "kind.2")
+        history.write(". ./job j1\n")
+        history.note_places()
+        for label in "R1", "R2":
+            process = history.start_patched(PATIENT, "-q", "runs.txt", env={"RUNNER": label})
+            history.runners[label] = random_output.Runner(process, has_journal=True)
+            history.finish(process)
+            history.set_file(f"--set={'d' if label == 'R2' else '.'}", "--all")
+        history.write(change(history.read("runs.txt.out/journal")), "runs.txt.out/journal")
+        history.check_all_views()
+        return {fault.partition(":")[0] for fault in history.faults}
+
+    def test_what_must_not_be_is_found_and_nothing_else(self) -> None:
+        self.assertEqual(self.kinds_after(lambda journal: journal), set())
+        for kind, change in (
+            ("the journal lacks a run", lambda journal: halves(journal)[1]),
+            ("late, and an older run that ended in the same state is given",
+             lambda journal: halves(journal)[0]),
+            # by a clock that is a year late: the clocks cannot tell the order
+            ("recorded, and an older run is given",
+             lambda journal: halves(journal)[1].replace(b'"time": 1', b'"time": ') + halves(journal)[0]),
+            ("output is cut or changed", lambda journal: journal.replace(b"3.14", b"3.1")),
+        ):
+            with self.subTest(kind):
+                self.assertIn(kind, self.kinds_after(change))
+
+
+class Histories(unittest.TestCase):
+    """Each is shown by python3 -m tests.support.random_output --seed N."""
+
+    def test_what_is_given_for_a_line_is_what_its_last_run_has_printed(self) -> None:
+        for kinds, story in random_output.explore_many(range(HISTORIES)):
+            faults = {kind for kind in kinds if not kind.startswith("(limit)")}
+            self.assertEqual(faults, set(), "\n".join(story))

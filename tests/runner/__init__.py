@@ -1,0 +1,1 @@
+"""What becomes of jobs: slots, signals, output, ends, memory, wall time."""

@@ -1,0 +1,179 @@
+"""Promise: workers in the background come before or after their jobs, and survive a logout."""
+import os
+import shlex
+import signal
+import termios
+
+from tests.support import FULL, RUNMAKER, RUNSERVER, RUNSET, WAITING, RunCase, alive, wait_until
+from tests.support.terminal import Terminal, TerminalCase
+
+TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d "
+
+
+class FileExecutorCase(RunCase):
+
+    def hire(self, *options: object, number: int = 1) -> int:
+        """Start a worker that waits for jobs; its pid."""
+        ended = self.run_jobs("-d", "--follow", "--pidfile", f"pid.{number}", "--errors", "errors", *options)
+        self.assertInBackground(ended, "to errors")
+        pid = int(self.read(f"pid.{number}"))           # it is there when the command returns
+        self.assertTrue(alive(pid))
+        return pid
+
+    def change(self, *words: object) -> None:
+        ended = self.run_script(RUNSET, "-q", *words)
+        self.assertEqual((ended.code, ended.err), (0, b""), words)
+
+    def wait_gone(self, *pids: int) -> None:
+        wait_until(lambda: not any(map(alive, pids)), what="the workers have left")
+        self.assertNotIn(b"Traceback", self.read("errors"))
+        self.assertEqual(list(self.dir.glob("pid.*")), [])
+
+
+class OfAContainer(RunCase):
+    """All processes end with process 1 of a PID namespace, so it cannot go into the background."""
+
+    def test_the_first_process_is_refused_and_another_is_not(self) -> None:
+        box = "unshare", "-r", "--pid", "--fork", "--mount-proc"
+        probe = self.run_script(*box, "true")
+        if probe.code:
+            self.skipTest(f"no PID namespace (unshare --pid): {probe.err.decode()}")
+        self.jobs("true")
+        for script in RUNMAKER, RUNSERVER:
+            self.assertRefused(self.run_script(*box, *self.command(script, "-d", "runs.txt")), "leave out -d")
+        self.assertEqual(self.states(), ".")
+        wait = "until grep -q ^d runs.txt; do sleep 0.1; done"
+        ended = self.run_script(*box, "sh", "-c", f'"$@" && {wait}', "sh",
+                                *self.command(RUNMAKER, "-d", "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
+
+
+class HiredAndFired(FileExecutorCase):
+    """Workers come before the jobs or after them, go when they are told to, and say what is wrong at once."""
+
+    def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self) -> None:
+        worker = self.hire("-j4")
+        self.assertFalse(self.exists("runs.txt"))
+        self.change("runs.txt", "--add", "echo a >a", "echo b >b", "false")
+        self.wait_states("dd!")
+        self.change("runs.txt", "--add", "echo c >c")
+        self.wait_states("dd!d")
+        self.assertTrue(alive(worker))
+        self.change("runs.txt", "--add", "#RUN end")
+        self.wait_gone(worker)
+        said = self.read("errors").splitlines()
+        self.assertRegex(said[0], TIME + b"runmaker4.py: runs.txt: process %d, -j4 on runs.txt$" % worker)
+        self.assertRegex(said[-1], TIME + b"runmaker4.py: runs.txt: 3 done, 1 failed")
+
+    def test_the_messages_go_on_in_a_new_file_once_the_old_one_is_renamed(self) -> None:
+        worker = self.hire()
+        wait_until(lambda: b"waiting for it" in self.read("errors"), what="the first messages are written")
+        os.rename(self.dir / "errors", self.dir / "errors.1")
+        self.change("runs.txt", "--add", "true")
+        self.wait_states("d")
+        os.kill(worker, signal.SIGUSR1)
+        self.wait_gone(worker)
+        self.assertEqual((self.read("errors.1") + self.read("errors")).count(b"1 done in"), 1)
+        for line in self.read("errors").splitlines():
+            self.assertRegex(line, TIME + rb"runmaker4\.py: runs\.txt: (SIGUSR1: |1 done in )")
+
+    def test_a_file_of_plain_commands_that_comes_late_is_named(self) -> None:
+        worker = self.hire()
+        self.write("touch never\n")
+        wait_until(lambda: b"line 1 is neither a job nor a comment" in self.read("errors"), what="it is said")
+        self.assertTrue(alive(worker))
+
+    def test_jobs_below_the_end_wait_until_it_is_taken_back(self) -> None:
+        self.write(f". {WAITING}\n")
+        first = self.hire()
+        self.wait_up(1)
+        self.change("runs.txt", "--add", "#RUN end")
+        added = self.run_script(RUNSET, "runs.txt", "--add", "touch below")
+        self.assertEqual(added.code, 0)
+        self.assertIn(b"line 2 is a #RUN end; --follow runners do not run the jobs below it", added.err)
+        self.open_gate()
+        self.wait_gone(first)
+        self.assertEqual(self.states(), "d.")
+        # it holds for those that come later, too
+        late = self.run_script(RUNMAKER, "--follow", "runs.txt")
+        self.assertEqual((late.code, late.out), (0, b""))
+        self.assertEqual(self.states(), "d.")
+        editing = self.run_script(RUNSET, "-q", "--edit", "runs.txt", env={"EDITOR": "sed -i '/^#RUN end/d'"})
+        self.assertEqual((editing.code, editing.err), (0, b""))
+        second = self.hire()
+        self.wait_states("dd")
+        self.assertTrue(alive(second))
+        os.kill(second, signal.SIGHUP)
+        self.wait_gone(second)
+
+    def test_the_pid_file_of_a_process_that_lives_is_refused(self) -> None:
+        self.write(f". {WAITING}\n")
+        first = self.hire()
+        self.wait_up(1)
+        os.kill(first, signal.SIGHUP)
+        call = "-d", "--follow", "--pidfile", "pid.1", "--errors", "errors", "runs.txt"
+        ended = self.run_script(RUNMAKER, *call)
+        self.assertRefused(ended, f"pid.1: is the pid file of process {first}, which lives (")
+        self.assertEqual(int(self.read("pid.1")), first)
+        # its name is taken from it: the file that comes in its place is its successor's
+        (self.dir / "pid.1").unlink()
+        self.assertEqual(self.run_script(RUNMAKER, *call).code, 0)
+        second = int(self.read("pid.1"))
+        self.open_gate()
+        wait_until(lambda: not alive(first), what="the first worker has left")
+        self.assertEqual((int(self.read("pid.1")), self.states()), (second, "d"))
+        os.kill(second, signal.SIGHUP)
+        self.wait_gone(second)
+
+    def test_a_worker_that_waits_for_the_file_heeds_signals(self) -> None:
+        workers = [self.hire(number=number) for number in (1, 2)]
+        for worker, number in zip(workers, (signal.SIGTERM, signal.SIGHUP)):
+            os.kill(worker, number)
+        self.wait_gone(*workers)
+
+    def test_a_failed_start_is_reported(self) -> None:
+        self.write(". touch never\n")
+        (self.dir / "folder").mkdir()
+        cases = ["missing.txt", "--follow folder", "--follow --slots @missing runs.txt", "--follow wrong.txt"]
+        if FULL:
+            cases += ["-j x runs.txt", "--follow -l folder runs.txt", "--follow --outdir runs.txt runs.txt",
+                      "--jobs=2 --slots a runs.txt", "--errors missing/errors runs.txt",
+                      "--follow --pidfile missing/pid runs.txt"]
+        calls = [(RUNMAKER, "-d", "--pidfile", "pid", *words.split()) for words in cases]
+        calls += [(RUNMAKER, "-d", "--pidfile", "pid", "--errors", "errors", *words.split())
+                  for words in ("missing.txt", "--outdir runs.txt runs.txt", "-j x runs.txt")]
+        self.write("#RUN hots=alice\n. touch never\n", "wrong.txt")
+        for call, ended in self.run_all(calls):
+            with self.subTest(call=call):
+                self.assertRefused(ended)
+        self.assertFalse(self.exists("pid"))
+        self.assertNobodyLeft()
+        self.assertEqual(self.states(), ".")
+
+
+class LoggedOut(TerminalCase, FileExecutorCase):
+    """The terminal hangs up: a worker in the background goes on, and prints nothing there."""
+
+    def test_a_worker_in_the_background_goes_on(self) -> None:
+        self.jobs(f"echo said; echo cried >&2; {WAITING}; echo more", "echo second; exit 3", "true")
+        terminal = Terminal(500)
+        settings = termios.tcgetattr(terminal.slave)
+        settings[3] &= ~termios.ECHO
+        termios.tcsetattr(terminal.slave, termios.TCSANOW, settings)
+        shell = self.start_at(terminal, "sh", "-i", PS1="> ", ENV="")
+        records = ("--pidfile", "pid.1", "--errors", "errors", "--outdir", "out", "-l", "log")
+        call = self.command(RUNMAKER, "-d", *records, "runs.txt")
+        os.write(terminal.master, f"{shlex.join(call)}\n".encode())
+        self.wait_up(1)
+        worker = int(self.read("pid.1"))
+        wait_until(lambda: len(terminal.look()) == 2, what="the shell waits for another line")
+        self.assertRegex(terminal.screen.lines()[0], f"process {worker} ")
+        self.assertNotEqual(os.getsid(worker), shell.pid)
+        terminal.close()
+        shell.wait(timeout=60)
+        self.open_gate()
+        self.wait_gone(worker)
+        self.assertEqual(self.states(), "d!d")
+        self.assertEqual((self.read("out/1.out"), self.read("out/1.err")), (b"said\nmore\n", b"cried\n"))
+        self.assertIn(b"second", self.read("log"))
+        self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))

@@ -1,0 +1,152 @@
+"""Promise: what breaks inside a program ends it with a message, and loses nothing.
+
+Each test has something break.
+"""
+
+from tests.support import GATE, HASTY, UP, WAITING, RunCase, wait_until
+from tests.support.tcp import Program, Server, TcpCase
+
+# A method that raises from the moment on when a file is there
+BREAK = """
+import os, runmaker4
+def breaking(function):
+    def broken(*args, **more):
+        if os.path.exists("break"):
+            raise KeyError("broken on purpose")
+        return function(*args, **more)
+    return broken
+"""
+THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
+TO_BREAK = f"{UP}; until [ -e break ]; do sleep 0.02; done"
+SAID = b"KeyError: 'broken on purpose'"
+
+
+def broken(name: str) -> str:
+    """Statements by which a method of runmaker4.py breaks."""
+    return f"{HASTY}{BREAK}runmaker4.{name} = breaking(runmaker4.{name})\n"
+
+
+class OfARunner(RunCase):
+    """The runner starts nothing more, lets what runs end, and exits with 1."""
+
+    def check(self, statements: str, *options: object, states: str = "d.") -> None:
+        """Something breaks while the first job runs, which ends after that."""
+        self.jobs(*[WAITING] * len(states))
+        self.start_breaking(statements, *options)
+        self.assertEqual(self.states()[0], "r", "the job still runs")
+        self.assertBroken(states)
+
+    def start_breaking(self, statements: str, *options: object, up: tuple[int, ...] = (1,)) -> None:
+        """Start a runner, and have it break while these jobs run."""
+        with open(self.dir / "said", "wb") as said, open(self.dir / "console", "wb") as console:
+            self.runner = self.start_patched(statements, *options, "runs.txt", stdout=console, stderr=said)
+        self.wait_up(*up, runner=self.runner)
+        if "-q" not in options:                 # a job may be up before its runner has said so
+            wait_until(lambda: self.read("console").count(b"forked") == len(up), what="it says what runs")
+        self.write("", "break")
+        wait_until(lambda: SAID in self.read("said"), what="it says what broke")
+
+    def assertBroken(self, states: str) -> None:
+        """The jobs that run end; all is said, once; and nobody is left."""
+        self.open_gate()
+        self.assertEqual((self.runner.wait(30), self.states(), self.locked_lines()), (1, states, []),
+                         self.read("said"))
+        lines = self.read("said").splitlines()
+        self.assertIn(SAID, lines[0])
+        self.assertIn(b"report this", lines[0])
+        self.assertEqual(sum(b"Traceback" in line for line in lines), 1, lines)
+        self.assertTrue(lines[-1].startswith(b"runmaker4.py: runs.txt: "), lines)
+        self.assertNobodyLeft()
+
+    def test_what_looks_after_running_jobs(self) -> None:
+        self.check(broken("JobQueue.check_jobs"))
+
+    def test_what_follows_the_slots(self) -> None:
+        self.write("one\n", "names")
+        self.check(broken("SlotFile.reload_names"), "--slots", "@names")
+
+    def test_a_slot_that_looks_for_a_job(self) -> None:
+        self.check(broken("Cursor.claim"), "-j2", states="d")
+
+    def test_a_callback(self) -> None:
+        """The output of a running job comes in; then nothing more does, but the job goes on."""
+        self.jobs(f"{TO_BREAK}; echo a; {GATE}", "true")
+        self.start_breaking(broken("Console.on_output"))
+        self.assertBroken("d.")
+
+    def test_where_files_are_in_a_thread(self) -> None:
+        self.check(broken("JobQueue.check_jobs") + THREADED +
+                   "runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
+
+    def test_what_a_record_is_written_with_in_a_thread(self) -> None:
+        self.jobs(WAITING, TO_BREAK, GATE)
+        self.start_breaking(broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog",
+                            up=(1, 2))
+        self.open_gate()
+        self.assertEqual(self.runner.wait(30), 1)
+        self.assertEqual(self.states()[:2], "dd")
+        self.assertNotIn("r", self.states())
+
+    def test_a_claim_for_which_the_result_of_a_short_job_waits_on_nfs(self) -> None:
+        self.jobs(*map(": {}".format, range(12)), "touch break", "true")
+        with open(self.dir / "said", "wb") as said:
+            runner = self.start_patched(broken("Cursor.claim") + THREADED, "-q", "runs.txt", stderr=said)
+        self.assertEqual((runner.wait(30), self.states()), (1, "d" * 13 + "."), self.read("said"))
+
+    def test_a_job_whose_slot_breaks_is_ended(self) -> None:
+        """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
+        self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
+        self.start_breaking(broken("Console.on_started"), "-j2", up=(1, 2))
+        self.assertBroken("ddr.")
+
+
+class OfServerAndClient(TcpCase):
+    """A server leaves as after a signal, and the next one goes on; a client tells how its jobs have ended."""
+
+    def tearDown(self) -> None:
+        self.programs.clear()                   # they have printed tracebacks
+        super().tearDown()
+
+    def check_server(self, statements: str) -> None:
+        """A server breaks while a job runs, which the next server hears of."""
+        self.jobs(WAITING, "true")
+        first = self.start_server(patch=statements)
+        client = self.start_client(first, "-q", up=[1])
+        self.write("", "break")
+        self.assertEnds(first)
+        self.assertEqual(self.states(), "r.")
+        self.assertEqual(self.locked_lines(), [1], "the keeper has it")
+        second = self.start_server("--port", first.port)
+        self.wait_said(second, "took over 1 running job")
+        self.open_gate()
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertEqual(self.states(), "dd")
+        self.stop(second)
+
+    def assertEnds(self, program: Program) -> None:
+        """It says what broke, once, and exits with 1."""
+        wait_until(lambda: program.poll() is not None, what="it ends")
+        self.assertEqual((program.returncode, program.err.count(SAID) > 0), (1, True), program.err)
+        self.assertIn(b"Traceback", program.err)
+
+    def test_what_a_server_looks_after(self) -> None:
+        self.check_server(broken("JobQueue.check_jobs"))
+
+    def test_a_servers_look_for_jobs_in_a_thread(self) -> None:
+        self.check_server(broken("Cursor.claim") + THREADED)
+
+    def start_breaking(self, statements: str) -> tuple[Server, Program]:
+        """A server, and a client that breaks while its job runs."""
+        self.jobs(WAITING, "true")
+        server = self.start_server("--grace=0.5")
+        client = self.start_client(server, patch=statements, up=[1])
+        self.write("", "break")
+        self.wait_said(client, "broken on purpose")
+        return server, client
+
+    def test_a_client_has_its_jobs_end(self) -> None:
+        server, client = self.start_breaking(broken("Sink.on_tick"))
+        self.open_gate()
+        self.assertEnds(client)
+        self.assertEqual(self.states(), "d.")
+        self.stop(server)

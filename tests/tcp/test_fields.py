@@ -1,0 +1,127 @@
+"""Promise: a wrong value in any field of a message ends no program; nothing of a refused message counts."""
+import asyncio
+import importlib
+import os
+from types import SimpleNamespace
+from typing import Any, Callable
+from unittest import mock
+
+import runmaker4
+from tests.support import Case
+from tests.support.wire import (
+    BEGIN,
+    CREDENTIALS,
+    FROM_CLIENT,
+    FROM_SERVER,
+    JOBS,
+    TOKEN,
+    WELCOME,
+    wrong_versions,
+)
+
+server: Any = importlib.import_module("runmaker4-server")
+client: Any = importlib.import_module("runmaker4-client")
+Message = dict[str, Any]
+KEY = "0" * 16                              # of the job in all messages
+
+
+def read(message: Message) -> runmaker4.Message:
+    return runmaker4.Message(message)
+
+
+class EachField(Case):
+    """An end of a connection, here and without a network, gets each wrong version of each message."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.outcomes: set[str] = set()
+        self.link = mock.Mock(**{"channel.file_id": "f" * 32})      # and what else only takes what it gets
+
+    def play(self, message: Message, handle: Callable[[Any], None], memory: Callable[[], object],
+             body: str) -> None:
+        """Handle a wrong version.  memory(): all that the end remembers."""
+        before = memory()
+        with self.subTest(body=body[:200]):
+            try:
+                handle(read(runmaker4.decode(body.encode())))
+                self.outcomes.add("handled")
+            except runmaker4.WireError:
+                self.outcomes.add("refused")
+                self.assertEqual(memory(), before)
+
+    def test_of_a_client(self) -> None:
+        async def play_all() -> None:
+            sessions = self.make_sessions()
+            for message in FROM_CLIENT:
+                for body in wrong_versions(message):
+                    self.meet_client(sessions, message, body)
+
+        with mock.patch.object(server, "spawn_task", lambda coroutine: coroutine.close()):
+            asyncio.run(play_all())
+        self.assertEqual(self.outcomes, {"handled", "refused"})
+
+    def make_sessions(self) -> Any:
+        """Of a server with all records, whose file is not touched."""
+        executor = runmaker4.FileExecutor(threaded=False)
+        stores = (runmaker4.LogFile(str(self.dir / "log"), 3, b"/", executor, self.fail),
+                  runmaker4.OutDir(str(self.dir / "out"), executor, self.fail),
+                  runmaker4.JobLog(str(self.dir / "joblog"), executor, self.fail))
+        loop = asyncio.get_running_loop()
+        return server.Sessions(
+            loop, executor, mock.Mock(**{"finish.return_value": ""}), server.Records(stores, None, executor),
+            runmaker4.RunnerStats(), server.Lifetime(loop), say=os.fsencode, on_error=os.fsencode,
+            interval=1.0, path="runs.txt", directory=b"/", grace=60.0, max_failed=0)
+
+    def meet_client(self, sessions: Any, message: Message, body: str) -> None:
+        """A known client, which was sent a job or has begun it, says this on its link, or on a new one."""
+        def connect() -> Any:
+            link = server.ClientLink(sessions, self.link, self.link, TOKEN, CREDENTIALS)
+            link.address, link.transport, link.send = "::1", self.link, self.link.send
+            return link
+
+        link = connect()
+        known = sessions.clients["f" * 16] = link.client = server.Client(sessions, "f" * 16)
+        known.on_hello(link, read(FROM_CLIENT[0]))
+        known.link = link
+        job = runmaker4.Job(1, 0, b"r", b" true")
+        assignment = server.Assignment(KEY, known, job, server.Phase.SENT)
+        if message["type"] == "ready":
+            assignment.member = SimpleNamespace(current=assignment, group=self.link)
+        sessions.add_assignment(assignment)
+        if message["type"] in ("output", "end", "finish"):
+            link.handle(read(dict(BEGIN, n=1, id=KEY)))
+            body = body.replace('"n": 1', '"n": 2')
+        if message["type"] in ("hello", "have"):
+            link = connect()
+        run = assignment.run
+        owners = [known, assignment, *([run, run.shell, *run.streams] if run else ())]
+        counts = "newest_event", "output_bytes"         # an invalid event counts as received
+        self.play(message, link.handle, lambda: [
+            {name: value for name, value in vars(owner).items() if name not in counts} for owner in owners
+        ], body)
+        sessions.remove_assignment(assignment, mock.Mock())     # ends its run, whatever was said of it
+
+    def test_of_a_server(self) -> None:
+        async def play_all() -> None:
+            program = mock.Mock(loop=asyncio.get_running_loop(), retry=b"", console=(), say=os.fsencode,
+                                directory=b"/", **{"options.give_up": None})
+            program.make_runner.return_value.draining = False
+            for message in FROM_SERVER:
+                for body in wrong_versions(message):
+                    self.meet_server(program, message, body)
+
+        asyncio.run(play_all())
+        self.assertEqual(self.outcomes, {"handled", "refused"})
+
+    def meet_server(self, program: mock.Mock, message: Message, body: str) -> None:
+        """A server says this to a client that runs a job."""
+        connection = client.Connection(program, None, client.Complaint.NOTHING)
+        if message["type"] != "welcome":
+            connection.handle(self.link, read(WELCOME))
+        job = connection._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))
+        owners = connection, connection.link_life, connection._requests, job
+
+        def memory() -> object:
+            return ([dict(vars(owner)) for owner in owners], [*connection._jobs], [*connection._jobs_ahead],
+                    connection._summary.done(), len(program.mock_calls))
+        self.play(message, lambda wrong: connection.handle(self.link, wrong), memory, body)

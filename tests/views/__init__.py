@@ -1,0 +1,1 @@
+"""runwait4.py: what is told."""

@@ -1,0 +1,194 @@
+"""Promise: runwait4.py --show tells what became of lines, run by run."""
+import json
+import os
+import re
+from typing import Any
+
+from tests.support import GATE, RUNMAKER, Ended, wait_until
+from tests.support.journal import BEGAN, end, pair, start
+from tests.views.test_telling import TellingCase
+
+WHEN = re.compile(r"[A-Z][a-z]{2} \d\d \d\d:\d\d|\d\d:\d\d:\d\d")
+
+
+class ShowCase(TellingCase):
+
+    def shown(self, line: object, *options: str) -> str:
+        """What is told of a line, with the times of day blotted out."""
+        return WHEN.sub("WHEN", self.told("--show", line, *options, "--outdir", "out", "runs.txt"))
+
+    def rows(self, line: object) -> list[dict[str, Any]]:
+        """The same for programs."""
+        found: list[dict[str, Any]] = json.loads(self.shown(line, "--json"))["runs"]
+        return found
+
+    def heads(self, line: object) -> list[str]:
+        """How each of its runs ended."""
+        return re.findall(r"(?m)^line \d+: (.*)", self.shown(line))
+
+    def ran(self, *options: object) -> Ended:
+        """Run runs.txt to its end, with out/."""
+        return self.run_script(RUNMAKER, "-q", "--outdir", "out", *options, "runs.txt")
+
+    def wait_journal(self, what: bytes, count: int = 1) -> None:
+        wait_until(lambda: self.read("out/journal").count(what) >= count, what=f"{what!r} in the journal")
+
+
+class Runs(ShowCase):
+    """All runs of a line, and the end of what each has printed."""
+
+    def test_each_try_is_told_and_its_last_lines(self) -> None:
+        self.write(". for i in $(seq 12); do echo line $i; done; printf part; exit 3\n. true\n")
+        self.ran("--retries", "1")
+        told = re.sub(r"after .*|process \d+, in [^,]*|CPU [^,]*", "...", self.shown(1)).splitlines()
+        command = f"    {self.read().splitlines()[0][2:].decode()}"
+        tail = [*(f"  | line {number}" for number in range(4, 13)), "  | part"]
+        self.assertEqual(
+            [re.sub(r"on \S+,", "on here,", line) for line in told],
+            [line for name in ("1.out", "1.out.~1~")
+             for line in ("line 1: exit 3 on here, WHEN, ...", command,
+                          f"    slot 1, ..., ..., printed 91 B: out/{name}", *tail)],
+        )
+        self.assertRegex(self.shown(2), r"^line 2: exit 0 .*\n    true\n    .* printed nothing\n$")
+
+    def test_as_json(self) -> None:
+        self.write(". printf abc; [ -e second ] || { : >second; exit 3; }\n. true\n")
+        self.ran("--retries", "1")
+        runs = self.rows(1)
+        told = [(run["line"], run["state"], run["outcome"], run["exit"], run["files"]) for run in runs]
+        self.assertEqual(told, [(1, "done", "failed", 3, ["1.out"]), (1, "done", "done", 0, ["1.out.~1~"])])
+        for run in runs:
+            self.assertEqual(run["command"], self.read().splitlines()[0][2:].decode())
+            self.assertAlmostEqual(run["end"] - run["start"], run["seconds"], 2)
+            self.assertEqual((run["bytes"], run["signal"], run["cause"]), (3, None, ""))
+        self.assertEqual(self.rows("p*"), runs)
+
+    def test_what_a_line_is_now_if_its_last_run_does_not_tell(self) -> None:
+        commands = "done", "cancelled", "put back", "unstarted", "lost", "odd", "again", "kept"
+        path = self.write("".join(f"{state} {command}\n" for state, command in zip("dx.eer.x", commands)))
+        os.utime(path, (BEGAN, BEGAN))
+        ends: list[dict[str, Any]] = [{}, {"cause": "cancelled", "signal": 15, "exit": -1, "state": "c"},
+                                      {"signal": 15, "exit": -1, "state": "."},
+                                      {"pid": 0, "exit": -1, "state": "e"}]
+        self.journal(*[end(line, line, command, files=[], **ends[line - 1])
+                       for line, command in enumerate(commands[:4], 1)], start(5, 5, "lost"),
+                     start(6, 6, "odd"), end(7, 7, "again"), end(8, 8, "kept", state="!"))
+        wanted = ["exit 0", "cancelled", "put back, signal 15 (SIGTERM)", "could not be started", "lost",
+                  "lost", "new; last run: exit 0", "held; last run: exit 3"]
+        self.assertEqual([head.partition(" on ")[0] for head in self.heads("*")], wanted)
+        self.assertRegex(self.shown(5), r"\n    slot 1, process 4712, output unknown\n$")
+
+    def test_one_that_runs_is_told_so_far(self) -> None:
+        self.start_to_gate(f". echo hello; {GATE}\n", "--outdir", "out")
+        self.addCleanup(self.open_gate)
+        self.wait_journal(b'"start"')
+        self.wait_journal(b'"files"')
+        self.assertRegex(self.shown(1), r"^line 1: running on \S+, began WHEN, \S+ ago\n    echo hello.*\n"
+                                        r"    slot 1, .*, printed 6 B: out/1\.out\n  \| hello\n$")
+        (run,) = self.rows(1)
+        self.assertEqual((run["outcome"], run["end"], run["exit"], run["bytes"], run["files"]),
+                         ("running", None, None, 6, ["1.out"]))
+        self.assertEqual(self.status("--outdir", "out")["jobs"][0]["files"], ["1.out"])
+        self.assertGreater(run["seconds"], 0)
+
+    def test_a_cancelled_one_that_lives_still_runs(self) -> None:
+        self.write("x a\n")
+        self.hold_line(1)
+        self.journal(start(1, 1, "a"))
+        self.assertRegex(self.shown(1), r"^line 1: held; last run: running on node1, ")
+
+    def test_one_that_has_not_run(self) -> None:
+        self.write(". a\n. b\n")
+        self.journal(*pair(1, 1, "a"))
+        self.assertEqual(self.shown(2), "line 2: new; no run in the journal\n    b\n")
+        (row,) = self.rows(2)
+        self.assertEqual({key: row[key] for key in row if row[key] is not None},
+                         {"line": 2, "command": "b", "state": "new"})
+
+    def test_a_terminal_is_not_too_narrow(self) -> None:
+        self.write("! a\x1b[31m" + "long" * 40 + "\n")
+        self.journal(end(1, 1, self.read()[2:-1], state="!", host="\x1b" + "host" * 5, exit=139))
+        self.write("\x1b[31mred\n" + "x" * 200, "out/1.out")
+        for columns in (80, 40):
+            lines = self.at_terminal(columns, "--show", "1", "--outdir", "out", "runs.txt")
+            self.assertLess(max(map(len, lines)), columns)
+            self.assertIn("  | ?[31mred", lines)
+            self.assertIn("out/1.err", " ".join(lines))
+
+
+class Lines(ShowCase):
+    """Which lines are meant, and which runs are theirs."""
+
+    def test_they_are_named_by_a_number_a_command_or_a_pattern(self) -> None:
+        self.write("# 1\nd simulate --seed 1\n! simulate --seed 2\nx simulate --seed *\nd 17\n")
+        self.journal(*pair(1, 2, "simulate --seed 1"))
+        for wanted, lines in (("2", [2]), ("simulate --seed 1", [2]), ("*seed 2", [3]),
+                              ("simulate --seed *", [4]), ("*17", [5]), ("simulate --seed [12]", [2, 3]),
+                              ("*", [2, 3, 4, 5]), ("[x]17", []), ("17", []), ("1", []), ("0", []),
+                              ("9" * 30, []), ("1-3", [2, 3]), ("3,5", [3, 5]), ("4-99,2", [2, 4, 5]),
+                              ("6-9", []), ("5-4", []), ("1-", [])):
+            with self.subTest(wanted):
+                if lines:
+                    self.assertEqual([row["line"] for row in self.rows(wanted)], lines)
+                else:
+                    ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
+                    self.assertRefused(ended, f"runs.txt: no job matches '{wanted}'")
+
+    def test_of_several_numbers_the_one_that_is_no_job_is_named(self) -> None:
+        self.write("d a\nd b\n# none\n")
+        self.journal(*pair(1, 1, "a"))
+        for wanted, word in ("1,3", "3"), ("1-2,7-9", "7-9"):
+            ended = self.runwait("--show", wanted, "--outdir", "out", "runs.txt")
+            self.assertRefused(ended, f"runs.txt: no job matches '{word}'")
+
+    def test_what_is_missing_is_said_in_a_line(self) -> None:
+        self.write("d a\n")
+        self.journal()
+        (self.dir / "old").mkdir()
+        here = "--outdir", "old"
+        one = "--show", "1"
+        for options, words in (
+            ((*one, "--outdir", "no", "runs.txt"), "no/journal: no such file or directory"),
+            ((*one, *here, "runs.txt"), "old/journal: no such file or directory"), ((*one, *here), "FILE"),
+            (("--show", "", *here, "runs.txt"), "is empty"),
+            ((*one, "--status", *here, "runs.txt"), "--show and --status exclude each other"),
+            ((*one, "-e", *here, "runs.txt"), "--show and -e exclude each other"),
+            ((*one, "--report", "x", *here, "runs.txt"), "--report and --show exclude each other"),
+            ((*one, "--timeline", "x", *here), "--show and --timeline exclude each other"),
+            (("--stats", "runs.txt"), "runs.txt.out/journal: no such file or directory (expected the"),
+            (("--timeline", "x", "runs.txt"), "runs.txt.out/journal: no such file or directory"),
+            (("--report", "x", "runs.txt"), "runs.txt.out: no runs"), (("--timeline", "x"), "missing FILE"),
+            (("--report", "x", "--outdir", "out"), "missing FILE"),
+            (("--report", "x", "--outdir", "out", "runs.txt"), "out: no runs"),
+            (("--report", "x", "--stats", "--progress", "runs.txt"), "--progress and --stats exclude"),
+            (("--json", "runs.txt"), "--json requires one of --status, --failed, --show, --output, "),
+            (("--outdir", "out"), "--outdir requires one of --timeline, --report, --progress, --status"),
+            (("--check-locks", ".", "--outdir", "out"), "--check-locks and --outdir exclude each other")
+        ):
+            with self.subTest(options):
+                self.assertRefused(self.runwait(*options), words)
+
+
+class Output(ShowCase):
+    """Whatever a run has printed is fit to be shown, however much it is."""
+
+    def output(self, data: bytes) -> list[str]:
+        """What is shown of a run that has printed this to stdout."""
+        self.write("d a\n")
+        self.journal(end(1, 1, "a", files=["1.out"], bytes=len(data)))
+        self.write(data, "out/1.out")
+        return self.shown(1).splitlines()[3:]
+
+    def test_any_bytes(self) -> None:
+        self.assertEqual(self.output(b"\0\x1b[2J\xff\xc3\xa9\x9b\n\n10%\r20%\r\nlast"),
+                         ["  | ??[2J\udcff\u00e9?", "  | 20%", "  | last"])
+
+    def test_only_the_end_of_a_large_file_is_read(self) -> None:
+        self.output(b"")
+        with open(self.dir / "out/1.out", "r+b") as file:
+            file.truncate(1 << 36)
+            file.seek(0, os.SEEK_END)
+            file.write(b"\nnext to last\nlast\n")
+        told = self.shown(1).splitlines()
+        self.assertEqual(told[-2:], ["  | next to last", "  | last"])
+        self.assertLess(max(map(len, told)), 600)
