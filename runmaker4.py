@@ -9831,8 +9831,7 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.
 
     The order matters: files are opened while errors reach the terminal and the caller; the pid is that of the
-    process in the background; messages of the start go to the original stderr.  Also report another runner on
-    this host that has one of our --slots.  Raises UsageError.
+    process in the background; messages of the start go to the original stderr.  Raises UsageError.
     """
     errors_fd = pid_fd = ready_fd = None
     # while errors still reach the terminal
@@ -9856,19 +9855,6 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
             destination = "where stderr goes"
         say(f"process {pid} (kill {pid} stops it, kill -USR1 {pid} lets running jobs finish); messages go "
             f"{destination}")
-    if slots := getattr(options, "slots", None):        # -j gives numbers, which name nothing
-        # Runners find each other by an abstract socket (unix(7)), which the kernel lists until its process
-        # dies.  The name has the directory, because another one is mostly another project.  Without access to
-        # the list only this message is lost.  A name of more than 107 bytes loses its last slots.
-        slot_socket = socket.socket(socket.AF_UNIX)
-        folder_inode = os.stat(".").st_ino
-        with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
-            slot_socket.bind((f"\0runmaker4.slots-{folder_inode}-{pid}-{slots},"[:107]).rpartition(",")[0])
-            for other, names in re.findall(f"@runmaker4.slots-{folder_inode}-(\\d+)-(.+)", sockets.read()):
-                # the runner whose job we are, or that has hired us, is in our tag: it gave us the slot
-                shared = {*names.split(",")} & {*slots.split(",")}
-                if shared and f"-{other}-" not in f"{os.environ.get('RUNMAKER4_JOB')}-{pid}-":
-                    say(f"a runner with the slot {min(shared)} is at work on this host (process {other})")
     if errors_fd is not None:
         os.dup2(errors_fd, 2)           # not earlier: messages of the start go to the original stderr
     if ready_fd is not None:
@@ -10393,7 +10379,6 @@ class RunnerProgram(Program):
             if options.slots.startswith("@"):
                 self.slot_file = SlotFile(options.slots[1:])
                 self.slots = self.slot_file.names
-            options.slots = ",".join(self.slots)        # not @FILE: set_up_process() compares names
         else:
             count = 1 if options.jobs is None else options.jobs or available_cpus()     # -j0: the CPUs
             self.slots = [str(number) for number in range(1, count + 1)]

@@ -112,8 +112,12 @@ class HiredAndFired(FileExecutorCase):
         self.wait_up(1)
         os.kill(first, signal.SIGHUP)
         call = "-d", "--follow", "--pidfile", "pid.1", "--errors", "errors", "runs.txt"
-        ended = self.run_script(RUNMAKER, *call)
-        self.assertRefused(ended, f"pid.1: is the pid file of process {first}, which lives (")
+        # so one name keeps slots, such as GPUs, for one runner, whatever its job file is
+        self.write(". touch never\n", "other.txt")
+        for words in call, ("--slots", "0,1", "--pidfile", "pid.1", "other.txt"):
+            ended = self.run_script(RUNMAKER, *words)
+            self.assertRefused(ended, f"pid.1: is the pid file of process {first}, which lives (")
+        self.assertFalse((self.dir / "never").exists())
         self.assertEqual(int(self.read("pid.1")), first)
         # its name is taken from it: the file that comes in its place is its successor's
         (self.dir / "pid.1").unlink()

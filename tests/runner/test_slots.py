@@ -14,11 +14,9 @@ import runmaker4
 from tests.support import (
     FULL,
     GATE,
-    PYTHON,
     QUICK,
     RUNCLIENT,
     RUNMAKER,
-    SCRIPTS_AT,
     SLEEPING,
     WAITING,
     Ended,
@@ -116,33 +114,6 @@ class NamedSlots(SlotCase):
         self.jobs('printf %s "$SLAVE_IP" >name')
         self.assertEqual(self.run_jobs("--slots", "@names").code, 0)
         self.assertEqual(self.read("name"), b"b\xe9t $HOME")
-
-
-class SharedNames(SlotCase):
-    """Who starts learns that a runner in this directory has one of the names, whatever the files are."""
-
-    def warnings(self, *options: object) -> bytes:
-        self.write(". true\n", "other.txt")
-        ended = self.run_script(RUNMAKER, "-q", *options, "other.txt")
-        return b"".join(line for line in ended.err.splitlines() if b" on this host " in line)
-
-    def test_only_the_names_of_a_living_runner_are_reported(self) -> None:
-        shared, own = f"{self.mark}-b", f"{self.mark}-c"
-        self.jobs(HELD, f"{PYTHON} {SCRIPTS_AT / RUNMAKER} -q --slots $RUNMAKER4_SLOT inner.txt 2>said")
-        self.write(". true\n", "inner.txt")
-        runner = self.start_jobs("--slots", f"{self.mark}-a, {shared}", up=[1])
-        self.wait_states("rd")
-        self.assertNotIn(b"on this host", self.read("said"))        # its slot is that of the runner around it
-        self.names(f"{own}\n{shared}\n")
-        self.assertEqual(self.warnings("--slots", "@names"),
-                         b"runmaker4.py: other.txt: a runner with the slot %b is at work on this host "
-                         b"(process %d)" % (shared.encode(), runner.pid))
-        many = ",".join(f"{own}{number}" for number in range(99))      # longer than what is listed
-        for options in ("--slots", own), ("--slots", many), ("-j2",):
-            self.assertEqual(self.warnings(*options), b"")
-        self.open_gate()
-        self.assertEnded(self.finish(runner), 0, "dd")
-        self.assertEqual(self.warnings("--slots", shared), b"")
 
 
 class Refused(SlotCase):
