@@ -1096,7 +1096,6 @@ class Connection:
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
-            self._runner.home = directory
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # a new server has none of our events, and needs the `begin` of runs that go on

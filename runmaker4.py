@@ -6976,7 +6976,6 @@ class Run:
 
     def add_output(self, stream: Stream, data: bytes) -> None:
         stream.received += len(data)
-        stream.last = data[-Stream.LAST_BYTES:]
         for sink in self.sinks:
             sink.on_output(self, stream, data)
 
@@ -6984,11 +6983,9 @@ class Run:
 @dataclass(eq=False, repr=False)
 class Stream:
     """A pipe that a job writes to."""
-    LAST_BYTES = 200                    # of its output, for a message
     name: bytes                         # b"stdout" or b"stderr"
     fd: int | None                      # None: read to the end
     received: int = 0                   # bytes
-    last: bytes = b""
     was_watched: bool = False           # by the event loop
 
 
@@ -8447,7 +8444,6 @@ class RunnerStats:
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
-    wrong_directory: str = ""           # where all jobs failed, and where they should run; "": unknown
 
     def add_result(self, job: Job, state: bytes) -> None:
         """Count a job by the state of the line after the run."""
@@ -8529,7 +8525,7 @@ class RunnerStats:
             text += f"; {stray_line_message(summary.first_stray)}"
         if reasons_command and counts.bad:
             text += f"; {reasons_command} shows why"
-        return text + self.wrong_directory + incomplete
+        return text + incomplete
 
 
 def failure_report_command(options: Namespace) -> str:
@@ -9296,7 +9292,6 @@ class Runner:
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
     MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
-    MAX_FAILED_AT_ONCE = 10             # jobs in a directory that is not that of the job file
     SSH_FAILED = 255                    # of ssh(1); seconds or minutes pass if a host does not answer
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
@@ -9346,8 +9341,6 @@ class Runner:
         self.next_start_at = self.began     # by --delay, no shell starts before (loop's time)
         # for the executor: as Journal.median(); float, which returns 0.0: without records
         self.read_median: Callable[[], float] = float
-        self.home = b""                     # where the jobs should probably run; b"": here
-        self._failed_at_once = 0            # jobs, if none has ended in another way
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -9668,15 +9661,14 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        If it has failed, perhaps start no more jobs (--max-failed, _drain_if_wrong_directory()), or take its
-        slot out of service.  The state NEW means that it has not run, so nothing is counted.  After an
-        exception (a defect) the slots stay busy, so the loop starts no other job there.
+        If it has failed, perhaps start no more jobs (--max-failed), or take its slot out of service.  The
+        state NEW means that it has not run, so nothing is counted.  After an exception (a defect) the slots
+        stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
         if task.state != NEW:
             if task.cause != "lost":
                 self.runner_stats.add_result(task.job, task.state)
-                self._drain_if_wrong_directory(task)
             failures = len(self.runner_stats.bad_lines)
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
@@ -9699,29 +9691,6 @@ class Runner:
         self.slots.give_back(task.slots, was_used=task.state != NEW)
         task.slots = ()
         self.changed.set()
-
-    def _drain_if_wrong_directory(self, task: JobTask) -> None:
-        """Drain if all of the first jobs fail at once in another directory than that of the job file.
-
-        Then they should probably run in the directory of the job file (`home`).  Do not drain while a job
-        runs that was started before the last failed one: if that does not fail at once, jobs can run here.
-        """
-        if task.state != FAILED or task.run.duration >= self.MAX_BROKEN_SECONDS:
-            self.home = b""                     # the jobs can run here
-        elif self.home and not (
-                self.options.retry              # the first jobs are lines that had failed before
-                or self._describe_broken_end(task) or self.draining):       # the slot can be to blame
-            self._failed_at_once += 1
-            if self._failed_at_once >= self.MAX_FAILED_AT_ONCE and all(
-                    run.started >= task.run.started for run in self.runs):
-                home = display_text(quote(self.home))
-                place = f"jobs ran in {os.readlink('/proc/self/cwd')}, not in {home}"
-                self.runner_stats.wrong_directory = f"; {place}"
-                output = b"\n".join(stream.last for stream in task.run.streams)
-                last_words = display_text(output.strip().split(b"\n")[-1])
-                self._report_and_drain(
-                    f"the first {self._failed_at_once} jobs failed within a second each: {place} "
-                    f"(cd {home}, then -r; the last said: '{last_words}')")
 
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''.
@@ -10591,10 +10560,6 @@ class App(RunnerProgram):
         runner = self.make_runner(jobs, sinks, self.executor)
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
-        home = os.path.realpath(os.path.dirname(self.path))
-        # where the jobs should run if the first ones fail here; with -r, these have failed before
-        if not (self.options.retry or (os.path.isdir(home) and os.path.samefile(home, "."))):
-            runner.home = os.fsencode(home)
         return await self.run_and_report(jobs)
 
 

@@ -9,43 +9,6 @@ from collections.abc import Sequence
 from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, RunCase
 
 
-class Directory(RunCase):
-    """A runner in another directory than the job file's takes no more jobs if the first ten fail at once."""
-
-    def run_elsewhere(self, *commands: str, options: Sequence[str] = (), second: float = 1.0) -> Ended:
-        (self.dir / "elsewhere").mkdir(exist_ok=True)
-        self.jobs(*commands)
-        patch = f"import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = {second}"
-        return self.finish(self.start_patched(patch, "-q", *options, self.dir / "runs.txt",
-                                              cwd=self.dir / "elsewhere"))
-
-    def test_it_names_the_directory_and_what_the_last_job_said(self) -> None:
-        # on a busy machine a second is short
-        ended = self.run_elsewhere(*(f"cat table{number}" for number in range(1, 31)), second=60.0)
-        self.assertEqual((ended.code, self.states()), (1, "!" * 10 + "." * 20), ended.err)
-        said, closing = ended.err.decode().splitlines()
-        place = f"jobs ran in {self.dir / 'elsewhere'}, not in {self.dir}"
-        self.assertIn(f"the first 10 jobs failed within a second each: {place} (cd {self.dir}, then -r; "
-                      "the last said: 'cat: table10: No such file or directory')", said)
-        self.assertIn(f"; {place}", closing)
-        self.assertEqual(self.run_jobs("-q", "-r").code, 1)             # here, nobody is braked
-        self.assertEqual(self.states(), "!" * 30)
-
-    def test_a_job_that_works_shows_that_the_directory_is_right(self) -> None:
-        for works in "true", "sleep 1.1; false":
-            ended = self.run_elsewhere(*["false"] * 8, works, *["false"] * 12)
-            self.assertNotIn(".", self.states(), ended.err)
-        # those that go on when ten have failed, and began before
-        ended = self.run_elsewhere(*["sleep 1.5"] * 10, *["false"] * 12, "true", options=["-j20"])
-        self.assertEqual(self.states(), "d" * 10 + "!" * 12 + "d", ended.err)
-        ended = self.run_elsewhere(*["false"] * 12, options=["-r"])     # these can have failed before
-        self.assertEqual(self.states(), "!" * 12, ended.err)
-        (self.dir / "link").symlink_to(".")
-        self.jobs(*["false"] * 12)
-        self.run_script(RUNMAKER, "-q", "link/runs.txt")
-        self.assertEqual(self.states(), "!" * 12)
-
-
 class Descriptors(RunCase):
     """What the runner was started with besides 0, 1 and 2 is not for its jobs."""
     LIST = "for fd in /proc/$$/fd/*; do readlink $fd; done >open"

@@ -11,7 +11,6 @@ from typing import Any, Callable
 from tests.file import test_bytes, test_claiming, test_file_trouble, test_life_sign
 from tests.file.test_bytes import TOO_LONG
 from tests.runner import test_options, test_signals
-from tests.runner.test_slots import SOON
 from tests.support import (
     FULL,
     RUNMAKER,
@@ -112,18 +111,6 @@ class Surroundings(TcpCase):
 
 class LikeARunner(TcpCase):
     """A client and a runner, told the same about the same file, print the same and leave the same."""
-
-    def test_a_client_elsewhere_whose_first_jobs_all_fail_takes_no_more(self) -> None:
-        (self.dir / "elsewhere").mkdir()
-        self.jobs(*(f"cat table{number}" for number in range(30)))
-        server = self.start_server()
-        ended = self.run_client(server, cwd=self.dir / "elsewhere", patch=SOON)
-        self.assertEqual((ended.code, self.states()), (1, "!" * 10 + "." * 20), ended.err)
-        self.assertIn(b"the last said: 'cat: table9: No such file or directory'", ended.err)
-        closing = ended.err.decode().splitlines()[-1]
-        self.assertIn(f"; jobs ran in {self.dir / 'elsewhere'}, not in {self.dir}", closing)
-        self.assertEqual(self.run_client(server).code, 1)               # in the server's, nobody is braked
-        self.assertEqual(self.states(), "!" * 30)
 
     def compare(self, text: Text, *options: object, states: str) -> None:
         """Both run this file with these options and one slot."""
