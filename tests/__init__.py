@@ -39,12 +39,22 @@ def load_tests(loader: unittest.TestLoader, _: unittest.TestSuite,
 class Elsewhere:
     """A test that ran in another process, as far as a result is interested in it."""
     name: str
+    alone: str = ""     # see name_alone()
 
     def __str__(self) -> str:
         return self.name
 
     def shortDescription(self) -> None:
         """Nothing: it is part of the name."""
+
+
+def name_alone(test: Any) -> str:
+    """The name by which unittest finds a test; '' for what is not one: a set-up, a module not imported."""
+    if isinstance(test, Elsewhere):
+        return test.alone
+    case = getattr(test, "test_case", test)         # of a subtest
+    is_test = isinstance(case, unittest.TestCase) and type(case).__module__ != "unittest.loader"
+    return case.id() if is_test else ""
 
 
 class Shared(unittest.TestSuite):
@@ -142,7 +152,7 @@ def story(result: unittest.TestResult) -> dict[str, Any]:
     def told(entry: Any) -> Any:
         if isinstance(entry, tuple):
             return tuple(map(told, entry))
-        return Elsewhere(named(entry)) if isinstance(entry, unittest.TestCase) else entry
+        return Elsewhere(named(entry), name_alone(entry)) if isinstance(entry, unittest.TestCase) else entry
 
     lists = {name: [told(entry) for entry in getattr(result, name, ())] for name in TOLD}
     return {"testsRun": result.testsRun, **lists}
