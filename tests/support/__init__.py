@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import functools
 import json
 import os
 import pathlib
@@ -83,7 +82,7 @@ with open("/proc/self/stat") as stat, open("/proc/self/environ", "rb") as enviro
     env_start = int(stat.read().rpartition(")")[2].split()[47])
     mark_at = env_start + environ.read().index(b"{MARK}=") + {len(MARK) + 1}
 here = socket.socket(fileno=0)
-while (got := socket.recv_fds(here, 1 << 20, 3))[0]:
+while (got := socket.recv_fds(here, 1 << 20, 4))[0]:
     asked, files = json.loads(got[0]), got[1]
     importlib.import_module(asked["script"])
     gc.freeze()
@@ -91,13 +90,15 @@ while (got := socket.recv_fds(here, 1 << 20, 3))[0]:
     pid = ctypes.CDLL(None).syscall({CLONE}, 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)
     if pid:
         ctypes.pythonapi.PyOS_AfterFork_Parent()
-        here.send(b"%d" % pid)
         for fd in files:
             os.close(fd)
         continue
     ctypes.pythonapi.PyOS_AfterFork_Child()
-    here.detach()
     ctypes.memmove(mark_at, asked["environ"]["{MARK}"].encode(), {MARK_LENGTH})
+    here.send(b"%d" % os.getpid())          # from here on the test finds it by its mark
+    here.close()
+    if not os.read(files.pop(), 1):         # nobody knows of this fork
+        os._exit(1)
     os.environ.clear()
     os.environ.update(asked["environ"])
     os.chdir(asked["cwd"])
@@ -128,18 +129,62 @@ def program_of(script: str, path: object, statements: str = "") -> str:
             f"sys.argv[0] = {str(path)!r}\nscript.exit_now(script.main())\n")
 
 
-@functools.cache
-def forking(_: int) -> socket.socket:
-    """The way to what forks scripts for all tests of this process."""
-    here, there = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    environ = {**os.environ, MARK: "-" * MARK_LENGTH}
-    process = subprocess.Popen([PYTHON, "-c", FORKING], stdin=there.fileno(), stdout=subprocess.DEVNULL,
-                               env=environ)
-    there.close()
-    here.settimeout(60)
-    atexit.register(process.wait)
-    atexit.register(here.close)
-    return here
+class ForkServer:
+    """The Python that forks scripts for one process, which has started it."""
+    MAX_SECONDS = 60.0
+
+    def __init__(self) -> None:
+        self.ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        self.ours.settimeout(self.MAX_SECONDS)
+        environ = {**os.environ, MARK: "-" * MARK_LENGTH}
+        self.process = subprocess.Popen([PYTHON, "-c", FORKING], stdin=theirs.fileno(),
+                                        stdout=subprocess.DEVNULL, env=environ)
+        theirs.close()
+
+    def fork(self, asked: dict[str, Any], files: Sequence[int]) -> int:
+        """Fork a script that gets these files as 0 to 2; return its process number, or 0: there is no answer.
+
+        Then no script runs, and none will: a fork waits for a byte that says that its number has arrived.
+        """
+        go_read, go_write = os.pipe()
+        try:
+            socket.send_fds(self.ours, [json.dumps(asked).encode()], [*files, go_read])
+            if answer := self.ours.recv(20):        # empty: it has ended
+                os.write(go_write, b"\n")
+            return int(answer or 0)
+        except OSError:                             # also the timeout
+            return 0
+        finally:
+            os.close(go_read)
+            os.close(go_write)
+
+    def close(self) -> None:
+        """End it, even if it is stopped or hangs."""
+        self.ours.close()
+        self.process.kill()
+        self.process.wait()
+
+
+fork_servers: dict[int, ForkServer] = {}        # by the process number of who started it
+
+
+def fork_script(asked: dict[str, Any], files: Sequence[int]) -> int:
+    """Have a script forked; return its process number, or 0: it must be started in the ordinary way.
+
+    A fork server that does not answer is ended, and the next script gets another.
+    """
+    if (own := os.getpid()) not in fork_servers:
+        fork_servers[own] = ForkServer()
+    pid = fork_servers[own].fork(asked, files)
+    if not pid:
+        fork_servers.pop(own).close()
+    return pid
+
+
+@atexit.register
+def close_fork_server() -> None:
+    if server := fork_servers.pop(os.getpid(), None):
+        server.close()
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -162,9 +207,11 @@ class Forked(subprocess.Popen[bytes]):
             return
         asked = {"script": script[1], "program": program, "argv": words[1:2] + words[2 + (words[1] == "-c"):],
                  "cwd": str(cwd), "environ": environ, "session": session}
-        fork = forking(os.getpid())
-        socket.send_fds(fork, [json.dumps(asked).encode()], files)
-        self.pid = int(fork.recv(20))
+        pid = fork_script(asked, files)
+        if not pid:
+            super()._execute_child(*given)      # type: ignore[misc]    # what subprocess does
+            return
+        self.pid = pid
         self._child_created = True
         self._close_pipe_fds(*given[10:16])
 
