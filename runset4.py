@@ -2011,20 +2011,16 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
     """Append the lines of --add and the like, to a new file if necessary; return 0.
 
     Then print how many these were, and what the user can have overlooked: a directive above that applies to
-    them, equal jobs, or that no runner is at work.
+    them, or that no runner is at work.
     """
     exists = os.path.lexists(file.path)
     if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
-    known_count = 0                     # new jobs that the file has already
+    known_count = 0                     # jobs that are not added, because the file has them already
     new_lines = join_new_lines(lines_to_add(options, skipped),
                                file.scan_lines(b"", with_directives=True) if exists else (),
                                can_be_empty=bool(options.add_list))
-    # only to report how many: without --new, equal lines are added
-    if options.add_list and exists:
-        file.reopen_if_replaced()
-        _, known_count = without_known_jobs(file.reader, new_lines)
     with open_and_lock_to_append(file) as fd:
         if options.add_jobs or options.new:
             with Reader.with_own_fd(fd, file.network) as reader:
@@ -2048,12 +2044,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
-        # the command mutex of equal lines is held for all round trips of a claim, so more hosts do not help
-        some_jobs = itertools.islice(re.finditer(rb"(?m)^\. .*", new_lines), 100_000)     # of any number
-        copies = max(Counter(match[0] for match in some_jobs).values(), default=0)
-        equal_text = "" if copies < 100 else ("; 100 or more are equal: on a network file system these start "
-                                              "one at a time (append # and a number to each)")
-        file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}{equal_text}")
+        file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")
     return 0
 
 

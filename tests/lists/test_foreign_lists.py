@@ -19,14 +19,6 @@ class AddedLists(RunCase):
         self.write("echo a\\\\\n", "list")
         self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add-list", "list").code, 0)
 
-    def test_a_hundred_equal_lines_are_named_for_many_hosts_start_them_one_at_a_time(self) -> None:
-        for count, says_so in ((100, True), (99, False)):
-            self.write("work\n" * count + "other\n" * 20 + "#\n" * 200, "list")
-            ended = self.run_script(RUNSET, f"runs{count}.txt", "--add-list", "list")
-            self.assertEqual((ended.code, b"100 or more are equal" in ended.err), (0, says_so), ended.err)
-        ended = self.run_script(RUNSET, "more.txt", "--add-list", "list", "--template", "{} # {#}")
-        self.assertNotIn(b"are equal", ended.err)
-
     def test_directives_of_disbatch_scripts_and_numbers(self) -> None:
         self.assertListRefused("echo a\n#DISBATCH PREFIX ulimit -c 0;\necho b\n", 2, "disBatch")
         self.assertListRefused("a\n#DISBATCH BARRIER\nb\n", 2, "disBatch", "--template", "echo {}")
