@@ -504,19 +504,12 @@ MAX_EXIT_WAIT_SECONDS = 10.0
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
 
-def cancel_line(
-    file: JobFile, line: Line, running_lines: Iterable[Line] = ()
-) -> tuple[bytes | None, bool]:
+def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
     """Write c over the `r` or `.` of a line: then a living runner kills the job.
 
     Return the state before, and True if the job runs, or could; then the caller waits for its exit, and kills
     it if the runner is dead.  State None: the line has moved, and was not changed.
-
-    running_lines: the lines `r` of this command.  If the job runs, write e over the orphans among them (`r`
-    without a job): the caller compares the numbers of running copies and of lines `r`, so with an orphan the
-    cancelled copy would seem to have exited.
     """
-    orphans = []
     with hold_mutex(file, line):
         state_now = file.state_at(line)
         if state_now == RUNNING:
@@ -526,15 +519,8 @@ def cancel_line(
             # it.  Each copy holds one job lock.  So if the command has more held job locks than lines `r`, a
             # copy runs for a line in another state, perhaps this one
             is_running = bool(state_now) and not file.can_run_another_copy(line.command)
-        if is_running:
-            for other_line in running_lines:
-                if other_line.offset != line.offset and file.is_orphan(other_line):
-                    file.write(other_line, ERROR)
-                    orphans.append(other_line)
         if state_now in UNFINISHED_STATES:
             file.write(line, CANCELLED)
-    for orphan in orphans:
-        file.say(f"line {orphan.number}: {ORPHAN_FOUND}; it is e now")
     return state_now, is_running
 
 
@@ -555,7 +541,6 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     given, and a running job of another line was started with it, refuse the line: it can be the wrong one.
     """
     awaited = []
-    running_by_command = lines_by_command(file.scan_lines(RUNNING))
     # only single numbers: users do not take a range from JOB_ID or the name of a file
     numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
     # How many jobs were started with each number: each holds the job lock of that number.  A server has many
@@ -573,7 +558,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
             change_counts.add_refusal(line.number, "another running job had this number when it was started "
                                                    "(add --match COMMAND to cancel this one)")
             return
-        state_now, is_running = cancel_line(file, line, running_by_command.get(line.command, ()))
+        state_now, is_running = cancel_line(file, line)
         if state_now is None or not (is_running or state_now in UNFINISHED_STATES):     # nothing to cancel
             # no message for a finished or held line that was selected only by its command
             if selection.ranges or line.state in UNFINISHED_STATES:

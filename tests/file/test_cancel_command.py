@@ -98,19 +98,6 @@ class Cancel(CancelCase):
         self.assertEqual(self.states(), ".c")
         self.assertIn(b"line 99999999999999999999: no such job", self.cancel("99999999999999999999", code=1))
 
-    def test_an_equal_line_that_is_an_orphan_is_not_taken_for_the_one_that_is_cancelled(self) -> None:
-        job = f"echo $$ >>pids; {SLEEPING}"
-        self.write(f"r {job}\n. {job}\n")
-        # it meets no orphan itself
-        hasty = "import runmaker4\nrunmaker4.Walk._check_running_line = lambda self, line: None\n"
-        runner = self.start_patched(hasty, "-q", "runs.txt")
-        pid = int(self.wait_file("pids"))
-        said = self.cancel(2)
-        self.assertIn(b"line 1: is r, but no runner has it (runner or host died); it is e now\n", said)
-        wait_until(lambda: not alive(pid), what="the job is ended")
-        self.finish(runner)
-        self.assertEqual(self.states(), "ec")
-
     def test_a_runner_of_version_4_0_has_no_namespace_in_its_tag(self) -> None:
         for number, found in (os.getpid(), os.getpid()), (2 ** 22 + 1, 0):      # larger than any (proc(5))
             tag = b"%s-%d-1795801113835-3" % (runmaker4.THIS_HOST, number)
