@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from tests.bench.measure import MB, RUNMAKER, Bench
-from tests.support import marked
+from tests.support.processes import marked
 
 # seconds until the first of many jobs; the same to come to an end after a crash
 PATIENCE = 120.0

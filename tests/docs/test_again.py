@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from tests.again import EVERY_ORDER
-from tests.support import ROOT, Case
+from tests.support.case import Case
+from tests.support.scripts import ROOT
 
 BEGIN = """
 import multiprocessing, os, time, unittest

@@ -21,7 +21,8 @@ from typing import Optional
 
 from docs.install import make
 from runmaker4 import VERSION
-from tests.support import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT, Case
+from tests.support.case import Case
+from tests.support.scripts import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT
 from tests.support.tcp import free_port
 
 DOCUMENTS = (

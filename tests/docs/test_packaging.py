@@ -13,8 +13,10 @@ from typing import Callable, Optional
 
 from docs.install import make
 from tests.runner.test_output import read_terminal
-from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, Case, Ended
+from tests.support.case import Case
 from tests.support.installed import install
+from tests.support.processes import Ended
+from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS
 
 
 class AnywhereCase(Case):

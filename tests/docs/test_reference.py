@@ -17,7 +17,10 @@ import runset4
 from docs.install import make
 from tests.docs.test_documents import MESSAGES
 from tests.records.test_records_by_default import PATIENT
-from tests.support import GATE, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, RunCase, wait_until
+from tests.support.case import GATE
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS
 from tests.support.tcp import TcpCase
 
 

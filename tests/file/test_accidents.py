@@ -8,21 +8,9 @@ import time
 
 from tests.runner.test_ends import WHEN_LATE
 from tests.runner.test_output import patient
-from tests.support import (
-    HASTY,
-    PR_CAPBSET_DROP,
-    PYTHON,
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSET,
-    RUNWAIT,
-    SCRIPTS_AT,
-    UP,
-    WAITING,
-    RunCase,
-    alive,
-    wait_until,
-)
+from tests.support.processes import alive, wait_until
+from tests.support.runs import HASTY, PR_CAPBSET_DROP, UP, WAITING, RunCase
+from tests.support.scripts import PYTHON, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 from tests.support.tcp import Program, TcpCase
 
 

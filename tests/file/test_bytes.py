@@ -2,7 +2,11 @@
 import random
 import re
 
-from tests.support import RUNMAKER, Case, Ended, RunCase, console_lines, printed
+from tests.support.case import Case
+from tests.support.console import console_lines, printed
+from tests.support.processes import Ended
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER
 
 TOO_LONG = 128 << 10                 # bytes of a command
 NEWLINE = b"\n"

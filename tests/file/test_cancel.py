@@ -2,7 +2,8 @@
 import json
 import os
 
-from tests.support import HASTY, SLEEPING, Ended, wait_until
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import HASTY, SLEEPING
 from tests.support.tcp import TcpCase
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import runmaker4
 from tests.file.test_life_sign import LifeSign
-from tests.support import ROOT, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, RunCase, alive, wait_until
+from tests.support.processes import alive, wait_until
+from tests.support.runs import SLEEPING, WAITING, RunCase
+from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 
 

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import runmaker4
-from tests.support import RUNWAIT, Ended, RunCase, locked, wait_until
+from tests.support.locks import locked
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNWAIT
 
 # additions of each host since all were there when a test lets them come to their end
 ENOUGH = 30

@@ -4,19 +4,12 @@ import signal
 import subprocess
 from collections import Counter
 
-from tests.support import (
-    ALL,
-    FULL,
-    RUNMAKER,
-    RUNSET,
-    RUNWAIT,
-    Case,
-    Ended,
-    RunCase,
-    as_bytes,
-    console_lines,
-    printed,
-)
+from tests.support.case import Case
+from tests.support.console import console_lines, printed
+from tests.support.processes import Ended
+from tests.support.runs import RunCase
+from tests.support.scripts import ALL, FULL, RUNMAKER, RUNSET, RUNWAIT
+from tests.support.values import as_bytes
 
 
 class ManyRunners(Case):

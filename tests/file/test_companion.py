@@ -7,18 +7,11 @@ from typing import Any
 from unittest import mock
 
 import runmaker4
-from tests.support import (
-    GATE,
-    NFS3,
-    RUNMAKER,
-    RUNSERVER,
-    RUNSET,
-    RUNWAIT,
-    RunCase,
-    deadline,
-    lock_table,
-    wait_until,
-)
+from tests.support.case import GATE
+from tests.support.locks import NFS3, lock_table
+from tests.support.processes import deadline, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
 
 # Another host makes each file in the same moment: we are told that it exists, as MooseFS does it

@@ -11,24 +11,14 @@ from typing import Any, Callable
 
 import runmaker4
 from tests.file import test_parts
-from tests.support import (
-    ALL,
-    FULL,
-    GATE,
-    HASTY,
-    PYTHON,
-    RUNMAKER,
-    RUNSET,
-    WAITING,
-    RunCase,
-    as_bytes,
-    console_lines,
-    job_of,
-    marks,
-    printed,
-    wait_until,
-    without_states,
-)
+from tests.support import marks
+from tests.support.case import GATE
+from tests.support.claims import job_of
+from tests.support.console import console_lines, printed
+from tests.support.processes import wait_until
+from tests.support.runs import HASTY, WAITING, RunCase, without_states
+from tests.support.scripts import ALL, FULL, PYTHON, RUNMAKER, RUNSET
+from tests.support.values import as_bytes
 
 RAN = "echo $JOB_ID >>ran"                              # a job that notes its line
 NOTED = "echo $JOB_ID >>$NOTES"                         # so does this one, for one runner of several

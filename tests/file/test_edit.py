@@ -12,7 +12,11 @@ from unittest import mock
 
 import runmaker4
 import runset4
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, WAITING, Ended, RunCase, marks, wait_until
+from tests.support import marks
+from tests.support.case import GATE
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import WAITING, RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNSET
 from tests.support.terminal import Terminal
 
 JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)

@@ -9,19 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.support import (
-    HASTY,
-    INTERVAL,
-    RUNMAKER,
-    RUNWAIT,
-    WAITING,
-    Ended,
-    RunCase,
-    as_bytes,
-    wait_until,
-    without_states,
-)
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import HASTY, INTERVAL, WAITING, RunCase, without_states
+from tests.support.scripts import RUNMAKER, RUNWAIT
 from tests.support.tcp import TcpCase
+from tests.support.values import as_bytes
 
 
 class FileCase(RunCase):

@@ -2,7 +2,9 @@
 import os
 import subprocess
 
-from tests.support import RUNMAKER, RUNSERVER, RUNWAIT, WAITING, RunCase, deadline
+from tests.support.processes import deadline
+from tests.support.runs import WAITING, RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNWAIT
 from tests.support.values import present
 
 NOTES = "what I must not forget\n"

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-from tests.support import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT, Case
+from tests.support.case import Case
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 
 FILES = 300 if FULL else 120
 BOM = b"\xef\xbb\xbf"

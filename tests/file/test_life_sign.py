@@ -6,22 +6,13 @@ import unittest
 from typing import Any, Callable
 
 import runmaker4
-from tests.support import (
-    FULL,
-    GATE,
-    HASTY,
-    NFS3,
-    RUNMAKER,
-    RUNSET,
-    RUNWAIT,
-    Ended,
-    RunCase,
-    alive,
-    console_lines,
-    printed,
-    wait_until,
-)
+from tests.support.case import GATE
+from tests.support.console import console_lines, printed
 from tests.support.journal import start
+from tests.support.locks import NFS3
+from tests.support.processes import Ended, alive, wait_until
+from tests.support.runs import HASTY, RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 
 
 class LifeSign(RunCase):

@@ -3,7 +3,10 @@ symbolic link is refused, and links in the names of directories may be led elsew
 """
 import os
 
-from tests.support import GATE, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, wait_until
+from tests.support.case import GATE
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 
 STUBBORN = f"trap '' TERM; echo $$ >>pids; {GATE}"
 

@@ -17,7 +17,8 @@ from typing import Any
 import runmaker4
 import runwait4
 from tests.file.test_units import FileCase
-from tests.support import WAITING, RunCase, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import WAITING, RunCase
 
 FILES = "out/journal", "joblog", "log"
 RECORDS = "--outdir", "out", "--joblog", "joblog", "-l", "log"

@@ -7,8 +7,10 @@ from concurrent import futures
 from typing import Callable
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase, Text, wait_until
-from tests.support.values import present
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
+from tests.support.values import Text, present
 
 READING = ((RUNMAKER, "-q"), (RUNMAKER, "--follow"), (RUNMAKER, "--dry-run"), (RUNSERVER,),
            (RUNSET, "--list"), (RUNSET, "-q", "--set=x", "--all"), (RUNWAIT, "--status"))

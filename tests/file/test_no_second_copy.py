@@ -12,7 +12,10 @@ import subprocess
 import time
 import unittest
 
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, RunCase, wait_until
+from tests.support.case import GATE
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 
 STORM = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
 JOB = ("exec 9>lock.{0}; flock -n 9 || {{ echo {0} >>overlaps; exit; }}; echo {0} >>starts; "

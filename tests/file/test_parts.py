@@ -20,7 +20,9 @@ from unittest import mock
 
 import runmaker4
 from tests.file.test_units import FileCase, a_run
-from tests.support import RUNCLIENT, RUNSERVER, job_of, locked
+from tests.support.claims import job_of
+from tests.support.locks import locked
+from tests.support.scripts import RUNCLIENT, RUNSERVER
 from tests.support.values import present
 
 client = importlib.import_module(RUNCLIENT[:-len(".py")])

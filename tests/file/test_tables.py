@@ -10,7 +10,7 @@ from unittest import mock
 
 import runmaker4
 from tests.file.test_parts import JobFileCase
-from tests.support import job_of
+from tests.support.claims import job_of
 from tests.support.values import present
 
 STATES = "TOP", "WALK", "SLICED", "IDLE"

@@ -17,7 +17,7 @@ from unittest import mock
 import runmaker4
 import runwait4
 from tests.file.test_format import BOM, parse
-from tests.support import job_of
+from tests.support.claims import job_of
 
 JOB = runmaker4.Job(number=7, offset=0, state=b".", text=b" CMD")
 SHELL = runmaker4.Shell(601, b"")

@@ -1,7 +1,8 @@
 """Promise: a list that was written for another tool becomes the jobs that its writer meant, or is refused."""
 import gzip
 
-from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 
 
 class AddedLists(RunCase):

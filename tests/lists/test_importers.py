@@ -15,7 +15,11 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
-from tests.support import FULL, RUNMAKER, RUNSET, Call, Case, RunCase, Text, as_bytes, locked
+from tests.support.case import Call, Case
+from tests.support.locks import locked
+from tests.support.runs import RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNSET
+from tests.support.values import Text, as_bytes
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 IDLE = " (no runner is at work)"

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import runmaker4
 import runset4
-from tests.support import RUNSET, Case, Text, as_bytes
-from tests.support.values import present
+from tests.support.case import Case
+from tests.support.scripts import RUNSET
+from tests.support.values import Text, as_bytes, present
 
 # What the sample_config.txt that comes with NetJobs says, in other words; like that it has no newline at its
 # end

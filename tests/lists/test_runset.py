@@ -12,7 +12,12 @@ from unittest import mock
 
 import runmaker4
 import runset4
-from tests.support import GATE, RUNMAKER, RUNSET, Case, Ended, RunCase, as_bytes, locked, wait_until
+from tests.support.case import GATE, Case
+from tests.support.locks import locked
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSET
+from tests.support.values import as_bytes
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 FOUR = ". echo a\nd echo b\n! echo c\ne echo d\n"

@@ -67,7 +67,7 @@ from tests.orders.simulated_host import (
     command_of,
     lines_of,
 )
-from tests.support import ROOT
+from tests.support.scripts import ROOT
 
 # ======== What must hold ====================================================================================
 

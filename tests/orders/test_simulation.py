@@ -11,7 +11,7 @@ import sys
 import unittest
 
 from tests.orders import simulation
-from tests.support import ALL, FULL, ROOT
+from tests.support.scripts import ALL, FULL, ROOT
 
 SCHEDULES = 1_000_000 if ALL else 100_000 if FULL else 1_000
 # histories in which the full size must find each defect, the ordinary size only these:

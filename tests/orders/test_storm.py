@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Callable
 
-from tests.support import ALL, FULL, INTERVAL, Process, RunCase, marks, wait_until
+from tests.support import marks
+from tests.support.processes import Process, wait_until
+from tests.support.runs import INTERVAL, RunCase
+from tests.support.scripts import ALL, FULL
 
 JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (200, 12, 6)
 LONG_JOBS, LAST_KILLS = 12, 4           # once all long jobs have begun, some more runners are killed

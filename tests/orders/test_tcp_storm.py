@@ -7,8 +7,10 @@ import unittest
 from typing import Callable
 
 from tests.orders import test_storm
-from tests.support import ALL, FULL, marks, wait_until
+from tests.support import marks
+from tests.support.processes import wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.scripts import ALL, FULL
 from tests.support.tcp import Program, Server, TcpCase
 from tests.tcp.test_losses import LossCase
 

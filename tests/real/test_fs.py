@@ -13,7 +13,9 @@ import unittest
 
 from tests.real.rigs import REAL
 from tests.real.rigs.fs import Command, Host, Rig, missing
-from tests.support import FULL, marks, wait_until
+from tests.support import marks
+from tests.support.processes import wait_until
+from tests.support.scripts import FULL
 
 SLOW = 600              # patience with two CPUs that servers and clients share, in seconds
 # What the file holds: listed, so that GlusterFS takes no old file for the one of this name, and not from a

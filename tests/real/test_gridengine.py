@@ -13,7 +13,8 @@ from typing import Optional
 
 from tests.docs.test_documents import read_pieces
 from tests.real.rigs import REAL, gridengine
-from tests.support import RunCase, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
 
 LINES = 300
 

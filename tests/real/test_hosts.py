@@ -10,7 +10,9 @@ import unittest
 
 from tests.docs import test_documents as documents
 from tests.real.rigs import REAL, ssh
-from tests.support import SCRIPTS, SCRIPTS_AT, Ended, RunCase, wait_until
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import SCRIPTS, SCRIPTS_AT
 
 SIMULATE = f"""{documents.STUBS["simulate"].replace('"$@"', '"$@" on $(hostname)')}"""
 # What docker does that a runner can notice: it is process 1, on a host of its own

@@ -20,7 +20,8 @@ from typing import Any
 from tests.real.rigs import PATH, REAL, lacking
 from tests.real.rigs.fs import VIEWS
 from tests.real.rigs.nfs import SLOW, Command, Machine, Rig, missing
-from tests.support import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS_AT, Ended, wait_until
+from tests.support.processes import Ended, wait_until
+from tests.support.scripts import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS_AT
 
 MINUTE = 20             # instead of 60: seconds that a check takes
 LOST = "an addition was lost"

@@ -15,7 +15,10 @@ import unittest
 
 from tests.real.rigs import REAL
 from tests.real.rigs.nfs import SLOW, Command, Machine, Rig, missing
-from tests.support import ALL, Mixin, marks, wait_until
+from tests.support import marks
+from tests.support.case import Mixin
+from tests.support.processes import wait_until
+from tests.support.scripts import ALL
 
 LEASE = 15
 GATE = "until [ -e /tmp/go ]; do sleep 0.1; done"           # a job runs until open_gate(), on its host

@@ -24,7 +24,8 @@ from typing import Any, Optional
 
 from tests.docs.test_packaging import AnywhereCase
 from tests.real.rigs import REAL, lacking
-from tests.support import ROOT, SCRIPTS, Ended
+from tests.support.processes import Ended
+from tests.support.scripts import ROOT, SCRIPTS
 
 COMMANDS = [*SCRIPTS, *(script[:-3] for script in SCRIPTS)]
 OURS = re.compile(r"runmaker4|runset4|runwait4")

@@ -5,7 +5,9 @@ import resource
 import signal
 from typing import Any
 
-from tests.support import RUNWAIT, SLEEPING, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import SLEEPING
+from tests.support.scripts import RUNWAIT
 from tests.support.tcp import TcpCase
 
 START = {"time", "event", "run", "line", "command", "host", "slot", "pid", "runner", "directory"}

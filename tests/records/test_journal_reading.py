@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Optional
 
 import runmaker4
 import runwait4
-from tests.support import FULL, RUNMAKER, Case, as_bytes
+from tests.support.case import Case
 from tests.support.journal import BEGAN, end, pair, start
-from tests.support.values import present
+from tests.support.scripts import FULL, RUNMAKER
+from tests.support.values import as_bytes, present
 from tests.support.wire import NO_NUMBERS, STRANGE
 
 

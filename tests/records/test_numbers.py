@@ -12,8 +12,10 @@ from typing import Any
 
 import runset4
 import runwait4
-from tests.support import GATE, PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, Ended, program_of
+from tests.support.case import GATE
 from tests.support.journal import end, pair, start
+from tests.support.processes import Ended
+from tests.support.scripts import PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, program_of
 from tests.views.test_telling import TellingCase
 
 

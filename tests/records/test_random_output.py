@@ -7,7 +7,8 @@ import unittest
 from typing import Callable
 
 from tests.records.test_records_by_default import PATIENT
-from tests.support import ALL, FULL, random_output
+from tests.support import random_output
+from tests.support.scripts import ALL, FULL
 
 HISTORIES = 1000 if ALL else 50 if FULL else 4
 

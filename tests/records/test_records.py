@@ -7,7 +7,10 @@ import shutil
 import time
 import unittest
 
-from tests.support import GATE, RUNMAKER, Case, Ended, console_lines, wait_until
+from tests.support.case import GATE, Case
+from tests.support.console import console_lines
+from tests.support.processes import Ended, wait_until
+from tests.support.scripts import RUNMAKER
 from tests.support.values import present
 
 WIDTH = 160                             # bytes of a line of the log file, without its newline

@@ -11,7 +11,10 @@ import time
 import unittest
 from typing import Any
 
-from tests.support import FULL, GATE, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, wait_until
+from tests.support.case import GATE
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import SLEEPING
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 
 BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))

@@ -6,8 +6,12 @@ import threading
 import unittest
 from typing import Any
 
-from tests.support import FULL, GATE, HASTY, RUNMAKER, WAITING, Ended, Process, RunCase, wait_until
-from tests.support.tcp import OverTcp, TcpCase
+from tests.support.case import GATE
+from tests.support.over_tcp import OverTcp
+from tests.support.processes import Ended, Process, wait_until
+from tests.support.runs import HASTY, WAITING, RunCase
+from tests.support.scripts import FULL, RUNMAKER
+from tests.support.tcp import TcpCase
 from tests.support.values import present
 from tests.support.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
 

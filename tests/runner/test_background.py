@@ -4,7 +4,9 @@ import shlex
 import signal
 import termios
 
-from tests.support import FULL, RUNMAKER, RUNSERVER, RUNSET, WAITING, RunCase, alive, wait_until
+from tests.support.processes import alive, wait_until
+from tests.support.runs import WAITING, RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNSET
 from tests.support.terminal import Terminal, TerminalCase
 
 TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d "

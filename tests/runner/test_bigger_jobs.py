@@ -3,7 +3,8 @@ import signal
 import time
 
 from tests.runner.test_slots import SOON
-from tests.support import UP, Process, wait_until
+from tests.support.processes import Process, wait_until
+from tests.support.runs import UP
 from tests.support.tcp import TcpCase
 
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'

@@ -3,7 +3,9 @@
 Each test has something break.
 """
 
-from tests.support import GATE, HASTY, UP, WAITING, RunCase, wait_until
+from tests.support.case import GATE
+from tests.support.processes import wait_until
+from tests.support.runs import HASTY, UP, WAITING, RunCase
 from tests.support.tcp import Program, Server, TcpCase
 
 # A method that raises from the moment on when a file is there

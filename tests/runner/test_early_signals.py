@@ -4,7 +4,8 @@ import signal
 import socket
 
 import runmaker4
-from tests.support import RUNCLIENT, RUNMAKER, RUNSERVER, Process, wait_until
+from tests.support.processes import Process, wait_until
+from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER
 from tests.support.tcp import TcpCase
 from tests.support.values import present
 

@@ -9,21 +9,10 @@ import time
 import unittest
 from collections.abc import Sequence
 
-from tests.support import (
-    FULL,
-    PYTHON,
-    RUNMAKER,
-    SLEEPING,
-    UP,
-    WAITING,
-    Ended,
-    RunCase,
-    alive,
-    console_lines,
-    printed,
-    program_of,
-    wait_until,
-)
+from tests.support.console import console_lines, printed
+from tests.support.processes import Ended, alive, wait_until
+from tests.support.runs import SLEEPING, UP, WAITING, RunCase
+from tests.support.scripts import FULL, PYTHON, RUNMAKER, program_of
 
 # A timeout is over once the file `late` is there, or for one run `late.PID` of its shell
 WHEN_LATE = """

@@ -11,10 +11,13 @@ from unittest import mock
 
 import runmaker4
 from tests.file import test_parts
-from tests.support import ALL, FULL, RUNMAKER, RUNWAIT, UP, Ended, RunCase, wait_until, without
-from tests.support.tcp import OverTcp, TcpCase
+from tests.support.limits import LimitedCase
+from tests.support.over_tcp import OverTcp, ordinarily, without
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import UP
+from tests.support.scripts import ALL, FULL, RUNMAKER, RUNWAIT
+from tests.support.tcp import TcpCase
 from tests.support.values import present
-from tests.tcp.test_tcp import ordinarily
 
 GIB = 1 << 30
 # A runner, or a client, that looks five times a second how much memory its jobs have, not once
@@ -74,7 +77,7 @@ class Sizes(unittest.TestCase):
         self.assertFalse(left.holds(runmaker4.Resources(1, 1)))
 
 
-class Available(RunCase):
+class Available(LimitedCase):
     """What a runner has that is not told by --memory: the least of the host's, the cgroups' and Slurm's."""
 
     def memory(self, groups: str = "", limits: Optional[dict[str, str]] = None,
@@ -286,7 +289,7 @@ class KeptOverTcp(OverTcp, Kept):
     """The same with a server and a client."""
 
 
-class OutOfMemory(TcpCase):
+class OutOfMemory(LimitedCase, TcpCase):
     """What the kernel kills for want of memory is known from what others kill."""
     def setUp(self) -> None:
         super().setUp()

@@ -5,10 +5,11 @@ from typing import Any
 
 from tests.records.test_journal_reading import JournalCase
 from tests.runner.test_memory import HELD, HOLD, WATCHFUL
-from tests.support import RUNWAIT, Ended
 from tests.support.journal import end
+from tests.support.over_tcp import ordinarily
+from tests.support.processes import Ended
+from tests.support.scripts import RUNWAIT
 from tests.support.tcp import TcpCase
-from tests.tcp.test_tcp import ordinarily
 
 MIB = 1 << 20
 RECORDS = "--outdir", "out", "-l", "log"

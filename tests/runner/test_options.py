@@ -8,19 +8,9 @@ from collections import Counter
 from typing import Any
 
 from runmaker4 import VERSION
-from tests.support import (
-    ROOT,
-    RUNMAKER,
-    RUNSERVER,
-    RUNSET,
-    RUNWAIT,
-    SCRIPTS,
-    UP,
-    WAITING,
-    RunCase,
-    alive,
-    wait_until,
-)
+from tests.support.processes import alive, wait_until
+from tests.support.runs import UP, WAITING, RunCase
+from tests.support.scripts import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS
 
 client = importlib.import_module("runmaker4-client")
 server = importlib.import_module("runmaker4-server")

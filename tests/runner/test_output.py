@@ -10,19 +10,11 @@ import time
 import unittest
 from typing import Any, Callable
 
-from tests.support import (
-    GATE,
-    RUNMAKER,
-    SLEEPING,
-    Case,
-    ConsoleLine,
-    Ended,
-    RunCase,
-    console_lines,
-    peak_memory,
-    printed,
-    wait_until,
-)
+from tests.support.case import GATE, Case
+from tests.support.console import ConsoleLine, console_lines, printed
+from tests.support.processes import Ended, peak_memory, wait_until
+from tests.support.runs import SLEEPING, RunCase
+from tests.support.scripts import RUNMAKER
 from tests.support.values import present
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")

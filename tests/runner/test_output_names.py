@@ -4,7 +4,8 @@ from unittest import mock
 
 import runmaker4
 import runwait4
-from tests.support import RUNMAKER, Case
+from tests.support.case import Case
+from tests.support.scripts import RUNMAKER
 
 
 def run_of(number: int) -> runmaker4.Run:

@@ -11,7 +11,9 @@ from unittest import mock
 
 import runmaker4
 from runmaker4 import NEW, Job, NoJob, Phase, Resources, Runner
-from tests.support import FULL, UP, RunCase, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import UP, RunCase
+from tests.support.scripts import FULL
 
 BACK, NOTHING = b"given back", b"nothing is written"
 # The table of JobTask, by rows: what the line gets after drain(), and after kill() for each cause

@@ -9,7 +9,9 @@ from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, RunCase
+from tests.support.limits import LimitedCase
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x",
@@ -272,7 +274,7 @@ import runmaker4
         self.assertUntouched()
 
 
-class CpuCount(RunCase):
+class CpuCount(LimitedCase):
     """-j0: the least of CPU affinity, cgroup limits and Slurm's share; here 64 CPUs, unless said."""
 
     def cpus(self, groups: str = "", limits: Optional[dict[str, str]] = None,

@@ -16,7 +16,9 @@ import runmaker4
 from tests.file.test_directives import DirectiveCase
 from tests.runner.test_refusals import RefusalCase
 from tests.runner.test_slots import LOGGING_WRAPPER, SSH
-from tests.support import FULL, GATE, ROOT, RUNCLIENT, RUNMAKER, Ended, wait_until
+from tests.support.case import GATE
+from tests.support.processes import Ended, wait_until
+from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER
 from tests.support.tcp import TcpCase
 
 # Commands, the states that they must leave, and what they print on stdout: the same in all shells.  Those

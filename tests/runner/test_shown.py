@@ -6,7 +6,9 @@ import unittest
 import runmaker4
 from tests.file.test_units import FileCase, a_run
 from tests.runner.test_output import read_terminal
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, RunCase, Text, as_bytes
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+from tests.support.values import Text, as_bytes
 
 # what it is, and what it is as a text or, if it has no character, as bytes
 HOSTILE: dict[str, Text] = {"a colour": "\x1b[31m", "a carriage return": "\r", "a bell": "\7", "DEL": "\x7f",

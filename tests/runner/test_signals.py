@@ -11,22 +11,11 @@ from pathlib import Path
 
 import runmaker4
 from tests.runner.test_output import read_terminal
-from tests.support import (
-    GATE,
-    PYTHON,
-    ROOT,
-    RUNMAKER,
-    SLEEPING,
-    UP,
-    WAITING,
-    Ended,
-    RunCase,
-    alive,
-    console_lines,
-    deadline,
-    printed,
-    wait_until,
-)
+from tests.support.case import GATE
+from tests.support.console import console_lines, printed
+from tests.support.processes import Ended, alive, deadline, wait_until
+from tests.support.runs import SLEEPING, UP, WAITING, RunCase
+from tests.support.scripts import PYTHON, ROOT, RUNMAKER
 from tests.support.terminal import TerminalCase
 from tests.support.values import present
 

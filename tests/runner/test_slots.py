@@ -11,21 +11,12 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 import runmaker4
-from tests.support import (
-    FULL,
-    GATE,
-    QUICK,
-    RUNCLIENT,
-    RUNMAKER,
-    SLEEPING,
-    WAITING,
-    Ended,
-    RunCase,
-    Text,
-    program_of,
-    wait_until,
-)
-from tests.support.tcp import OverTcp
+from tests.support.case import GATE
+from tests.support.over_tcp import OverTcp
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import QUICK, SLEEPING, WAITING, RunCase
+from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, program_of
+from tests.support.values import Text
 
 TAKE = 'mkdir "in.$SLAVE_IP" || echo "$SLAVE_IP" >>twice; echo "$SLAVE_IP $JOB_ID" >>used'
 LEAVE = 'rmdir "in.$SLAVE_IP"'

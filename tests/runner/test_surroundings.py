@@ -6,7 +6,9 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from tests.support import HASTY, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, Ended, RunCase
+from tests.support.processes import Ended
+from tests.support.runs import HASTY, SLEEPING, RunCase
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 
 
 class Descriptors(RunCase):

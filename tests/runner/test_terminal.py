@@ -9,7 +9,9 @@ import unittest
 from unittest import mock
 
 import runmaker4
-from tests.support import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SLEEPING, WAITING, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import SLEEPING, WAITING
+from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 from tests.support.terminal import Terminal, TerminalCase
 from tests.support.values import present

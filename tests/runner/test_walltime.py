@@ -6,7 +6,9 @@ import resource
 import signal
 import time
 
-from tests.support import RUNCLIENT, RUNMAKER, SLEEPING, WAITING, RunCase, alive
+from tests.support.processes import alive
+from tests.support.runs import SLEEPING, WAITING, RunCase
+from tests.support.scripts import RUNCLIENT, RUNMAKER
 from tests.support.tcp import TcpCase
 
 

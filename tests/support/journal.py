@@ -3,7 +3,7 @@ import json
 import os
 from typing import Any
 
-from tests.support import Text, as_bytes
+from tests.support.values import Text, as_bytes
 
 BEGAN = 1_795_183_239.0                     # seconds since 1970
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from tests.support import ROOT, RUNMAKER, RUNWAIT
+from tests.support.scripts import ROOT, RUNMAKER, RUNWAIT
 from tests.support.terminal import Screen, Terminal
 from tests.views.test_report import browser_command
 

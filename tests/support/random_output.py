@@ -43,7 +43,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tests.support import MARK, RUNMAKER, RUNSET, RUNWAIT, RunCase, marked, wait_until
+from tests.support.processes import MARK, marked, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 
 KINDS = b"", b'"a", b\t\xff\r c\n\n\n', b"3.14", b"0123456789" * 500      # of output, behind the run's name
 JOB = """#!/bin/sh

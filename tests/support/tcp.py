@@ -18,19 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
-from tests.support import (
-    MARK,
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSERVER,
-    Ended,
-    RunCase,
-    as_bytes,
-    marked,
-    program_of,
-    wait_until,
-)
-from tests.support.values import present
+from tests.support.processes import MARK, Ended, marked, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
+from tests.support.values import as_bytes, present
 
 # statements with which a client dials again soon, and what runs is in the records soon
 EAGER = """
@@ -233,41 +224,4 @@ class TcpCase(RunCase):
         self.assertEqual(ended.code, code, ended.err.decode(errors="replace"))
         self.wait_states(states)
         self.assertOnlyStatesChanged()
-        self.assertNoJobLeft()
-
-
-class OverTcp(TcpCase):
-    """Put before a test case of runmaker4.py: a client is in its place, and a server has the job file."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.servers: dict[str, Server] = {}
-
-    def server_of(self, file: str, **settings: Any) -> Server:
-        """The server of this file, one for the whole test."""
-        if file not in self.servers:
-            self.servers[file] = self.start_server(file=file, **settings)
-        return self.servers[file]
-
-    def command(self, script: str, *args: object) -> list[str]:
-        if script != RUNMAKER or "--dry-run" in args:
-            return super().command(script, *args)
-        *options, file = args
-        return super().command(RUNCLIENT, *self.client_words(self.server_of(str(file)), *options))
-
-    def start_patched(self, statements: str, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
-        """Start a client, and its server, with these statements."""
-        *options, file = args
-        server = self.server_of(str(file), patch=statements)
-        return self.start(*self.patched(statements, RUNCLIENT, *self.client_words(server, *options)),
-                          **settings)
-
-    def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
-        """What the client said reads as if a runner of runs.txt had said it."""
-        said = SERVING.sub(b"", err)
-        said = said.replace(f"{RUNCLIENT}: {self.HOST}: ".encode(), f"{RUNMAKER}: runs.txt: ".encode())
-        return super().as_ended(code, out, said)
-
-    def assertNobodyLeft(self) -> None:
-        """No process of a job lives on; the server does."""
         self.assertNoJobLeft()

@@ -9,7 +9,8 @@ import subprocess
 import termios
 from typing import Optional
 
-from tests.support import RunCase, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
 
 
 class Screen:

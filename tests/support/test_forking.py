@@ -5,8 +5,10 @@ import socket
 import unittest
 from unittest import mock
 
-from tests import support
-from tests.support import CLONE, FULL, ForkServer, RunCase
+from tests.support import forking
+from tests.support.forking import CLONE, ForkServer
+from tests.support.runs import RunCase
+from tests.support.scripts import FULL
 
 # a script says that it runs
 NOTED = "with open('ran', 'a') as file:\n    file.write('x')\n"
@@ -16,10 +18,10 @@ NOTED = "with open('ran', 'a') as file:\n    file.write('x')\n"
 class ReplacedForkServer(RunCase):
     def setUp(self) -> None:
         super().setUp()
-        servers = mock.patch.dict(support.fork_servers, clear=True)
+        servers = mock.patch.dict(forking.fork_servers, clear=True)
         servers.start()
         self.addCleanup(servers.stop)
-        self.addCleanup(support.close_fork_server)
+        self.addCleanup(forking.close_fork_server)
         self.run_noted("x")
 
     def run_noted(self, ran: str) -> None:
@@ -29,7 +31,7 @@ class ReplacedForkServer(RunCase):
 
     @property
     def server(self) -> ForkServer:
-        return support.fork_servers[os.getpid()]
+        return forking.fork_servers[os.getpid()]
 
     def assert_replaced(self, old: ForkServer) -> None:
         """The next script runs, and the one after it is a fork of another server."""

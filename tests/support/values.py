@@ -1,7 +1,12 @@
-"""Values that must be there."""
-from typing import Optional, TypeVar
+"""Values: text that is bytes, and what must be there."""
+from typing import Optional, TypeVar, Union
 
+Text = Union[str, bytes]
 T = TypeVar("T")
+
+
+def as_bytes(text: Text) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
 
 
 def present(value: Optional[T]) -> T:

@@ -2,7 +2,7 @@
 import importlib
 from typing import Any
 
-from tests.support import wait_until
+from tests.support.processes import wait_until
 from tests.support.tcp import TcpCase
 from tests.support.wire import Peer
 

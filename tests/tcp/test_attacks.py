@@ -8,7 +8,8 @@ import time
 from typing import Any, Callable
 
 import runmaker4
-from tests.support import WAITING, wait_until
+from tests.support.processes import wait_until
+from tests.support.runs import WAITING
 from tests.support.wire import BEGIN, END, HAVE, HELLO, Closed, Peer, new_key
 from tests.tcp.test_hostile import PATIENT, Stage
 

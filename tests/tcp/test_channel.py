@@ -22,7 +22,7 @@ from typing import Any, Callable, Union
 from unittest import mock
 
 import runmaker4
-from tests.support import ALL, FULL
+from tests.support.scripts import ALL, FULL
 from tests.support.wire import (
     CONTEXT,
     CREDENTIALS,

@@ -7,10 +7,12 @@ from typing import Any
 from tests.file import test_directives
 from tests.file.test_directives import RAN, DirectiveCase, spared
 from tests.orders.test_storm import send
-from tests.support import FULL, HASTY, RUNMAKER, RUNSERVER, WAITING, Process, wait_until, without
-from tests.support.tcp import OverTcp, Program, Server, TcpCase
+from tests.support.over_tcp import OverTcp, ordinarily, without
+from tests.support.processes import Process, wait_until
+from tests.support.runs import HASTY, WAITING
+from tests.support.scripts import FULL, RUNMAKER, RUNSERVER
+from tests.support.tcp import Program, Server, TcpCase
 from tests.support.wire import BEGIN, Peer
-from tests.tcp.test_tcp import ordinarily
 
 
 class DirectivesOverTcp(OverTcp, test_directives.DirectiveCase):

@@ -7,7 +7,7 @@ from typing import Any, Callable
 from unittest import mock
 
 import runmaker4
-from tests.support import Case
+from tests.support.case import Case
 from tests.support.wire import (
     BEGIN,
     CREDENTIALS,

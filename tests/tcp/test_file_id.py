@@ -3,7 +3,7 @@ import os
 import shutil
 import subprocess
 
-from tests.support import alive, wait_until
+from tests.support.processes import alive, wait_until
 from tests.support.tcp import EAGER, Program, Server
 from tests.support.wire import Peer
 from tests.tcp.test_losses import JOB, LONG, LossCase

@@ -18,7 +18,10 @@ import unittest
 from typing import Any, Callable
 
 import runmaker4
-from tests.support import ALL, FULL, GATE, MARK, RUNSERVER, UP, WAITING, marked, peak_memory, wait_until
+from tests.support.case import GATE
+from tests.support.processes import MARK, marked, peak_memory, wait_until
+from tests.support.runs import UP, WAITING
+from tests.support.scripts import ALL, FULL, RUNSERVER
 from tests.support.tcp import Server, TcpCase
 from tests.support.values import present
 from tests.support.wire import (

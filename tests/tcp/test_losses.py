@@ -11,20 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.orders.test_storm import process_table, send
-from tests.support import (
-    FULL,
-    GATE,
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSERVER,
-    RUNSET,
-    UP,
-    alive,
-    console_lines,
-    printed,
-    wait_until,
-)
+from tests.support.case import GATE
+from tests.support.console import console_lines, printed
+from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.runs import UP
+from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET
 from tests.support.tcp import EAGER, SERVING, THREADED, Program, Server, TcpCase, free_port
 from tests.support.wire import BEGIN, FakeServer, Peer, plain
 

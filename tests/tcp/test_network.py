@@ -8,7 +8,7 @@ import unittest
 from typing import Any
 
 from tests.orders.test_storm import send
-from tests.support import FULL
+from tests.support.scripts import FULL
 from tests.support.tcp import Program, Server
 from tests.support.values import present
 from tests.tcp.test_losses import JOB, LATER, LossCase

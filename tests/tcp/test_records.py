@@ -14,26 +14,14 @@ from collections.abc import Iterable, Sequence
 from typing import Callable, Union
 
 from tests.records.test_records import WIDTH, LogCase
-from tests.support import (
-    FULL,
-    GATE,
-    RUNCLIENT,
-    RUNMAKER,
-    RUNSERVER,
-    SLEEPING,
-    WAITING,
-    Ended,
-    Process,
-    as_bytes,
-    console_lines,
-    deadline,
-    peak_memory,
-    printed,
-    wait_until,
-)
+from tests.support.case import GATE
+from tests.support.console import console_lines, printed
+from tests.support.processes import Ended, Process, deadline, peak_memory, wait_until
 from tests.support.proxy import Proxy
+from tests.support.runs import SLEEPING, WAITING
+from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
 from tests.support.tcp import EAGER, Program, Server, TcpCase, free_port
-from tests.support.values import present
+from tests.support.values import as_bytes, present
 from tests.support.wire import BEGIN, END, Peer, new_key
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"

@@ -1,8 +1,7 @@
 """Promise: a client's slots have names as a runner's have."""
 
 from tests.runner import test_slots
-from tests.support.tcp import OverTcp
-from tests.tcp.test_tcp import ordinarily
+from tests.support.over_tcp import OverTcp, ordinarily
 
 
 @ordinarily("test_a_job_knows_its_slot_by_name_and_its_line_by_number")

@@ -6,43 +6,19 @@ import signal
 import subprocess
 import time
 import unittest
-from typing import Any, Callable
+from typing import Any
 
 from tests.file import test_bytes, test_claiming, test_file_trouble, test_life_sign
 from tests.file.test_bytes import TOO_LONG
 from tests.runner import test_options, test_signals
-from tests.support import (
-    FULL,
-    RUNMAKER,
-    RUNSERVER,
-    RUNWAIT,
-    UP,
-    WAITING,
-    Ended,
-    Text,
-    console_lines,
-    printed,
-    wait_until,
-    without,
-)
-from tests.support.tcp import SERVING, OverTcp, Server, TcpCase
+from tests.support.console import console_lines, printed
+from tests.support.over_tcp import OverTcp, ordinarily, without
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import UP, WAITING
+from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNWAIT
+from tests.support.tcp import SERVING, Server, TcpCase
+from tests.support.values import Text
 from tests.support.wire import Peer, release
-
-
-def ordinarily(*names: str) -> Callable[[type], type]:
-    """A class decorator: of the inherited tests only these run, unless in full size."""
-    def choose(case: type) -> type:
-        inherited = {name for name in set(dir(case)) - set(vars(case)) if name.startswith("test_")}
-        if not set(names) <= inherited:
-            raise LookupError(f"{case.__name__} does not inherit {set(names) - inherited}")
-        for name in inherited - set(names) if not FULL else ():
-            skipped = unittest.skip("RUNMAKER4_TEST_FULL is not set: like the runner's own test")(
-                getattr(case, name)
-            )
-            setattr(case, name, skipped)
-        return case
-    return choose
-
 
 # -- the quick start -----------------------------------------------------------------------------------------
 

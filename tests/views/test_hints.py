@@ -4,7 +4,9 @@ import shlex
 from typing import Any
 
 import runmaker4
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, Ended, RunCase
+from tests.support.processes import Ended
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 from tests.support.values import present
 

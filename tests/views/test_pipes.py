@@ -3,8 +3,10 @@ import os
 import unittest
 from collections.abc import Sequence
 
-from tests.support import RUNMAKER, RUNSET, RUNWAIT, Case, Ended, deadline, unread, wait_until
+from tests.support.case import Case
 from tests.support.journal import end
+from tests.support.processes import Ended, deadline, unread, wait_until
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 from tests.support.values import present
 
 PRINTING = ((RUNSET, "--list"), (RUNWAIT, "--status"), (RUNWAIT, "--progress"), (RUNMAKER, "--dry-run", "-r"),

@@ -16,8 +16,12 @@ from typing import Any, Optional
 
 import runmaker4
 import runwait4
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, lock_table
+from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, start
+from tests.support.locks import lock_table
+from tests.support.processes import Ended
+from tests.support.runs import RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.values import present
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

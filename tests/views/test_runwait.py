@@ -9,7 +9,10 @@ import time
 import unittest
 from typing import Any
 
-from tests.support import FULL, GATE, RUNMAKER, RUNWAIT, Ended, RunCase, deadline, wait_until
+from tests.support.case import GATE
+from tests.support.processes import Ended, deadline, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.terminal import Terminal, TerminalCase
 from tests.support.values import present
 

@@ -4,8 +4,10 @@ import os
 import re
 from typing import Any
 
-from tests.support import GATE, RUNMAKER, Ended, wait_until
+from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.processes import Ended, wait_until
+from tests.support.scripts import RUNMAKER
 from tests.views.test_telling import TellingCase
 
 WHEN = re.compile(r"[A-Z][a-z]{2} \d\d \d\d:\d\d|\d\d:\d\d:\d\d")

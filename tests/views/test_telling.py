@@ -8,8 +8,11 @@ from typing import Any
 import runmaker4
 import runwait4
 from tests.records.test_journal_reading import JournalCase
-from tests.support import GATE, RUNWAIT, Ended, RunCase, wait_until
+from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.processes import Ended, wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNWAIT
 from tests.support.terminal import Terminal
 from tests.views.test_timeline import read_trace
 

@@ -12,9 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support import FULL, GATE, HASTY, RUNWAIT, Ended, RunCase, Text, as_bytes, deadline
+from tests.support.case import GATE
 from tests.support.journal import BEGAN, end
-from tests.support.values import present
+from tests.support.processes import Ended, deadline
+from tests.support.runs import HASTY, RunCase
+from tests.support.scripts import FULL, RUNWAIT
+from tests.support.values import Text, as_bytes, present
 
 OLDER = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":[\n'     # how a timeline of ours begins
 

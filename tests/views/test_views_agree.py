@@ -9,8 +9,11 @@ from unittest import mock
 
 import runmaker4
 import runwait4
-from tests.support import GATE, RUNMAKER, RUNWAIT, RunCase, lock_table
+from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.locks import lock_table
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNMAKER, RUNWAIT
 from tests.views.test_report import Page
 from tests.views.test_telling import TellingCase
 

@@ -31,8 +31,9 @@ import uuid
 from collections.abc import Iterable
 
 from tests.real.rigs import PATH, lacking
-from tests.support import PYTHON, SCRIPTS, SCRIPTS_AT, Text, alive, as_bytes, wait_until
-from tests.support.values import present
+from tests.support.processes import alive, wait_until
+from tests.support.scripts import PYTHON, SCRIPTS, SCRIPTS_AT
+from tests.support.values import Text, as_bytes, present
 
 NETWORK = "198.18.8."                   # for tests of networks (RFC 2544); nothing leaves the switch
 SERVER = f"{NETWORK}1"

@@ -18,7 +18,8 @@ import sys
 import tempfile
 
 from tests.real.rigs import PATH, lacking
-from tests.support import ROOT, SCRIPTS, alive, wait_until
+from tests.support.processes import alive, wait_until
+from tests.support.scripts import ROOT, SCRIPTS
 
 TOP = os.environ.get("RUNMAKER4_TEST_GRIDENGINE", "/var/tmp/runmaker4-gridengine")
 TOOLS = {"debootstrap": "debootstrap", "unshare": "util-linux", "nsenter": "util-linux",

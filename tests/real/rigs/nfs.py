@@ -35,8 +35,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.real.rigs import PATH, fs, lacking
-from tests.support import ROOT, SCRIPTS, Text, as_bytes, wait_until
-from tests.support.values import present
+from tests.support.processes import wait_until
+from tests.support.scripts import ROOT, SCRIPTS
+from tests.support.values import Text, as_bytes, present
 
 GUEST = pathlib.Path(__file__).with_name("nfs_guest")
 # Another build.sh builds another image

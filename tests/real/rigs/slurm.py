@@ -25,7 +25,7 @@ import tempfile
 from typing import Any, Callable
 
 from tests.real.rigs import PATH, lacking
-from tests.support import alive, wait_until
+from tests.support.processes import alive, wait_until
 from tests.support.tcp import free_port
 
 TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 
 from tests.real.rigs import PATH, fs, lacking
-from tests.support import wait_until
+from tests.support.processes import wait_until
 
 TOOLS = {"sshd": "openssh-server", "ssh": "openssh-client", "ip": "iproute2", "unshare": "util-linux",
          "nsenter": "util-linux", "setpriv": "util-linux"}

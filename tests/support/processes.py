@@ -1,0 +1,100 @@
+"""Processes of tests: how they end, which of them live; waiting for them, and for other things."""
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import signal
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Callable, Optional, Protocol, TypeVar
+
+MARK, MARK_LENGTH = "RUNMAKER4_TEST_MARK", 32
+T = TypeVar("T")
+
+
+for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT:     # nohup and a shell's & leave them ignored
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
+
+@dataclass
+class Ended:
+    """How a script ended: exit status and what it printed."""
+    code: int
+    out: bytes
+    err: bytes
+
+
+class Process(Protocol):
+    """What the tests ask of a process that they have started: a Popen, or one that prints to files."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> Optional[int]: ...
+    def wait(self, timeout: Optional[float] = None) -> int: ...
+    def communicate(self, *, timeout: Optional[float] = None) -> tuple[bytes, bytes]: ...
+    def send_signal(self, number: signal.Signals, /) -> None: ...
+    def kill(self) -> None: ...
+
+
+def wait_until(condition: Callable[[], Optional[T]], timeout: float = 40, what: str = "") -> T:
+    """Wait until condition() is true and return its value; fail after timeout seconds.
+
+    A job that sleeps for a minute, and should be ended, has not ended by itself then.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {timeout} s: {what or condition}")
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
+    """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
+    watchdog = threading.Timer(timeout, process.kill)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
+    try:
+        stat = pathlib.Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+
+
+def marked(mark: str) -> list[int]:
+    """The living processes that have this text in their environment (Linux)."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/environ", "rb", buffering=0) as file:
+                if mark.encode() in file.readall() and alive(int(entry)):
+                    found.append(int(entry))
+    return found
+
+
+def unread(pipe: IO[bytes]) -> int:
+    """How many bytes wait in a pipe for somebody to read them."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def peak_memory(pid: int) -> float:
+    """The most memory that a process of ours ever had, in MB; 0 once it has ended (Linux)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1000 if found else 0.0

@@ -1,0 +1,136 @@
+"""RunCase: a test of what becomes of jobs, their file and their processes; jobs that it can wait for."""
+import ctypes
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from tests.support.case import GATE, Case
+from tests.support.processes import MARK, Ended, Process, marked, wait_until
+from tests.support.scripts import FULL, PYTHON, ROOT, RUNMAKER, program_of
+from tests.support.values import as_bytes
+
+UP = ": > up.$JOB_ID"               # a job says that it runs
+WAITING = f"{UP}; {GATE}"           # a job says so, and runs until open_gate() is called
+SLEEPING = f"{UP}; sleep 60"        # a job says so, and must be ended
+
+# From look to look at a job file it takes 0.2 s, not 1 s
+INTERVAL = 1.0 if FULL else 0.2
+HASTY = f"""
+import runmaker4
+def interval(file):
+    return 5.0 if file.network else {INTERVAL}
+runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
+"""
+# KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
+QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
+PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+
+
+def without_states(text: bytes) -> bytes:
+    """The bytes of a job file with every state blotted out."""
+    return re.sub(rb"^[^#/ \t\r\n](?=[ \t])", b"?", text, flags=re.MULTILINE)
+
+
+class RunCase(Case):
+    """A test of what becomes of jobs, of their file and of their processes."""
+    before = b""                # runs.txt as it was made, and appended to
+
+    def jobs(self, *commands: str) -> None:
+        """Make runs.txt of these commands, all new."""
+        self.before = self.write("".join(f". {command}\n" for command in commands)).read_bytes()
+
+    def append(self, *lines: str) -> None:
+        """Append lines in one write."""
+        text = "".join(f"{line}\n" for line in lines).encode()
+        with open(self.dir / "runs.txt", "ab", buffering=0) as file:
+            file.write(text)
+        self.before += text
+
+    def run_jobs(self, *options: object, **settings: Any) -> Ended:
+        """Run the jobs of runs.txt to the end of the runner."""
+        return self.run_script(RUNMAKER, *options, "runs.txt", **settings)
+
+    def start_jobs(self, *options: object, up: Sequence[int] = (1,), quick: bool = False,
+                   **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a runner on runs.txt, and return it when the jobs of these lines have made their up.LINE.
+
+        quick: with less patience (see QUICK), unless all is to be tested in full size.
+        """
+        if quick:
+            runner = self.start_hasty(*options, "runs.txt", patience=QUICK, **settings)
+        else:
+            runner = self.start(RUNMAKER, *options, "runs.txt", **settings)
+        self.wait_up(*up, runner=runner)
+        return runner
+
+    def start_patched(self, statements: str, *args: object, script: str = RUNMAKER,
+                      **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a script in a Python that has run these statements, which import runmaker4, before."""
+        program = program_of(script, ROOT / script, statements)
+        return self.start(PYTHON, "-c", program, *args, **settings)
+
+    def start_hasty(self, *args: object, patience: str = HASTY, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start runmaker4.py with less patience, unless all is to be tested in full size."""
+        if FULL:
+            return self.start(RUNMAKER, *args, **settings)
+        return self.start_patched(patience, *args, **settings)
+
+    def wait_up(self, *lines: int, runner: Optional[Process] = None) -> None:
+        """Wait until the jobs of these lines run; fail at once when this runner is gone."""
+        def is_up(name: str) -> bool:
+            if runner is not None and runner.poll() is not None and not self.exists(name):
+                self.fail(f"the runner ended before {name} was there: {runner.communicate()}")
+            return self.exists(name)
+
+        for line in lines:
+            wait_until(lambda: is_up(f"up.{line}"), what=f"the job of line {line} runs")
+
+    def exists(self, name: str) -> bool:
+        return (self.dir / name).exists()
+
+    def assertNobodyLeft(self) -> None:
+        """No process of this test lives on."""
+        wait_until(lambda: not marked(f"{MARK}={self.mark}"), what="no process is left")
+
+    def assertOnlyStatesChanged(self) -> None:
+        """Nothing but state bytes differs from what jobs() wrote."""
+        self.assertEqual(without_states(self.read()), without_states(self.before))
+
+    def assertEnded(self, ended: Ended, code: int, states: str) -> None:
+        """The exit status and the states left; nothing else changed in the file, and no process lives on."""
+        self.assertEqual((ended.code, self.states()), (code, states), ended.err.decode(errors="replace"))
+        self.assertOnlyStatesChanged()
+        self.assertNobodyLeft()
+
+    def assertComplains(self, ended: Ended, *words: str) -> None:
+        """One line on stderr has all these words (in any case); the closing line does not count."""
+        lines = ended.err.splitlines()[:-1]
+        self.assertTrue(any(all(as_bytes(word).lower() in line.lower() for word in words) for line in lines),
+                        f"no line has {words}: {ended.err!r}")
+
+    def assertInBackground(self, ended: Ended, messages: str) -> None:
+        """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
+        self.assertEqual((ended.code, ended.out), (0, b""))
+        self.assertRegex(
+            ended.err,
+            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets running jobs "
+            rb"finish\); messages go %b\n\Z" % messages.encode(),
+        )
+
+    def bound_by_permissions(self) -> dict[str, Any]:
+        """Settings for start() with which root, too, is bound by the permissions of a file (Linux)."""
+        if os.geteuid() != 0:
+            return {}
+        libc = ctypes.CDLL(None)
+        settings: dict[str, Any] = dict(preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
+                                                            for number in CAP_DAC])
+        self.write("", "probe").chmod(0)
+        reading = ["cat", str(self.dir / "probe")]
+        if subprocess.run(reading, stderr=subprocess.DEVNULL, check=False, **settings).returncode == 0:
+            self.skipTest(
+                "root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)"
+            )
+        (self.dir / "probe").unlink()
+        return settings
