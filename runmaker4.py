@@ -7078,8 +7078,8 @@ class Rate:
         return max(unfinished / rate, now - self._changes[-1][0]) if rate else None
 
 
-# A job hangs if it runs HANGING_FACTOR times longer than the longest of MIN_ENDED or more that have ended
-HANGING_FACTOR, MIN_ENDED = 5, 10
+MIN_ENDED = 10                          # runs, to judge by their times
+HANGING_FACTOR = 5                      # times the longest ended run
 MIN_PERCENT_SECONDS = 10.0              # no timeout in percent is shorter
 
 
@@ -7087,6 +7087,18 @@ def median(run_times: Iterable[float]) -> float:
     """Return the median of times in seconds; 0.0: there are fewer than MIN_ENDED, too few to judge by."""
     in_order = sorted(run_times)
     return in_order[len(in_order) // 2] if len(in_order) >= MIN_ENDED else 0.0
+
+
+def describe_if_hanging(number: int, seconds: float, ended: int, longest: float) -> str:
+    """Return 'line 17 runs 8 times longer than any before' if the job of that line hangs; otherwise ''.
+
+    Once no job is new, this decides when all are done, so it is shown in place of a time left.
+
+    seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
+    """
+    is_hanging = ended >= MIN_ENDED and seconds > HANGING_FACTOR * longest
+    times = seconds / max(longest, 0.01)
+    return f"line {number} runs {times:.0f} times longer than any before" if is_hanging else ""
 
 
 class ProgressBar:
@@ -7109,16 +7121,16 @@ class ProgressBar:
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
         shortest = f"{counts.processed}/{counts.all}{bad_jobs} []"
         estimate = ""                   # the rate is unknown
-        if counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
+        if hanging:
+            estimate = f" {hanging}"
+        elif counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
             estimate = f" took {human_time(finished_at - self._start)}"
         elif (seconds_left := self._rate.seconds_left(counts.all - counts.processed, now)) is not None:
             rate = self._rate.per_second(now)
             rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
             estimate = f" {rate_text}, {human_time(seconds_left)} left"
         # the first that fits is shown; `[]` becomes the bar
-        texts = [without_rate + (hanging or estimate), without_rate]
-        if hanging:                     # in a narrow terminal it replaces the words of the counts
-            texts.insert(1, shortest + hanging)
+        texts = [without_rate + estimate, shortest + estimate, without_rate]
         # a text must leave 8 columns for the bar
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
@@ -7242,8 +7254,7 @@ class TerminalConsole(LinePrinter):
         self._bar = bar
         self._colour = colour
         self._running: dict[Job, float] = {}            # our jobs, and when they began (monotonic)
-        # seconds, of our runs that have ended: the bar names a job that runs many times longer
-        self._longest = 0.0
+        self._longest = 0.0             # seconds, of our ended runs
         self._results: Counter[bytes] = Counter()       # of our jobs, by state
         if bar:
             terminal.status = self._format_status_line
@@ -7251,17 +7262,15 @@ class TerminalConsole(LinePrinter):
     def _format_status_line(self, columns: int) -> str:
         """Return the status line for Terminal.flush(), of at most `columns` - 1 characters; "": none yet.
 
-        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.  Once no job
-        is new, name our oldest job if it hangs (HANGING_FACTOR).
+        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
         """
         if self._bar and self._file_counter and (counts := self._file_counter.counts):
             hanging = ""
             if self._running and not counts.new:
                 job, began = next(iter(self._running.items()))          # the oldest
                 seconds = time.monotonic() - began
-                if sum(self._results.values()) >= MIN_ENDED and seconds > HANGING_FACTOR * self._longest:
-                    times = seconds / max(self._longest, 0.01)
-                    hanging = f" line {job.number} runs {times:.0f} times longer than any before"
+                ended = sum(self._results.values())
+                hanging = describe_if_hanging(job.number, seconds, ended, self._longest)
             return self._bar.line(counts, columns, hanging)
         count_texts = describe_counts(
             done=self._results[DONE],

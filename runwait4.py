@@ -71,10 +71,8 @@ from runmaker4 import (
     END,
     ERROR,
     FAILED,
-    HANGING_FACTOR,
     KILL_SIGNALS,
     LOCK_FILE_FLAGS,
-    MIN_ENDED,
     MUTEX_OFFSET,
     NAMED_LINES,
     NEW,
@@ -115,6 +113,7 @@ from runmaker4 import (
     copy_owner_and_mode,
     count_states,
     default_outdir,
+    describe_if_hanging,
     encode,
     error_text,
     exit_now,
@@ -133,7 +132,6 @@ from runmaker4 import (
     lines_of_piece,
     lock,
     lock_file_of,
-    median,
     memory_text,
     mount_error,
     name_lines,
@@ -1417,29 +1415,6 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     return rate
 
 
-def program_of(command: bytes) -> bytes:
-    """Return the first word of a command that is no assignment, such as `n=3;` or `SEED=3`; or ''."""
-    return next((word for word in command.split() if b"=" not in word), b"")
-
-
-def find_hanging_jobs(runs: Iterable[RunRecord], jobs: Iterable[Fields]) -> Iterator[str]:
-    """Yield a text about each running job that seems to hang.
-
-    It has run five times longer than each finished run of its program, of which there must be ten.  Runs of
-    other programs say nothing about it.  runs: finished ones count.  jobs: of status_of(), running.
-    """
-    run_times = defaultdict(list)     # seconds
-    for run in runs:
-        if run.has_ended and run.seconds is not None:
-            run_times[program_of(run.command)].append(run.seconds)
-    for job in jobs:
-        ended = run_times[program_of(to_bytes(job["command"]))]
-        if len(ended) >= MIN_ENDED and (job["seconds"] or 0.0) > HANGING_FACTOR * max(ended):
-            times = job["seconds"] / max(median(ended), 0.01)
-            yield (f"line {job['line']} runs {times:.0f} times longer than the median "
-                   f"(on {job['host']}, slot {job['slot']})")
-
-
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
     """Yield a status (of status_of()) as lines of text, for --status and the page.
 
@@ -1591,10 +1566,10 @@ def status_of(observation: Observation) -> Fields:
         earliest = time.time() - observation.MAX_BETWEEN_RUNS_SECONDS
         hosts |= {run.host for run in runs
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
-    # once no job is new, a job that hangs decides when all are done
-    hanging = [] if job_counts.new else [*find_hanging_jobs(runs, jobs)]
+    run_times = [run.seconds for run in runs if run.has_ended and run.seconds is not None]
+    hanging = [] if job_counts.new else [text for job in jobs if (text := describe_if_hanging(
+        job["line"], job["seconds"] or 0.0, len(run_times), max(run_times, default=0.0)))]
     seconds_left = None
-    # a job that hangs can take any time
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
     server_reports = [*runners_at_work.ask_servers()]
