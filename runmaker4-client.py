@@ -746,11 +746,12 @@ class Connection:
         for the server here.  exits_if_none: the runner exits if the server has no job for it.
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
-        # the first job waits until it fits, and the others wait for it: only report our memory
-        if first_job and not free.holds(first_job.settings.needs):
+        # The first job waits until it fits and the server has answered, and the others wait for it: only
+        # report our memory.  A job that has ended, or the answer, makes the runner claim again.
+        if first_job and not (free.holds(first_job.settings.needs) and self.link_life.can_start_jobs):
             self._request_jobs(free._replace(slots=0))
-            return NoJob()                          # when a job has ended, the runner claims again
-        if first_job and self.link_life.can_start_jobs:
+            return NoJob()
+        if first_job:
             del self._jobs_ahead[first_job.key]
             self._jobs[first_job.key] = first_job
             self._requests.forget_no_job()

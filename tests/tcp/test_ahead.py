@@ -4,7 +4,7 @@ from typing import Any
 
 from tests.support.processes import wait_until
 from tests.support.tcp import TcpCase
-from tests.support.wire import Peer
+from tests.support.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
 
 server: Any = importlib.import_module("runmaker4-server")
 # all jobs are done soon, however busy the machine is
@@ -57,3 +57,27 @@ class LinesAhead(TcpCase):
         self.start_client(server, "-q", "-j1", "--name", "second")
         wait_until(lambda: self.states() == "d" * 40 + "rdddd")
         self.assertEqual(self.read("ran"), b"x\n" * 4)
+
+
+class JobsThatWaitForTheServer(TcpCase):
+    """A server has sent jobs late, so they start when it has answered once more."""
+
+    def test_a_client_whose_slots_they_fill_asks_for_no_other(self) -> None:
+        """Lines that come later would be claimed for it, and be lost with it."""
+        heard: list[dict[str, Any]] = []
+
+        def serve(peer: Peer) -> None:
+            peer.prove().hear("hello")
+            peer.say(WELCOME).hear("claim")
+            jobs = [{**JOBS["jobs"][0], "id": f"{number:016}"} for number in range(2)]
+            peer.say({**JOBS, "request": 1, "jobs": jobs}).hear("ping")     # the answer to an old request
+            ping = peer.hear("ping")
+            peer.say(dict(type="pong", request=ping["request"], retry=""))
+            while sum(message["type"] == "begin" for message in heard) < 2:
+                heard.append(peer.hear())
+
+        self.write(TOKEN, ".runmaker4.token").chmod(0o600)
+        with FakeServer(serve) as server:
+            self.start_client(server, "-j2")
+            wait_until(lambda: sum(message["type"] == "begin" for message in heard) == 2)
+        self.assertNotIn("claim", [message["type"] for message in heard])
