@@ -1,17 +1,21 @@
 """What a reader meets: size and density of Python files.
 
     python3 -m tests.shape FILE...                  a line for each file, and one for all
-    python3 -m tests.shape --limit LIMIT FILE...    fail if all have more nodes than LIMIT says
+    python3 -m tests.shape --limit LIMIT FILE...    fail if there is more of them than LIMIT says
 
 nodes: of the syntax tree, what there is to understand, however it is laid out.  code: lines that are neither
-blank, nor comment, nor docstring.  wide: lines of more than 110 characters.  attributes: of the class that
-has most of them.  flags: attributes that are ever set to True, False or None, so states that are spread over
-variables.
+blank, nor comment, nor docstring.  words: of comments and docstrings.  wide: lines of more than 110
+characters.  attributes: of the class that has most of them.  flags: attributes that are ever set to True,
+False or None, so states that are spread over variables.
+
+LIMIT has three lines: the nodes of all files; the words for a line of code, of all files; the same of any one
+file.  Each line begins with its number.
 """
 import argparse
 import ast
 import io
 import pathlib
+import re
 import sys
 import tokenize
 from collections.abc import Iterator
@@ -22,8 +26,10 @@ NO_CODE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tok
            tokenize.ENDMARKER)
 DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 WIDTH = 110
-HEADINGS = "file", "lines", "code", "nodes", "nodes/line", "wide", "classes", "attributes", "flags"
-WIDTHS = 28, 6, 6, 7, 10, 6, 7, 10, 6
+HEADINGS = ("file", "lines", "code", "nodes", "nodes/line", "words", "words/line", "wide", "classes",
+            "attributes", "flags")
+WIDTHS = 22, 6, 6, 7, 10, 6, 10, 4, 7, 10, 5
+WORD = re.compile(r"[A-Za-z]{2,}")
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Shape:
     lines: int = 0
     code: int = 0
     nodes: int = 0
+    words: int = 0
     wide: int = 0
     classes: int = 0
     attributes: int = 0
@@ -45,8 +52,12 @@ class Shape:
     def row(self, name: str) -> str:
         """A row of the table, below HEADINGS."""
         density = f"{self.nodes / max(self.code, 1):.1f}"
-        size = self.lines, self.code, self.nodes, density, self.wide
-        return aligned(name, *size, self.classes, self.attributes, self.flags)
+        size = self.lines, self.code, self.nodes, density, self.words, f"{self.words_for_a_line():.2f}"
+        return aligned(name, *size, self.wide, self.classes, self.attributes, self.flags)
+
+    def words_for_a_line(self) -> float:
+        """How many words of comments and docstrings there are for a line of code."""
+        return self.words / max(self.code, 1)
 
 
 def aligned(name: str, *cells: object) -> str:
@@ -106,24 +117,40 @@ def attributes(cls: ast.ClassDef) -> tuple[set[str], set[str]]:
     return {name for name, _ in found}, {name for name, value in found if is_flag(value)}
 
 
+def explaining_words(text: str, tree: ast.AST) -> int:
+    """How many words comments and docstrings have."""
+    texts = [token.string for token in tokenize.generate_tokens(io.StringIO(text).readline)
+             if token.type == tokenize.COMMENT]
+    texts += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, DOCUMENTED)]
+    return sum(len(WORD.findall(each)) for each in texts)
+
+
 def shape_of(text: str) -> Shape:
     """The figures of a file with this text."""
     tree = ast.parse(text)
     classes = [attributes(node) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     return Shape(lines=text.count("\n"), code=code_lines(text, tree), nodes=sum(1 for _ in ast.walk(tree)),
+                 words=explaining_words(text, tree),
                  wide=sum(len(line) > WIDTH for line in text.splitlines()), classes=len(classes),
                  attributes=max((len(found) for found, _ in classes), default=0),
                  flags=sum(len(flags) for _, flags in classes))
 
 
-def exceeds(nodes: int, limit: pathlib.Path) -> bool:
-    """Return True, and report it, if these are more nodes than the number in this file."""
-    most = int(limit.read_text(encoding="ascii"))
-    if nodes > most:
-        print(f"{limit}: {nodes} nodes, {most} allowed (save some, or give the reason for a higher number)")
-    elif nodes < most:
-        print(f"{limit}: {nodes} nodes, {most} allowed (lower the number in the same commit)")
-    return nodes > most
+def exceeds(shapes: dict[str, Shape], limit: pathlib.Path) -> bool:
+    """Return True, and report it, if all of these or one of them have more than this file allows."""
+    nodes, words, words_of_one = (float(line.split()[0]) for line in limit.read_text("ascii").splitlines())
+    total = sum(shapes.values(), Shape())
+    too_much = [f"{name}: {shape.words_for_a_line():.2f} words for a line of code (delete some)"
+                for name, shape in shapes.items() if shape.words_for_a_line() > words_of_one]
+    if total.words_for_a_line() > words:
+        too_much.append(f"all: {total.words_for_a_line():.2f} words for a line of code (delete some)")
+    if total.nodes > nodes:
+        too_much.append(f"all: {total.nodes} nodes (save some, or give the reason for a higher number)")
+    elif total.nodes < nodes:
+        print(f"{limit}: {total.nodes} nodes (lower the number in the same commit)")
+    for line in too_much:
+        print(f"{limit}: {line}")
+    return bool(too_much)
 
 
 def main() -> int:
@@ -132,13 +159,11 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
     print(aligned(*HEADINGS))
-    total = Shape()
-    for path in arguments.files:
-        shape = shape_of(path.read_text(encoding="utf-8"))
-        total += shape
-        print(shape.row(path.name))
-    print(total.row("all"))
-    return int(arguments.limit is not None and exceeds(total.nodes, arguments.limit))
+    shapes = {path.name: shape_of(path.read_text(encoding="utf-8")) for path in arguments.files}
+    for name, shape in shapes.items():
+        print(shape.row(name))
+    print(sum(shapes.values(), Shape()).row("all"))
+    return int(arguments.limit is not None and exceeds(shapes, arguments.limit))
 
 
 if __name__ == "__main__":
