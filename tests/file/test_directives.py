@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Callable
 
 import runmaker4
-from tests.file import test_parts
 from tests.support import marks
 from tests.support.case import GATE
-from tests.support.claims import job_of
+from tests.support.claims import JobFileCase, job_of
 from tests.support.console import console_lines, printed
 from tests.support.processes import wait_until
 from tests.support.runs import HASTY, WAITING, RunCase, without_states
@@ -527,7 +526,7 @@ runmaker4.Scan.next = find_and_append
         self.assertTold("makes no sense", times=0)
 
 
-class Claims(test_parts.JobFileCase):
+class Claims(JobFileCase):
     """What the next claim of a server gives."""
 
     def test_a_taker_that_comes_right_after_a_round_is_not_told_that_there_is_nothing(self) -> None:

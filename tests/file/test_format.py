@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from tests.support.case import Case
+from tests.support.job_file import BOM, Job, parse
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 
 FILES = 300 if FULL else 120
-BOM = b"\xef\xbb\xbf"
 LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
-Job = tuple[int, bytes, bytes]      # line number, state, command
 WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
 
 # Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take
@@ -31,21 +30,6 @@ for path in sys.argv[2:]:
     os.write(2, b"exit %d" % code)
     os.closerange(3, 1000)
 """
-
-
-def parse(data: bytes) -> list[Job]:
-    """The job lines of a file, the straightforward way."""
-    jobs = []
-    if data.startswith(BOM):
-        data = data[len(BOM):]
-    lines = data.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    for number, line in enumerate(lines, 1):
-        state, separator, command = line[:1], line[1:2], line[2:]
-        if separator in (b" ", b"\t") and state not in (b"#", b"/", b" ", b"\t"):
-            jobs.append((number, state, command[:-1] if command.endswith(b"\r") else command))
-    return jobs
 
 
 def stray(data: bytes) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import runmaker4
 import runwait4
-from tests.file.test_units import FileCase
+from tests.support.job_file import FileCase
 from tests.support.processes import wait_until
 from tests.support.runs import WAITING, RunCase
 

@@ -9,8 +9,7 @@ from typing import Any, Callable, Optional
 from unittest import mock
 
 import runmaker4
-from tests.file.test_parts import JobFileCase
-from tests.support.claims import job_of
+from tests.support.claims import JobFileCase, job_of
 from tests.support.values import present
 
 STATES = "TOP", "WALK", "SLICED", "IDLE"

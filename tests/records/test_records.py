@@ -7,10 +7,13 @@ import shutil
 import time
 import unittest
 
+import runmaker4
 from tests.support.case import GATE, Case
 from tests.support.console import console_lines
+from tests.support.job_file import FileCase
 from tests.support.processes import Ended, wait_until
 from tests.support.scripts import RUNMAKER
+from tests.support.sinks import a_run
 from tests.support.values import present
 
 WIDTH = 160                             # bytes of a line of the log file, without its newline
@@ -347,3 +350,35 @@ class WithGnuParallel(Case):
         after = self.read("joblog")
         self.assertTrue(after.startswith(before))
         self.assertRegex(after[len(before):], rb"^3\t[^\n]*\ttrue c\n$")
+
+
+class LogFileRecords(FileCase):
+    """A record has its place and its size; it shows the head and the last lines of a job."""
+
+    def test_both_streams_are_shown_in_the_order_of_their_lines(self) -> None:
+        log = runmaker4.LogFile(str(self.path), 6, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
+        self.addCleanup(os.close, log.file.fd)
+        run = a_run()
+        log.on_started(run)
+        for number, data in (0, b"a"), (1, b"x\ny"), (0, b"b\n"), (1, b"z\n"), (0, b"end"):
+            log.on_output(run, run.streams[number], data)
+            log.on_tick()
+        log.on_ended(run, runmaker4.RunResult(0))
+        rows = self.path.read_bytes().split(b"\n")[-7:-1]            # of the second job
+        self.assertEqual([row.rstrip() for row in rows], [
+            b'+ status (alice,601): forked "CMD"', b"! stderr (alice,601): x", b": stdout (alice,601): ab",
+            b"! stderr (alice,601): yz", b": stdout (alice,601): end", b'+ status (alice,601): exit 0 "CMD"'])
+
+    def test_long_lines_are_cut_before_they_are_kept(self) -> None:
+        log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
+        self.addCleanup(os.close, log.file.fd)
+        run = a_run()
+        run.job = runmaker4.Job(number=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
+        log.on_started(run)
+        for data in b"x" * 60_000 + b"\n", b"y" * 60_000, b"y" * 60_000, b"y\n" + b"z" * 60_000:
+            for stream in run.streams:
+                log.on_output(run, stream, data)
+        record = log.records[run]
+        self.assertEqual(len(record.lines), 5)          # forked, and two of each stream
+        for text in [*record.lines, *record.incomplete_lines.values()]:
+            self.assertLessEqual(len(text), log.WIDTH + 40)

@@ -6,6 +6,7 @@ import threading
 import unittest
 from typing import Any
 
+import runmaker4
 from tests.support.case import GATE
 from tests.support.over_tcp import OverTcp
 from tests.support.processes import Ended, Process, wait_until
@@ -285,3 +286,12 @@ server.ClientLink.handle = handle_late
         ended = self.stop(bob, signal.SIGINT)
         self.assertEqual((ended.code, closing(ended)), (
             130, "0 done, 1 error in T (line 2); in all 1 error, 1 new; -r runs them again"))
+
+
+class Accounts(unittest.TestCase):
+    """What a closing line says of a file."""
+
+    def test_a_line_that_failed_once_the_others_were_counted_is_not_taken_for_one_of_them(self) -> None:
+        for states, text in ((0, 1, 0), "1 running"), ((0, 1, 2), "2 done, 1 running"):
+            now = runmaker4.Counts(*states, failed=0, error=0, held=0)
+            self.assertEqual(runmaker4.Summary(now, bad_lines=(3,)).describe(True), text)

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 from unittest import mock
 
 import runmaker4
-from tests.file import test_parts
+from tests.support.claims import JobFileCase
 from tests.support.limits import LimitedCase
 from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Ended, wait_until
@@ -374,7 +374,7 @@ class Clients(TcpCase):
         self.assertEqual((self.finish(client).code, self.states()), (0, "dd"))
 
 
-class HandingOut(test_parts.JobFileCase):
+class HandingOut(JobFileCase):
     """Random lines, consumers, ends and kills: what is handed out is compared with a model of the file."""
     SEEDS = 200 if ALL else 60 if FULL else 10
     LINES, STEPS = 30, 250

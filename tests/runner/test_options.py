@@ -1,12 +1,15 @@
 """Promise: each option of a runner does what --help says."""
+import argparse
 import importlib
 import json
 import os
 import re
 import signal
+import unittest
 from collections import Counter
 from typing import Any
 
+import runmaker4
 from runmaker4 import VERSION
 from tests.support.processes import alive, wait_until
 from tests.support.runs import UP, WAITING, RunCase
@@ -286,3 +289,26 @@ class Help(RunCase):
                 ended = self.run_script(script, "--version")
                 self.assertEqual((ended.code, ended.out, ended.err),
                                  (0, f"{script} {VERSION}\n".encode(), b""))
+
+
+class Durations(unittest.TestCase):
+    """Durations are read as people write them, and nothing else is taken for one."""
+
+    def test_numbers_and_units(self) -> None:
+        for text, seconds in (("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86400),
+                              ("1.5h", 5400), (".5", 0.5), ("0.25s", 0.25), ("007", 7), ("none", None)):
+            with self.subTest(text=text):
+                self.assertEqual(runmaker4.duration(text), seconds)
+
+    def test_anything_else_is_refused(self) -> None:
+        words = "0 0s -1 +1 s . 1:30 1h30m 5M 5ms 1e3 inf nan None \u0665 1,5 1_0".split()
+        for text in (*words, "", "5 m", " 5", "5\n", "9" * 400):
+            with self.subTest(text=text), self.assertRaises(argparse.ArgumentTypeError):
+                runmaker4.duration(text)
+
+    def test_times_are_told_with_two_units_at_the_most(self) -> None:
+        for seconds, text in ((0, "0.0s"), (0.44, "0.4s"), (9.94, "9.9s"), (9.96, "10s"), (59.4, "59s"),
+                              (59.6, "1m 00s"), (303, "5m 03s"), (3599.6, "1h 00m"), (11_520, "3h 12m"),
+                              (187_200, "2d 04h")):
+            with self.subTest(seconds=seconds):
+                self.assertEqual(runmaker4.human_time(seconds), text)

@@ -4,10 +4,11 @@ import re
 import unittest
 
 import runmaker4
-from tests.file.test_units import FileCase, a_run
 from tests.runner.test_output import read_terminal
+from tests.support.job_file import FileCase
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+from tests.support.sinks import a_run
 from tests.support.values import Text, as_bytes
 
 # what it is, and what it is as a text or, if it has no character, as bytes

@@ -2,6 +2,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -467,3 +468,22 @@ class Wrapped(SlotCase):
         self.assertEqual(self.locked_lines(), [1])
         self.open_gate()
         wait_until(lambda: not self.locked_lines(), what="the line is free")
+
+
+class SshInRunners(unittest.TestCase):
+    """How often a job is read by shells on its way is known by the words of the runner."""
+
+    def test_each_word_that_is_ssh_counts_and_nothing_else_does(self) -> None:
+        for count, *runners in (
+            (0, "docker exec sshd", "nice -n 19", "apptainer exec ssh.sif", "myssh bob", '"$RSH" bob'),
+            (1, "ssh bob", "/usr/bin/ssh -p 22 bob", "timeout 5 ssh bob", "sshpass -e ssh bob",
+             "env A=/bin/ssh ssh bob", "'ssh' \"$SLAVE_IP\"", "docker exec ssh"),
+            (2, "ssh gate ssh bob", "ssh ssh", "ssh -l ssh bob"),
+        ):
+            for runner in runners:
+                with self.subTest(runner=runner):
+                    wrapped = runmaker4.wrap_in_runner(runner.encode(), "/bin/sh", b"a  b")
+                    words = shlex.split(wrapped.decode().removeprefix(runner))
+                    for _ in range(count):
+                        words = shlex.split(" ".join(words))        # as ssh does, and a shell over there
+                    self.assertEqual(words, ["/bin/sh", "-c", "a  b"])

@@ -1,7 +1,10 @@
 """Promise: a wrong value in any field of a message ends no program; nothing of a refused message counts."""
 import asyncio
 import importlib
+import json
 import os
+import unittest
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, Callable
 from unittest import mock
@@ -125,3 +128,25 @@ class EachField(Case):
             return ([dict(vars(owner)) for owner in owners], [*connection._jobs], [*connection._jobs_ahead],
                     connection._summary.done(), len(program.mock_calls))
         self.play(message, lambda wrong: connection.handle(self.link, wrong), memory, body)
+
+
+def line(number: int, state: bytes = b"!") -> runmaker4.Line:
+    """A line of 10 bytes per number."""
+    return runmaker4.Line(number, 10 * (number - 1), state, b" CMD")
+
+
+class CopiedSettings(unittest.TestCase):
+    """Settings are copied whole, whatever is added to them."""
+
+    def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
+        settings = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, runmaker4.Resources(2, 1 << 20),
+                                         (runmaker4.Resources(2, 1 << 21),), "bash")
+        job = runmaker4.Job(**vars(line(9, state=b".")), settings=settings)
+        told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
+        got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
+        heeded = {"line", "hosts", "together", "min_hosts"}
+        for one in fields(runmaker4.JobSettings):
+            with self.subTest(setting=one.name):
+                expected = one.default if one.name in heeded else getattr(settings, one.name)
+                self.assertNotEqual(getattr(settings, one.name), one.default, "the test does not set it")
+                self.assertEqual(getattr(got, one.name), expected)

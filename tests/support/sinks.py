@@ -1,0 +1,11 @@
+"""A run of a job, as the sinks of a runner see it."""
+import runmaker4
+
+JOB = runmaker4.Job(number=7, offset=0, state=b".", text=b" CMD")
+SHELL = runmaker4.Shell(601, b"")
+
+
+def a_run() -> runmaker4.Run:
+    """A run of a job, as the sinks see it."""
+    streams = (runmaker4.Stream(b"stdout", 3), runmaker4.Stream(b"stderr", 4))
+    return runmaker4.Run(job=JOB, slots=["1"], host=b"alice", shell=SHELL, streams=streams)
