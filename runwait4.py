@@ -33,7 +33,6 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import argparse
 import bisect
-import codecs
 import contextlib
 import errno
 import fnmatch
@@ -1922,7 +1921,7 @@ def print_lines(texts: Iterable[str]) -> None:
 class OutputOfLines:
     """The stdout of the last run of each line, and what is known of that run."""
     COLUMNS = ("line", "state", "exit", "seconds", "host", "command", "stdout")
-    MAX_PARTS = 256             # of a stdout in memory; a longer one is printed part by part
+    MAX_CELL_BYTES = 1 << 26    # of a stdout: it is in memory as a whole
 
     def __init__(self, directory: str, template: TemplateReader | None) -> None:
         self._output = RunOutput(directory)
@@ -1947,16 +1946,9 @@ class OutputOfLines:
                 self.unfinished_lines.append(row.line.number)
 
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield a JSON object for each line (JSON Lines), in parts if the stdout is long."""
+        """Yield a JSON object for each line (JSON Lines)."""
         for row in rows:
-            cells, parts = self._cells(row)
-            text = json.dumps(dict(zip(self._columns, cells)))
-            # parts of a stdout that would take too much memory
-            if parts:
-                yield text[:-2].encode()        # without the end `"}`: stdout is the last field, and empty
-                for piece in codecs.iterdecode(parts, "utf-8", "surrogateescape"):
-                    yield json.dumps(piece)[1:-1].encode()
-                text = '"}'
+            text = json.dumps(dict(zip(self._columns, self._cells(row))))
             yield f"{text}\n".encode()
 
     def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
@@ -1971,41 +1963,18 @@ class OutputOfLines:
         writer = csv.writer(file, lineterminator="\r\n")
         yield writer.writerow(self._columns)
         for row in rows:
-            (*cells, stdout), parts = self._cells(row)
-            text = writer.writerow([*cells, (stdout or "").rstrip("\n")])
-            if parts:
-                yield text[:-1] + b'"'
-                newlines = 0                    # seen, but not yet printed: they can be the last
-                for part in parts:
-                    if content := part.rstrip(b"\n"):
-                        yield from itertools.repeat(b"\n", newlines)
-                        yield content.replace(b'"', b'""')
-                        newlines = 0
-                    newlines += len(part) - len(content)
-                text = b'"\n'
-            yield text
+            *cells, stdout = self._cells(row)
+            yield writer.writerow([*cells, (stdout or "").rstrip("\n")])
 
-    def _cells(self, row: Row) -> tuple[list[Any], Iterator[bytes] | None]:
-        """Return the values of a row for --csv and --json (None: unknown), and the parts of a long stdout.
-
-        A stdout that would take too much memory is '' among the values; the caller must read all parts of it.
-        Of any other the parts are None.
-        """
+    def _cells(self, row: Row) -> list[Any]:
+        """Return the values of a row for --csv and --json; None: unknown."""
         run = self._finished_run(row)
-        stdout, long_parts = run and run.stdout, None
-        # short output is in the journal alone, as text: no file must be opened
-        if not run or run.files or run.incomplete:
-            parts = self._stdout(row, run)
-            head = [*itertools.islice(parts, self.MAX_PARTS)]
-            if len(head) < self.MAX_PARTS:
-                stdout = to_text(b"".join(head))
-            else:
-                stdout, long_parts = "", itertools.chain(head, parts)
         values = self._template.read(row.line.command) if self._template else ()
         if None in values:
             self.unfitting_lines.append(row.line.number)
         else:
             self.fits_any = True
+        stdout = self._short_stdout(row, run)
         return [
             row.line.number,
             row.line_state,
@@ -2015,7 +1984,21 @@ class OutputOfLines:
             *values,
             to_text(row.line.command),
             stdout if run else None,
-        ], long_parts
+        ]
+
+    def _short_stdout(self, row: Row, run: RunRecord | None) -> str:
+        """Return the stdout of a finished run; '': none, or, which is noted, it is too long for a cell."""
+        # short output is in the journal alone, as text: no file must be opened
+        if run and not (run.files or run.incomplete):
+            return run.stdout
+        stdout = bytearray()
+        for part in self._stdout(row, run):
+            stdout += part
+            if run and len(stdout) > self.MAX_CELL_BYTES:
+                path = os.path.join(self._output.directory, run.files[0])
+                self.lost_lines[row.line.number] = f"{path}: too long for a cell, which is empty"
+                return ""
+        return to_text(bytes(stdout))
 
     def _stdout(self, row: Row, run: RunRecord | None) -> Iterator[bytes]:
         """Yield the parts of the stdout of a finished run.  If it is not complete, note the line and why.

@@ -64,37 +64,38 @@ class Whole(OutputCase):
     def assertComplained(self, ended: Ended, words: bytes) -> None:
         self.assertEqual((ended.code, ended.err), (1, words))
 
-    def test_a_long_one_is_printed_part_by_part_and_the_table_is_the_same(self) -> None:
-        """Parts of 3 bytes, so that characters and runs of newlines are cut."""
-        self.write("".join(f"d {number}\n" for number in range(30)))
-        self.journal(*(end(number, number + 1, str(number), files=[f"{number}.out"]) for number in range(30)))
-        drawn = random.Random(1)
-        for number in range(30):
-            parts = drawn.choices([b'"', b"\n", b"\r", b",", b"a", b"\xff", "\u20ac".encode(), b"\xf0\x9f",
-                                   "\U0001f600".encode()], k=drawn.randrange(15))
-            (self.dir / f"out/{number}.out").write_bytes(b"".join(parts))
-        words = "--output", "--outdir", "out", "runs.txt"
-        patch = "import runwait4\nrunwait4.BLOCK = 3\nrunwait4.OutputOfLines.MAX_PARTS = "
-        for kind in "--csv", "--json":
-            tables = []
-            for parts_in_memory in 99, 1:
-                program = program_of(RUNWAIT, ROOT / RUNWAIT, f"{patch}{parts_in_memory}")
-                ended = self.run_script(PYTHON, "-c", program, *words, kind)
-                text = ended.out.decode(errors="surrogateescape")
-                tables.append([*csv.reader(io.StringIO(text, newline=""), strict=True)] if kind == "--csv"
-                              else [json.loads(line) for line in text.splitlines()])
-            self.assertEqual(*tables)
-            self.assertGreater(len(tables[0]), 29)
+    TOO_LONG = (b"runwait4.py: runs.txt: the output is not complete: line 2 (out/2.out: too long for a cell, "
+                b"which is empty; see --show LINE)\n")
+
+    def test_one_that_is_too_long_for_a_cell_is_empty_there_and_its_file_is_named(self) -> None:
+        self.write("d a\nd b\nd c\n")
+        texts = "12345", "123456", "c\n"
+        self.journal(*(end(line, line, "abc"[line - 1], files=[f"{line}.out"], bytes=len(text))
+                       for line, text in enumerate(texts, 1)))
+        for line, text in enumerate(texts, 1):
+            self.write(text, f"out/{line}.out")
+        patch = "import runwait4\nrunwait4.OutputOfLines.MAX_CELL_BYTES = 5"
+        words = "-c", program_of(RUNWAIT, ROOT / RUNWAIT, patch), "--output", "--outdir", "out", "runs.txt"
+        ended = self.run_script(PYTHON, *words, "--csv")
+        self.assertComplained(ended, self.TOO_LONG)
+        rows = csv.DictReader(io.StringIO(ended.out.decode(), newline=""))
+        self.assertEqual([row["stdout"] for row in rows], ["12345", "", "c"])
+        ended = self.run_script(PYTHON, *words, "--json")
+        self.assertComplained(ended, self.TOO_LONG)
+        self.assertEqual([json.loads(line)["stdout"] for line in ended.out.splitlines()],
+                         ["12345", "", "c\n"])
+        ended = self.run_script(PYTHON, *words)
+        self.assertEqual((ended.code, ended.err, ended.out), (0, b"", b"12345\n123456\nc\n"))
 
     def test_its_size_does_not_matter(self) -> None:
-        self.write("d a\n")
-        self.journal(end(1, 1, "a", files=["1.out"]))
-        for kind, size in ("--csv", 150 << 20), ("--json", 30 << 20):
-            self.write("", "out/1.out")
-            os.truncate(self.dir / "out/1.out", size)
+        self.write("d a\nd b\n")
+        self.journal(end(1, 1, "a", files=[], stdout="a\n"), end(2, 2, "b", files=["2.out"], bytes=1 << 40))
+        self.write("", "out/2.out")
+        os.truncate(self.dir / "out/2.out", 1 << 40)
+        for kind in "--csv", "--json":
             words = self.command(RUNWAIT, "--output", kind, "--outdir", "out", "runs.txt")
-            ended = self.run_script("sh", "-c", 'ulimit -v 250000; "$@" | wc -c', "sh", *words)
-            self.assertGreater(int(ended.out), size, ended.err)
+            ended = self.run_script("sh", "-c", 'ulimit -v 250000; exec "$@"', "sh", *words)
+            self.assertComplained(ended, self.TOO_LONG)
 
     def test_files_of_two_servers_are_one_output(self) -> None:
         self.write("d a\n")
