@@ -2197,9 +2197,6 @@ class Job(Line):
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
     unconfirmed_state: bytes = b""
-    # of short jobs on NFS: see above JobQueue.claim()
-    joins_claim: bool = False           # the next claim can write the result, if that is `d`
-    is_written: bool = False            # it has
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
@@ -3108,13 +3105,10 @@ class JobReader(Opened):
         return self.read_line(line)[:1] or None
 
     def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
-        """Read lines that are near each other in one call: in the `with` block they come from memory.
-
-        check_claimable() reads MIN_CHUNK_SIZE bytes after its line, so read as many after the last.
-        """
+        """Read lines that are near each other in one call: in the `with` block they come from memory."""
         start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
         end = max(line.offset + 1 + len(line.text) for line in lines)
-        return self.reader.reading_once(start, end + Scan.MIN_CHUNK_SIZE)
+        return self.reader.reading_once(start, end + 1)         # each with its newline
 
     # -- held locks ------------------------------------------------------------------------------------------
 
@@ -3598,10 +3592,6 @@ class JobQueue:
     """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
     MAX_SINGLE_READS = 16       # lines of a command that are read one by one
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
-    # Results that one claim writes.  Between its read and its `r` an editor that saves in place goes unseen:
-    # for four round trips; without a bucket for two or three
-    MAX_DUE = 2
-    MAX_DISTANCE = 1 << 15      # bytes from a line with a result to the one that is claimed
     MAX_SPREAD = 32             # new lines
 
     def __init__(self, file: JobFile) -> None:
@@ -3612,8 +3602,6 @@ class JobQueue:
         self.claimed: dict[Job, None] = {}      # release_job() removes a job
         # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
         self._jobs_to_kill: JobsToKill = {}
-        # results of finished short jobs, which the next claim can write, too: see above claim()
-        self.due: dict[Job, bytes] = {}
         # Among so many new lines a runner chooses the next, so that not all try the same: MAX_SPREAD each
         # time that another process has the line that it wants, one less after each claim
         self.spread = 1
@@ -3702,26 +3690,8 @@ class JobQueue:
     #
     # Short jobs on NFS, where each call is a round trip.  Once SHORT_JOBS jobs in a row have ended within
     # SHORT_SECONDS of their claims, FileJobs expects that of the next, too (Consumer.runs_short_jobs).  Then
-    # a claim locks all of the bucket, and the next one writes the result, for example:
-    #
-    #       ms   the job of line 1                            the job of line 2
-    #        0   claim() locks the bucket and writes `r`
-    #        5   the shell starts
-    #       20   it exits with 0.  JobTask gives its slot
-    #            back (`joins_claim`), and FileJobs.finish()
-    #            adds the result to those that are due
-    #       20                                                FileJobs.claim() takes all that is due along
-    #       21                                                claim() locks the bucket, and reads both lines
-    #       22   `d` is written, the bucket unlocked, and
-    #            `is_written` set (_write_due_results())
-    #       23                                                `r` is written
-    #       24   finish() returns, and writes nothing         the shell starts
-    #
-    # What is due belongs to FileJobs, in the event loop, until FileJobs.claim() leaves it in `due` for the
-    # claim in the I/O thread.  If no claim comes within SHORT_SECONDS, or it does not write the result,
-    # FileJobs.finish() writes it as that of any other job.  So it does at once for any result but `d`: after
-    # that perhaps no more jobs may start.  The bucket of a job that runs for longer than SHORT_SECONDS is
-    # trimmed, and its result joins no claim.
+    # a claim locks all of the bucket, mutex included, and the result needs no lock of its own.  The bucket of
+    # a job that runs for longer is trimmed: others can need the mutex.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
@@ -3736,8 +3706,8 @@ class JobQueue:
         has in the same way, if h < R: ServedQueue.reclaim_line().)
 
         If all of the bucket (the bytes of all locks of the command) could be locked by take_bucket(), no copy
-        of the command lives, and results of finished short jobs near the line (`due`) are written, too.
-        Otherwise lock only the mutex: of equal lines others can be running.
+        of the command lives, so nothing is counted.  Otherwise lock only the mutex: of equal lines others can
+        be running.
 
         The proof in "The job file" needs h <= R: if h > R, a copy of the command lives whose line is no
         longer `r`.
@@ -3751,12 +3721,7 @@ class JobQueue:
         try:
             with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
                 if locked:
-                    jobs = self._find_due_jobs(line) if job_lock else []
-                    with self.file.reading_once([line, *jobs]) if jobs else contextlib.nullcontext():
-                        jobs = list(filter(self._is_running_here, jobs))
-                        attempt = self.file.check_claimable(line, settings, needs_room=not job_lock)
-                    if jobs:
-                        self._write_due_results(jobs)
+                    attempt = self.file.check_claimable(line, settings, needs_room=not job_lock)
                 if attempt.check is LineCheck.OPEN:
                     lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
@@ -3768,33 +3733,6 @@ class JobQueue:
             # not claimed; if _lock_and_mark() has failed, it has freed the lock
             if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
                 lock_table.free_job_lock(job_lock)
-
-    def _find_due_jobs(self, line: Line) -> list[Job]:
-        """Return finished jobs near a line whose results this claim can write, too (MAX_DUE at most).
-
-        On NFS that saves round trips: see above claim().  The mutex of each such job is locked since the job
-        was claimed.  Leave out a job whose result could not be written once: finish() writes that.
-        """
-        buckets = self.file.lock_table.buckets
-        near = (job for job in self.due if job.job_lock and job.job_lock.bucket in buckets
-                and not job.unconfirmed_state and abs(job.offset - line.offset) < self.MAX_DISTANCE)
-        return list(itertools.islice(near, self.MAX_DUE))
-
-    def _write_due_results(self, jobs: Iterable[Job]) -> None:
-        """Write results over lines that were checked, each synced, and remove the jobs from `claimed`.
-
-        Step 4 of the protocol, within a claim that has locked a bucket, for at most MAX_DUE jobs whose
-        buckets are still locked.  The claim reads all these lines at once, after the last of the locks.  Then
-        this writes each result, syncs it and frees that bucket; last the claim writes its `r`, if that line
-        is still new.
-        """
-        for job in jobs:
-            # finish() tries again, and reports why that fails
-            with suppress(OSError):
-                job.unconfirmed_state = self.due[job]
-                self.file.write(job, self.due[job])
-                job.is_written = True
-                self.release_job(job)
 
     def trim_bucket(self, job: Job) -> None:
         """Unlock all of a job's bucket but the job lock, so that other processes can lock the mutex."""
@@ -3810,7 +3748,7 @@ class JobQueue:
         """
         # size_when_found: _is_line_deleted() compares it.  lseek(2): the size as this host knows it, for
         # which NFS need not ask the server
-        job = Job(**vars(line), consumer=consumer, settings=settings, joins_claim=job_lock is not None,
+        job = Job(**vars(line), consumer=consumer, settings=settings,
                   size_when_found=os.lseek(self.file.fd, 0, os.SEEK_END))
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
@@ -3835,15 +3773,13 @@ class JobQueue:
 
         Step 4 of the protocol: When the job has finished, lock the command mutex, unless the whole bucket is
         still locked; verify path and line; write the new state over the `r`; while holding the mutex, free
-        the job lock, or all of the bucket in one call.  Of a short job on NFS, the next claim can have done
-        this (_write_due_results()).
+        the job lock, or all of the bucket in one call.
 
         state: CANCELLED: a user has cancelled the job; the line keeps the user's state.  NEW: it was not
         started, and another runner can take it.
         """
         if state == CANCELLED:
             self.release_job(job)
-        if state == CANCELLED or job.is_written:
             return ""
         try:
             try:
@@ -5869,9 +5805,9 @@ class Jobs(Protocol):
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
     # Once so many jobs in a row have ended so soon after their claims, a claim on NFS tries to keep the
-    # mutex, so that the next one can write the result (above JobQueue.claim()).  If the runner is killed so
-    # soon after a claim, the mutex of a job that runs longer stays locked until that ends.  Only on NFS:
-    # other network file systems can merge or split locks wrongly.
+    # mutex for the result (above JobQueue.claim()).  If the runner is killed so soon after a claim, the mutex
+    # of a job that runs longer stays locked until that ends.  Only on NFS: other network file systems can
+    # merge or split locks wrongly.
     SHORT_JOBS = 8
     SHORT_SECONDS = 0.1
 
@@ -5887,8 +5823,6 @@ class FileJobs:
         self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
         # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
         self._trims: dict[Job, asyncio.TimerHandle] = {}
-        self._due: dict[Job, bytes] = {}        # states of finished jobs, for the next claim to write
-        self._next_claim = asyncio.Event()      # set once that claim is in the executor, with these states
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         # What the claim reads in the executor is set here: no other claim is under way (Runner._start_jobs())
@@ -5899,14 +5833,8 @@ class FileJobs:
         consumer.free = free
         # the job will probably be short, as those before: the claim tries to keep the mutex for the result
         consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
-        # results of short jobs, which finish() holds back so that this claim writes them, too
-        self._queue.due, self._due = self._due, {}
         # a consumer in the argument has no job and asks if it may exit
-        call = self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
-        # these results are on the way: finish(), which waits for this, goes on
-        self._next_claim.set()
-        self._next_claim = asyncio.Event()
-        result = await call
+        result = await self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
         if isinstance(result, NoJob):
             if consumer in result.exits:        # the cursor has counted the file, and lets this runner exit
                 return replace(result, may_exit=True, why_left=result.exits[consumer])
@@ -5922,7 +5850,6 @@ class FileJobs:
         Called by a timer of claim(), if a job on NFS still runs after SHORT_SECONDS.
         """
         self._short_jobs = 0
-        job.joins_claim = False     # a later claim writes the result only while the mutex is still locked
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
@@ -5936,20 +5863,10 @@ class FileJobs:
         """Do nothing: only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give the line up; return the permanent error, or '' (Jobs.finish()).
-
-        On NFS, the result of a short job waits for the next claim, which writes it with fewer round trips.
-        The claim comes at once, unless the runner must wait.
-        """
+        """Write a job's new state and give the line up; return the permanent error, or '' (Jobs.finish())."""
         if job in self._trims:                  # it has ended before _on_long_job()
             self._trims.pop(job).cancel()
             self._short_jobs += 1
-            if job.joins_claim and state == DONE:
-                # The claim writes it and sets `is_written`, or does not, or none comes in time: the call of
-                # Cursor.finish() below writes what is not yet written
-                self._due[job] = state
-                await wait_for_event(self._next_claim, self.SHORT_SECONDS)
-                self._due.pop(job, None)
         return await self.executor.call(self._cursor.finish, job, state)
 
     async def check_jobs(self) -> JobsToKill:
@@ -8964,9 +8881,6 @@ class JobTask:
             self.state = CANCELLED                   # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
-        # of a short job on NFS: the next claim, which needs a free slot, also writes this result
-        if job.joins_claim and self.state == DONE:
-            runner.release_slots(self)
         if self.cause == "lost":
             return
         try:
@@ -9692,14 +9606,9 @@ class Runner:
                     f"{' or '.join(dict.fromkeys(ends))}; it gets no more (the last: on "
                     f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
                 )
-        self.release_slots(task)
-        del self.tasks[task.job]
-
-    def release_slots(self, task: JobTask) -> None:
-        """Release the slots of a job, unless that was done."""
         self.slots.give_back(task.slots, was_used=task.state != NEW)
-        task.slots = ()
         self.changed.set()
+        del self.tasks[task.job]
 
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''.

@@ -1,5 +1,4 @@
 """Promise: each job that may be taken is handed out once, in order; nothing changes but states."""
-import asyncio
 import contextlib
 import errno
 import os
@@ -158,17 +157,6 @@ class Claims(FileCase):
         self.assertEqual(jobs.finish(second, b"."), "")
         runmaker4.close_all(*left)
 
-    def test_a_claim_writes_the_results_of_short_jobs_too(self) -> None:
-        self.path.write_bytes(b". a\n. b\n. c\n")
-        jobs = self.short_jobs()
-        results = {job_of(jobs.claim()): b"d", job_of(jobs.claim()): b"!"}
-        jobs.queue.due = results
-        self.assertEqual(job_of(jobs.claim()).number, 3)
-        self.assertEqual(self.path.read_bytes(), b"d a\n! b\nr c\n")
-        self.assertEqual([jobs.finish(*result) for result in results.items()], ["", ""])
-        table = jobs.file.lock_table
-        self.assertEqual([table.count_job_locks(command) for command in (b"a", b"b", b"c")], [0, 0, 65535])
-
     def test_a_result_whose_job_lock_is_lost_is_not_written_over_the_r_of_another_runner(self) -> None:
         self.path.write_bytes(b". a\n")
         first, second = self.short_jobs(), self.jobs(b"er")
@@ -179,21 +167,6 @@ class Claims(FileCase):
         job_of(second.claim())
         self.assertIn("another runner took over this job", first.finish(job, b"d"))
         self.assertEqual(self.path.read_bytes(), b"r a\n")
-
-    def test_only_a_result_whose_bucket_is_locked_waits_for_the_next_claim(self) -> None:
-        self.path.write_bytes(b". a\n. b\n")
-        asyncio.run(self.end_with_and_without_bucket(self.short_jobs()))
-
-    async def end_with_and_without_bucket(self, cursor: runmaker4.Cursor) -> None:
-        consumer, = cursor.consumers.all
-        jobs = runmaker4.FileJobs(cursor, cursor.file, runmaker4.FileExecutor(False), consumer)
-        for short_jobs in 0, jobs.SHORT_JOBS:
-            jobs._short_jobs = short_jobs
-            job = job_of(await jobs.claim(False, runmaker4.UNBOUNDED, runmaker4.UNBOUNDED))
-            result = asyncio.ensure_future(jobs.finish(job, b"d"))
-            await asyncio.sleep(0)
-            self.assertEqual(result.done(), not short_jobs)
-            self.assertEqual(await result, "")
 
     def test_a_long_search_returns_between_two_reads_so_results_and_trims_come_first(self) -> None:
         self.path.write_bytes((b"d done\n" * 9 + b". a\n. b\n") * 4)

@@ -669,9 +669,8 @@ class Product:
     def may_exit(self) -> bool:
         return self.consumer in self.cursor.no_job.exits
 
-    def claim(self, is_idle: bool, results: dict[Any, bytes]) -> Any:
-        """A job; or None, and `may_exit` if it is idle.  Writes results, too, as FileJobs does."""
-        self.cursor.queue.due = results
+    def claim(self, is_idle: bool) -> Any:
+        """A job; or None, and `may_exit` if it is idle."""
         return self.cursor.claim([self.consumer] if is_idle else ())
 
     def finish(self, job: Any, state: bytes) -> str | None:
@@ -737,26 +736,18 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                         operation(world, me, product.finish, job, b"c")
                     me.runs.remove(run)
             look = world.now + product.interval
-        due: list[Run] = []                     # those whose results the next claim writes, too
         for run in [run for run in me.runs if run.until <= world.now and run.settle_at <= world.now]:
-            if me.takes_buckets and not (leaving or run.released) and world.random() < 0.7:
-                end_run(world, run)
-                due.append(run)
-            else:
-                settle_run(world, me, product, run)
+            settle_run(world, me, product, run)
             look_for_more = world.now
-        if not leaving and len(me.runs) - len(due) < slots and world.now >= look_for_more:
+        if not leaving and len(me.runs) < slots and world.now >= look_for_more:
             new_before, orphans_before, step = world.new_commands(me), world.orphans(), world.steps
-            job = operation(world, me, product.claim, not me.runs, {run.job: run.result for run in due})
+            job = operation(world, me, product.claim, not me.runs)
             if job:
                 start_run(world, me, product, job)
                 if me.takes_buckets:
                     until = world.draws.choice((0.0, 0.02, 0.02, 0.1)) * world.throttle
                     trims[me.runs[-1]] = world.now + until
                 me.idle_since = 0.0
-            for run in due:
-                settle_run(world, me, product, run)
-            if job:
                 continue
             world.check_idle(me)
             again = product.again
@@ -1147,7 +1138,7 @@ def run_failed_again(world: History, hosts: list[Host]) -> None:
 
 
 def run_short_jobs(world: History, hosts: list[Host]) -> None:
-    """Many short jobs: claims write results, too, while runners are killed, and their hosts cut off."""
+    """Many short jobs, while runners are killed, and their hosts cut off."""
     commands = [b" %d" % number for number in range(world.draws.choice((6, 12)))]
     world.name(PATH, world.make_file(b"".join(b"." + command + b"\n" for command in commands)))
     world.known.update(world.last.commands)
@@ -1351,19 +1342,6 @@ def read_before_all() -> Patches:
     return [(QUEUE, "claim", claim)]
 
 
-def due_verified_early() -> Patches:
-    """What is true of a line at the beginning of a claim need not be when that writes a result."""
-    plain, is_running_here = CORE.Cursor._walk_if_due, QUEUE._is_running_here
-
-    def walk_if_due(self: Any, *args: Any) -> Any:
-        queue = self.queue
-        early = {job: queue.file.is_open and is_running_here(queue, job) for job in queue.due}
-        with mock.patch.object(queue, "_is_running_here", early.get):
-            return plain(self, *args)
-    return [(CORE.Cursor, "_walk_if_due", walk_if_due),
-            (FILE, "reading_once", lambda self, lines: nullcontext())]
-
-
 def taken_anyway(self: Any, line: Any) -> Any:
     """A bucket that others have locked, too, counts as ours."""
     job_lock = CORE.JobLock(self.open_job_lock(), CORE.own_job_lock_offset(line))
@@ -1484,17 +1462,6 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "bucket trimmed before the r": bucket_trimmed_early,
     "bucket locked after the read": bucket_locked_late,
     "all read before the bucket is locked": read_before_all,
-    "due result not verified": one(QUEUE, "_is_running_here", (
-        lambda self, job, plain=QUEUE._is_running_here: job in self.due or plain(self, job))),
-    "due result verified before the walk": due_verified_early,
-    "due result dropped": one(
-        QUEUE, "_write_due_results", lambda self, jobs, plain=QUEUE._write_due_results: (
-            plain(self, jobs), [vars(job).update(is_written=True) for job in self.due])),
-    "due result without its mutex": lambda: [
-        (LOCK_TABLES, "has_mutex", lambda self, command: True),
-        (QUEUE, "_find_due_jobs", lambda self, line: [
-            job for job in self.due if job.job_lock and not job.unconfirmed_state]),
-    ],
     "bucket shared": one(LOCK_TABLES, "take_bucket", lambda self, line, plain=LOCK_TABLES.take_bucket: (
         plain(self, line) or taken_anyway(self, line))),
     "description used again while a process has it": one(
