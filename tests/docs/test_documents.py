@@ -36,6 +36,7 @@ DOCUMENTS = (
 OFTEN = "README.md", "docs/first-day.md", "docs/recipes.md"
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
 MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200}         # of others 400
+MOST_README_WORDS = 1350
 AT_ONCE = 6                             # commands that are run at the same time
 
 
@@ -61,6 +62,10 @@ def read_pieces(document: str) -> Iterator[Piece]:
                 block = Piece(place, line[3:], "")
             else:
                 block.text = block.text.rstrip("\n")
+                if block.kind == "console":             # commands behind `$ `, and what they print
+                    typed = re.findall(r"^\$ (.*)$", block.text, re.MULTILINE)
+                    shown = re.sub(r"(?m)^\$ .*\n?", "", block.text)
+                    block = Piece(block.place, "sh", "\n".join(typed), shown)
                 if block.kind == "text" and above:
                     above.shown = block.text
                 else:
@@ -204,6 +209,7 @@ CLIENT = f"{SERVER}\ntouch hold; runmaker4-client.py --follow -j2 --name bob loc
          "until [ $(grep -c forked bob) = 2 ]; do sleep 0.05; done"
 WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt\n" \
          "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done"
+HOST_WORKER = WORKER.replace("pid ", "pid.$(hostname) ")
 # the worker in the background has left
 GONE = "while kill -0 $(cat pid*) 2> gone; do sleep 0.05; done"
 # sh -c on a terminal, whose screen goes to stdout
@@ -226,12 +232,29 @@ BATCH = Recipe(jobs("e."), states="dd",
 SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNMAKER4_MEMORY"
 RECIPES = {
     # the README
-    "cat > runs.txt << 'END'": Recipe(states="ddd", typed=True),
-    "runmaker4.py -d -j0 --pidfile pid --errors errors runs.txt":
+    # each job waits for the line that is added while they run, and each command for what it speaks of
+    "seq 60 | runset4.py runs.txt --add-list - --template './fit --seed {}'": Recipe(
+        files={"fit": "#!/bin/sh\nuntil grep -q 'seed 99' runs.txt; do sleep 0.05; done\n"
+                      "case $2 in 7|23|41) echo 'step 812: no convergence' >&2; exit 1;; esac\n"},
+        instead={"runmaker4.py -d": "runmaker4.py --name alice --pidfile pid -d",
+                 "runset4.py runs.txt --add './fit": "until grep -q ^r runs.txt; do sleep 0.05; done\n"
+                                                     "runset4.py runs.txt --add './fit",
+                 "runwait4.py --failed": f"{GONE} 2> gone\nrunwait4.py --failed",
+                 "runmaker4.py -r": "echo 'echo $2' > fit; runmaker4.py -r"},
+        after="[ $(grep -c ,done, table.csv) = 61 ]", states="d" * 61, typed=True),
+    "cat > runs.txt << 'END'": Recipe(states="d!", typed=True, status=None),
+    # the runner is killed while its two jobs wait for that
+    "echo 3,14 > numbers.csv": Recipe(
+        "d sleep 1; echo one\n! sleep 1; cat numbers.csv\n",
+        before="sed -i s/^d/./ runs.txt; runmaker4.py -q runs.txt",
+        instead={"sleep 3": "until [ -e killed ]; do sleep 0.05; done",
+                 "sleep 1; kill -9": "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done; kill -9",
+                 "python3 runmaker4.py -r": "touch killed; python3 runmaker4.py -r"},
+        states="dddd", typed=True),
+    "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt":
         Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
     "runmaker4-server.py -d --pidfile pid --errors errors runs.txt >/dev/null":
         Recipe(jobs("."), after="until grep 'serving on' errors; do sleep 0.05; done; kill $(cat pid)"),
-    r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(),
     "runwait4.py --output runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
@@ -260,7 +283,7 @@ RECIPES = {
                before="runmaker4.py -q runs.txt; "
                       "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
                after="[ $(wc -l < table.csv) = 4 ]"),
-    "runmaker4.py -d --follow -j4 --pidfile pid --errors errors runs.txt": WAITS,
+    "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
@@ -279,7 +302,9 @@ RECIPES = {
     "runwait4.py --show 17 runs.txt": LINE_17,
     "runwait4.py --show 17 --json runs.txt": LINE_17,
     "kill -USR1 $(cat pid)": Recipe(jobs("..."), before=WORKER, after=f"rm hold; {GONE}", states="dd."),
-    "kill $(cat pid)": Recipe(jobs("..."), before=WORKER, after=GONE, states="ee."),
+    "kill -USR1 $(cat pid.$(hostname))":
+        Recipe(jobs("..."), before=HOST_WORKER, after=f"rm hold; {GONE}", states="dd."),
+    "kill $(cat pid.$(hostname))": Recipe(jobs("..."), before=HOST_WORKER, after=GONE, states="ee."),
     "python3 runmaker4-server.py runs.txt": Recipe(jobs(".."), until="grep -q 'serving on' .printed"),
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "scp -p alice:.runmaker4.token ~":
@@ -417,7 +442,17 @@ RECIPES = {
     "runwait4.py --stats --json runs.txt": JOURNAL,
     "runwait4.py --report page.html runs.txt": JOURNAL,
     "runwait4.py --timeline timeline.json runs.txt": JOURNAL,
-    # the benchmarks
+    # the figures, one test of each
+    "RUNMAKER4_TEST_FULL=1 python3 -m unittest tests.orders.test_storm":
+        Recipe(before=CHECKOUT, instead={"=1": "=", "test_storm": "test_storm.TheProof"}),
+    "RUNMAKER4_TEST_FULL=1 python3 -m unittest tests.orders.test_simulation":
+        Recipe(before=CHECKOUT, instead={"=1": "=", "test_simulation": "test_simulation -k a_seed_makes"}),
+    "RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.real.test_nfs":
+        Recipe(before=CHECKOUT, instead={"=1": "="}),
+    "python3 -m tests.bench tcp_many":
+        Recipe(before=CHECKOUT, instead={"tcp_many": "--quick --rounds 1 tcp_many"}),
+    "python3 -m tests.bench beside":
+        Recipe(before=CHECKOUT, instead={"beside": "--help"}),
     "python3 -m unittest tests.file.test_claiming":
         Recipe(before=CHECKOUT, instead={"tests.file.test_claiming": "tests.docs.test_packaging.Project"}),
     "python3 -m tests.orders.simulation --schedules 1000000 --planted ''":
@@ -449,7 +484,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
             # docs/recipes.md, for podman, systemd and cron
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
-            "0 8 * * *  kill -USR1 $(cat project/pid)",
+            "0 8 * * *  cd project && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
@@ -663,8 +698,10 @@ class Texts(Case):
         self.write("\n".join([*lines, ""]))
         self.assertEqual(self.run_script(RUNMAKER, "--dry-run", "runs.txt").code, 0)
 
-    def test_the_readme_names_the_version(self) -> None:
-        self.assertIn(f"Version {VERSION},", (ROOT / "README.md").read_text())
+    def test_the_readme_is_short_and_names_the_version(self) -> None:
+        text = (ROOT / "README.md").read_text()
+        self.assertIn(f"Version {VERSION},", text)
+        self.assertLessEqual(len(text.split()), MOST_README_WORDS)
 
     def test_options_exist(self) -> None:
         known = set(FOREIGN_OPTIONS)

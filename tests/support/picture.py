@@ -1,4 +1,4 @@
-"""Pictures of real campaigns: docs/report.png of the report, docs/terminal.png of a runner's terminal.
+"""Pictures of real campaigns in docs: report.png and report-top.png (the report), terminal.png (a terminal).
 
     python3 -m tests.support.picture        needs chromium; a minute
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from tests.support.scripts import ROOT, RUNMAKER, RUNWAIT
 from tests.support.terminal import Screen, Terminal
@@ -50,12 +51,13 @@ def campaign(folder: pathlib.Path, seeds: range) -> None:
     (folder / "runs.txt").write_text("".join(f". ./simulate --seed {seed}\n" for seed in seeds))
 
 
-def draw_report(folder: pathlib.Path) -> None:
+def draw_report(folder: pathlib.Path, slots: Sequence[int] = (6, 6, 4), name: str = "report.png",
+                width: int = 1000, height: int = 1250) -> None:
     """docs/report.png"""
     campaign(folder, range(1, 241))
     words = "-q", "--outdir", "out", "runs.txt"
-    runners = [run(folder, str(ROOT / RUNMAKER), f"-j{slots}", "--name", name, *words)
-               for name, slots in (("node1", 6), ("node2", 6), ("node3", 4))]
+    runners = [run(folder, str(ROOT / RUNMAKER), f"-j{count}", "--name", f"node{number}", *words)
+               for number, count in enumerate(slots, 1)]
     for runner in runners:
         runner.wait()
     subprocess.run([sys.executable, str(ROOT / RUNWAIT), "--report", "night.html", "--outdir", "out",
@@ -63,7 +65,12 @@ def draw_report(folder: pathlib.Path) -> None:
     page = folder / "night.html"            # in the picture it was made at nobody's place
     text = page.read_text().replace(f"{os.uname().nodename}:{folder.resolve()}", "login:~/project")
     page.write_text(text.replace(str(folder.resolve()), "/home/me/project"))
-    shot(page, "report.png", 1000, 1250)
+    shot(page, name, width, height)
+
+
+def draw_top(folder: pathlib.Path) -> None:
+    """docs/report-top.png, for README.md: the page down to the slots of eleven."""
+    draw_report(folder, (4, 4, 3), "report-top.png", 720, 632)
 
 
 class ColouredScreen(Screen):
@@ -112,7 +119,7 @@ def draw_terminal(folder: pathlib.Path) -> None:
 
 
 def main() -> None:
-    for draw in draw_report, draw_terminal:
+    for draw in draw_report, draw_top, draw_terminal:
         with tempfile.TemporaryDirectory() as directory:
             draw(pathlib.Path(directory))
 
