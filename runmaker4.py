@@ -5952,7 +5952,7 @@ class FileJobs:
 # Otherwise none of them would run for more than some milliseconds.  The job is dead when two scans in a row
 # have found no process.  A process that outlives KILL, of another user or in state D, keeps the job alive.
 #
-# If the runner of a job is dead, `runset4.py --cancel` on that host also kills the job in this way (Holders).
+# A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
 # the soft limit of open files, for jobs: ours can be raised, and select(2) fails above 1,024
@@ -5967,7 +5967,6 @@ JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any sess
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # the exclusive lock of an open file description, as in /proc/PID/fdinfo/FD (proc(5)): no other one has it
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
-THIS_HOST = os.fsencode(os.uname().nodename)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -6111,69 +6110,21 @@ class ProcessTable:
         return needing_term
 
 
-def pid_namespace(pid_text: str) -> int:
-    """Return the id of the PID namespace of a process; 0: it has exited, or hides it: of another user."""
-    with suppress(OSError):
-        return os.stat(f"/proc/{pid_text}/ns/pid").st_ino
-    return 0
-
-
-def find_runner(job_tag: bytes) -> int | None:
-    """Return the PID of the process that has started a job; 0: it is dead; None: it is not visible from here.
-
-    `runset4.py --cancel` kills a job itself only if that process is dead.
-
-    None: the process is on another host, or in a PID namespace that is not visible from ours, for example
-    that of a container with our node name.  If the namespace is visible, the process has two numbers: the one
-    in the tag is that of its own namespace.  In our namespace, another process can have this number.
-    """
-    # Processes.__init__() makes the tags; those of version 4.0 have no namespace
-    if not (match := re.fullmatch(re.escape(THIS_HOST) + rb"(?:-(\d+))?-(\d+)-\d+-\d+", job_tag)):
-        return None
-    names = [match[2].decode()]
-    if match[1] and int(match[1]) != pid_namespace("self"):
-        names = [name for name in os.listdir("/proc") if pid_namespace(name) == int(match[1])]
-    # In /proc/PID/status, the last number of this line is that of the process in its own namespace.  Before
-    # Linux 4.1 there is no such line
-    other_number = rb"(?m)^NSpid:(?!.*\t%b$)" % match[2]
-    for name in names:
-        with suppress(OSError), open(f"/proc/{name}/status", "rb") as file:
-            if not re.search(other_number, file.read()) and ProcessStat.read(name).is_alive:
-                return int(name)
-    # no names: that namespace is not visible.  If it were, and were empty, the job would be dead, too
-    return 0 if names else None
-
-
-class Holder(NamedTuple):
-    """A process that has a job lock as a job has it."""
-    pid: int
-    session: int
-    tags: list[bytes]           # of the jobs that it belongs to, the outermost first
-
-
 class Holders:
     """The processes of this host that have job locks of a lock file as a job has them, as far as /proc shows.
 
     /proc/PID/fd/FD names the file of a descriptor, and /proc/PID/fdinfo/FD the locks of its open file
-    description (proc(5)): of our own processes, or as root of all.  A signal must reach a job and nothing
-    else:
-
-    - A job's processes have the description only by inheritance: execve(2) leaves the descriptor open.  It
-      closes those of runners and servers (Program.in_background()); a keeper has only the first few
-      descriptors.  So such a process descends from the job's shell, as do all of that session, all with the
-      job's tag, and all their children.  At least one must carry the tag.
-    - The tag names the process that has started the job.  While that is alive, it must kill the job.
-    - Signals are sent at once after each scan.  If a process exits in between, the kernel gives that PID to
-      another process only after all other PIDs (32,768 at least).
+    description (proc(5)): of our own processes, or as root of all.  Only jobs have these by inheritance,
+    without close-on-exec.
     """
     JOB_LOCK = re.compile(
         rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
     )
 
     def __init__(self, lock_file: Identity | None) -> None:
-        # Read all of /proc once, for runset4.py --cancel or runwait4.py.
+        # read all of /proc once
         # lock_file: None: there is none, so no process has its locks
-        self._by_lock: defaultdict[int, list[Holder]] = defaultdict(list)   # by the offset of the job lock
+        self._by_lock: defaultdict[int, list[int]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
             for fd in LOCK_FD, LOCK_FD + 2:     # mostly one of these has the lock: Processes.start()
                 with suppress(OSError):      # there is none, or it is another user's
@@ -6183,41 +6134,16 @@ class Holders:
                             match = self.JOB_LOCK.search(file.read())
                         # close-on-exec: it is the descriptor of a runner or server, not of a job
                         if match and not int(match[1], 8) & os.O_CLOEXEC:
-                            holder = Holder(int(name), os.getsid(int(name)), ProcessTable.tags_of(name))
-                            self._by_lock[int(match[2])].append(holder)
+                            self._by_lock[int(match[2])].append(int(name))
 
-    def _jobs_of(self, command: bytes) -> Iterator[tuple[int, list[Holder], bytes]]:
-        """Yield the job lock, the processes and the tag of each job of a command.
+    def pids(self, line: Line) -> list[int]:
+        """Return the processes of a line's job, to name them to a user; []: none is visible.
 
-        The tag is b'' if no process has one.
+        If none has the line's own job lock, because the line has moved: those of all jobs of the command.
         """
-        offsets = job_lock_offsets(command)
-        for job_lock, holders in self._by_lock.items():
-            if job_lock in offsets:
-                # If the job is a runner, processes of inner jobs carry more tags.  So the shortest list ends
-                # with the tag of the job that holds the lock.
-                tags = min((holder.tags for holder in holders if holder.tags), key=len, default=[b""])
-                yield job_lock, holders, tags[-1]
-
-    def pids(self, command: bytes) -> list[int]:
-        """Return the processes of the jobs of a command, and their living runners, to name them to a user."""
-        jobs = list(self._jobs_of(command))
-        pids = {holder.pid for _, holders, _ in jobs for holder in holders}
-        return sorted(pids.union(filter(None, (find_runner(tag) for _, _, tag in jobs))))
-
-    def unsupervised_jobs(self, command: bytes) -> dict[int, Shell]:
-        """Return the jobs of a command whose runners are dead, by the offset of the job lock.
-
-        Only these may `runset4.py --cancel` kill: a living runner kills its own.
-        """
-        jobs = {}
-        for job_lock, holders, tag in self._jobs_of(command):
-            if find_runner(tag) == 0:
-                # False sorts first, so this is the session leader with the smallest PID: mostly the shell.
-                # If no session leader lives, it is the smallest session of the processes
-                sessions = [(each.session != each.pid, each.session) for each in holders if each.tags]
-                jobs[job_lock] = Shell(min(sessions)[1], tag)
-        return jobs
+        offsets = job_lock_offsets(line.command)
+        equal = (pid for job_lock, pids in self._by_lock.items() if job_lock in offsets for pid in pids)
+        return sorted(self._by_lock.get(own_job_lock_offset(line)) or equal)
 
 
 PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
@@ -6423,8 +6349,8 @@ class Processes(TreeKiller):
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         self._own_peak = 0              # of this process's memory, when last asked, in KiB: see reap()
-        id_parts = THIS_HOST, pid_namespace("self"), os.getpid(), time.time_ns() // 1_000_000
-        self._new_tags = (b"%s-%d-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
+        id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
+        self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)     # stdin of jobs, and what no pipe is given for
         # The number of the job lock in a job; lower if the limit of open files is low, because start() needs
         # numbers above it for other descriptors

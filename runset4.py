@@ -45,10 +45,10 @@ import shutil
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 try:
     import runmaker4  # noqa: F401
@@ -66,7 +66,6 @@ from runmaker4 import (
     DONE,
     ERROR,
     FAILED,
-    GRACE,
     HELD,
     KILL_SIGNALS,
     LONGEST_COMMAND,
@@ -78,7 +77,6 @@ from runmaker4 import (
     RUNNING,
     STOP_SIGNALS,
     UTF8_MARK,
-    Child,
     Directives,
     FileChangedError,
     Holders,
@@ -88,11 +86,8 @@ from runmaker4 import (
     Mount,
     Once,
     Parser,
-    ProcessTable,
     Reader,
     Scan,
-    Shell,
-    TreeKiller,
     UsageError,
     add_general_options,
     append_at,
@@ -103,7 +98,6 @@ from runmaker4 import (
     check_mount,
     command_error,
     copy_owner_and_mode,
-    describe_process,
     display_text,
     duration,
     error_text,
@@ -142,8 +136,8 @@ from runmaker4 import (
     write_all,
 )
 
-asyncio, configparser, csv, subprocess, tempfile = map(
-    lazy_import, ("asyncio", "configparser", "csv", "subprocess", "tempfile")
+configparser, csv, subprocess, tempfile = map(
+    lazy_import, ("configparser", "csv", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -343,9 +337,8 @@ def open_source(path: str) -> Iterator[Source]:
 #
 # We change a state as runners do: while holding the mutex of the line's command, after reading the line
 # again.  A line `r` is changed only if it is an orphan.  To cancel a job, we write c over the `r`; the runner
-# sees that at the next poll, and kills the job.  If the runner is dead, we kill the job if it runs on this
-# host, as the processes that hold the job lock show (Holders).  On another host, which the journal names, a
-# user must do this.
+# sees that at the next poll, and kills the job.  If the runner is dead, a user must: we name the processes of
+# this host that hold the job lock (Holders), and signal none, as one that was wrongly found would die too.
 
 STATES = {
     "new": NEW,
@@ -507,8 +500,8 @@ UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
     """Write c over the `r` or `.` of a line: then a living runner kills the job.
 
-    Return the state before, and True if the job runs, or could; then the caller waits for its exit, and kills
-    it if the runner is dead.  State None: the line has moved, and was not changed.
+    Return the state before, and True if the job runs, or could; then the caller waits for its exit.  State
+    None: the line has moved, and was not changed.
     """
     with hold_mutex(file, line):
         state_now = file.state_at(line)
@@ -522,13 +515,6 @@ def cancel_line(file: JobFile, line: Line) -> tuple[bytes | None, bool]:
         if state_now in UNFINISHED_STATES:
             file.write(line, CANCELLED)
     return state_now, is_running
-
-
-def lines_by_command(lines: Iterable[Line]) -> dict[bytes, list[Line]]:
-    grouped = defaultdict(list)
-    for line in lines:
-        grouped[line.command].append(line)
-    return grouped
 
 
 def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCounts) -> None:
@@ -583,20 +569,12 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 
 
 def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCounts) -> None:
-    """Wait until these cancelled jobs have exited; report those that take longer than 10 s.
+    """Wait until the runners have killed these cancelled jobs, at most 10 s; name those that live on.
 
-    A living runner kills its job.  Meanwhile kill those on this host whose runners are dead.
     awaited: the lines, with the states before the c.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
-    next_scan = 0.0                     # to search for jobs without a runner
-    first_holders = None                # of the first scan: later ones can lack processes that have exited
     while awaited and time.monotonic() < deadline:
-        if time.monotonic() >= next_scan:
-            holders = Holders(file.lock_table.inode)
-            first_holders = first_holders or holders
-            kill_unsupervised_jobs(file, awaited, holders, change_counts)
-            next_scan = time.monotonic() + 1.0
         time.sleep(0.05)
         file.open_to_write()
         checked, awaited = awaited, []
@@ -613,90 +591,25 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
                 change_counts.changed[line.state] -= 1
                 change_counts.add_refusal(line.number,
                                           "has moved or changed since (look, and run this again)")
-    if not (awaited and first_holders):
-        return
-    # Report why these have not exited, and count them as refused.  A process of another user shows no lock,
-    # but it is in the session of the shell, which held one when the jobs were cancelled, and can be dead now.
-    table = ProcessTable()
-    for line in awaited:
+        if file.has_no_other_users():           # so no runner will kill the job
+            break
+    if awaited:
+        name_living_jobs(file, awaited, change_counts)
+
+
+def name_living_jobs(file: JobFile, lines: Iterable[Line], change_counts: ChangeCounts) -> None:
+    """Name the processes of cancelled jobs that live on, and count these lines as refused."""
+    holders = Holders(file.lock_table.inode)
+    for line in lines:
         state_text = display_text(CANCELLED if line.state in UNFINISHED_STATES else line.state)
-        pids = first_holders.pids(line.command)
-        sessions = (table.sessions.get(pid, []) for pid in pids)
-        if living := table.processes.keys() & {*pids, *itertools.chain.from_iterable(sessions)}:
-            names = ", ".join(map(str, sorted(living)))
-            why = f"process {names} of this host runs it, or should kill it"
+        if pids := holders.pids(line):
+            how = f"end it on host {os.uname().nodename}: kill {' '.join(map(str, pids))}"
         else:
             # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
-            why = (f"no visible process of this host runs it: use {PROG} --cancel on the right host "
-                   "(runwait4.py --status names it), or in its container, on FUSE kill it there; a client "
-                   "over TCP kills it when it is back")
-        change_counts.add_refusal(
-            line.number,
-            f"is {state_text}, but is still running after {MAX_EXIT_WAIT_SECONDS:.0f} s ({why})",
-        )
-
-
-def kill_unsupervised_jobs(
-    file: JobFile, lines: Sequence[Line], holders: Holders, change_counts: ChangeCounts
-) -> None:
-    """Kill those of these cancelled jobs that run on this host, and whose runners are dead.
-
-    Do as a runner would: send TERM, and KILL after GRACE seconds.  holders: the processes of this host that
-    hold job locks.  Count a line as refused if a process of the job cannot be killed: it can live on without
-    the job lock.
-    """
-    jobs_to_kill = {}                   # by line number
-    for command, equal_lines in lines_by_command(lines).items():
-        if not (unsupervised := holders.unsupervised_jobs(command)):
-            continue
-        for line, job in zip(equal_lines, choose_jobs_to_kill(file, equal_lines, unsupervised)):
-            file.say(f"line {line.number}: the runner is dead; killing the job (process {job.pid})")
-            jobs_to_kill[line.number] = job
-
-    async def kill_all() -> Any:
-        """Return the processes of each job that cannot be killed."""
-        loop = asyncio.get_running_loop()
-        exited = loop.create_future()
-        exited.set_result(0)            # not our child, so we cannot wait; the session is watched
-        killer = TreeKiller(loop, GRACE)
-        children = (Child(job.pid, job.job_tag, exited) for job in jobs_to_kill.values())
-        # True: do not wait for processes that outlive KILL
-        return await asyncio.gather(*(killer.kill_tree(child, lambda pids: True) for child in children))
-
-    for number, undying in zip(jobs_to_kill, asyncio.run(kill_all())):
-        if undying:
-            change_counts.add_refusal(number, f"could not be killed: process {describe_process(undying[0])}")
-
-
-def choose_jobs_to_kill(
-    file: JobFile, lines: Sequence[Line], unsupervised_jobs: Mapping[int, Shell]
-) -> list[Shell]:
-    """Return the jobs to kill for cancelled lines of one command, fewer if it is not sure which these are.
-
-    unsupervised_jobs: of this command, without a living runner, by the offset of the held job lock.
-
-    A runner locks the job lock of the line's number if that is free.  So if lines 3 and 7 have one command,
-    the copy that holds lock number 3 is the job of line 3.  After an edit has moved lines, job locks and
-    lines no longer match.  Then return a job only if no copy of the command has a living runner: otherwise
-    the cancelled job could be that copy.
-    """
-    command = lines[0].command
-    with file.command_mutex(command) as acquired:
-        if not acquired:
-            return []                           # wait_for_exit() tries again
-        file.check_writable()
-        running_lines = [line for line in file.lines_by_command({command})[command] if line.state == RUNNING]
-        copy_count = file.lock_table.count_job_locks(command)
-    own_locks = set(map(own_job_lock_offset, lines))
-    # without the jobs of lines that are still `r`
-    locks = unsupervised_jobs.keys() - set(map(own_job_lock_offset, running_lines))
-    has_living_runner = copy_count != len(unsupervised_jobs)
-    if has_living_runner:
-        locks &= own_locks
-    own_first = sorted(locks, key=lambda job_lock: job_lock not in own_locks)
-    # each line that is still `r` has a job that must live, whichever it is
-    max_kills = min(max(copy_count - len(running_lines), 0), len(lines))
-    return [unsupervised_jobs[job_lock] for job_lock in own_first[:max_kills]]
+            how = ("no process of it is visible here: run this as root, on the host that runwait4.py "
+                   "--status names, or in its container; on FUSE kill it there; a client over TCP kills it "
+                   "when it is back")
+        change_counts.add_refusal(line.number, f"is {state_text}, but its job still runs ({how})")
 
 
 # ======== Editing ===========================================================================================

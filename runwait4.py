@@ -121,7 +121,6 @@ from runmaker4 import (
     find_block_reason,
     find_held_job_locks,
     find_mount,
-    find_runner,
     find_stray_line,
     human_time,
     is_free,
@@ -1417,8 +1416,8 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
     """Yield a status (of status_of()) as lines of text, for --status and the page.
 
-    The last lines name the jobs whose runner is dead.  `processes` of a job: None: they are in another
-    container; []: the job has a runner, or no process is visible.  columns: the maximum width.
+    The last lines name the jobs whose runner is dead.  `processes` of a job: []: it has a runner, or no
+    process is visible.  columns: the maximum width.
     """
     yield from status_summary(status)
     rows = []
@@ -1438,12 +1437,8 @@ def status_lines(status: Fields, columns: float) -> Iterator[str]:
         headings = ["line", "host", "slot", "since", "for", "command"]
         yield from format_table([headings, *rows], columns, right_columns=(0, 4))
     for job in status["jobs"]:
-        if job["processes"] is None:
-            yield (f"line {job['line']}: the runner is dead; the job runs in another container of this host "
-                   "(runset4.py --cancel there ends it)")
-        elif pids := ", ".join(map(str, job["processes"])):
-            yield (f"line {job['line']}: the runner is dead; process {pids} keeps it r "
-                   "(runset4.py --cancel ends it)")
+        if pids := " ".join(map(str, job["processes"])):
+            yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
 
 
 def status_summary(status: Fields) -> Iterator[str]:
@@ -1554,10 +1549,7 @@ def status_of(observation: Observation) -> Fields:
     if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
-            job["processes"] = holders.pids(line.command)
-            run = rows[line.number].run
-            if run and run.host == os.uname().nodename and find_runner(to_bytes(run.run)) is None:
-                job["processes"] = job["processes"] or None     # hidden in another PID namespace
+            job["processes"] = holders.pids(line)
     # the hosts that have a runner: find_wait_reason() reports a new job whose host= matches none of these
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
