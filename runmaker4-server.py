@@ -1767,7 +1767,6 @@ class Sessions:
     max_failed: int                     # 0: no limit
     clients: dict[str, Client] = field(default_factory=dict)
     assignments: Assignments = field(default_factory=dict)
-    _unwritten: list[tuple[Assignment, LineResult]] = field(default_factory=list)
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
@@ -1808,7 +1807,7 @@ class Sessions:
 
         Called when a client reports the result or gives the job back.  Called also when the server decides,
         for example because a command cannot be started, or a group is stopped.  The line stays assigned to
-        the client until the result is written, or never can be (_on_result_written()).
+        the client until the result is written, or never can be.
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
@@ -1816,36 +1815,17 @@ class Sessions:
         # with many short jobs in a row the client gets jobs ahead: Client.slots_to_fill
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
-        if not self._unwritten:         # results that come until write_results() is called are a batch
-            self.executor.then(self.write_results)
-        self._unwritten.append((assignment, line_result))
+        spawn_task(self._write_result(assignment, line_result))
 
-    def write_results(self) -> None:
-        """Write the results of a batch to the file.  First flush the records of the runs, once for all.
-
-        Clients do not send a run again if the file has its result.  So if the server is killed after it has
-        written a result, the run must be in the journal already.
-        """
+    async def _write_result(self, assignment: Assignment, line_result: LineResult) -> None:
+        """Write a decided result to the file, and forget the assignment once it is there, or never can be."""
+        # results that come while the executor makes earlier calls share one flush of the records
+        await self.executor.call(int)
+        # Before the state: we can be killed in between, and clients do not send a run again if the file has
+        # its result
         self.records.flush()
-        for assignment, line_result in self._unwritten:
-            job = assignment.job
-            write = partial(self.executor.call, self.claims.finish, job, line_result.state)
-            # The first attempt is made at once: later calls of the executor find the state.
-            outcome = asyncio.ensure_future(write_with_retries(write, self.interval, self.say, job))
-            outcome.add_done_callback(partial(self._on_result_written, assignment, line_result))
-        self._unwritten.clear()
-
-    def _on_result_written(
-        self, assignment: Assignment, line_result: LineResult, outcome: asyncio.Future[str]
-    ) -> None:
-        """Finish with an assignment whose result was written, or never will be: count it, and forget it.
-
-        outcome: '' if the result is in the file, otherwise why not.  It is cancelled if the server exits
-        first.
-        """
-        if outcome.cancelled():
-            return
-        error = outcome.result()
+        write = partial(self.executor.call, self.claims.finish, assignment.job, line_result.state)
+        error = await write_with_retries(write, self.interval, self.say, assignment.job)
         self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {assignment.number}: {error}")
@@ -1863,6 +1843,12 @@ class Sessions:
             self.drain(too_many_failures(count))
         self.acknowledge_soon(assignment.client)
 
+    async def flush_results(self) -> None:
+        """Wait until each decided result is written, or was tried once."""
+        await asyncio.sleep(0)                  # _write_result() has begun for all, ...
+        await self.executor.flush()             # has passed its first `await`, ...
+        await self.executor.flush()             # and its second
+
     async def watch_claimed_lines(self) -> None:
         """Check the claimed lines now and then, and order clients to kill cancelled and lost jobs.
 
@@ -1876,7 +1862,7 @@ class Sessions:
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                # of a line whose result is being written, _on_result_written() reports the loss
+                # of a line whose result is being written, _write_result() reports the loss
                 elif cause == "lost" and assignment.is_undecided:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
@@ -2864,8 +2850,7 @@ class Server(Program):
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
         self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
-        self.sessions.write_results()
-        await self._wait_unless_hurried(self.executor.flush(), max_seconds)
+        await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)

@@ -5593,35 +5593,17 @@ FIRST_RETRY_SECONDS = 0.05      # after the first attempt to write a result
 MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
 
 
-def write_with_retries(
-    write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job
-) -> Awaitable[str]:
+async def write_with_retries(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> str:
     """Write the result of a finished job: call write() until it does not raise TemporaryError.
 
-    Each pause is twice as long as the one before.  interval: seconds after which to report that another
-    process keeps the command locked; other reasons are reported at once.
-
-    Return the result of write(): '', or the permanent error.
-    """
-    first_attempt = write()
-    if isinstance(first_attempt, asyncio.Future) and first_attempt.done() and not first_attempt.exception():
-        return first_attempt            # it has the result, and needs no task
-    return _retry_while_temporary(first_attempt, write, interval, say, job)
-
-
-async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Awaitable[str]],
-                                 interval: float, say: Say, job: Job) -> str:
-    """Await an attempt to write a result; make another while it raises TemporaryError.
-
-    attempt: the first one, which can be over, under way, or a coroutine that has not begun; write() makes
-    each other.  interval: seconds after which to report that another process keeps the command locked; other
-    reasons are reported at once.  Return '', or the permanent error.
+    interval: seconds after which to report that another process keeps the command locked; other reasons are
+    reported at once.  Return the result of write(): '', or the permanent error.
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
         try:
-            return await attempt
+            return await write()
         except TemporaryError as error:
             if isinstance(error, NoFile):       # the file can come back for a moment only
                 pause = interval / 10
@@ -5631,7 +5613,6 @@ async def _retry_while_temporary(attempt: Awaitable[str], write: Callable[[], Aw
                 is_reported = True
         await asyncio.sleep(pause)
         waited, pause = waited + pause, min(2 * pause, MAX_RETRY_SECONDS)
-        attempt = write()
 
 
 def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:

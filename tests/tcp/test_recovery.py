@@ -84,14 +84,17 @@ class LinesOfADeadServer(JobFileCase):
 class LinesOfAClientThatComesBack(JobFileCase):
     """A server seeks the lines of jobs that it has not given to the client that names them."""
 
-    def sessions(self, lines: bytes) -> Sessions:
-        """Of a server whose file has these lines, which nobody runs.  To be called in an event loop."""
+    def sessions(self, lines: bytes, threaded: bool = False) -> Sessions:
+        """Of a server whose file has these lines, which nobody runs.  To be called in an event loop.
+
+        threaded: as on a network file system.
+        """
         self.path.write_bytes(lines)
         self.served = self.served_queue()
         claims = server.Claims(self.served, serving=True)
         loop = asyncio.get_running_loop()
         return server.Sessions(
-            loop, runmaker4.FileExecutor(threaded=False), claims, mock.Mock(), runmaker4.RunnerStats(),
+            loop, runmaker4.FileExecutor(threaded), claims, mock.Mock(), runmaker4.RunnerStats(),
             server.Lifetime(loop), say=lambda text: None, on_error=lambda text: None,
             interval=self.served.file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
 
@@ -115,6 +118,22 @@ class LinesOfAClientThatComesBack(JobFileCase):
             only, = words + numbers
             return only
         return asyncio.run(come())
+
+    def test_a_server_that_exits_first_writes_the_results_that_are_decided(self) -> None:
+        async def exit_with_results(threaded: bool) -> None:
+            sessions = self.sessions(b"r a\nr b\n", threaded)
+            client = server.Client(sessions, "c" * 16)
+            await sessions.recovery.reclaim(client, [
+                server.ReportedJob(str(number) * 16, runmaker4.Line(number, 0, b"r", command), None)
+                for number, command in ((1, b" a"), (2, b" b"))])
+            for assignment in list(client.assignments.values()):
+                sessions.settle(assignment, server.LineResult(b"d"))
+            await sessions.flush_results()
+            self.assertEqual((self.path.read_bytes(), client.assignments), (b"d a\nd b\n", {}))
+
+        for threaded in False, True:
+            with self.subTest(threaded=threaded):
+                asyncio.run(exit_with_results(threaded))
 
     def test_what_a_client_says_and_what_stands_there_decide(self) -> None:
         table = {
