@@ -15,7 +15,7 @@ from tests.support.case import GATE
 from tests.support.claims import JobFileCase, job_of
 from tests.support.console import console_lines, printed
 from tests.support.processes import wait_until
-from tests.support.runs import HASTY, WAITING, RunCase, without_states
+from tests.support.runs import HASTY, LOOKS, WAITING, RunCase, without_states
 from tests.support.scripts import ALL, FULL, PYTHON, RUNMAKER, RUNSET
 from tests.support.values import as_bytes
 
@@ -234,9 +234,11 @@ class Settings(DirectiveCase):
     @spared
     def test_settings_hold_down_to_the_next_ones(self) -> None:
         others = f"#RUN host=bob\n. {NOTED}\n#RUN barrier\n. {NOTED}\n#RUN barrier check\n. {NOTED}\n"
+        late = "until grep -q '^!' 0.txt; do sleep 0.02; done"         # after more than 0.1 s
         self.check_runs(
-            ("#RUN host=bob timeout=0.1\n#RUN timeout=50\n. sleep 0.2\n#RUN host=bob timeout=0.1\n"
-             "#RUN\n. sleep 0.2\n#RUN host=bob\n#RUN host=alice\n. true\n", "-j3", 0, "ddd", []),
+            (f"#RUN timeout=0.1\n. sleep 60\n#RUN host=bob timeout=0.1\n#RUN timeout=50\n. {late}\n"
+             f"#RUN host=bob timeout=0.1\n#RUN\n. {late}\n#RUN host=bob\n#RUN host=alice\n. true\n",
+             "-j4", 1, "!ddd", []),
             (others, "", 0, "...", []),
             (others, "--name=bob", 0, "ddd", [2, 4, 6]),
             ("\ufeff#RUN host=bob\n. true\n#RUN\n. true\n", "", 0, ".d", []),
@@ -248,11 +250,12 @@ class Timeouts(DirectiveCase):
     """timeout=: how long the jobs below may run, whatever --timeout says."""
 
     def test_it_beats_the_option(self) -> None:
-        self.lines("#RUN timeout=0.1", ". sleep 20", "#RUN timeout=none", ". sleep 0.4", "#RUN", ". sleep 30")
+        late = "until [ $(grep -c '^!' runs.txt) = 2 ]; do sleep 0.02; done"
+        self.lines("#RUN timeout=0.1", ". sleep 60", "#RUN timeout=none", f". {late}", "#RUN", ". sleep 70")
         ended = self.finish(self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (1, "!d!"))
         status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
-        self.assertEqual(status, [b'timeout after 0.1s "sleep 20"', b'timeout after 0.2s "sleep 30"'])
+        self.assertEqual(status, [b'timeout after 0.1s "sleep 60"', b'timeout after 0.2s "sleep 70"'])
 
     PERCENT = "import runmaker4\nrunmaker4.MIN_PERCENT_SECONDS = runmaker4.PING_SECONDS = 0.3\n" \
               "runmaker4.Journal.MEDIAN_BYTES = 500\n"
@@ -350,10 +353,10 @@ class Checks(DirectiveCase):
     @spared
     def test_a_follower_says_it_once_and_goes_on_when_that_is_mended(self) -> None:
         self.lines(". false", "#RUN barrier check", f". {RAN}")
-        runner = self.start_hasty("--follow", "runs.txt")
+        runner = self.start_looking("--follow", "runs.txt")
         self.wait_told("line 1", "barrier check", "line 2")
         self.append(f". {RAN}")
-        time.sleep(0.4)
+        self.wait_looked()
         self.assertEqual((runner.poll(), self.states()), (None, "!.."))
         self.assertEqual(self.run_script(RUNSET, "--set=x", "runs.txt", "1").code, 0)
         self.wait_states("xdd")
@@ -383,8 +386,8 @@ class End(DirectiveCase):
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", f". {RAN}", "#RUN end", f". {RAN}")
         self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, ".d.")
         self.edit("#RUN end\n", f"#RUN barrier\n. {RAN}\n#RUN end\n")
-        alice = self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt")
-        time.sleep(0.4)
+        alice = self.start_looking("--follow", "--name", "alice", "runs.txt")
+        self.wait_looked()
         self.assertEqual((alice.poll(), self.states()), (None, ".d.."))
         bob = self.start(RUNMAKER, "--follow", "-1", "--name", "bob", "runs.txt")
         self.assertEqual(self.finish(bob).code, 0)
@@ -409,8 +412,7 @@ class Together(DirectiveCase):
 class Changes(DirectiveCase):
     """Directives that are appended, edited or removed hold for the jobs not yet claimed."""
     # Each look at the lines that run adds to a file.  A walk is overdue after a second, also if it is slow
-    LOOKS = """
-import runmaker4
+    LOOKS_AT_RUNNING = f"""{LOOKS}
 runmaker4.Cursor.LONG_PAUSE_FACTOR = 0
 check_jobs = runmaker4.JobQueue.check_jobs
 def check_and_count(queue):
@@ -425,14 +427,14 @@ runmaker4.JobQueue.check_jobs = check_and_count
         self.lines(f". {WAITING}", ". true")
         runner = self.start_hasty("--name", "robert", "runs.txt")
         self.wait_up(1, runner=runner)
-        self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 9")
+        self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 60")
         self.open_gate()
         self.assertLeft(runner, 1, "dd.!")
 
     @spared
     def test_a_barrier_that_comes_in_place_above_what_runs_holds_back_the_next_claim(self) -> None:
         self.lines(f". {WAITING}; {RAN}", "#off barrier", f". {LAST}", f". {RAN}")
-        runner = self.start_patched(self.LOOKS, "--name=robert", "-j2", "runs.txt")
+        runner = self.start_patched(self.LOOKS_AT_RUNNING, "--name=robert", "-j2", "runs.txt")
         self.wait_states("rr.")
         self.wait_up(1, runner=runner)
         self.change("#off barrier", "#RUN barrier")
@@ -440,7 +442,7 @@ runmaker4.JobQueue.check_jobs = check_and_count
         wait_until(lambda: len(self.read("looks")) > before + 1, what="it has looked since then")
         self.write("", "last")
         self.wait_states("rd.")
-        time.sleep(0.3)
+        self.wait_looked()
         self.open_gate()
         self.assertLeft(runner, 0, "ddd")
         self.assertEqual(self.ran(), [1, 4])
@@ -451,16 +453,16 @@ runmaker4.JobQueue.check_jobs = check_and_count
                                                   lambda: self.edit("#RUN barrier\n", ""))
         for how in ways:
             self.lines("#RUN host=bob", ". true", "#RUN", "#RUN barrier", f". {RAN}")
-            runner = self.start_hasty("--name", "alice", "runs.txt")
-            time.sleep(0.3)
+            runner = self.start_looking("--name", "alice", "runs.txt")
+            self.wait_looked()
             self.assertEqual(self.states(), "..")
             how()
             self.assertLeft(runner, 0, ".d")
 
     def test_a_waiting_runner_takes_over_the_lines_that_it_waited_for(self) -> None:
         self.lines("#RUN host=nobody", f". {RAN}", "#RUN", "#RUN barrier", f". {RAN}")
-        runner = self.start_hasty("--name", "robert", "runs.txt")
-        time.sleep(0.3)
+        runner = self.start_looking("--name", "robert", "runs.txt")
+        self.wait_looked()
         self.change("host=nobody", "host=robert")
         self.assertLeft(runner, 0, "dd")
         self.assertEqual(self.ran(), [2, 5])
@@ -473,7 +475,7 @@ class LastLines(DirectiveCase):
             (". true\n#RUN host=bob\n. x", "--name=alice", 0, "d."), (". true\n. false", "-r", 1, "d!"),
             (". true\n. a\0b", "--resume", 1, "de"), (". true\n#RUN end\n. ech", "--follow", 0, "d."))
     # Has the file `rest` appended as soon as a line without newline is found
-    APPENDING = f"""{HASTY}
+    APPENDING = f"""{HASTY}{LOOKS}
 import os, sys
 find = runmaker4.Scan.next
 def find_and_append(scan, *states):
@@ -517,7 +519,8 @@ runmaker4.Scan.next = find_and_append
             with open(self.dir / f"{number}.txt", "ab", buffering=0) as file:
                 file.write(piece.encode())
         wait_until(lambda: not list(self.dir.glob("*.rest")), what="all is written")
-        time.sleep(0.3)
+        for number in 2, 3:     # which wait for the gate
+            self.wait_looked(f"{number}.txt")
         self.open_gate()
         for number, (_, piece, rest, ran) in enumerate(self.PIECES):
             with self.subTest(text=f"{piece}|{rest}"):
@@ -541,7 +544,7 @@ class MalformedLater(DirectiveCase):
 
     def start_it(self, *options: str) -> subprocess.Popen[bytes]:
         self.lines(f". {WAITING}", f". {RAN}")
-        runner = self.start_hasty(*options, "runs.txt")
+        runner = self.start_looking(*options, "runs.txt")
         self.wait_up(1, runner=runner)
         self.append("#RUN host=nowhere", f". {RAN}", "#RUN hots=x", f". {RAN}", "#RUN timeout=5", f". {RAN}")
         self.open_gate()
@@ -551,7 +554,7 @@ class MalformedLater(DirectiveCase):
 
     def test_a_runner_waits_until_it_is_mended_also_below_lines_for_another_host(self) -> None:
         runner = self.start_it("-j2")
-        time.sleep(0.2)
+        self.wait_looked()
         self.assertIsNone(runner.poll(), "whom the lines below it are for is not known")
         self.assertEqual(self.states(), "dd...")
         self.change("hots=x", "host=*")

@@ -25,6 +25,18 @@ runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
 QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
+# Whoever claims jobs adds a byte to NAME.looks, beside the job file NAME, whenever there was none to claim
+LOOKS = """
+import runmaker4
+claim_or_none = runmaker4.Cursor.claim
+def claim_and_note(cursor, *args, **settings):
+    found = claim_or_none(cursor, *args, **settings)
+    if isinstance(found, runmaker4.NoJob):
+        with open(cursor.file.path + ".looks", "ab") as looks:
+            looks.write(b"x")
+    return found
+runmaker4.Cursor.claim = claim_and_note
+"""
 PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
@@ -76,6 +88,17 @@ class RunCase(Case):
         if FULL:
             return self.start(RUNMAKER, *args, **settings)
         return self.start_patched(patience, *args, **settings)
+
+    def start_looking(self, *args: object, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a runner as start_hasty() does, for wait_looked()."""
+        return self.start_patched(LOOKS if FULL else HASTY + LOOKS, *args, **settings)
+
+    def wait_looked(self, name: str = "runs.txt") -> None:
+        """Wait until LOOKS has found no job in this file, as it is now: the second look from now on."""
+        looks = self.dir / f"{name}.looks"
+        looks.touch()
+        before = looks.stat().st_size
+        wait_until(lambda: looks.stat().st_size > before + 1, what=f"{name} is looked at")
 
     def wait_up(self, *lines: int, runner: Optional[Process] = None) -> None:
         """Wait until the jobs of these lines run; fail at once when this runner is gone."""
