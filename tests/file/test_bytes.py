@@ -125,8 +125,11 @@ class OutputBytes(Case):
         self.assertGreaterEqual(len(pieces), 2 + 5)
 
     def test_the_newline_after_a_mebibyte_that_was_printed_is_no_empty_line(self) -> None:
-        self.write(". head -c 1048576 /dev/zero | tr '\\0' x; sleep 0.2; echo; echo b\n")
-        pieces = printed(console_lines(self.run_script(RUNMAKER, "runs.txt").out))
+        printed_first = "until [ $(wc -c <said) -gt 1048576 ]; do sleep 0.02; done"
+        self.write(f". head -c 1048576 /dev/zero | tr '\\0' x; {printed_first}; echo; echo b\n")
+        with open(self.dir / "said", "wb") as said:
+            self.run_script(RUNMAKER, "runs.txt", stdout=said)
+        pieces = printed(console_lines(self.read("said")))
         self.assertEqual(([len(piece) for piece in pieces], pieces[-1]), ([1 << 20, 1], b"b"))
 
     @staticmethod

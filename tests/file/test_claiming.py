@@ -7,7 +7,7 @@ from collections import Counter
 from tests.support.case import Case
 from tests.support.console import console_lines, printed
 from tests.support.processes import Ended
-from tests.support.runs import RunCase
+from tests.support.runs import LOOKS, RunCase
 from tests.support.scripts import ALL, FULL, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.values import as_bytes
 
@@ -72,8 +72,9 @@ class HugeFile(RunCase):
     RESTING = "import runmaker4; runmaker4.Throttle.pause_seconds = lambda throttle, factor: 10.0\n"
 
     def test_what_a_job_sets_back_as_it_ends_is_run_also_by_who_waits_for_the_end(self) -> None:
-        self.write("d true\n. sleep 0.3; printf . | dd of=runs.txt conv=notrunc\n#RUN end\n")
-        ended = self.finish(self.start_patched(self.RESTING, "-j2", "--follow", "-q", "runs.txt"))
+        looked = "until [ -s runs.txt.looks ]; do sleep 0.02; done"
+        self.write(f"d true\n. {looked}; printf . | dd of=runs.txt conv=notrunc\n#RUN end\n")
+        ended = self.finish(self.start_patched(LOOKS + self.RESTING, "-j2", "--follow", "-q", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
 
 

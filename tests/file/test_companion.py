@@ -188,7 +188,7 @@ class LockTable(RunCase):
             self.assertTrue(runmaker4.lock(file.fileno(), mutex))
             runner = self.start_patched("import runmaker4; runmaker4.Cursor.MIN_IDLE_SECONDS = 0.3", "-q",
                                         "runs.txt")
-            with deadline(runner, 30):
+            with deadline(runner):
                 self.assertIn(b": 1 new job waits: ", present(runner.stderr).readline())
             told = self.run_script(RUNWAIT, "--status", "runs.txt").out
             self.assertIn(b"line 1 waits for another process, which holds the command mutex", told)

@@ -384,7 +384,7 @@ class End(DirectiveCase):
     @spared
     def test_lines_above_for_another_host_hold_nobody_but_at_a_barrier(self) -> None:
         self.lines("#RUN host=bob", f". {RAN}", "#RUN", f". {RAN}", "#RUN end", f". {RAN}")
-        self.assertLeft(self.start(RUNMAKER, "--follow", "--name", "alice", "runs.txt"), 0, ".d.")
+        self.assertLeft(self.start_looking("--follow", "--name", "alice", "runs.txt"), 0, ".d.")
         self.edit("#RUN end\n", f"#RUN barrier\n. {RAN}\n#RUN end\n")
         alice = self.start_looking("--follow", "--name", "alice", "runs.txt")
         self.wait_looked()

@@ -22,7 +22,7 @@ from tests.support.terminal import Terminal
 JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
 PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
 EDITOR = "import io, sys, re, os, random, time; path = sys.argv[1]; text = open(path).read()\n"
-SAVE = "\nopen(path, 'w').write(text); time.sleep(0.05)"
+SAVE = "\nopen(path, 'w').write(text)"
 
 
 class EditCase(RunCase):

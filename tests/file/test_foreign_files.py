@@ -173,7 +173,7 @@ class JobFiles(RunCase):
                 self.path.chmod(mode)
                 theirs = self.replace(runner, group)
                 said = b"was replaced by a file of user 4242, who could not write to the"
-                with deadline(runner, 30):
+                with deadline(runner):
                     self.assertTrue(any(said in line for line in present(runner.stderr)))
                 self.assertEqual(self.read(), theirs)
                 os.rename(self.dir / "kept", self.path)

@@ -110,7 +110,7 @@ class OnOneHost(LockedCase):
         with self.locked(*FILES):
             runner = self.start_jobs("-q", *RECORDS, up=(2,))
             runner.send_signal(signal.SIGINT)
-            ended = self.finish(runner, timeout=20)
+            ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (130, "de."), ended.err)
         self.assertNotIn(b"incomplete", ended.err)
         self.assertEqual(self.read("joblog").count(b"\n"), 3)
@@ -146,7 +146,7 @@ class OverANetwork(LockedCase):
             runner = self.start_patched(FAR, "-q", "-j2", "--no-records", "--joblog", "joblog", "runs.txt")
             self.wait_up(2, runner=runner)
             runner.send_signal(signal.SIGTERM)
-            ended = self.finish(runner, timeout=20)
+            ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (143, "de"), ended.err)
         self.assertComplains(ended, "joblog: locked by another process", "the job log is incomplete")
 
@@ -163,7 +163,7 @@ class OverANetwork(LockedCase):
 
     def test_a_journal_whose_file_system_has_died_is_given_up(self) -> None:
         self.jobs("true")
-        ended = self.finish(self.start_patched(FAR + DEAD, "-q", "--outdir", "out", "runs.txt"), 20)
+        ended = self.finish(self.start_patched(FAR + DEAD, "-q", "--outdir", "out", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
         self.assertComplains(ended, "transport endpoint is not connected", "the journal is incomplete")
 
