@@ -395,7 +395,6 @@ class SharedLockTable(LockTable):
             raise OSError(errno.ESTALE, "the lock file was removed")
         # of the previous server and of all other processes
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
-        self.lengthen_lock_file()               # shows runners that another process claims lines
         # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
         self.locks_without_line = frozenset(
             offset for offset in locked_offsets
@@ -2849,7 +2848,7 @@ class Server(Program):
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
-        self.executor.call_then(self.runner_stats.add_orphans, lambda: self.claims.orphans)
+        self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans)
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)

@@ -108,7 +108,7 @@ import time
 import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from argparse import ArgumentTypeError, Namespace
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -722,7 +722,7 @@ BUCKET_SIZE = JOB_LOCKS_PER_BUCKET + 1         # bytes
 # Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
 BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
-HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can claim lines or set states
+HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can write states: LockTable._open()
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
@@ -819,7 +819,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
     Raises OSError if the file has other contents: then it is no lock file of ours.
     """
     with Reader.with_own_fd(fd, network) as reader:
-        # NULs come from LockTable.lengthen_lock_file()
+        # runners of development versions appended NULs
         contents = reader.pread(BLOCK, 0).strip(b"\0")
     if not re.fullmatch(b"( *[0-9]+\n)?", contents):
         raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
@@ -2392,12 +2392,6 @@ def same_user(sock: socket.socket) -> bool:
     return uid == os.geteuid()
 
 
-class OtherUsers(Enum):
-    """Other users of a lock file, if its length cannot exclude them."""
-    NOT_ASKED = "we have claimed no line yet"
-    OTHERS = "they do, or can do since the file was reopened"
-
-
 class LockTableReader(Opened):
     """The lock file of a job file, for queries through `fd`."""
 
@@ -2579,21 +2573,18 @@ class LockTable(LockTableReader):
         self.pulse_offset = 0                   # of a byte locked only to notice lost locks; 0: not needed
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
-        self._lengthened = False                # we have made the open lock file longer, before a claim
-        # The length of the lock file after we first made it longer, if no other process used it then
-        self._length_at_first_claim: int | OtherUsers = OtherUsers.NOT_ASKED
 
     def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file; return its descriptor and identity.
 
-        Lock on it HERE_BYTE, as all do that can claim lines or set states; the pulse, a random byte: once
-        that is not locked any more, the file system has dropped our locks; and the presence lock of a program
-        that takes jobs, which shows that it lives.
+        Lock on it HERE_BYTE; the pulse, a random byte: once that is not locked any more, the file system has
+        dropped our locks; and the presence lock of a program that takes jobs, which shows that it lives.
         """
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # An NFS client that holds a lock on a file needs fewer round trips for the next lock
+            # Only with a lock on a file does an NFS client notice that the server has dropped its locks.  And
+            # it needs fewer round trips for the next lock.
             lock(fd, HERE_BYTE, shared=True)
             self.pulse_offset = lock_random_byte(fd) if self._mount.forgets_locks else 0
             if self.presence_lock:
@@ -2608,7 +2599,6 @@ class LockTable(LockTableReader):
         close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
-        self._lengthened = False
         self.can_trim = None                    # it can have failed only because locks were lost
         return fd, inode
 
@@ -2873,43 +2863,6 @@ class LockTable(LockTableReader):
     def discard(self, fd: int) -> None:
         self.close_job_lock(fd)
 
-    # -- other processes that claim lines --------------------------------------------------------------------
-
-    def lengthen_lock_file(self) -> None:
-        """Make the lock file one byte longer, once, so that others notice that we claim lines from now on.
-
-        Called before each claim, and by a server that inherits job locks; only the first call after the lock
-        file was opened does anything.  From the length is_only_claimer() learns if others can have run our
-        commands.
-
-        While the length is as we made it, no runner has begun to claim since.  A runner that began before us
-        still holds the shared lock on HERE_BYTE, as all do that can set a state: we find that lock, and
-        record OTHERS.  If that runner has lost the lock, it opens the lock file again, and so calls this
-        again before it claims.  A runner that begins now locks HERE_BYTE first.  So we find that lock, or the
-        runner makes the file longer than we did.
-        """
-        if self._lengthened:
-            return
-        length = os.fstat(self.fd).st_size + 1
-        os.ftruncate(self.fd, length)
-        is_first_claim = self._length_at_first_claim is OtherUsers.NOT_ASKED
-        # Later, when the file was opened again, others can have claimed in between.  NFSv3 may hide another
-        # host's lock on HERE_BYTE (see mark_lock_file_in_use())
-        if is_first_claim and self._mount.kind != "nfs" and is_free(self.fd, HERE_BYTE):
-            self._length_at_first_claim = length
-        else:
-            self._length_at_first_claim = OtherUsers.OTHERS
-        self._lengthened = True
-
-    def is_only_claimer(self) -> bool:
-        """Return True if certainly no other process has claimed since our first claim.
-
-        Then no other process has run a command since we did, and change_state() may write our result again,
-        over an `r` that an editor has restored.  Call it while holding a command mutex.
-        """
-        assert self.locked_now
-        return self._lengthened and self._length_at_first_claim == os.fstat(self.fd).st_size
-
 
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
@@ -3121,12 +3074,8 @@ class JobReader(Opened):
         held job locks than lines `r` (h < R).  One check is enough.  Where locks can be lost without an
         error, two checks 15 s apart are needed (Orphans), so that a living runner has locked its job lock
         again by then.  A runner that finds an orphan writes `e` over it, while holding the command mutex;
-        with --resume or -r it writes `.`, so that the line is claimed like any new line.
-
-        An `r` that an editor has saved over a result looks like an orphan.  The runner that wrote the result
-        writes it again if the lock file is as long as that runner's first claim has made it: each runner or
-        server that claims lines makes it a byte longer.  (Not on NFSv3, which can hide the lock of a runner
-        that began before.)
+        with --resume or -r it writes `.`, so that the line is claimed like any new line.  An old `r` that an
+        editor has saved over a result is an orphan like any other.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
@@ -3457,29 +3406,24 @@ class JobFile(JobReader):
     def size(self) -> int:
         return os.fstat(self.fd).st_size
 
-    def change_state(self, line: Line, state: bytes, own_last_result: bytes = b"") -> Attempt:
+    def change_state(self, line: Line, state: bytes) -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
 
         A walk does this to orphans; -r and --resume make finished lines new if make_new() was refused.
 
         Return what was written in `new_state` of an Attempt; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
-
-        own_last_result: the result of this process's last run of an orphan's command; b"": none.  An editor
-        can have saved an old `r` over it.  So write it instead of `state`, unless another process can have
-        run the command since.
         """
+        attempt = Attempt(LineCheck.LOCKED)
         with self.command_mutex(line.command, self.walk_patience) as locked:
-            attempt = Attempt(LineCheck.LOCKED)
             if locked:
                 is_orphan = line.state == RUNNING
                 # a finished line made new changes neither the number of locks nor that of lines `r`
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
-                our_run_was_last = own_last_result and self.lock_table.is_only_claimer()
-                attempt.new_state = own_last_result if our_run_was_last else state
-                self.write(line, attempt.new_state)
-            return attempt
+                self.write(line, state)
+                attempt.new_state = state
+        return attempt
 
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
@@ -3723,7 +3667,6 @@ class JobQueue:
                 if locked:
                     attempt = self.file.check_claimable(line, settings, needs_room=not job_lock)
                 if attempt.check is LineCheck.OPEN:
-                    lock_table.lengthen_lock_file()
                     attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
                     self.spread = max(self.spread - 1, 1)
                 else:                           # another process was faster: choose among more lines
@@ -4288,7 +4231,6 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
 #                 can be claimed.  A Walk has no clock.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
-#     Results     remembers the results of the last runs in this process.
 #
 # If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit.  That is not
 # the walk's answer: it is that of a count of the file which follows (JobReader.summarize()).  Further claims
@@ -4430,20 +4372,6 @@ class PendingGroup:
     started: bool = False       # a server has begun to start it
 
 
-# ---- results of runs ---------------------------------------------------------------------------------------
-
-
-class Result(NamedTuple):
-    state: bytes                # `d` or `!`
-    number: int                 # of the line
-
-
-# The results of the last runs in this process, by command, the newest last.  One is removed when another run
-# of the command starts.
-Results = OrderedDict[bytes, Result]
-MAX_RESULTS = 100_000
-
-
 # ---- orphans -----------------------------------------------------------------------------------------------
 
 
@@ -4452,12 +4380,6 @@ class Suspicion(Enum):
     NONE = "it has a runner, or a job"
     SOME = "it looks like one; if locks can be lost without an error, a later check must find the same"
     PROVED = "it is one"
-
-
-class OrphanLines(NamedTuple):
-    """Line numbers of orphans."""
-    marked: list[int]           # marked `e`
-    finished: list[int]         # got the result of the run here, which could not be written before
 
 
 def default_outdir(path: str) -> str:
@@ -4492,10 +4414,9 @@ class Orphans:
     # lock.  By then all runners have noticed lost locks and locked them again.
     MIN_UNLOCKED_SECONDS = 15.0
 
-    def __init__(self, file: JobFile, results: Results) -> None:
+    def __init__(self, file: JobFile) -> None:
         self._file = file
-        self._results = results  # of the last runs here, shared with the Cursor
-        self.lines = OrphanLines([], [])        # what was written so far, for RunnerStats
+        self.marked: list[int] = []             # numbers of lines that were marked `e`
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
         # when (clock) a line was first seen without a lock: see check_orphan()
@@ -4530,43 +4451,20 @@ class Orphans:
         return Suspicion.PROVED
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write the next state over the `r` of an orphan, and report it, unless MAX_REPORTED others were.
+        """Write NEW or ERROR over the `r` of an orphan, and report it, unless MAX_REPORTED others were.
 
-        The next state is the result of the command's last run, if that was here and is certain; otherwise
-        `state`.  Attempt.new_state b"": nothing was written.  Raises FileChangedError.
+        Attempt.new_state b"": nothing was written.  Raises FileChangedError.
         """
-        known_result = self._known_result(line)
-        attempt = self._file.change_state(line, state, known_result)
-        if known_result and attempt.new_state == known_result:
-            self.lines.finished.append(line.number)
-        elif attempt.new_state == ERROR:
-            self.lines.marked.append(line.number)
+        attempt = self._file.change_state(line, state)
+        if attempt.new_state == ERROR:
+            self.marked.append(line.number)
         if attempt.new_state and self._reported < self.MAX_REPORTED:
             self._reported += 1
             text = f"is r, but {self._hint(line.command) or 'has neither runner nor job'}; "
-            if attempt.new_state == NEW:
-                text += "is new again"
-            elif attempt.new_state == ERROR:
-                text += "marked e (--resume runs it again)"
-            else:                       # the result was known, so an editor has written the `r`
-                result = display_text(attempt.new_state)
-                text = f"an editor restored an old r; it is {result} again, the result of the run here"
+            text += "is new again" if state == NEW else "marked e (--resume runs it again)"
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
         return attempt
-
-    def _known_result(self, line: Line) -> bytes:
-        """Return the result of the last run of an orphan's command here; b'': none.
-
-        An editor can have saved an old `r` over that result, and the job must not run again.  If another line
-        has the same command, the result can be of that line, so return b'', too.
-        """
-        result = self._results.get(line.command)
-        if not result:
-            return b""
-        equal_lines = find_command_lines(self._file.reader, self._file.start, {line.command})
-        is_only_line = len(list(itertools.islice(equal_lines, 2))) == 1
-        return result.state if is_only_line else b""
 
     def _hint(self, command: bytes) -> str:
         """Return how the job of an orphan can still live: orphan_hint() of the command's last recorded run.
@@ -4805,10 +4703,8 @@ class Walk:
 
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
-        neither runner nor job, the next state.
-
-        That is the result of the last run here, if certain; otherwise new if a consumer, present or not, runs
-        orphans again (--resume), and `e` if none does.
+        neither runner nor job, the next state: new if a consumer, present or not, runs orphans again
+        (--resume), and `e` if none does.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -5004,8 +4900,7 @@ class Cursor:
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
         # of those: whom the current walk will answer, or whom the last idle walk and count did not let exit
         self._answered: frozenset[Consumer] = frozenset()
-        self._results = Results()               # of the last runs here: see finish()
-        self._orphans = Orphans(file, self._results)
+        self._orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for whom `_reset` makes lines new
         self._known: Collection[Consumer] = ()          # at the last claim
@@ -5024,8 +4919,8 @@ class Cursor:
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
     @property
-    def orphans(self) -> OrphanLines:
-        return self._orphans.lines
+    def orphans(self) -> list[int]:
+        return self._orphans.marked
 
     @property
     def groups(self) -> list[PendingGroup]:
@@ -5128,7 +5023,6 @@ class Cursor:
                     line.state in consumer.retry for consumer in consumers.fitting(scope)
                 ):
                     lines.append(line)
-                    self._results.pop(line.command, None)       # it will run again
             # all at once is the next try; otherwise the first line alone
             tries_all = True
             while lines:
@@ -5210,14 +5104,6 @@ class Cursor:
                 result = walk.claim_next(consumers, pause_at)
             self._is_sliced = result is Stop.SLICED
             if isinstance(result, Job):
-                last_result = self._results.pop(result.command, None)
-                if last_result and last_result.number == result.number:
-                    self._say_once(
-                        "again",
-                        f"line {result.number}: finished here as {display_text(last_result.state)}, and is "
-                        "new again; it will run once more (a user or a runner with -r set it, or an editor "
-                        "saved an old state; further lines are not reported)",
-                    )
                 return result
             if self._is_sliced:
                 return NoJob(AGAIN)
@@ -5371,23 +5257,14 @@ class Cursor:
         return self.queue.check_jobs()
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write the result of a job, and remember it.  Return '', or why it will never be written.
-
-        If an editor then saves an old `r` over the result, the line looks like an orphan.  A walk can write
-        the remembered result again, so that the job does not run twice (Orphans._known_result()).
+        """Write the result of a job.  Return '', or why it will never be written.
 
         state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
         Raises TemporaryError: try again.
         """
         if state == NEW and job.cancelled:
             state = CANCELLED
-        error = self.queue.finish(job, state)
-        self._results.pop(job.command, None)
-        if state in (DONE, FAILED):
-            self._results[job.command] = Result(state, job.number)
-            if len(self._results) > MAX_RESULTS:        # forget the oldest
-                self._results.popitem(last=False)
-        return error
+        return self.queue.finish(job, state)
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -5860,7 +5737,7 @@ class FileJobs:
         the exit status is not 0.
         """
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
-        runner.runner_stats.add_orphans(self._cursor.orphans)
+        runner.runner_stats.orphans += self._cursor.orphans
         return summary
 
     def _count_jobs(self, consumers: Collection[Consumer]) -> Summary:
@@ -8290,14 +8167,6 @@ class RunnerStats:
         """Add a job whose result is not written, unless a user has set the state."""
         if not job.cancelled:
             self.unwritten_lines.append(job.number)
-
-    def add_orphans(self, lines: OrphanLines) -> None:
-        """Add the lines of dead runners that were marked `e`; forget unwritten results written meanwhile.
-
-        Called at the exit, for the closing line.
-        """
-        self.orphans += lines.marked
-        self.unwritten_lines = [line for line in self.unwritten_lines if line not in lines.finished]
 
     def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status of this program, unless a signal decides it; 0: all is well.

@@ -3,16 +3,15 @@ import os
 import signal
 import subprocess
 import unittest
-from typing import Any, Callable
+from typing import Any
 
 import runmaker4
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.journal import start
-from tests.support.locks import NFS3
 from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import HASTY, RunCase
-from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
+from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 
 
 class LifeSign(RunCase):
@@ -115,68 +114,29 @@ class SavedAsNew(LifeSign):
 
 
 class BroughtBack(LifeSign):
-    """An editor saves the `r` that it has read over the result that came since."""
+    """An editor saves the `r` that it has read over the result that came since: it is an orphan like others.
+    """
     TEXT = f". echo 1 >>marks\n. echo 2 >>marks; false\n. {GATE}\n"
 
-    def save_old_states(self, *options: str, meanwhile: Callable[[], Any] = lambda: None,
-                        again: str = "") -> Ended:
-        """How a runner ends that meets them; meanwhile: done before; again: a line that stands twice."""
+    def save_old_states(self, *options: str) -> Ended:
+        """How a runner ends that meets them."""
         runner = self.start_to_gate(self.TEXT, *options)
         self.wait_states("d!r")
-        meanwhile()
-        self.write(self.read().decode().replace("d e", "r e").replace("! e", "r e") + again)
+        self.write(self.read().decode().replace("d e", "r e").replace("! e", "r e"))
         self.open_gate()
         return self.finish(runner)
 
-    def test_the_line_gets_the_state_again_with_which_its_run_has_ended(self) -> None:
+    def test_the_line_becomes_an_error_and_that_is_said(self) -> None:
         ended = self.save_old_states()
-        self.assertEqual((ended.code, self.states()), (1, "d!d"))
-        for number, state in (1, "d"), (2, "!"):
-            self.assertIn(f"line {number}: an editor restored an old r; it is {state} again, the result of "
-                          "the run here\n", ended.err.decode())
+        self.assertEqual((ended.code, self.states(), self.read("marks")), (1, "eed", b"1\n2\n"))
+        for number in 1, 2:
+            self.assertIn(f"line {number}: is r, but has neither runner nor job; marked e (--resume runs it "
+                          "again)\n", ended.err.decode())
 
-    def test_resume_runs_nothing_twice(self) -> None:
+    def test_resume_runs_it_once_more(self) -> None:
         ended = self.save_old_states("--resume")
-        self.assertEqual((ended.code, self.states(), self.read("marks")), (1, "d!d", b"1\n2\n"))
-
-    def test_where_another_runner_has_claimed_lines_it_may_be_a_later_run_that_was_lost(self) -> None:
-        """So the line becomes e."""
-        def claim() -> None:
-            self.append(". true")
-            self.run_jobs("-q")
-            self.wait_states("d!rd")
-
-        ended = self.save_old_states(meanwhile=claim)
-        self.assertEqual((ended.code, self.states()), (1, "eedd"))
-        self.assertIn(b"line 1: is r, but has neither runner nor job; marked e (--resume runs it again)\n",
-                      ended.err)
-
-    def test_where_other_claimers_can_be_hidden_it_may_be_a_later_run_too(self) -> None:
-        """On NFSv3, even if they began earlier, and the lock file is not longer."""
-        self.write(f". echo >>marks\n. {GATE}\n")
-        runner = self.start_patched(f"{NFS3}runmaker4.Cursor.MIN_IDLE_SECONDS = 0.1", "-q", "runs.txt")
-        self.wait_states("dr")
-        self.write(f"r echo >>marks\nr {GATE}\n")
-        self.open_gate()
-        self.assertEqual((self.finish(runner).code, self.states()), (1, "ed"))
-
-    def test_of_equal_lines_nobody_knows_whose_run_it_was(self) -> None:
-        ended = self.save_old_states(again="d echo 1 >>marks\n")
-        self.assertEqual((ended.code, self.states()), (1, "e!dd"))
-
-    def test_a_later_run_that_we_have_stopped_is_not_taken_for_the_one_before(self) -> None:
-        runner = self.start_to_gate(f". [ -e marks ] || exit 0; {GATE}; sleep 60\n. {GATE}\n", "-j2")
-        self.wait_states("dr")
-        self.write("", "marks")
-        at_gate = self.dir / "at.gate"
-        at_gate.unlink()
-        self.assertEqual(self.run_script(RUNSET, "-q", "--set=.", "runs.txt", "1").code, 0)
-        wait_until(at_gate.exists, what="the second run is there")
-        self.assertEqual(self.run_script(RUNSET, "-q", "--cancel", "runs.txt", "1").code, 0)
-        self.write(self.read().decode().replace("c [", "r ["))
-        self.wait_states("er")
-        self.open_gate()
-        self.assertEqual((self.finish(runner).code, self.states()), (1, "ed"))
+        self.assertEqual((ended.code, self.states()), (1, "d!d"))
+        self.assertEqual(sorted(self.read("marks").split()), [b"1", b"1", b"2", b"2"])
 
 
 class Orphans(LifeSign):

@@ -158,12 +158,9 @@ class History(World):
     def __init__(self, seed: int, kind: str) -> None:
         super().__init__(seed, kind)
         self.runs: list[Run] = []
-        # command -> who last put its line back without having begun it, the state put back, the step
-        self.given_back: dict[bytes, tuple[Process, bytes, int]] = {}
         self.made_new: dict[bytes, int] = {}        # command -> the last step in which a line became new
         self.lost_answers = 0                       # fsync() that still fail after they have synced
         self.done: Counter[bytes] = Counter()       # commands of lines that were done at the beginning
-        self.settled: dict[bytes, Run] = {}         # command -> the run whose result was settled last
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
         self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
@@ -305,16 +302,12 @@ class History(World):
                 self.fail(f"writes {data!r} over {line!r}, and is no runner")
             return
         ended = [run for run in mine if run.until <= self.now and run.result == data]
-        if back or any(run.released for run in ended):
-            self.given_back[command] = me, data, self.steps
         if data == b"." and line[:1] in b"!e" and not (back or ended):
             self.check_reset(me, line)
             return
         is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
         self.renewed[command] += is_resumed
-        if data not in b"re" and not (
-            back or ended or is_resumed or data == line[:1] or self.is_brought_back(me, line, data)
-        ):
+        if data not in b"re" and not (back or ended or is_resumed or data == line[:1]):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if (data == b"e" or is_resumed) and not (back or ended):
             running = (
@@ -355,32 +348,6 @@ class History(World):
         commands = Counter(command_of(line) for _, line in lines_of(data))
         return {line for line in lines if line[:1] in states.replace(b"r", b"")
                 and commands[command_of(line)] == 1}
-
-    def is_brought_back(self, me: Process, line: bytes, data: bytes) -> bool:
-        """Whether an editor has saved an `r` over this state.
-
-        It is the result of the last run that anybody has begun, and its own; or what it has put back since
-        then, because it did not begin what it had claimed.  Of equal lines an editor may have taken out the
-        one that was begun last, and left one: then it is the result that was settled last.
-        """
-        runs = [run for run in self.runs if run.command == command_of(line)]
-        last = max(runs, key=lambda run: run.claimed, default=None)
-        if command_of(line) in self.given_back:
-            by, state, step = self.given_back[command_of(line)]
-            if by is me and state == data and not (last and last.claimed > step):
-                return bool(self.edits) and line[:1] == b"r"
-        if not self.edits or line[:1] != b"r" or last is None:
-            return False
-        if last.runner is not me or last.until > self.now:
-            return False
-        done = sum(run.until <= self.now and run.result in b"d!" for run in runs)
-        lines = [other for _, other in lines_of(self.names[PATH].data)]
-        equal = [other for other in lines if command_of(other) == command_of(line)]
-        if done <= sum(other[:1] in b"d!" for other in equal):
-            return False
-        settled = self.settled.get(command_of(line))
-        is_left = len(equal) == 1 and settled is not None and settled.runner is me and settled.result == data
-        return last.result == data or is_left
 
     def may_replace(self, me: Actor, new: Inode) -> None:
         """Check a job file before a program puts it in the place of the old one."""
@@ -847,7 +814,6 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
     me.runs.remove(run)
-    world.settled[run.command] = run
     if fault and not (
         run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0
     ):
@@ -1529,13 +1495,6 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "states as the person read them": one(
         SETTER, "merge", lambda base, theirs, live, *more, plain=SETTER.merge: (
             plain(base, theirs, base, *more))),
-    "alone though others claim": one(LOCK_TABLES, "is_only_claimer", lambda self: True),
-    "alone since before others came": one(
-        LOCK_TABLES, "lengthen_lock_file", lambda self, plain=LOCK_TABLES.lengthen_lock_file: (
-            plain(self), self.__dict__.update(_length_at_first_claim=CORE.os.fstat(self.fd).st_size))),
-    "an equal line's end": one(
-        CORE.Orphans, "_known_result", lambda self, line: (
-            self._results[line.command].state if line.command in self._results else b"")),
     "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "with_own_fd", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),

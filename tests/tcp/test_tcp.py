@@ -8,7 +8,7 @@ import time
 import unittest
 from typing import Any
 
-from tests.file import test_bytes, test_claiming, test_file_trouble, test_life_sign
+from tests.file import test_bytes, test_claiming, test_file_trouble
 from tests.file.test_bytes import TOO_LONG
 from tests.runner import test_options, test_signals
 from tests.support.console import console_lines, printed
@@ -44,13 +44,6 @@ class QuickStart(TcpCase):
         server = self.start_server()
         self.assertIn(b"(line 1); -r runs them again", self.run_client(server).err)
         self.assertIn(b"runmaker4-client.py -r runs them again", self.stop(server, signal.SIGTERM).err)
-
-
-class BroughtBack(OverTcp, test_life_sign.LifeSign):
-    """A result over which an editor has saved an old `r`: the server knows those of all its clients."""
-    TEXT = test_life_sign.BroughtBack.TEXT
-    save_old_states = test_life_sign.BroughtBack.save_old_states
-    test_resume_runs_nothing_twice = test_life_sign.BroughtBack.test_resume_runs_nothing_twice
 
 
 class Surroundings(TcpCase):
