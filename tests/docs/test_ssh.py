@@ -12,11 +12,11 @@ import subprocess
 import unittest
 from typing import Optional
 
-from tests.runner.test_slots import NASTY
+from tests.support.ports import free_port
 from tests.support.processes import MARK, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL
-from tests.support.tcp import free_port
+from tests.support.wrappers import NASTY
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
 WORKERS = ("alice", "bob")

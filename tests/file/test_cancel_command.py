@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import runmaker4
-from tests.file.test_life_sign import LifeSign
+from tests.support.life_sign import LifeSign
 from tests.support.processes import alive, wait_until
 from tests.support.runs import SLEEPING, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT

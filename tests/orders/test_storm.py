@@ -1,20 +1,14 @@
 """Runners and jobs killed at random: no job is lost, and none runs twice at the same time."""
-import contextlib
-import os
-import pathlib
-import random
 import re
-import signal
 import subprocess
-import time
 import unittest
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Callable
 
 from tests.support import marks
-from tests.support.processes import Process, wait_until
-from tests.support.runs import INTERVAL, RunCase
+from tests.support.kills import KillCase
+from tests.support.processes import wait_until
+from tests.support.runs import INTERVAL
 from tests.support.scripts import ALL, FULL
 
 JOBS, KILLS, RUNNERS = (10_000, 500, 6) if ALL else (2_000, 100, 6) if FULL else (200, 12, 6)
@@ -44,66 +38,6 @@ class TheProof(unittest.TestCase):
                 problems = "; ".join(marks.problems(text.encode(), jobs, runners={50, 60}))
                 self.assertIn(found, problems)
                 self.assertEqual(bool(found), bool(problems), problems)
-
-
-def process_table() -> dict[int, tuple[str, int]]:
-    """All processes: pid -> (state letter, parent)."""
-    table = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = pathlib.Path(f"/proc/{entry}/stat").read_text(errors="replace")
-            except OSError:
-                continue                                # it has ended meanwhile
-            state, parent = stat.rpartition(")")[2].split()[:2]
-            table[int(entry)] = (state, int(parent))
-    return table
-
-
-def send(number: int, processes: Iterable[int]) -> None:
-    """Send a signal to processes, or to process groups (negative numbers), that may be gone."""
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def freeze(processes: list[int]) -> None:
-    """Stop processes, and wait until they do nothing any more."""
-    send(signal.SIGSTOP, processes)
-
-    def still() -> bool:
-        table = process_table()
-        return all(table[pid][0] in "TZX" for pid in processes if pid in table)
-    wait_until(still, what=f"{processes} are stopped")
-
-
-class KillCase(RunCase):
-    """Those who run jobs are killed, and what they and their jobs do is marked."""
-    SEED = 5
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.random = random.Random(self.SEED)
-        self.killed: list[Process] = []
-
-    def done(self) -> int:
-        return (b"\n" + self.read()).count(b"\nd ")
-
-    def kill(self, runner: Process, with_jobs: bool) -> None:
-        """kill -9 a runner.  Its jobs too: each is a session of its own, with its process group."""
-        jobs: list[int] = []
-        if with_jobs:
-            freeze([runner.pid])                        # so that it starts no more jobs
-            jobs = [pid for pid, (_, parent) in process_table().items() if parent == runner.pid]
-            freeze(jobs)                                # so that their marks end before ours
-        marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
-        send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
-        self.killed.append(runner)
-
-    def kill_one(self, living: Callable[[], Sequence[Process]], with_jobs: bool) -> None:
-        """Kill one of those who live then, sooner or later."""
-        time.sleep(self.random.uniform(0, 0.03))
-        self.kill(self.random.choice(living()), with_jobs)
 
 
 class Storm(KillCase):

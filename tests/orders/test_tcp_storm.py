@@ -6,13 +6,13 @@ import time
 import unittest
 from typing import Callable
 
-from tests.orders import test_storm
 from tests.support import marks
-from tests.support.processes import wait_until
+from tests.support.kills import KillCase
+from tests.support.losses import LossCase
+from tests.support.processes import process_table, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.scripts import ALL, FULL
 from tests.support.tcp import Program, Server, TcpCase
-from tests.tcp.test_losses import LossCase
 
 JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
     (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
@@ -22,7 +22,7 @@ GRACE = 10
 PATIENCE = 1800 if FULL else 180
 
 
-class TcpStorm(test_storm.KillCase, TcpCase):
+class TcpStorm(KillCase, TcpCase):
     """Clients die by kill -9, alone or with their jobs, and so do servers; new ones carry on."""
 
     def setUp(self) -> None:
@@ -45,7 +45,7 @@ class TcpStorm(test_storm.KillCase, TcpCase):
 
     def kill_client(self, with_jobs: bool) -> None:
         """kill -9 a client, one that runs jobs if there is one, as the other storm does a runner."""
-        parents = {parent for _, parent in test_storm.process_table().values()}
+        parents = {parent for _, parent in process_table().values()}
         client = self.random.choice([one for one in self.clients if one.pid in parents] or self.clients)
         self.clients.remove(client)
         self.kill(client, with_jobs)

@@ -8,10 +8,10 @@ import re
 import shlex
 import unittest
 
-from tests.docs.test_documents import read_pieces
 from tests.real.rigs import REAL
 from tests.real.rigs.nfs import Command, Machine, Rig, missing
 from tests.support.case import Mixin
+from tests.support.documents import read_pieces
 
 GROUPS = "/sys/fs/cgroup/limited"       # a group of 400 MB, with two groups in it
 MAKE_GROUPS = f"""set -e

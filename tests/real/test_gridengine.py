@@ -11,8 +11,8 @@ import unittest
 from collections import Counter
 from typing import Optional
 
-from tests.docs.test_documents import read_pieces
 from tests.real.rigs import REAL, gridengine
+from tests.support.documents import read_pieces
 from tests.support.processes import wait_until
 from tests.support.runs import RunCase
 

@@ -10,6 +10,7 @@ import unittest
 
 from tests.docs import test_documents as documents
 from tests.real.rigs import REAL, ssh
+from tests.support.documents import read_pieces
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import SCRIPTS, SCRIPTS_AT
@@ -23,7 +24,7 @@ MPI_AS_ROOT = "export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1\
 
 def block(start: str, document: str = "docs/clusters.md") -> str:
     """The block of a document that begins so."""
-    return next(piece.text for piece in documents.read_pieces(document) if piece.text.startswith(start))
+    return next(piece.text for piece in read_pieces(document) if piece.text.startswith(start))
 
 
 def blotted(text: str) -> set[str]:
@@ -143,7 +144,7 @@ class FirstDay(HostsCase):
         """What a second terminal is for comes before the bar, which waits until all is over."""
         gate = "until [ -e go ]; do sleep 0.1; done"
         steps = [piece.text.replace("/shared", str(self.dir)).replace("sleep 20", gate)
-                 for piece in documents.read_pieces("docs/first-day.md") if piece.kind == "sh"]
+                 for piece in read_pieces("docs/first-day.md") if piece.kind == "sh"]
         version, locks, write, start, watch, change, stop, look, again, back = steps
         self.assertRegex(self.typed(version).out, rb"^runmaker4.py \S+\n$")
         said = self.typed(locks).out            # on a file system of one host nobody waits for the other

@@ -22,8 +22,8 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from tests.docs.test_packaging import AnywhereCase
 from tests.real.rigs import REAL, lacking
+from tests.support.anywhere import AnywhereCase
 from tests.support.processes import Ended
 from tests.support.scripts import ROOT, SCRIPTS
 

@@ -19,10 +19,10 @@ import unittest
 from collections.abc import Sequence
 from typing import Optional
 
-from tests.docs.test_documents import read_pieces
 from tests.real.rigs import PATH, REAL
 from tests.real.rigs.slurm import FREEZER, Cluster, missing
 from tests.support.case import GATE
+from tests.support.documents import read_pieces
 from tests.support.processes import MARK, marked, wait_until
 from tests.support.runs import UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, SCRIPTS_AT

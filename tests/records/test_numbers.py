@@ -16,7 +16,7 @@ from tests.support.case import GATE
 from tests.support.journal import end, pair, start
 from tests.support.processes import Ended
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, program_of
-from tests.views.test_telling import TellingCase
+from tests.support.telling import TellingCase
 
 
 class OutputCase(TellingCase):

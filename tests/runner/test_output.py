@@ -1,7 +1,6 @@
 """Promise: the console shows what jobs print, whole and in order, and at last what became of them."""
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -11,7 +10,7 @@ import unittest
 from typing import Any, Callable
 
 from tests.support.case import GATE, Case
-from tests.support.console import ConsoleLine, console_lines, printed
+from tests.support.console import ConsoleLine, console_lines, printed, read_terminal
 from tests.support.processes import Ended, peak_memory, wait_until
 from tests.support.runs import SLEEPING, RunCase
 from tests.support.scripts import RUNMAKER
@@ -19,18 +18,6 @@ from tests.support.values import present
 
 ESCAPE = re.compile(rb"\x1b\[[0-9;]*m")
 STATUS = re.compile(rb"progress:[^\r\n]*\r(?:\r\x1b\[J)?")     # a status line, and what erases it
-
-
-def read_terminal(master: int) -> bytes:
-    """All that a pseudo-terminal gets until its last holder has gone, with plain newlines."""
-    shown, end = b"", time.monotonic() + 60
-    while time.monotonic() < end:
-        if select.select([master], [], [], 0.1)[0]:
-            try:
-                shown += os.read(master, 65536)
-            except OSError:                         # EIO: the hang-up
-                return shown.replace(b"\r\n", b"\n")
-    raise AssertionError(f"the runner did not end: {shown[-1000:]!r}")
 
 
 class Wanted(RunCase):

@@ -4,44 +4,18 @@ import os
 import shutil
 import subprocess
 import unittest
-from collections.abc import Iterable, Sequence
 from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
 from tests.support.limits import LimitedCase
-from tests.support.runs import RunCase
+from tests.support.refusals import RefusalCase
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
 
 NUMBERS = ("--jobs=x", "--jobs=-1", "--jobs=1.5", "--jobs=", "--retries=x", "--retries=-1", "--loglines=x",
            "--timeout=5y", "--walltime=soon", "--walltime=300%", "--timeout=0%", "--timeout=-5%",
            "--timeout=x%", "--timeout=300%%")
-
-
-class RefusalCase(RunCase):
-    """A job file whose job must not run."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.jobs("touch ran")
-
-    def assertUntouched(self) -> None:
-        """The job file has the bytes it had, and its job did not run."""
-        self.assertEqual(self.read(), self.before)
-        self.assertFalse(self.exists("ran"))
-
-    def refuse(self, script: str, *args: object, words: str = "", **settings: Any) -> None:
-        """The script refuses these arguments with one line, which has its name and these words."""
-        self.refuse_all([(script, *args)], words, **settings)
-
-    def refuse_all(self, calls: Iterable[Sequence[object]], words: str = "", **settings: Any) -> None:
-        """These calls are refused, each a script and its arguments; they run at the same time."""
-        for call, ended in self.run_all(calls, **settings):
-            with self.subTest(call=call):
-                self.assertRefused(ended, *words.split())
-                self.assertTrue(ended.err.startswith(f"{call[0]}: ".encode()), ended.err)
-        self.assertUntouched()
 
 
 class JobFiles(RefusalCase):

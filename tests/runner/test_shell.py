@@ -13,13 +13,13 @@ import unittest
 from concurrent import futures
 
 import runmaker4
-from tests.file.test_directives import DirectiveCase
-from tests.runner.test_refusals import RefusalCase
-from tests.runner.test_slots import LOGGING_WRAPPER, SSH
 from tests.support.case import GATE
+from tests.support.directives import DirectiveCase
 from tests.support.processes import Ended, wait_until
+from tests.support.refusals import RefusalCase
 from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER
 from tests.support.tcp import TcpCase
+from tests.support.wrappers import LOGGING_WRAPPER, SSH
 
 # Commands, the states that they must leave, and what they print on stdout: the same in all shells.  Those
 # that are cut off must fail.

@@ -4,7 +4,7 @@ import re
 import unittest
 
 import runmaker4
-from tests.runner.test_output import read_terminal
+from tests.support.console import read_terminal
 from tests.support.job_file import FileCase
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import runmaker4
-from tests.runner.test_output import read_terminal
 from tests.support.case import GATE
-from tests.support.console import console_lines, printed
+from tests.support.console import console_lines, printed, read_terminal
 from tests.support.processes import Ended, alive, deadline, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER

@@ -11,9 +11,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+from tests.support.page import browser_command
 from tests.support.scripts import ROOT, RUNMAKER, RUNWAIT
 from tests.support.terminal import Screen, Terminal
-from tests.views.test_report import browser_command
 
 SIMULATE = """\
 #!/usr/bin/env python3

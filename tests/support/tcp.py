@@ -3,14 +3,11 @@
 The home directory of both is the test's directory, so a client finds the token that its server has written
 there.
 """
-import contextlib
 import itertools
 import os
 import pathlib
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -18,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
+from tests.support.ports import free_port
 from tests.support.processes import MARK, Ended, marked, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
@@ -43,15 +41,6 @@ PORT_LINE = re.compile(rb": serving on port (\d+)")
 # what a server says when a client comes and goes
 CLIENT_NEWS = re.compile(rb"^runmaker4-server\.py: \S+: client (.*) \(\S+\) (came|left|is lost)\b",
                          re.MULTILINE)
-
-
-def free_port() -> int:
-    """A port of the loopback that is free, below those that the system gives to who asks for any port."""
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from tests.support import wire
+from tests.support.ports import free_port
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import WAITING
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
-from tests.support.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase, free_port
+from tests.support.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase
 from tests.support.values import present
 
 NOBODY = 65534                              # some user other than root

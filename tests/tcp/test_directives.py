@@ -5,17 +5,16 @@ import time
 from typing import Any
 
 from tests.file import test_directives
-from tests.file.test_directives import RAN, DirectiveCase, spared
-from tests.orders.test_storm import send
+from tests.support.directives import RAN, DirectiveCase, spared
 from tests.support.over_tcp import OverTcp, ordinarily, without
-from tests.support.processes import Process, wait_until
+from tests.support.processes import Process, send, wait_until
 from tests.support.runs import HASTY, WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER
 from tests.support.tcp import Program, Server, TcpCase
 from tests.support.wire import BEGIN, Peer
 
 
-class DirectivesOverTcp(OverTcp, test_directives.DirectiveCase):
+class DirectivesOverTcp(OverTcp, DirectiveCase):
     """Put before a test case of runmaker4.py with directives: what the server says counts, too."""
 
     def told(self) -> bytes:

@@ -3,10 +3,10 @@ import os
 import shutil
 import subprocess
 
+from tests.support.losses import JOB, LONG, LossCase
 from tests.support.processes import alive, wait_until
 from tests.support.tcp import EAGER, Program, Server
 from tests.support.wire import Peer
-from tests.tcp.test_losses import JOB, LONG, LossCase
 
 NOBODY = 65534                              # some user other than root
 

@@ -7,11 +7,11 @@ import time
 import unittest
 from typing import Any
 
-from tests.orders.test_storm import send
+from tests.support.losses import JOB, LATER, LossCase
+from tests.support.processes import send
 from tests.support.scripts import FULL
 from tests.support.tcp import Program, Server
 from tests.support.values import present
-from tests.tcp.test_losses import JOB, LATER, LossCase
 
 NET = "198.18.7"
 ADDRESSES = {"alice": f"{NET}.1", "bob": f"{NET}.2", "carol": f"{NET}.3"}

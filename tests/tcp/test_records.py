@@ -13,14 +13,15 @@ import unittest
 from collections.abc import Iterable, Sequence
 from typing import Callable, Union
 
-from tests.records.test_records import WIDTH, LogCase
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
+from tests.support.log_file import WIDTH, LogCase
+from tests.support.ports import free_port
 from tests.support.processes import Ended, Process, deadline, peak_memory, wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
-from tests.support.tcp import EAGER, Program, Server, TcpCase, free_port
+from tests.support.tcp import EAGER, Program, Server, TcpCase
 from tests.support.values import as_bytes, present
 from tests.support.wire import BEGIN, END, Peer, new_key
 

@@ -13,17 +13,16 @@ import unittest
 from typing import Any, Callable, Optional
 
 import runmaker4
-from tests.orders.test_storm import process_table, send
-from tests.runner.test_output import read_terminal
 from tests.support.case import GATE
+from tests.support.console import read_terminal
 from tests.support.locks import lock_table, locked
-from tests.support.processes import alive, wait_until
+from tests.support.losses import LONG, LossCase
+from tests.support.processes import alive, process_table, send, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
 from tests.support.tcp import THREADED, Program, Server
 from tests.support.wire import Peer, new_key, release
-from tests.tcp.test_losses import LONG, LossCase
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended

@@ -11,12 +11,11 @@ from typing import Any
 
 import runmaker4
 import runwait4
-from tests.orders.test_storm import process_table
-from tests.records.test_journal_reading import JournalCase
 from tests.support.case import GATE
 from tests.support.journal import end, pair, start
+from tests.support.journal_case import JournalCase
 from tests.support.locks import lock_table
-from tests.support.processes import wait_until
+from tests.support.processes import process_table, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase

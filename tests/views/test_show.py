@@ -8,7 +8,7 @@ from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
 from tests.support.processes import Ended, wait_until
 from tests.support.scripts import RUNMAKER
-from tests.views.test_telling import TellingCase
+from tests.support.telling import TellingCase
 
 WHEN = re.compile(r"[A-Z][a-z]{2} \d\d \d\d:\d\d|\d\d:\d\d:\d\d")
 

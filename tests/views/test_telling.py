@@ -7,39 +7,12 @@ from typing import Any
 
 import runmaker4
 import runwait4
-from tests.records.test_journal_reading import JournalCase
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
-from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNWAIT
-from tests.support.terminal import Terminal
-from tests.views.test_timeline import read_trace
-
-
-class TellingCase(JournalCase):
-
-    def runwait(self, *args: object) -> Ended:
-        return self.run_script(RUNWAIT, *args)
-
-    def told(self, *args: object, err: str = "") -> str:
-        """What it prints; it must be content, and say this."""
-        ended = self.runwait(*args)
-        self.assertEqual(ended.code, 0, ended.err)
-        self.assertRegex(ended.err.decode(), f"^{err}$")
-        return ended.out.decode("utf-8", "surrogateescape")
-
-    def status(self, *args: object) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads(self.told("--status", "--json", *args, "runs.txt"))
-        return status
-
-    def at_terminal(self, columns: int, *args: object) -> list[str]:
-        """The lines that it prints on a terminal."""
-        terminal = Terminal(columns)
-        self.addCleanup(terminal.close)
-        process = self.start(RUNWAIT, *args, stdout=terminal.slave)
-        wait_until(lambda: process.poll() is not None)
-        return terminal.look()
+from tests.support.telling import TellingCase
+from tests.support.trace import read_trace
 
 
 class Status(TellingCase):

@@ -12,10 +12,10 @@ import runwait4
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
 from tests.support.locks import lock_table
+from tests.support.page import Page
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNWAIT
-from tests.views.test_report import Page
-from tests.views.test_telling import TellingCase
+from tests.support.telling import TellingCase
 
 PRESENT = 7                     # the number of the presence lock of a runner that is at work
 

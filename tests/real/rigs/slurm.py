@@ -25,8 +25,8 @@ import tempfile
 from typing import Any, Callable
 
 from tests.real.rigs import PATH, lacking
+from tests.support.ports import free_port
 from tests.support.processes import alive, wait_until
-from tests.support.tcp import free_port
 
 TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",
          "setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux"}
