@@ -165,8 +165,11 @@ async def come(port: int, count: int) -> None:
             dials += 1
             with contextlib.suppress(OSError, asyncio.TimeoutError):
                 client = await asyncio.wait_for(connect(port, 1, seen, runs=False, had=had), 10)
-                await asyncio.wait_for(client.greeted.wait(), 10)
-                return client
+                try:
+                    await asyncio.wait_for(client.greeted.wait(), 10)
+                    return client
+                except asyncio.TimeoutError:
+                    client.transport.abort()        # else it would still take a job
             await asyncio.sleep(random.uniform(0.5, 1))
 
     def seen(client: Client, message: dict[str, Any]) -> None:

@@ -84,6 +84,8 @@ STUBS.update({
     # a mail that says something
     "mail": "grep -q '1 done' && echo \"$2\" > mail",
     "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
+    # -a FILE HOST:DIRECTORY
+    "rsync": "mkdir -p \"${3#*:}\"",
     # --query-gpu=index: a host with two GPUs
     "nvidia-smi": "seq 0 1",
     # MPI: -n NUMBER [--host HOSTS]
@@ -388,6 +390,17 @@ RECIPES = {
     "cat runs.txt": Recipe(jobs(".")),
     "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
+    # jobs over TCP
+    "kill $(cat pid.server)": Recipe(
+        jobs("."), before="runmaker4-server.py -d --pidfile pid.server runs.txt", after=GONE, states="."),
+    "runmaker4-server.py -d --pidfile pid.server --errors errors.server runs.txt":
+        Recipe(jobs(".."), after=f"kill $(cat pid.server); {GONE}", states="dd"),
+    "seq 3 | runset4.py runs.txt --add-list - --template './fit --seed {} > fit{}.txt && tar cz fit{}.txt'":
+        Recipe(files={"fit": "#!/bin/sh\necho $2\n"}, states="ddd", after=
+               "runmaker4.py -q runs.txt; rm fit3.txt; runwait4.py --output runs.txt 3 | tar xz fit3.txt"),
+    "for line in 1 2 3; do runwait4.py --output runs.txt $line | tar xz; done":
+        Recipe("".join(f". echo {n} > f{n} && tar cz f{n}\n" for n in (1, 2, 3)), states="ddd",
+               before="runmaker4.py -q runs.txt; rm f?", after="[ $(cat f1 f2 f3 | wc -l) = 3 ]"),
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
