@@ -2181,7 +2181,6 @@ class Tracking(Enum):
     FOUND = "the line is at the known offset, as `r`"
     MISSED = "a check, or the result, has not found it"
     GONE = "it was missed for so long that it counts as removed, which was reported"
-    DELETED = "the file was shorter by exactly this line, so equal lines are other jobs"
     CHANGED_ONCE = "the last check has found another state at the offset; an editor can be saving"
     CANCELLED = "two checks in a row have: a user has set that state"
 
@@ -2192,7 +2191,6 @@ class Job(Line):
     job_lock: JobLock | None = None            # the job inherits it; None: lost, or none yet
     tracking: Tracking = Tracking.FOUND
     absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
-    size_when_found: int = 0            # bytes of the job file when last FOUND
     settings: JobSettings = NO_SETTINGS
     consumer: Consumer = NOBODY
     # the last result that we tried to write; the file can have it despite an error; b"": none
@@ -2203,14 +2201,6 @@ class Job(Line):
     @property
     def cancelled(self) -> bool:
         return self.tracking is Tracking.CANCELLED
-
-    @property
-    def length(self) -> int:
-        return 1 + len(self.text) + self.is_complete
-
-    def mark_found(self, file_size: int) -> None:
-        self.tracking = Tracking.FOUND
-        self.size_when_found = file_size
 
 
 JobsToKill = dict[Job, str]     # and why: "lost" to another runner, or "cancelled"
@@ -3689,10 +3679,7 @@ class JobQueue:
         job_lock: is locked already, with all of the bucket; None: lock one here.  Raises OSError, after it
         has tried to take the `r` back.
         """
-        # size_when_found: _is_line_deleted() compares it.  lseek(2): the size as this host knows it, for
-        # which NFS need not ask the server
-        job = Job(**vars(line), consumer=consumer, settings=settings,
-                  size_when_found=os.lseek(self.file.fd, 0, os.SEEK_END))
+        job = Job(**vars(line), consumer=consumer, settings=settings)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if line.state != RUNNING:           # it is `r` if a server takes a job back
@@ -3799,8 +3786,6 @@ class JobQueue:
         # The state that has replaced the `r`; b"": the file has no line for this job; None: the line was
         # found elsewhere, or another process holds the command mutex
         state_now = self._reconcile_commands([job]).get(job)
-        if state_now and self._is_line_deleted(job):
-            state_now = b""                     # the line with that state is another one
         if job not in self.claimed:
             self.release_job(job)                   # so that check_jobs() does not report it again
             return f"another runner took over this job; the result {display_text(state)} is not written"
@@ -3853,13 +3838,13 @@ class JobQueue:
     #        the job is lost.
     #     2. Our jobs keep offsets at which the line is `r`.  A cancelled job gets no other line.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
-    #        ours: a job gets the line whose own job lock it holds, or one whose own job lock is free, or any.
+    #        ours: a job gets the nearest.
     #     4. If the lines `r` are too few, an `r` was overwritten.  A `.` at the line's offset is from an
     #        editor that had read the file before the claim: the line is made `r` again.  If the command is
     #        no longer at that offset, any new line of the command is made `r`.
-    #     5. A line that is still missing was deleted if the file is shorter by exactly this line.  The job is
-    #        cancelled if another state is at the line's offset, or on the only line of the command, and the
-    #        next check also finds that.  Otherwise the line counts as gone after a while.
+    #     5. A line that is still missing: the job is cancelled if another state is at the line's offset, or
+    #        on the only line of the command, and the next check also finds that.  So is the job of a deleted
+    #        line if an equal line is there.  Otherwise the line counts as gone after a while.
 
     def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
@@ -3875,14 +3860,13 @@ class JobQueue:
             now = self.file.clock()
             # our jobs whose line is not at its offset as `r`
             astray = []
-            size = self.file.size()
             # after the file was replaced, two jobs can seem to have the same line
             used_offsets = set()
             for job in self.claimed:
                 if job.cancelled or self._is_result_written(job):
                     continue                    # it needs no line `r`
                 if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
-                    job.mark_found(size)
+                    job.tracking = Tracking.FOUND
                     used_offsets.add(job.offset)
                 else:
                     astray.append(job)
@@ -3994,7 +3978,7 @@ class JobQueue:
                 job.offset = line.offset
                 job.number = line.number
                 job.text = line.text
-                job.mark_found(self.file.size())
+                job.tracking = Tracking.FOUND
             else:
                 missing[job] = line.state if line else b""
         return missing
@@ -4016,7 +4000,8 @@ class JobQueue:
         """
         # Each of these locks stands for one line `r` of another process.  If more lines are `r`, one is ours.
         if unused_running and len(unused_running) > locks_of_others:
-            return unused_running.pop(self._find_likeliest_offset(job, unused_running))
+            # any would do: lines of one command are interchangeable
+            return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))
         # The `r` was overwritten.  The only line of a command is the job's, even if an edit has moved it.
         is_only_line = len(by_offset) == 1
         own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
@@ -4043,20 +4028,6 @@ class JobQueue:
             else:
                 self.release_job(job)
                 self._jobs_to_kill[job] = "lost"
-
-    def _find_likeliest_offset(self, job: Job, unused_running: Mapping[int, Line]) -> int:
-        """Return the offset of the line `r` that most likely belongs to a job, after an edit has moved lines.
-
-        Prefer the line whose own job lock the job has locked, then one where that is free.
-        """
-        offset_by_lock = {own_job_lock_offset(line): offset for offset, line in unused_running.items()}
-        if job.job_lock and job.job_lock.offset in offset_by_lock:
-            return offset_by_lock[job.job_lock.offset]
-        is_held = self.file.lock_table.is_held
-        for lock_offset, offset in offset_by_lock.items():
-            if not is_held(lock_offset):
-                return offset
-        return min(unused_running)              # any: lines of one command are interchangeable
 
     def _restore_running_state(self, line: Line) -> None:
         """Write `r` over another state of a running job's line, and report it.
@@ -4092,19 +4063,12 @@ class JobQueue:
         state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
         search is not enough:
 
-            another state, but of another line,     DELETED: report it; its run goes on
-            as ours was deleted (_is_line_deleted())
             another state, for the first time       CHANGED_ONCE
             another state, for the second time      CANCELLED: check_jobs() returns the job
             line missing                            MISSED
             line missing for too long (_is_gone())  GONE: report it once; its run goes on
         """
-        if job.cancelled or job.tracking is Tracking.DELETED:   # an earlier check has decided
-            return
-        if state and self._is_line_deleted(job):        # the line with that state is another one
-            job.tracking = Tracking.DELETED
-            job.absent_since = self.file.clock()
-            self._report_line_removed(job)
+        if job.cancelled:                       # an earlier check has decided
             return
         earlier = job.tracking
         self._mark_absent(job)
@@ -4117,22 +4081,9 @@ class JobQueue:
         elif is_gone:
             job.tracking = Tracking.GONE
             if earlier is not Tracking.GONE:
-                self._report_line_removed(job)
+                self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
         else:
             job.tracking = Tracking.MISSED
-
-    def _is_line_deleted(self, job: Job) -> bool:
-        """Return True if the file is shorter by a job's line than when it was last found.
-
-        Without this check the job of a deleted line would count as cancelled if an equal line is done.  It
-        is a hint: after further edits the size tells nothing, and the answer is False.
-        """
-        if job.tracking is not Tracking.FOUND:          # the size tells only when the line is first missed
-            return job.tracking is Tracking.DELETED
-        return self.file.size() == job.size_when_found - job.length
-
-    def _report_line_removed(self, job: Job) -> None:
-        self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
 
 
 NO_LOCKS = "requires Linux 3.15 or newer, and a file system with locks"
@@ -8497,8 +8448,7 @@ class JobTask:
 
     @property
     def _can_start(self) -> bool:
-        is_deleted = self.job.tracking in (Tracking.GONE, Tracking.DELETED)
-        return not (self._runner.draining or self.cause or is_deleted)
+        return not (self._runner.draining or self.cause or self.job.tracking is Tracking.GONE)
 
     # -- events ----------------------------------------------------------------------------------------------
 

@@ -112,10 +112,8 @@ class SetByHand(JobFileCase):
         self.assertEqual(cursor.finish(job, b"!"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n! a\n")
 
-    def test_a_job_whose_line_is_deleted_runs_on_whatever_equal_lines_say(self) -> None:
-        for before, after in ((b". a\nd a\n", b"d a\n"), (b"d a\n. a\n", b"d a\n"),
-                              (b"d a\n. a\n! a\n", b"d a\n! a\n"),
-                              (b"d a\n. a\n! a\n. b\n", b"d a\n! a\n. b\n")):
+    def test_a_job_whose_line_is_deleted_runs_on(self) -> None:
+        for before, after in ((b". a\nd b\n", b"d b\n"), (b"d b\n. a\n", b"d b\n"), (b". a\n", b"")):
             with self.subTest(before=before):
                 said: list[str] = []
                 cursor = self.jobs(before, say=said.append)
@@ -130,6 +128,15 @@ class SetByHand(JobFileCase):
                 self.assertEqual(said, [gone])
                 self.assertIn("the line is gone; the result d is not written", cursor.finish(job, b"d"))
                 self.assertEqual(self.path.read_bytes(), after + b". c\n")
+
+    def test_a_job_whose_line_is_deleted_counts_as_cancelled_if_an_equal_one_has_its_place(self) -> None:
+        for before, after in (b". a\nd a\n", b"d a\n"), (b"d b\n. b\n! b\n", b"d b\n! b\n"):
+            with self.subTest(before=before):
+                cursor = self.jobs(before)
+                job = job_of(cursor.claim())
+                self.path.write_bytes(after)
+                self.assertEqual(self.look(cursor), {})
+                self.assertEqual(self.look(cursor), {job: "cancelled"})
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
