@@ -1,8 +1,9 @@
-"""The five scripts: their names, where tests start them from, and the sizes in which tests run."""
+"""The five scripts: their names, where tests start them from, and which of the tests a run has."""
 import atexit
 import os
 import pathlib
 import py_compile
+import random
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,8 @@ SCRIPTS = (RUNMAKER, RUNSET, RUNWAIT, RUNSERVER, RUNCLIENT)
 FULL = bool(os.environ.get("RUNMAKER4_TEST_FULL"))      # the full sizes, a minute each; .ci/run turns it on
 # the largest sizes, many minutes each; .ci/run all
 ALL = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
+# Chooses what differs between the runs of .ci/run, which prints it; empty by hand, where nothing differs
+SEED = os.environ.get("RUNMAKER4_TEST_SEED", "")
 SCRIPTS_AT, PYTHON = ROOT, sys.executable
 # compile the scripts once, not at each start; Python takes a directory with a __main__ for a script
 if not ALL:
@@ -33,6 +36,11 @@ if not ALL:
                                            f"home = {os.path.dirname(os.path.realpath(sys.executable))}\n")
     # jobs that say python3 mean this one, and no wrapper that first looks for a version
     os.environ["PATH"] = f"{SCRIPTS_AT}/bin:{os.environ.get('PATH', os.defpath)}"
+
+
+def chance(name: str) -> random.Random:
+    """What the SEED chooses for this name: the same in each process."""
+    return random.Random(f"{SEED} {name}")
 
 
 def program_of(script: str, path: object, statements: str = "") -> str:

@@ -18,6 +18,7 @@ NOTED = "with open('ran', 'a') as file:\n    file.write('x')\n"
 class ReplacedForkServer(RunCase):
     def setUp(self) -> None:
         super().setUp()
+        self.forks = True       # whatever the SEED says
         servers = mock.patch.dict(forking.fork_servers, clear=True)
         servers.start()
         self.addCleanup(servers.stop)
