@@ -15,9 +15,9 @@ from typing import Any
 import runmaker4
 import runset4
 from docs.install import make
-from tests.records.test_records_by_default import PATIENT
 from tests.support.case import GATE
 from tests.support.documents import MESSAGES
+from tests.support.patches import PATIENT
 from tests.support.processes import wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS

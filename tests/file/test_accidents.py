@@ -6,8 +6,7 @@ import shutil
 import signal
 import time
 
-from tests.runner.test_ends import WHEN_LATE
-from tests.runner.test_output import patient
+from tests.support.patches import WHEN_LATE, patient
 from tests.support.processes import alive, wait_until
 from tests.support.runs import HASTY, PR_CAPBSET_DROP, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT

@@ -1,12 +1,14 @@
 """Promise: the job file and what jobs print are bytes.  Nothing is decoded, mended, dropped or held back."""
 import random
 import re
+import signal
 
 from tests.support.case import Case
 from tests.support.console import console_lines, printed
+from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Ended
 from tests.support.runs import RunCase
-from tests.support.scripts import RUNMAKER
+from tests.support.scripts import RUNMAKER, RUNSERVER
 
 TOO_LONG = 128 << 10                 # bytes of a command
 NEWLINE = b"\n"
@@ -136,3 +138,22 @@ class OutputBytes(Case):
     def letters(size: int) -> bytes:
         """A line that is nowhere the same, so that no piece can stand for another."""
         return random.Random(size).randbytes(size).translate(bytes(97 + byte % 26 for byte in range(256)))
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily()
+@without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes in tests/tcp/test_tcp.py
+class CommandBytesOverTcp(OverTcp, CommandBytes):
+    """A command reaches the client's shell byte for byte, or is an error of its line."""
+
+
+class LongCommandsOverTcp(OverTcp, LongCommands):
+    """A command that Linux cannot start is refused by the server; one that comes later is an error."""
+    PROGRAM = RUNSERVER
+
+    def run_to_end(self) -> bytes:
+        server = self.start_server()
+        self.run_client(server, "-q")
+        return self.stop(server, signal.SIGHUP).err

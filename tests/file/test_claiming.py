@@ -6,6 +6,7 @@ from collections import Counter
 
 from tests.support.case import Case
 from tests.support.console import console_lines, printed
+from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.processes import Ended
 from tests.support.runs import LOOKS, RunCase
 from tests.support.scripts import ALL, FULL, RUNMAKER, RUNSET, RUNWAIT
@@ -102,3 +103,16 @@ class TwoThatRetry(Case):
 
     def test_with_resume_jobs_that_cannot_be_started(self) -> None:
         self.check("--resume", "echo a\0b", "e")
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily("test_with_retry_jobs_that_fail")
+class TwoThatRetryOverTcp(OverTcp, TwoThatRetry):
+    """-r and --resume by two clients at once come to an end, although the jobs fail every time."""
+
+
+@ordinarily()
+class HugeFileOverTcp(OverTcp, HugeFile):
+    """The server looks through a huge file once more before it tells a client that there is nothing."""

@@ -4,16 +4,18 @@ import re
 import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Callable
+from typing import Any, Callable
 
 import runmaker4
 from tests.support.case import GATE
 from tests.support.claims import JobFileCase, job_of
 from tests.support.console import console_lines, printed
 from tests.support.directives import LAST, NOTED, RAN, DirectiveCase, spared
+from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import wait_until
 from tests.support.runs import HASTY, LOOKS, WAITING
 from tests.support.scripts import ALL, FULL, RUNMAKER, RUNSET
+from tests.support.tcp import Server
 
 # -- bad ones ------------------------------------------------------------------------------------------------
 
@@ -520,3 +522,87 @@ class ManyLines(DirectiveCase):
         self.assertEqual(self.finish(runner, 300).code, 0)
         self.assertEqual(sorted(self.ran()), sorted(left))
         self.assertOnlyStatesChanged()
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+class DirectivesOverTcp(OverTcp, DirectiveCase):
+    """Put before a test case of runmaker4.py with directives: what the server says counts, too."""
+
+    def told(self) -> bytes:
+        return super().told() + b"".join(server.err for server in self.servers.values())
+
+
+@ordinarily()
+@without("test_what_is_written_behind_the_reader_counts_as_a_whole")     # by a file of that runner
+class LastLinesOverTcp(DirectivesOverTcp, LastLines):
+    """A last line without a newline keeps no client for ever."""
+
+
+@ordinarily()
+class MalformedLaterOverTcp(DirectivesOverTcp, MalformedLater):
+    """A wrong directive that comes later is said once by the server; clients wait until it is mended."""
+
+
+@ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
+class HostsOverTcp(DirectivesOverTcp, Hosts):
+    """host= means a client's name, or its address as the server sees it."""
+    OURS = (*Hosts.OURS, "127.0.0.1", "bob,127.*")
+    OTHERS = (*Hosts.OTHERS, "127.0.0.2", "10.0.0.1,bob", "127.0.0", "localhost")
+
+
+@ordinarily()
+class SettingsOverTcp(DirectivesOverTcp, Settings):
+    """They hold for what the server hands out."""
+
+
+@ordinarily("test_it_beats_the_option",
+            "test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well")
+class TimeoutsOverTcp(DirectivesOverTcp, Timeouts):
+    """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
+
+
+@ordinarily()
+class RecordsOverTcp(DirectivesOverTcp, Records):
+    """The server's -l numbers job lines only."""
+    OPTIONS = ()
+
+    def start_server(self, *options: object, **settings: Any) -> Server:
+        return super().start_server("-l", "log", "-n1", *options, **settings)
+
+
+@ordinarily()
+class BarriersOverTcp(DirectivesOverTcp, Barriers):
+    """#RUN barrier holds back what clients run."""
+
+    @spared
+    def test_a_client_that_waits_is_ended_by_signals(self) -> None:
+        self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
+        clients = {number: self.start_hasty("--name", f"alice.{number}", "runs.txt")
+                   for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+        self.wait_clients(self.servers["runs.txt"], len(clients))
+        for number, client in clients.items():
+            client.send_signal(number)
+        self.assertEqual([self.finish(client).code for client in clients.values()], [1, 130, 143])
+        self.assertEqual(self.states(), "..")
+
+
+@ordinarily()
+class OrphansOverTcp(DirectivesOverTcp, Orphans):
+    """What a dead runner of the file has left is an error for the server's clients."""
+
+
+@ordinarily("test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow")
+class ChecksOverTcp(DirectivesOverTcp, Checks):
+    """#RUN barrier check stops clients."""
+
+
+@ordinarily("test_followers_leave_and_others_do_not_care")
+class EndOverTcp(DirectivesOverTcp, End):
+    """#RUN end: clients with --follow leave."""
+
+
+@ordinarily()
+class ChangesOverTcp(DirectivesOverTcp, Changes):
+    """Directives that are appended, edited or removed hold for what the server has not handed out."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import HASTY, INTERVAL, WAITING, RunCase, without_states
 from tests.support.scripts import RUNMAKER, RUNWAIT
@@ -385,3 +386,17 @@ class SmallFileSystem(FileCase):
         self.assertEqual((ended.code, ended.out[:1]), (1, b"d"), ended.err)
         self.assertEqual(without_states(ended.out), without_states(self.before))
         self.assertEqual([line[:1] for line in ended.out.splitlines()], [b"d", b"!", b"d"])
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily("test_the_result_goes_into_the_new_file_and_its_new_lines_are_run",
+            "test_a_line_that_the_new_file_lacks_is_said")
+class ReplacedOverTcp(OverTcp, Replaced):
+    """The job file is replaced under a server whose clients run jobs."""
+
+
+@ordinarily("test_a_waiting_job_runs_as_it_now_stands")
+class EditedOverTcp(OverTcp, Edited):
+    """The job file is edited in place under a server whose clients run jobs."""

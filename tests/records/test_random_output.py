@@ -6,8 +6,8 @@ Runners, kills, edits, states set by hand, records in other places: random histo
 import unittest
 from typing import Callable
 
-from tests.records.test_records_by_default import PATIENT
 from tests.support import random_output
+from tests.support.patches import PATIENT
 from tests.support.scripts import ALL, FULL
 
 HISTORIES = 1000 if ALL else 50 if FULL else 4

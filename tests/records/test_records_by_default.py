@@ -12,14 +12,13 @@ import unittest
 from typing import Any
 
 from tests.support.case import GATE
+from tests.support.patches import PATIENT
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import SLEEPING
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 
 BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))
-# all jobs are short, however busy the machine is
-PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 60.0"
 by_root = unittest.skipIf(os.geteuid(), "only root can give files away")
 
 

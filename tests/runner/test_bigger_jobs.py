@@ -2,7 +2,7 @@
 import signal
 import time
 
-from tests.runner.test_slots import SOON
+from tests.support.patches import SOON
 from tests.support.processes import Process, wait_until
 from tests.support.runs import UP
 from tests.support.tcp import TcpCase

@@ -10,19 +10,11 @@ import unittest
 from collections.abc import Sequence
 
 from tests.support.console import console_lines, printed
+from tests.support.patches import WHEN_LATE
 from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import FULL, PYTHON, RUNMAKER, program_of
 
-# A timeout is over once the file `late` is there, or for one run `late.PID` of its shell
-WHEN_LATE = """
-import asyncio, os, runmaker4
-async def kill_when_late(task, timeout):
-    while not os.path.exists("late") and not os.path.exists(f"late.{task.run.pid}"):
-        await asyncio.sleep(0.05)
-    task.kill_run("timeout")
-runmaker4.JobTask._kill_after_timeout = kill_when_late
-"""
 # It is three quarters of an hour later once the file `later` is there
 LATER = """
 import asyncio, os, time

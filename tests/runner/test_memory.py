@@ -12,6 +12,7 @@ from unittest import mock
 import runmaker4
 from tests.support.claims import JobFileCase
 from tests.support.limits import LimitedCase
+from tests.support.memory import HELD, HOLD, WATCHFUL
 from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import UP
@@ -20,18 +21,6 @@ from tests.support.tcp import TcpCase
 from tests.support.values import present
 
 GIB = 1 << 30
-# A runner, or a client, that looks five times a second how much memory its jobs have, not once
-WATCHFUL = ("import runmaker4; "
-            "runmaker4.Runner.MIN_MEASURING_PAUSE, runmaker4.Runner.MEASURING_PAUSE_FACTOR = 0.2, 9")
-# It counts the memory of a job that has made its held.LINE; this is a program that makes it when it has all
-HELD = f"""{WATCHFUL}
-import os
-measure = runmaker4.JobTask.measure_memory
-runmaker4.JobTask.measure_memory = lambda task, table: (
-    measure(task, table) if os.path.exists(f"held.{{task.job.number}}") else 0)
-"""
-HOLD = ("import os, sys, time; data = b'x' * (int(sys.argv[1]) << 20)\n"
-        "open('held.' + os.environ['JOB_ID'], 'w'); time.sleep(float(sys.argv[2]))")
 
 
 # Until a job is killed, it takes long to read a process that was there before, and its own waits for a CPU;

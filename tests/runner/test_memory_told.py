@@ -3,9 +3,9 @@ import itertools
 import json
 from typing import Any
 
-from tests.runner.test_memory import HELD, HOLD, WATCHFUL
 from tests.support.journal import end
 from tests.support.journal_case import JournalCase
+from tests.support.memory import HELD, HOLD, WATCHFUL
 from tests.support.over_tcp import ordinarily
 from tests.support.processes import Ended
 from tests.support.scripts import RUNWAIT

@@ -11,7 +11,8 @@ from typing import Any
 
 import runmaker4
 from runmaker4 import VERSION
-from tests.support.processes import alive, wait_until
+from tests.support.over_tcp import OverTcp, ordinarily, without
+from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import UP, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS
 
@@ -312,3 +313,66 @@ class Durations(unittest.TestCase):
                               (187_200, "2d 04h")):
             with self.subTest(seconds=seconds):
                 self.assertEqual(runmaker4.human_time(seconds), text)
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily()
+# a server goes on until it has heard that the client leaves
+@without("test_ctrl_c_acts_while_failed_lines_become_new_and_no_job_has_started")
+class SelectionOverTcp(OverTcp, Selection):
+    """-1, --retry and --resume are said by the client and heeded by the server."""
+
+    def run_jobs(self, *options: object, **settings: Any) -> Ended:
+        """Run the jobs by a server of their own: another one would go on where it is in the file."""
+        for server in self.servers.values():
+            self.stop(server)
+        self.servers.clear()
+        return super().run_jobs(*options, **settings)
+
+    def assertComplains(self, ended: Ended, *words: str) -> None:
+        """It is the server who says it."""
+        self.wait_said(self.servers["runs.txt"], *words)
+
+
+@ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
+class WaitingOverTcp(OverTcp, Waiting):
+    """--follow waits for more; every client looks for new jobs as long as its own run."""
+
+
+@ordinarily("test_jobs_and_tries_start_apart_though_there_are_free_slots")
+class DelayOverTcp(OverTcp, Delay):
+    """--delay of a client: it gives back what it cannot start within a second."""
+
+    def test_a_runner_holds_no_line_while_it_waits_and_exits_once_none_is_left(self) -> None:
+        """Another client gets the line; this one would exit after its pause."""
+        self.jobs(UP, UP)
+        waiting = self.start_jobs("-j2", "--delay=1h")
+        self.wait_states("d.")
+        self.assertEnded(self.run_jobs(), 0, "dd")
+        self.stop(waiting)
+
+    def test_a_group_starts_though_its_shells_start_apart(self) -> None:
+        self.before = self.write("#RUN together=g host=alice\n" + f". {UP}\n" * 3).read_bytes()
+        self.assertEnded(self.run_jobs("--name=alice", "-j3", "--delay=1.2"), 0, "ddd")
+
+
+@ordinarily()
+class BackgroundOverTcp(OverTcp, Background):
+    """-d: the client goes on in the background."""
+
+    def test_the_errors_file_has_what_the_client_says(self) -> None:
+        self.jobs(f"{WAITING}; exit 1", "true")
+        pid = self.start_daemon()
+        self.open_gate()
+        self.wait_gone(pid)
+        said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
+        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+
+    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
+        self.jobs("touch never")
+        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
+        self.assertRefused(ended, "token")
+        self.assertFalse(self.exists("pid"))
+        self.assertEqual(self.states(), ".")

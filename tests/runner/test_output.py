@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 from tests.support.case import GATE, Case
 from tests.support.console import ConsoleLine, console_lines, printed, read_terminal
+from tests.support.patches import patient
 from tests.support.processes import Ended, peak_memory, wait_until
 from tests.support.runs import SLEEPING, RunCase
 from tests.support.scripts import RUNMAKER
@@ -399,14 +400,6 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
         self.assertEqual(ended.code, 0)
         self.assertEqual(ended.err.count(b"ends in &, so it is done at once"), 1, ended.err)
         self.assertIn(b"line 6: ends in &", ended.err)
-
-
-def patient(seconds: float) -> str:
-    """Statements by which what a shell has left is read for so long, also while it is silent.
-
-    On a busy machine it can wait for the CPU for longer than the usual 0.3 s.
-    """
-    return f"import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = runmaker4.Pump.QUIET_SECONDS = {seconds}"
 
 
 class ReadOn(RunCase):

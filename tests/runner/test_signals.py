@@ -12,6 +12,7 @@ from pathlib import Path
 import runmaker4
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed, read_terminal
+from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Ended, alive, deadline, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER
@@ -489,3 +490,43 @@ threading.Thread(target=take, daemon=True).start()
         self.assertEqual((self.states(), runner.poll()), ("dr", None))
         self.write("", "enough")
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily("test_int_ends_the_jobs_and_exits_130", "test_term_ends_the_jobs_and_exits_143",
+            "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
+            "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
+class InterruptedOverTcp(OverTcp, Interrupted):
+    """INT and TERM at a client: its jobs end and are e at once; lines that had not begun are new."""
+
+    def check_amid(self, ended: Ended, code: int) -> str:
+        """The server first takes back what was on its way to the client when it left."""
+        wait_until(lambda: "r" not in self.states(), what="no line is claimed any more")
+        return super().check_amid(ended, code)
+
+
+@ordinarily("test_usr1_does_so_and_a_drained_runner_does_not_follow_the_file_any_longer")
+class DrainedOverTcp(OverTcp, Drained):
+    """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
+
+
+@ordinarily()
+@without("test_what_is_told_of_the_job_is_how_it_ended")    # the job log is the server's
+class StoppedTogetherOverTcp(OverTcp, StoppedTogether):
+    """Somebody sends one signal to jobs and clients alike: what dies of it was interrupted."""
+
+
+class OfTheMainThreadOverTcp(OverTcp, OfTheMainThread):
+    """The same of a client, of which another thread has looked up the server's name."""
+    HOST = "localhost"
+
+
+class IgnoredAtStartOverTcp(OverTcp, IgnoredAtStart):
+    """A signal that was ignored when the client started stays ignored."""
+
+
+@ordinarily("test_ctrl_backslash_lets_what_runs_end")
+class StoppedAtTerminalOverTcp(OverTcp, StoppedAtTerminal):
+    """A client's terminal: the same keys, said in the same line."""

@@ -13,7 +13,8 @@ from typing import Any, Callable
 
 import runmaker4
 from tests.support.case import GATE
-from tests.support.over_tcp import OverTcp
+from tests.support.over_tcp import OverTcp, ordinarily
+from tests.support.patches import SOON
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import QUICK, SLEEPING, WAITING, RunCase
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, program_of
@@ -25,8 +26,6 @@ LEAVE = 'rmdir "in.$SLAVE_IP"'
 # fails to be alone on its name: `twice`
 SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"
 HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # runs until open_gate()
-# what ends with 127 does so soon, however busy the machine is
-SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0\n"
 QUICK_LOOKS = f"{SOON}runmaker4.SlotFile.INTERVAL = 0.03\n"                       # unless all is in full size
 AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
 
@@ -455,3 +454,28 @@ class SshInRunners(unittest.TestCase):
                     for _ in range(count):
                         words = shlex.split(" ".join(words))        # as ssh does, and a shell over there
                     self.assertEqual(words, ["/bin/sh", "-c", "a  b"])
+
+
+# -- the same, promised of a client -------------------------------------------------------------------------
+
+
+@ordinarily("test_a_job_knows_its_slot_by_name_and_its_line_by_number")
+class NamedSlotsOverTcp(OverTcp, NamedSlots):
+    """--slots A,B: a slot for each name."""
+
+
+@ordinarily("test_a_name_that_is_removed_finishes_its_job_and_gets_no_more")
+class FollowedNamesOverTcp(OverTcp, FollowedNames):
+    """--slots @FILE: names come and go while a client runs."""
+
+    def test_the_server_learns_that_there_are_enough_slots_for_a_job(self) -> None:
+        self.write(f". {HELD}\n")
+        self.names("a\n")
+        client = self.start_on_names(up=[1])
+        self.names("a\nb\n")
+        self.append(". true")
+        self.wait_states("rd")                  # on b
+        self.append("#RUN slots=2", ". echo $RUNMAKER4_SLOTS > taken")
+        self.open_gate()
+        self.assertAll(0, client, "ddd")
+        self.assertEqual(sorted(self.read("taken").strip().split(b",")), [b"a", b"b"])

@@ -2,24 +2,13 @@
 import random
 import signal
 import time
-from typing import Any
 
-from tests.file import test_directives
 from tests.support.directives import RAN, DirectiveCase, spared
-from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Process, send, wait_until
 from tests.support.runs import HASTY, WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER
-from tests.support.tcp import Program, Server, TcpCase
+from tests.support.tcp import Program, TcpCase
 from tests.support.wire import BEGIN, Peer
-
-
-class DirectivesOverTcp(OverTcp, DirectiveCase):
-    """Put before a test case of runmaker4.py with directives: what the server says counts, too."""
-
-    def told(self) -> bytes:
-        return super().told() + b"".join(server.err for server in self.servers.values())
-
 
 # -- bad ones ------------------------------------------------------------------------------------------------
 
@@ -36,73 +25,7 @@ class Malformed(TcpCase):
                 self.assertRefused(ended, f"runmaker4-server.py: {name}: line 3: ")
 
 
-@ordinarily()
-@without("test_what_is_written_behind_the_reader_counts_as_a_whole")     # by a file of that runner
-class LastLines(DirectivesOverTcp, test_directives.LastLines):
-    """A last line without a newline keeps no client for ever."""
-
-
-@ordinarily()
-class MalformedLater(DirectivesOverTcp, test_directives.MalformedLater):
-    """A wrong directive that comes later is said once by the server; clients wait until it is mended."""
-
-
-# -- settings ------------------------------------------------------------------------------------------------
-
-@ordinarily("test_a_runner_takes_what_its_name_matches_and_leaves_the_rest")
-class Hosts(DirectivesOverTcp, test_directives.Hosts):
-    """host= means a client's name, or its address as the server sees it."""
-    OURS = (*test_directives.Hosts.OURS, "127.0.0.1", "bob,127.*")
-    OTHERS = (*test_directives.Hosts.OTHERS, "127.0.0.2", "10.0.0.1,bob", "127.0.0", "localhost")
-
-
-@ordinarily()
-class Settings(DirectivesOverTcp, test_directives.Settings):
-    """They hold for what the server hands out."""
-
-
-@ordinarily("test_it_beats_the_option",
-            "test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well")
-class Timeouts(DirectivesOverTcp, test_directives.Timeouts):
-    """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
-
-
-@ordinarily()
-class Records(DirectivesOverTcp, test_directives.Records):
-    """The server's -l numbers job lines only."""
-    OPTIONS = ()
-
-    def start_server(self, *options: object, **settings: Any) -> Server:
-        return super().start_server("-l", "log", "-n1", *options, **settings)
-
-
 # -- barriers and end ----------------------------------------------------------------------------------------
-
-@ordinarily()
-class Barriers(DirectivesOverTcp, test_directives.Barriers):
-    """#RUN barrier holds back what clients run."""
-
-    @spared
-    def test_a_client_that_waits_is_ended_by_signals(self) -> None:
-        self.lines("#RUN host=bob", ". true", "#RUN barrier", "#RUN", ". touch never")
-        clients = {number: self.start_hasty("--name", f"alice.{number}", "runs.txt")
-                   for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-        self.wait_clients(self.servers["runs.txt"], len(clients))
-        for number, client in clients.items():
-            client.send_signal(number)
-        self.assertEqual([self.finish(client).code for client in clients.values()], [1, 130, 143])
-        self.assertEqual(self.states(), "..")
-
-
-@ordinarily()
-class Orphans(DirectivesOverTcp, test_directives.Orphans):
-    """What a dead runner of the file has left is an error for the server's clients."""
-
-
-@ordinarily("test_a_job_that_fails_stops_what_stands_below_all_checks_that_follow")
-class Checks(DirectivesOverTcp, test_directives.Checks):
-    """#RUN barrier check stops clients."""
-
 
 class LongFile(DirectiveCase, TcpCase):
     """Where a walk through the file takes long, and is spared for a while, nobody leaves without one."""
@@ -153,16 +76,6 @@ class ExitWhenDone(TcpCase):
         self.assertEqual([self.finish(program).code for program in (server, client)], [1, 1])
         self.assertEqual(self.states(), "d!.")
         self.assertRegex(server.err, rb"line 2 failed\b.*barrier check in line 3\b")
-
-
-@ordinarily("test_followers_leave_and_others_do_not_care")
-class End(DirectivesOverTcp, test_directives.End):
-    """#RUN end: clients with --follow leave."""
-
-
-@ordinarily()
-class Changes(DirectivesOverTcp, test_directives.Changes):
-    """Directives that are appended, edited or removed hold for what the server has not handed out."""
 
 
 class Losses(DirectiveCase, TcpCase):

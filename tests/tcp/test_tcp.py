@@ -6,16 +6,11 @@ import signal
 import subprocess
 import time
 import unittest
-from typing import Any
 
-from tests.file import test_bytes, test_claiming, test_file_trouble
-from tests.file.test_bytes import TOO_LONG
-from tests.runner import test_options, test_signals
 from tests.support.console import console_lines, printed
-from tests.support.over_tcp import OverTcp, ordinarily, without
-from tests.support.processes import Ended, wait_until
-from tests.support.runs import UP, WAITING
-from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNWAIT
+from tests.support.processes import wait_until
+from tests.support.runs import WAITING
+from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.tcp import SERVING, Server, TcpCase
 from tests.support.values import Text
 from tests.support.wire import Peer, release
@@ -132,142 +127,8 @@ class LikeARunner(TcpCase):
         lines = [b"\xef\xbb\xbf. echo a\xff\xfe\xc3b", b". printf %s '" + every + b"'", b".\techo b\r",
                  b"# echo comment", b".  echo\t'a\t b'  ", b". cat " + bytes(self.dir) + b"/data",
                  b"x echo held", b"\xff echo held", b"", b"Prose: echo prose", b". echo a\0b",
-                 b". echo " + b"x" * 100_000, b". :" + b" " * (TOO_LONG - 2)]
+                 b". echo " + b"x" * 100_000, b". :" + b" " * ((128 << 10) - 2)]
         self.compare(b"".join(line + b"\n" for line in lines), states="ddddx\xffedd")
-
-
-@ordinarily()
-# a server goes on until it has heard that the client leaves
-@without("test_ctrl_c_acts_while_failed_lines_become_new_and_no_job_has_started")
-class Selection(OverTcp, test_options.Selection):
-    """-1, --retry and --resume are said by the client and heeded by the server."""
-
-    def run_jobs(self, *options: object, **settings: Any) -> Ended:
-        """Run the jobs by a server of their own: another one would go on where it is in the file."""
-        for server in self.servers.values():
-            self.stop(server)
-        self.servers.clear()
-        return super().run_jobs(*options, **settings)
-
-    def assertComplains(self, ended: Ended, *words: str) -> None:
-        """It is the server who says it."""
-        self.wait_said(self.servers["runs.txt"], *words)
-
-
-@ordinarily("test_a_free_slot_takes_a_new_job_while_others_run")
-class Waiting(OverTcp, test_options.Waiting):
-    """--follow waits for more; every client looks for new jobs as long as its own run."""
-
-
-@ordinarily("test_jobs_and_tries_start_apart_though_there_are_free_slots")
-class Delay(OverTcp, test_options.Delay):
-    """--delay of a client: it gives back what it cannot start within a second."""
-
-    def test_a_runner_holds_no_line_while_it_waits_and_exits_once_none_is_left(self) -> None:
-        """Another client gets the line; this one would exit after its pause."""
-        self.jobs(UP, UP)
-        waiting = self.start_jobs("-j2", "--delay=1h")
-        self.wait_states("d.")
-        self.assertEnded(self.run_jobs(), 0, "dd")
-        self.stop(waiting)
-
-    def test_a_group_starts_though_its_shells_start_apart(self) -> None:
-        self.before = self.write("#RUN together=g host=alice\n" + f". {UP}\n" * 3).read_bytes()
-        self.assertEnded(self.run_jobs("--name=alice", "-j3", "--delay=1.2"), 0, "ddd")
-
-
-@ordinarily()
-class Background(OverTcp, test_options.Background):
-    """-d: the client goes on in the background."""
-
-    def test_the_errors_file_has_what_the_client_says(self) -> None:
-        self.jobs(f"{WAITING}; exit 1", "true")
-        pid = self.start_daemon()
-        self.open_gate()
-        self.wait_gone(pid)
-        said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
-        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
-
-    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
-        self.jobs("touch never")
-        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
-        self.assertRefused(ended, "token")
-        self.assertFalse(self.exists("pid"))
-        self.assertEqual(self.states(), ".")
-
-
-@ordinarily()
-@without("test_a_nul_is_an_error_of_its_line_only")    # see test_any_bytes
-class CommandBytes(OverTcp, test_bytes.CommandBytes):
-    """A command reaches the client's shell byte for byte, or is an error of its line."""
-
-
-class LongCommands(OverTcp, test_bytes.LongCommands):
-    """A command that Linux cannot start is refused by the server; one that comes later is an error."""
-    PROGRAM = RUNSERVER
-
-    def run_to_end(self) -> bytes:
-        server = self.start_server()
-        self.run_client(server, "-q")
-        return self.stop(server, signal.SIGHUP).err
-
-
-@ordinarily("test_int_ends_the_jobs_and_exits_130", "test_term_ends_the_jobs_and_exits_143",
-            "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
-            "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
-class Interrupted(OverTcp, test_signals.Interrupted):
-    """INT and TERM at a client: its jobs end and are e at once; lines that had not begun are new."""
-
-    def check_amid(self, ended: Ended, code: int) -> str:
-        """The server first takes back what was on its way to the client when it left."""
-        wait_until(lambda: "r" not in self.states(), what="no line is claimed any more")
-        return super().check_amid(ended, code)
-
-
-@ordinarily("test_usr1_does_so_and_a_drained_runner_does_not_follow_the_file_any_longer")
-class Drained(OverTcp, test_signals.Drained):
-    """HUP and USR1 at a client: it starts nothing more and waits for what runs."""
-
-
-@ordinarily()
-@without("test_what_is_told_of_the_job_is_how_it_ended")    # the job log is the server's
-class StoppedTogether(OverTcp, test_signals.StoppedTogether):
-    """Somebody sends one signal to jobs and clients alike: what dies of it was interrupted."""
-
-
-class OfTheMainThread(OverTcp, test_signals.OfTheMainThread):
-    """The same of a client, of which another thread has looked up the server's name."""
-    HOST = "localhost"
-
-
-class IgnoredAtStart(OverTcp, test_signals.IgnoredAtStart):
-    """A signal that was ignored when the client started stays ignored."""
-
-
-@ordinarily("test_ctrl_backslash_lets_what_runs_end")
-class StoppedAtTerminal(OverTcp, test_signals.StoppedAtTerminal):
-    """A client's terminal: the same keys, said in the same line."""
-
-
-@ordinarily("test_the_result_goes_into_the_new_file_and_its_new_lines_are_run",
-            "test_a_line_that_the_new_file_lacks_is_said")
-class Replaced(OverTcp, test_file_trouble.Replaced):
-    """The job file is replaced under a server whose clients run jobs."""
-
-
-@ordinarily("test_a_waiting_job_runs_as_it_now_stands")
-class Edited(OverTcp, test_file_trouble.Edited):
-    """The job file is edited in place under a server whose clients run jobs."""
-
-
-@ordinarily("test_with_retry_jobs_that_fail")
-class TwoThatRetry(OverTcp, test_claiming.TwoThatRetry):
-    """-r and --resume by two clients at once come to an end, although the jobs fail every time."""
-
-
-@ordinarily()
-class HugeFile(OverTcp, test_claiming.HugeFile):
-    """The server looks through a huge file once more before it tells a client that there is nothing."""
 
 
 class AskedByOneClient(TcpCase):

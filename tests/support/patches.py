@@ -1,0 +1,28 @@
+"""Statements that a script runs before it starts, so that it has more patience, or less, than for users."""
+
+
+def patient(seconds: float) -> str:
+    """Statements by which what a shell has left is read for so long, also while it is silent.
+
+    On a busy machine it can wait for the CPU for longer than the usual 0.3 s.
+    """
+    return f"import runmaker4; runmaker4.Pump.MAX_READING_SECONDS = runmaker4.Pump.QUIET_SECONDS = {seconds}"
+
+
+# A timeout is over once the file `late` is there, or for one run `late.PID` of its shell
+WHEN_LATE = """
+import asyncio, os, runmaker4
+async def kill_when_late(task, timeout):
+    while not os.path.exists("late") and not os.path.exists(f"late.{task.run.pid}"):
+        await asyncio.sleep(0.05)
+    task.kill_run("timeout")
+runmaker4.JobTask._kill_after_timeout = kill_when_late
+"""
+
+
+# all jobs are short, however busy the machine is
+PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 60.0"
+
+
+# what ends with 127 does so soon, however busy the machine is
+SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0\n"
