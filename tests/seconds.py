@@ -17,6 +17,7 @@ Not counted are
 """
 import argparse
 import ast
+import contextlib
 import pathlib
 import re
 import sys
@@ -53,8 +54,8 @@ def is_pause(seconds: Optional[float], looks_again: bool) -> bool:
     return seconds is None or (SHORT if looks_again else 0) < seconds < ENOUGH
 
 
-def is_deadline(value: ast.expr) -> bool:
-    return 0 < (number(value) or 0) < ENOUGH
+def is_deadline(value: ast.expr, looks_again: bool) -> bool:
+    return is_pause(number(value) or 0, looks_again)
 
 
 def is_random(value: ast.expr) -> bool:
@@ -63,6 +64,10 @@ def is_random(value: ast.expr) -> bool:
 
 def waits_in_text(line: int, text: str) -> Iterator[Place]:
     """The pauses in the text of a job or program, which begins in this line."""
+    if "sleep(" in text:
+        with contextlib.suppress(SyntaxError):          # not Python
+            yield from ((line + at - 1, what) for at, what in waits(ast.parse(text)))
+            return
     for found in PAUSE.finditer(text):
         before, behind = text[:found.start()], text[found.start():]
         if is_pause(float(found[1]) if found[1].strip(".") else None, bool(LOOKS_AGAIN.search(before))):
@@ -76,7 +81,7 @@ def waits_in_call(call: ast.Call, in_loop: bool) -> Iterator[Place]:
         yield call.lineno, ast.unparse(call)
     deadlines = [keyword.value for keyword in call.keywords if keyword.arg == "timeout" and name != "dict"]
     deadlines += call.args[DEADLINES[name]:][:1] if name in DEADLINES else []
-    if any(map(is_deadline, deadlines)):
+    if any(is_deadline(value, in_loop) for value in deadlines):
         yield call.lineno, ast.unparse(call)
 
 
@@ -86,7 +91,7 @@ def waits_by_default(taken: ast.arguments) -> Iterator[Place]:
     defaults = [*zip(names[len(names) - len(taken.defaults):], taken.defaults),
                 *zip(taken.kwonlyargs, taken.kw_defaults)]
     for argument, value in defaults:
-        if argument.arg == "timeout" and value and is_deadline(value):
+        if argument.arg == "timeout" and value and is_deadline(value, looks_again=False):
             yield argument.lineno, f"timeout={ast.unparse(value)}"
 
 

@@ -17,6 +17,7 @@ import runmaker4
 import runset4
 from tests.support.case import Call, Case
 from tests.support.locks import locked
+from tests.support.processes import wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET
 from tests.support.values import Text, as_bytes
@@ -840,8 +841,19 @@ class JobFiles(JobFileCase):
         self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
 
 
-class Appending(JobFileCase):
+class Appending(JobFileCase, RunCase):
     """Others who append are waited for, and what they appended is taken into account."""
+    # A process whose lock is refused says so
+    REFUSED = """
+import os, runmaker4
+lock = runmaker4.lock
+def lock_or_note(*args, **settings):
+    acquired = lock(*args, **settings)
+    if not acquired:
+        open(f"refused.{os.getpid()}", "w").close()
+    return acquired
+runmaker4.lock = lock_or_note
+"""
 
     def test_what_was_appended_meanwhile_is_seen(self) -> None:
         self.job_file("queue/a")
@@ -856,10 +868,10 @@ class Appending(JobFileCase):
                 locks = runmaker4.open_lock_file_of(str(self.dir / name))
                 stack.callback(os.close, locks)
                 stack.enter_context(locked(locks, APPEND_BYTE))
-                processes.append(self.start(RUNSET, name, *args))
+                processes.append(self.start_patched(self.REFUSED, name, *args, script=RUNSET))
                 file.write(theirs[:3])
-            with self.assertRaises(subprocess.TimeoutExpired):
-                processes[0].wait(0.4)
+            for process in processes:
+                wait_until((self.dir / f"refused.{process.pid}").exists, what="it waits for the lock")
             self.assertEqual([process.poll() for process in processes], [None] * 2)
             for name, (_, theirs, _) in files.items():
                 with open(self.dir / name, "ab", buffering=0) as file:

@@ -325,8 +325,8 @@ class Listing(RunsetCase):
     """--list prints LINE STATE COMMAND, and goes well with other commands."""
 
     def test_all_jobs_are_listed_if_nothing_is_selected(self) -> None:
-        self.write("# first\n" + FOUR + "x sleep 1\nprose\n")
-        everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x (held) sleep 1\n"
+        self.write("# first\n" + FOUR + "x echo f\nprose\n")
+        everything = b"2 . echo a\n3 d echo b\n4 ! echo c\n5 e echo d\n6 x (held) echo f\n"
         self.assertLists(everything, stray=7)
         self.assertLists(everything, "--all", stray=7)
 

@@ -83,8 +83,9 @@ class Runs(JournalCase):
             self.assertLess(peak(6000), 1.2 * peak(2000))
 
     def test_no_end_that_a_runner_writes_is_checked_field_by_field(self) -> None:
-        self.write("#RUN memory=100M\n. echo 'a\\b'; echo \\\"é >&2; false\n#RUN\n. echo a; sleep 1.1\n"
-                   ". kill $$\n#RUN timeout=0.1\n. sleep 9\n. a\0\n")
+        has_file = "until [ -s out/4.out ]; do sleep 0.02; done"
+        self.write(f"#RUN memory=100M\n. echo 'a\\b'; echo \\\"é >&2; false\n#RUN\n. echo a; {has_file}\n"
+                   ". kill $$\n#RUN timeout=0.1\n. sleep 60\n. a\0\n")
         self.run_script(RUNMAKER, "-q", "--outdir", "out", "runs.txt")
         journal = self.read("out/journal").splitlines(keepends=True)
         self.journal(*(line for line in journal if b'"event": "end"' in line))

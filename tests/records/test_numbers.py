@@ -45,12 +45,13 @@ class Whole(OutputCase):
         self.write(". echo a; echo error >&2\n"
                    ". seq 3000; [ -e fixed ] || exit 3; echo last\n"
                    ". printf 'no newline'\n"
-                   ". sleep 1.2; echo in a file; echo error >&2\n"
+                   ". echo in; until [ -s runs.txt.out/4.out ]; do sleep 0.02; done; echo a file; "
+                   "echo error >&2\n"
                    ". true\n"
                    r". printf '\377\0\r\n'; printf b" "\n")
         self.assertEqual(self.run_script(RUNMAKER, "-q", "-j6", "runs.txt").code, 1)
         ended = self.run_script(RUNWAIT, "--output", "runs.txt")
-        self.assertEqual(ended.out, b"a\nno newline\nin a file\n\xff\0\r\nb")
+        self.assertEqual(ended.out, b"a\nno newline\nin\na file\n\xff\0\r\nb")
         self.assertComplained(ended, b"runwait4.py: runs.txt: not done, and left out: line 2 (--csv and "
                                      b"--json have all lines)\n")
         self.write("", "fixed")
@@ -58,7 +59,7 @@ class Whole(OutputCase):
         ended = self.run_script(RUNWAIT, "--output", "runs.txt")
         numbers = b"".join(b"%d\n" % number for number in range(1, 3001))
         self.assertEqual((ended.code, ended.err), (0, b""))
-        self.assertEqual(ended.out, b"a\n" + numbers + b"last\nno newline\nin a file\n\xff\0\r\nb")
+        self.assertEqual(ended.out, b"a\n" + numbers + b"last\nno newline\nin\na file\n\xff\0\r\nb")
         self.assertEqual(self.run_script(RUNWAIT, "--output", "runs.txt", "3").out, b"no newline")
 
     def assertComplained(self, ended: Ended, words: bytes) -> None:

@@ -200,7 +200,7 @@ class JobLog(Case):
         self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
 
     def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self) -> None:
-        self.write(". true\n. exit 3\n. kill -9 $$\n#RUN timeout=0.5\n. sleep 30\n")
+        self.write(". true\n. exit 3\n. kill -9 $$\n#RUN timeout=0.5\n. sleep 60\n")
         self.run_jobs()
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
         self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["137", "9"]))
@@ -225,7 +225,8 @@ class JobLog(Case):
                          r"\n1\talice\t\d+\.\d+\t *\d+\.\d+\t\d+\t\d+\t0\t0\ttrue\n$")
 
     def test_one_that_is_removed_or_renamed_while_jobs_run_goes_on_in_a_new_file(self) -> None:
-        self.write(". sleep 0.2\n. rm joblog; mv out away\n")
+        written = "[ -s joblog ] && grep -q '\"end\"' out/journal"
+        self.write(f". true\n. until {written}; do sleep 0.02; done; rm joblog; mv out away\n")
         ended = self.run_script(RUNMAKER, "--joblog", "joblog", "--outdir", "out", "runs.txt")
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
         self.assertEqual([row["Seq"] for row in self.rows()], ["2"])

@@ -19,6 +19,8 @@ from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 
 BYTES = bytes(range(256)) + "é😀\n".encode() + bytes(range(255, -1, -1))
+# A job waits until what it printed is in a file: its line ran once
+HAS_FILE = "until [ -s runs.txt.out/$JOB_ID.out ]; do sleep 0.02; done"
 by_root = unittest.skipIf(os.geteuid(), "only root can give files away")
 
 
@@ -151,7 +153,7 @@ class Short(DefaultCase):
                 self.assertEqual([len(self.rows(str(line))[-1]["files"]) for line in (1, 2, 3)], [0, 2, 2])
 
     def test_a_run_of_more_than_a_second_has_files_that_grow(self) -> None:
-        self.jobs(f"echo one; echo two >&2; sleep 1.3; echo on; {GATE}; echo more; exit 3")
+        self.jobs(f"echo one; echo two >&2; {HAS_FILE}; echo on; {GATE}; echo more; exit 3")
         self.addCleanup(self.open_gate)
         runner = self.start(RUNMAKER, "-q", "runs.txt")
         def has_grown() -> bool:
@@ -180,7 +182,7 @@ class Killed(DefaultCase):
     """Who is killed loses little, and a server nothing."""
 
     def test_a_run_that_dies_with_its_runner_shows_what_it_printed(self) -> None:
-        self.jobs(f"echo early; sleep 1.2; echo late; {SLEEPING}")
+        self.jobs(f"echo early; {HAS_FILE}; echo late; {SLEEPING}")
         runner = self.start_jobs("-q")
         wait_until(lambda: self.exists("runs.txt.out/1.out") and b"late" in self.read("runs.txt.out/1.out"),
                    what="the output is in a file")

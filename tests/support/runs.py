@@ -25,17 +25,24 @@ runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
 QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
-# Whoever claims jobs adds a byte to NAME.looks, beside the job file NAME, whenever there was none to claim
+# A byte is added to NAME.looks, beside the job file NAME, when a runner or server has found no job to claim
+# there, or a view has read it
 LOOKS = """
 import runmaker4
-claim_or_none = runmaker4.Cursor.claim
+claim, snapshot = runmaker4.Cursor.claim, runmaker4.JobReader.snapshot
+def note_look(file):
+    with open(file.path + ".looks", "ab") as looks:
+        looks.write(b"x")
 def claim_and_note(cursor, *args, **settings):
-    found = claim_or_none(cursor, *args, **settings)
+    found = claim(cursor, *args, **settings)
     if isinstance(found, runmaker4.NoJob):
-        with open(cursor.file.path + ".looks", "ab") as looks:
-            looks.write(b"x")
+        note_look(cursor.file)
     return found
-runmaker4.Cursor.claim = claim_and_note
+def read_and_note(reader):
+    found = snapshot(reader)
+    note_look(reader)
+    return found
+runmaker4.Cursor.claim, runmaker4.JobReader.snapshot = claim_and_note, read_and_note
 """
 PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
@@ -94,7 +101,7 @@ class RunCase(Case):
         return self.start_patched(LOOKS if FULL else HASTY + LOOKS, *args, **settings)
 
     def wait_looked(self, name: str = "runs.txt") -> None:
-        """Wait until LOOKS has found no job in this file, as it is now: the second look from now on."""
+        """Wait for the second look from now on of who runs with LOOKS: it saw the file as it is now."""
         looks = self.dir / f"{name}.looks"
         looks.touch()
         before = looks.stat().st_size

@@ -17,7 +17,7 @@ from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, start
 from tests.support.locks import lock_table
 from tests.support.page import CHROMIUM, Page, browser_command, words
-from tests.support.processes import Ended
+from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.values import present
@@ -277,10 +277,12 @@ class Writing(ReportCase):
         self.wait_file("out/journal")
         # it writes a page at each look, however long a page takes
         hasty = """
-import runwait4
+import sys, runwait4
 due = runwait4.Reporter.write_page_if_due
 def write_page_now(self):
     self._next_page_time = 0.0
+    with open("tries", "a") as tries:
+        print(sys.argv[3], file=tries)
     return due(self)
 runwait4.Reporter.write_page_if_due = write_page_now
 """
@@ -296,7 +298,9 @@ runwait4.Reporter.write_page_if_due = write_page_now
                     (self.dir / name).unlink(missing_ok=True)
                     (self.dir / name).mkdir()
             self.assertIn(f"{name}: is a directory", self.wait_file(f"said.{name}").decode())
-        time.sleep(1)
+        before = len(self.read("tries"))
+        for name in names:
+            wait_until(lambda: self.read("tries")[before:].count(name.encode()) > 1, what="another try")
         self.assertEqual([waiter.poll() for waiter in waiters], [None, None])
         self.assertEqual(self.read("said.out.html").count(b"\n"), 1)
         (self.dir / "out.html").rmdir()
@@ -330,8 +334,7 @@ runwait4.Reporter.write_page_if_due = write_page_now
         for name, content in ("runs.txt", ". true\n"), ("notes.html", ". true\n"), ("index.html", page):
             text = self.write(content, name).read_bytes()
             for more in ((), ("--progress",)):                  # which says so before it waits
-                ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, "runs.txt",
-                                        timeout=20)
+                ended = self.run_script(RUNWAIT, "--report", name, "--outdir", "out", *more, "runs.txt")
                 self.assertRefused(ended, f"{name}: not written by this option")
                 self.assertEqual(self.read(name), text)
         self.write("", "out.html")

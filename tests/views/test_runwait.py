@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.processes import Ended, deadline, wait_until
-from tests.support.runs import RunCase
+from tests.support.runs import LOOKS, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.terminal import Terminal, TerminalCase
 from tests.support.values import present
@@ -49,9 +49,9 @@ class Waiting(RunwaitCase):
 
     def test_it_waits_until_the_last_job_has_ended(self) -> None:
         runner = self.runner_at_gate(f". {GATE}", ". true")
-        waiter = self.start(RUNWAIT, "runs.txt")
-        with self.assertRaises(subprocess.TimeoutExpired):
-            waiter.wait(0.4)
+        waiter = self.start_patched(LOOKS, "runs.txt", script=RUNWAIT)
+        self.wait_looked()
+        self.assertIsNone(waiter.poll())
         self.open_gate()
         self.assertQuietEnd(self.finish(waiter))
         self.assertEqual(self.states(), "dd")
@@ -60,14 +60,15 @@ class Waiting(RunwaitCase):
     def test_who_waits_while_no_runner_lives_is_told_so_once(self) -> None:
         said = "runwait4.py: runs.txt: 2 new, but no runner (start runmaker4.py)"
         self.write(". a\n. b\nd c\n")
-        hasty = "import runwait4; runwait4.Watcher.MAX_IDLE_SECONDS = 0.3"
+        hasty = f"{LOOKS}import runwait4; runwait4.Watcher.MAX_IDLE_SECONDS = 0.3"
         for options in ["--progress"], ["-e"]:
             terminal = Terminal(100)
             self.addCleanup(terminal.close)
             waiter = self.start_patched(hasty, *options, "runs.txt", script=RUNWAIT, stdout=terminal.slave,
                                         stderr=terminal.slave)
             wait_until(lambda: said in terminal.look(), what=said)
-            time.sleep(1)
+            for _ in range(4):      # looks are 0.2 s apart: it could say it again
+                self.wait_looked()
             self.assertEqual(terminal.look().count(said), 1)
             waiter.terminate()
             waiter.wait()
