@@ -7,9 +7,10 @@ import unittest
 from typing import Callable
 
 from tests.support import marks
+from tests.support.case import GATE
 from tests.support.kills import KillCase
 from tests.support.losses import LossCase
-from tests.support.processes import process_table, wait_until
+from tests.support.processes import Process, process_table, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.scripts import ALL, FULL
 from tests.support.tcp import Program, Server, TcpCase
@@ -47,9 +48,12 @@ class TcpStorm(KillCase, TcpCase):
         """kill -9 a client, one that runs jobs if there is one, as the other storm does a runner."""
         parents = {parent for _, parent in process_table().values()}
         client = self.random.choice([one for one in self.clients if one.pid in parents] or self.clients)
-        self.clients.remove(client)
         self.kill(client, with_jobs)
-        client.process.wait()
+
+    def kill(self, runner: Process, with_jobs: bool) -> None:
+        super().kill(runner, with_jobs)
+        self.clients = [client for client in self.clients if client is not runner]
+        runner.wait()
 
     def kill_server(self) -> None:
         """kill -9 the server, not its keeper, and start another, sooner or later."""
@@ -58,9 +62,10 @@ class TcpStorm(KillCase, TcpCase):
         self.start_storm_server(self.server.port)
 
     def test_no_job_is_lost_and_none_runs_twice_at_once(self) -> None:
-        self.jobs(*[marks.command(number, 0.03) for number in range(1, JOBS + 1)])
+        self.jobs(marks.command(1, gate=GATE), *(marks.command(line, 0.03) for line in range(2, JOBS + 1)))
         self.write("", "marks")
         self.start_storm_server()
+        self.kill_at_gate(self.keep_clients_until, lambda: self.clients)
         kills: list[Callable[[], None]] = [
             functools.partial(self.kill_client, with_jobs) for with_jobs in (True, False)]
         events = kills * (CLIENT_KILLS // 2) + [self.kill_server] * SERVER_KILLS
@@ -72,7 +77,8 @@ class TcpStorm(KillCase, TcpCase):
             event()
         self.keep_clients_until(lambda: self.states() == "d" * JOBS)
 
-        self.assertGreater(self.read("marks").count(b"killed "), CLIENT_KILLS, "no job died with its client")
+        killed = self.read("marks").count(b"killed ")
+        self.assertGreater(killed, CLIENT_KILLS + 1, "no job died with its client")
         for client in self.clients:
             client.send_signal(signal.SIGHUP)
         self.assertEqual({self.finish(client).code for client in self.clients}, {0})

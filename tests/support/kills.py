@@ -1,13 +1,15 @@
 """KillCase: those who run jobs are killed, and what they and their jobs do is marked."""
 import random
+import re
 import signal
 import time
 from collections.abc import Sequence
-from typing import Callable
+from typing import Callable, Optional
 
 from tests.support import marks
 from tests.support.processes import Process, freeze, process_table, send
 from tests.support.runs import RunCase
+from tests.support.values import present
 
 
 class KillCase(RunCase):
@@ -32,6 +34,20 @@ class KillCase(RunCase):
         marks.append(self.dir / "marks", "".join(f"killed {pid}\n" for pid in [*jobs, runner.pid]))
         send(signal.SIGKILL, [*jobs, *(-pid for pid in jobs), runner.pid])
         self.killed.append(runner)
+
+    def kill_at_gate(self, keep_until: Callable[[Callable[[], object]], None],
+                     living: Callable[[], Sequence[Process]]) -> None:
+        """Kill who runs job 1, with that job, which waits at the gate, and open the gate.
+
+        keep_until: starts new ones for those that died, until a condition is true.
+        """
+        def find() -> Optional[Process]:
+            started = re.search(rb"^start 1 \d+ (\d+)$", self.read("marks"), re.MULTILINE)
+            return next((one for one in living() if started and one.pid == int(started[1])), None)
+
+        keep_until(find)
+        self.kill(present(find()), with_jobs=True)
+        self.open_gate()
 
     def kill_one(self, living: Callable[[], Sequence[Process]], with_jobs: bool) -> None:
         """Kill one of those who live then, sooner or later."""

@@ -22,9 +22,12 @@ class Run:
     runner: int
 
 
-def command(job: int, seconds: float = 0) -> str:
-    """A job that marks its start and its end in the file `marks`."""
-    pause = f"sleep {seconds}; " if seconds else ""
+def command(job: int, seconds: float = 0, gate: str = "") -> str:
+    """A job that marks its start and its end in the file `marks`.
+
+    gate: what it waits for meanwhile.
+    """
+    pause = f"{gate}; " if gate else f"sleep {seconds}; " if seconds else ""
     return f'echo "start {job} $$ $PPID" >>marks; {pause}echo "end {job} $$" >>marks'
 
 

@@ -272,7 +272,23 @@ class CutConnection(LossCase):
         self.assertEqual((self.finish(runner).code, self.states()), (0, "dd"))
 
     def test_no_output_is_lost_while_the_server_is_away_of_what_a_job_has_left_behind(self) -> None:
-        self.PATCH = "from runmaker4 import Pump; Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 2.5"
+        # days pass for the client while it reads no output
+        self.PATCH = """
+import asyncio, runmaker4, time
+from runmaker4 import Pump
+Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 1000.0
+init, wait, pumps, away = Pump.__init__, runmaker4.wait_for_event, [], [0.0]
+def note(pump, *args):
+    pumps.append(pump)
+    init(pump, *args)
+def wait_for_days(event, seconds):
+    if seconds == 1000.0 and pumps[0].is_paused:
+        away[0] += 1e6
+        open("paused", "w").close()
+    return wait(event, seconds)
+Pump.__init__, runmaker4.wait_for_event = note, wait_for_days
+asyncio.BaseEventLoop.time = lambda loop: time.monotonic() + away[0]
+"""
         away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
         server = self.serve(f"{{ {away}; : >begun; seq 400000; }} & {UP}; {begun}")
         proxy = Proxy(server.port)
@@ -280,7 +296,7 @@ class CutConnection(LossCase):
         client = self.start_client(server, "--port", proxy.port, "-q", up=(1,))
         proxy.cut()
         self.write("", "away")
-        time.sleep(3.0)                     # longer than output is read
+        wait_until(lambda: self.exists("paused"), what="no more is read")
         proxy.mend()
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.read("out/1.out").split(), [b"%d" % number for number in range(1, 400_001)])
