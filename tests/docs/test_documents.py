@@ -21,7 +21,7 @@ from typing import Optional
 from docs.install import make
 from runmaker4 import VERSION
 from tests.support.case import Case
-from tests.support.documents import MESSAGES, Piece, read_pieces
+from tests.support.documents import MESSAGES, STUBS, Piece, read_pieces
 from tests.support.ports import free_port
 from tests.support.scripts import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT
 
@@ -63,35 +63,6 @@ def anchors(document: str) -> list[str]:
 
 # -- what the commands meet ----------------------------------------------------------------------------------
 
-# Stand-ins for programs that a test does not have.  The first ones are the user's own
-STUBS = dict.fromkeys(("prepare", "collect", "prog", "train", "run"), "")
-STUBS.update({
-    # a simulation: one of them fails, and all take as long as a test wants them to
-    "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
-    "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
-    "qrsh": "shift 3; exec sh -c \"$*\"",                               # Grid Engine: -inherit -nostdin HOST
-    "oarsh": "shift; exec sh -c \"$*\"",                                # OAR: HOST
-    "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
-    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
-    "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
-    "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
-    # a scope: OPTIONS /bin/sh -c JOB
-    "systemd-run": "until [ \"$1\" = /bin/sh ]; do shift; done; exec \"$@\"",
-    # a container: --image=IMAGE -- COMMAND
-    "shifter": "shift 2; exec \"$@\"",
-    # a host, which has a shell read the command
-    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
-    # a mail that says something
-    "mail": "grep -q '1 done' && echo \"$2\" > mail",
-    "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
-    # -a FILE HOST:DIRECTORY
-    "rsync": "mkdir -p \"${3#*:}\"",
-    # --query-gpu=index: a host with two GPUs
-    "nvidia-smi": "seq 0 1",
-    # MPI: -n NUMBER [--host HOSTS]
-    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",
-    "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
-})
 JOBLOG = ("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
           "7\talice\t1700000000.000\t1.000\t0\t0\t0\t0\tsimulate --seed 7\n")
 FILES = {

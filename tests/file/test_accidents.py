@@ -7,8 +7,9 @@ import signal
 import time
 
 from tests.support.patches import WHEN_LATE, patient
+from tests.support.permissions import PR_CAPBSET_DROP
 from tests.support.processes import alive, wait_until
-from tests.support.runs import HASTY, PR_CAPBSET_DROP, UP, WAITING, RunCase
+from tests.support.runs import HASTY, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 from tests.support.tcp import Program, TcpCase
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import runmaker4
 from tests.support.locks import locked
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNWAIT
@@ -305,7 +306,7 @@ runmaker4.keep_trying = delayed
         self.write("", "file")
         for name in "file", "missing":
             self.assertRefused(self.run_script(RUNWAIT, "--check-locks", name), name, "not a directory")
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.folder.chmod(0o555)
         ended = self.finish(self.start_check("a", **bound))
         self.assertDoesNotHold(ended, "NO   ", "permission denied")

@@ -9,6 +9,7 @@ from unittest import mock
 import runmaker4
 from tests.support.case import GATE
 from tests.support.locks import NFS3, lock_table
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import deadline, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
@@ -116,7 +117,7 @@ class LockTable(RunCase):
         self.stop(runner)
 
     def test_where_it_cannot_be_made_an_empty_file_will_do(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.dir.chmod(0o555)
         self.addCleanup(self.dir.chmod, 0o755)
         self.assertRefused(self.run_script(RUNMAKER, "runs.txt", **bound), ".runs.txt.lock",
@@ -129,7 +130,7 @@ class LockTable(RunCase):
         self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
     def test_who_may_only_read_can_look(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.path.chmod(0o444)
         self.dir.chmod(0o555)
         self.addCleanup(self.dir.chmod, 0o755)
@@ -138,7 +139,7 @@ class LockTable(RunCase):
         self.assertIn(b"1 new", ended.out)
 
     def test_who_may_not_read_it_sees_states_and_is_told_what_cannot_be_known(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.write("r true\n. true\n")
         self.path.chmod(0o644)
         lock_table(self.path).touch()
@@ -169,7 +170,7 @@ class LockTable(RunCase):
         self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
     def test_the_owner_is_told_how_to_get_one_of_root(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         lock_table(self.path).touch()
         lock_table(self.path).chmod(0o000)
         self.assertAllRefuse("if it is root's, sudo chown --reference=runs.txt .runs.txt.lock", **bound)

@@ -14,6 +14,7 @@ import runmaker4
 import runset4
 from tests.support import marks
 from tests.support.case import GATE
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET
@@ -261,7 +262,7 @@ class Merging(EditCase):
     def test_a_copy_that_cannot_be_removed_is_no_error_and_the_mode_is_kept(self) -> None:
         self.write(". a\n. b\n").chmod(0o640)
         changes = "text = text.replace('. a\\n', ''); os.chmod(os.path.dirname(path), 0o500)"
-        ended = self.edit(changes, **self.bound_by_permissions())
+        ended = self.edit(changes, **bound_by_permissions(self))
         mode = (self.dir / "runs.txt").stat().st_mode & 0o777
         self.assertEqual((ended.code, self.read(), mode), (0, b". b\n", 0o640), ended.err)
 

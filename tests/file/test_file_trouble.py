@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.support.over_tcp import OverTcp, ordinarily
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import HASTY, INTERVAL, WAITING, RunCase, without_states
 from tests.support.scripts import RUNMAKER, RUNWAIT
@@ -144,7 +145,7 @@ class Spoiled(FileCase):
         self.assertNobodyLeft()
 
     def test_the_running_job_gets_its_result(self) -> None:
-        self.wait_at_gate("true", quick=True, **self.bound_by_permissions())
+        self.wait_at_gate("true", quick=True, **bound_by_permissions(self))
         (self.dir / "runs.txt").chmod(0o444)
         self.assertEnded(self.go_on(), 0, "dd")
 

@@ -10,7 +10,8 @@ from tests.support import marks
 from tests.support.case import GATE
 from tests.support.kills import KillCase
 from tests.support.losses import LossCase
-from tests.support.processes import Process, process_table, wait_until
+from tests.support.process_table import process_table
+from tests.support.processes import Process, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.scripts import ALL, FULL
 from tests.support.tcp import Program, Server, TcpCase

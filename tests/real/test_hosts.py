@@ -8,14 +8,13 @@ import re
 import subprocess
 import unittest
 
-from tests.docs import test_documents as documents
 from tests.real.rigs import REAL, ssh
-from tests.support.documents import read_pieces
+from tests.support.documents import STUBS, read_pieces
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import SCRIPTS, SCRIPTS_AT
 
-SIMULATE = f"""{documents.STUBS["simulate"].replace('"$@"', '"$@" on $(hostname)')}"""
+SIMULATE = f"""{STUBS["simulate"].replace('"$@"', '"$@" on $(hostname)')}"""
 # What docker does that a runner can notice: it is process 1, on a host of its own
 CONTAINER = """until [ "$1" = IMAGE ]; do shift; done; shift
 exec unshare --uts --pid --fork --kill-child --mount-proc sh -c 'hostname container; exec "$@"' sh "$@\""""

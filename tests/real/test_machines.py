@@ -8,7 +8,7 @@ import functools
 import unittest
 
 from tests.real.rigs import REAL, fs, nfs
-from tests.real.test_nfs import LEASE, NfsCase, Scenarios
+from tests.real.rigs.nfs_case import LEASE, NfsCase, Scenarios
 
 JOIN_CLUSTER = r"""set -e
 mkdir -p /etc/ocfs2 /ocfs2

@@ -17,8 +17,8 @@ import runwait4
 from tests.support.journal import BEGAN, end, pair, start
 from tests.support.journal_case import JournalCase
 from tests.support.scripts import FULL, RUNMAKER
+from tests.support.strange_json import NO_NUMBERS, STRANGE
 from tests.support.values import as_bytes, present
-from tests.support.wire import NO_NUMBERS, STRANGE
 
 
 def fields_of(run: runwait4.RunRecord) -> dict[str, Any]:

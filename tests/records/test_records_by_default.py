@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.patches import PATIENT
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import SLEEPING
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
@@ -245,7 +246,7 @@ class NotKept(DefaultCase):
 
     def check_permission(self, directory: pathlib.Path, *options: str) -> None:
         """The jobs run after a run with these options if this directory may not be written any more."""
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.run_jobs("-q", *options)
         self.jobs("true", "true")
         directory.chmod(0o500)

@@ -8,13 +8,15 @@ from typing import Any
 
 import runmaker4
 from tests.support.case import GATE
+from tests.support.messages import JOBS, WELCOME
 from tests.support.over_tcp import OverTcp
+from tests.support.peer import FakeServer, Peer
 from tests.support.processes import Ended, Process, wait_until
 from tests.support.runs import HASTY, WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER
 from tests.support.tcp import TcpCase
 from tests.support.values import present
-from tests.support.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
+from tests.support.wire import TOKEN
 
 Message = dict[str, Any]
 

@@ -3,8 +3,10 @@ import os
 import shlex
 import signal
 import termios
+from typing import Any
 
-from tests.support.processes import alive, wait_until
+from tests.support.over_tcp import OverTcp, ordinarily
+from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNSET
 from tests.support.terminal import Terminal, TerminalCase
@@ -12,7 +14,19 @@ from tests.support.terminal import Terminal, TerminalCase
 TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d "
 
 
-class FileExecutorCase(RunCase):
+class BackgroundCase(RunCase):
+
+    def assertInBackground(self, ended: Ended, messages: str) -> None:
+        """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
+        self.assertEqual((ended.code, ended.out), (0, b""))
+        self.assertRegex(
+            ended.err,
+            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets running jobs "
+            rb"finish\); messages go %b\n\Z" % messages.encode(),
+        )
+
+
+class WorkerCase(BackgroundCase):
 
     def hire(self, *options: object, number: int = 1) -> int:
         """Start a worker that waits for jobs; its pid."""
@@ -50,7 +64,7 @@ class OfAContainer(RunCase):
         self.assertEqual((ended.code, self.states()), (0, "d"), ended.err)
 
 
-class HiredAndFired(FileExecutorCase):
+class HiredAndFired(WorkerCase):
     """Workers come before the jobs or after them, go when they are told to, and say what is wrong at once."""
 
     def test_a_worker_waits_for_the_file_and_for_what_is_added_to_it(self) -> None:
@@ -157,7 +171,7 @@ class HiredAndFired(FileExecutorCase):
         self.assertEqual(self.states(), ".")
 
 
-class LoggedOut(TerminalCase, FileExecutorCase):
+class LoggedOut(TerminalCase, WorkerCase):
     """The terminal hangs up: a worker in the background goes on, and prints nothing there."""
 
     def test_a_worker_in_the_background_goes_on(self) -> None:
@@ -183,3 +197,67 @@ class LoggedOut(TerminalCase, FileExecutorCase):
         self.assertEqual((self.read("out/1.out"), self.read("out/1.err")), (b"said\nmore\n", b"cried\n"))
         self.assertIn(b"second", self.read("log"))
         self.assertIn(b"runmaker4.py: runs.txt: 2 done, 1 failed", self.read("errors"))
+
+
+class Background(BackgroundCase):
+    """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
+
+    def start_daemon(self, **settings: Any) -> int:
+        """Start a runner with -d whose first job waits at the gate; its pid."""
+        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", **settings)
+        self.assertInBackground(ended, "to errors")
+        pid = int(self.wait_file("pid"))
+        self.wait_up(1)
+        self.assertTrue(alive(pid))
+        return pid
+
+    def test_with_plain_it_is_refused(self) -> None:
+        self.jobs("touch never")
+        self.assertRefused(self.run_jobs("-d", "--plain"), "--plain", "runwait4.py --show")
+        self.assertEqual(self.states(), ".")
+
+    def wait_gone(self, pid: int) -> None:
+        wait_until(lambda: not alive(pid), what="the runner in the background has ended")
+        self.assertNobodyLeft()
+        self.assertOnlyStatesChanged()
+
+    def test_it_holds_the_lines_of_its_jobs_and_runs_in_the_same_directory(self) -> None:
+        """Nothing comes on stdout, though that is a file."""
+        self.jobs(f"echo said; {WAITING}; pwd -P > where; echo said", "true")
+        with open(self.dir / "printed", "wb") as printed:
+            pid = self.start_daemon(stdout=printed)
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 1)
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertEqual((self.states(), self.read("where").decode().strip()), ("dd", str(self.dir)))
+        self.assertEqual(self.read("printed"), b"")
+
+    def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self) -> None:
+        """As ssh does, and the shell's $(...)."""
+        self.jobs(WAITING)
+        ended = self.finish(self.start(RUNMAKER, "-d", "--pidfile", "pid", "runs.txt"), 20)
+        self.assertInBackground(ended, "nowhere \\(see --errors\\)")
+        pid = int(self.wait_file("pid"))
+        self.open_gate()
+        self.wait_gone(pid)
+        self.assertEqual(self.states(), "d")
+
+
+@ordinarily()
+class BackgroundOverTcp(OverTcp, Background):
+    """-d: the client goes on in the background."""
+
+    def test_the_errors_file_has_what_the_client_says(self) -> None:
+        self.jobs(f"{WAITING}; exit 1", "true")
+        pid = self.start_daemon()
+        self.open_gate()
+        self.wait_gone(pid)
+        said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
+        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+
+    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
+        self.jobs("touch never")
+        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
+        self.assertRefused(ended, "token")
+        self.assertFalse(self.exists("pid"))
+        self.assertEqual(self.states(), ".")

@@ -12,7 +12,7 @@ from typing import Any
 import runmaker4
 from runmaker4 import VERSION
 from tests.support.over_tcp import OverTcp, ordinarily, without
-from tests.support.processes import Ended, alive, wait_until
+from tests.support.processes import Ended, wait_until
 from tests.support.runs import UP, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT, SCRIPTS
 
@@ -113,50 +113,6 @@ asyncio.BaseEventLoop.call_later = note_and_call
         self.wait_states("rd")
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")
-
-
-class Background(RunCase):
-    """-d: start-up errors come first, then the runner leaves the terminal and goes on."""
-
-    def start_daemon(self, **settings: Any) -> int:
-        """Start a runner with -d whose first job waits at the gate; its pid."""
-        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", **settings)
-        self.assertInBackground(ended, "to errors")
-        pid = int(self.wait_file("pid"))
-        self.wait_up(1)
-        self.assertTrue(alive(pid))
-        return pid
-
-    def test_with_plain_it_is_refused(self) -> None:
-        self.jobs("touch never")
-        self.assertRefused(self.run_jobs("-d", "--plain"), "--plain", "runwait4.py --show")
-        self.assertEqual(self.states(), ".")
-
-    def wait_gone(self, pid: int) -> None:
-        wait_until(lambda: not alive(pid), what="the runner in the background has ended")
-        self.assertNobodyLeft()
-        self.assertOnlyStatesChanged()
-
-    def test_it_holds_the_lines_of_its_jobs_and_runs_in_the_same_directory(self) -> None:
-        """Nothing comes on stdout, though that is a file."""
-        self.jobs(f"echo said; {WAITING}; pwd -P > where; echo said", "true")
-        with open(self.dir / "printed", "wb") as printed:
-            pid = self.start_daemon(stdout=printed)
-        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 1)
-        self.open_gate()
-        self.wait_gone(pid)
-        self.assertEqual((self.states(), self.read("where").decode().strip()), ("dd", str(self.dir)))
-        self.assertEqual(self.read("printed"), b"")
-
-    def test_a_caller_that_reads_its_pipes_to_their_end_is_not_kept_waiting(self) -> None:
-        """As ssh does, and the shell's $(...)."""
-        self.jobs(WAITING)
-        ended = self.finish(self.start(RUNMAKER, "-d", "--pidfile", "pid", "runs.txt"), 20)
-        self.assertInBackground(ended, "nowhere \\(see --errors\\)")
-        pid = int(self.wait_file("pid"))
-        self.open_gate()
-        self.wait_gone(pid)
-        self.assertEqual(self.states(), "d")
 
 
 class KillAfter(RunCase):
@@ -358,21 +314,3 @@ class DelayOverTcp(OverTcp, Delay):
         self.assertEnded(self.run_jobs("--name=alice", "-j3", "--delay=1.2"), 0, "ddd")
 
 
-@ordinarily()
-class BackgroundOverTcp(OverTcp, Background):
-    """-d: the client goes on in the background."""
-
-    def test_the_errors_file_has_what_the_client_says(self) -> None:
-        self.jobs(f"{WAITING}; exit 1", "true")
-        pid = self.start_daemon()
-        self.open_gate()
-        self.wait_gone(pid)
-        said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
-        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
-
-    def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
-        self.jobs("touch never")
-        ended = self.run_jobs("-d", "--pidfile", "pid", "--errors", "errors", "--token", "0" * 32)
-        self.assertRefused(ended, "token")
-        self.assertFalse(self.exists("pid"))
-        self.assertEqual(self.states(), ".")

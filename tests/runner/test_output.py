@@ -12,7 +12,8 @@ from typing import Any, Callable
 from tests.support.case import GATE, Case
 from tests.support.console import ConsoleLine, console_lines, printed, read_terminal
 from tests.support.patches import patient
-from tests.support.processes import Ended, peak_memory, wait_until
+from tests.support.process_table import peak_memory
+from tests.support.processes import Ended, wait_until
 from tests.support.runs import SLEEPING, RunCase
 from tests.support.scripts import RUNMAKER
 from tests.support.values import present

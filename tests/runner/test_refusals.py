@@ -9,6 +9,7 @@ from unittest import mock
 
 import runmaker4
 from tests.support.limits import LimitedCase
+from tests.support.permissions import bound_by_permissions
 from tests.support.refusals import RefusalCase
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
@@ -40,12 +41,12 @@ class JobFiles(RefusalCase):
                             ".lock' is not a job file, but the lock file of runs.txt")
 
     def test_a_file_that_one_may_not_read(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         self.write(". touch ran\n", "secret.txt").chmod(0)
         self.refuse_all([(*call, "secret.txt") for call in self.CALLS], "secret.txt", **bound)
 
     def test_a_file_that_one_may_not_write(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         (self.dir / "runs.txt").chmod(0o444)
         self.refuse(RUNMAKER, "runs.txt", words="runs.txt", **bound)
         self.refuse(RUNSET, "--all", "--set=x", "runs.txt", words="runs.txt", **bound)
@@ -87,7 +88,7 @@ class Outputs(RefusalCase):
 
     def test_a_log_that_one_may_not_write(self) -> None:
         self.write("", "log")
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         (self.dir / "log").chmod(0o444)
         self.refuse_all([(RUNMAKER, f"{option}=log", "runs.txt") for option in self.RECORDS], "log", **bound)
 
@@ -194,7 +195,7 @@ runmaker4.open = hide_locks
         self.assertUntouched()
 
     def test_a_folder_that_may_not_be_listed_on_fuse(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         os.close(os.open(self.dir / ".runs.txt.lock", os.O_CREAT, 0o600))
         self.addCleanup(self.dir.chmod, 0o755)
         for kind, code in ("fuse.glusterfs", 2), ("nfs4", 0):

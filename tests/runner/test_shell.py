@@ -15,6 +15,7 @@ from concurrent import futures
 import runmaker4
 from tests.support.case import GATE
 from tests.support.directives import DirectiveCase
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.refusals import RefusalCase
 from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER
@@ -275,7 +276,7 @@ class Missing(ShellCase):
         shells = "/nowhere/bash", "./bash", "./zsh", "runs.txt/bash", "ksh9"
         self.lines(*(line for shell in shells for line in (f"#RUN shell={shell}", ". touch never")))
         ended = self.run_jobs("--name", "alice", env=self.path("closed"), stderr=subprocess.PIPE,
-                              **self.bound_by_permissions())
+                              **bound_by_permissions(self))
         self.assertComplains(ended, "line 2:", "no /nowhere/bash on alice")
         self.assertComplains(ended, "line 4:", "./bash: permission denied")
         self.assertComplains(ended, "line 6:", "./zsh: no such file or directory")

@@ -1,4 +1,4 @@
-"""What stands in the documents: blocks, pieces in backquotes, and messages that are explained."""
+"""What stands in the documents: blocks, pieces in backquotes, messages; and stubs for the programs there."""
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,3 +53,34 @@ def read_pieces(document: str) -> Iterator[Piece]:
 # compares them with the code
 TABLE = (ROOT / "docs/messages.md").read_text().partition("## Messages\n")[2].partition("\n## ")[0]
 MESSAGES = re.findall("`([^`]+)`", " ".join(re.findall(r"^\| (.*?) \| ", TABLE, re.MULTILINE)))
+
+
+# Stand-ins for programs that a test does not have.  The first ones are the user's own
+STUBS = dict.fromkeys(("prepare", "collect", "prog", "train", "run"), "")
+STUBS.update({
+    # a simulation: one of them fails, and all take as long as a test wants them to
+    "simulate": "while [ -e hold ]; do sleep 0.05; done; echo \"$@\"; [ \"$2\" != 13 ]",
+    "sbatch": "echo 1234",                                              # Slurm: it takes a batch job
+    "qrsh": "shift 3; exec sh -c \"$*\"",                               # Grid Engine: -inherit -nostdin HOST
+    "oarsh": "shift; exec sh -c \"$*\"",                                # OAR: HOST
+    "srun": "while [ \"${1#-}\" != \"$1\" ]; do shift; done; exec \"$@\"",      # Slurm: a step of one task
+    "scancel": "[ \"${*#-b }\" = '-s USR1 1234' ]",                     # Slurm: a signal for a batch job
+    "apptainer": "shift 2; exec \"$@\"",                                # a container: exec IMAGE COMMAND
+    "docker": "until [ \"$1\" = IMAGE ]; do shift; done; shift; exec \"$@\"",
+    # a scope: OPTIONS /bin/sh -c JOB
+    "systemd-run": "until [ \"$1\" = /bin/sh ]; do shift; done; exec \"$@\"",
+    # a container: --image=IMAGE -- COMMAND
+    "shifter": "shift 2; exec \"$@\"",
+    # a host, which has a shell read the command
+    "ssh": "[ \"$1\" = -f ] && exit; shift; exec sh -c \"$*\"",
+    # a mail that says something
+    "mail": "grep -q '1 done' && echo \"$2\" > mail",
+    "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
+    # -a FILE HOST:DIRECTORY
+    "rsync": "mkdir -p \"${3#*:}\"",
+    # --query-gpu=index: a host with two GPUs
+    "nvidia-smi": "seq 0 1",
+    # MPI: -n NUMBER [--host HOSTS]
+    "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",
+    "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
+})

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Callable, Optional
 
 from tests.support import marks
-from tests.support.processes import Process, freeze, process_table, send
+from tests.support.process_table import freeze, process_table, send
+from tests.support.processes import Process
 from tests.support.runs import RunCase
 from tests.support.values import present
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.support.case import GATE
-from tests.support.processes import process_table, send, wait_until
+from tests.support.process_table import process_table, send
+from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import UP
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER

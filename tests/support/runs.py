@@ -1,6 +1,4 @@
 """RunCase: a test of what becomes of jobs, their file and their processes; jobs that it can wait for."""
-import ctypes
-import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -44,7 +42,6 @@ def read_and_note(reader):
     return found
 runmaker4.Cursor.claim, runmaker4.JobReader.snapshot = claim_and_note, read_and_note
 """
-PR_CAPBSET_DROP, CAP_DAC = 24, (1, 2)       # of <linux/prctl.h>; CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 
 
 def without_states(text: bytes) -> bytes:
@@ -139,28 +136,3 @@ class RunCase(Case):
         lines = ended.err.splitlines()[:-1]
         self.assertTrue(any(all(as_bytes(word).lower() in line.lower() for word in words) for line in lines),
                         f"no line has {words}: {ended.err!r}")
-
-    def assertInBackground(self, ended: Ended, messages: str) -> None:
-        """A starter has said who runs now, how that is stopped, and where messages go; and nothing else."""
-        self.assertEqual((ended.code, ended.out), (0, b""))
-        self.assertRegex(
-            ended.err,
-            rb"\A\S+: \S+: process (\d+) \(kill \1 stops it, kill -USR1 \1 lets running jobs "
-            rb"finish\); messages go %b\n\Z" % messages.encode(),
-        )
-
-    def bound_by_permissions(self) -> dict[str, Any]:
-        """Settings for start() with which root, too, is bound by the permissions of a file (Linux)."""
-        if os.geteuid() != 0:
-            return {}
-        libc = ctypes.CDLL(None)
-        settings: dict[str, Any] = dict(preexec_fn=lambda: [libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0)
-                                                            for number in CAP_DAC])
-        self.write("", "probe").chmod(0)
-        reading = ["cat", str(self.dir / "probe")]
-        if subprocess.run(reading, stderr=subprocess.DEVNULL, check=False, **settings).returncode == 0:
-            self.skipTest(
-                "root's right to pass over permissions cannot be dropped here (prctl PR_CAPBSET_DROP)"
-            )
-        (self.dir / "probe").unlink()
-        return settings

@@ -2,10 +2,10 @@
 import os
 from typing import Any
 
+from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.runs import WAITING
 from tests.support.tcp import TcpCase
-from tests.support.wire import Peer
 
 # seconds: soon over, and long enough for a good client on a busy machine
 GRACE = 2.0

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from tests.support import wire
+from tests.support.peer import FakeServer, Peer
 from tests.support.ports import free_port
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import WAITING
@@ -267,14 +268,14 @@ class RefusedClients(RefusalCase):
         """Each of several clients dials again until it is told."""
         cuts = iter([True] * 3)
 
-        def serve(peer: wire.Peer) -> None:
+        def serve(peer: Peer) -> None:
             peer.push(peer.channel.take_outgoing()).pull()
             if next(cuts, False):
                 peer.reset()
             else:
                 peer.push(wire.plain(error="token")).rest()
 
-        with wire.FakeServer(serve) as server:
+        with FakeServer(serve) as server:
             call = RUNCLIENT, "--port", server.port, "--token", OTHER_TOKEN
             for _, ended in self.run_all([(*call, "--give-up", time, self.HOST) for time in range(60, 64)]):
                 self.assertEqual((ended.code, b"wrong token" in ended.err.splitlines()[-1]), (2, True))
@@ -308,10 +309,10 @@ socket.getaddrinfo = getaddrinfo"""
                                  words="refused")
 
     def test_a_server_that_speaks_another_version(self) -> None:
-        def serve(peer: wire.Peer) -> None:
+        def serve(peer: Peer) -> None:
             peer.push(wire.plain(runmaker4=1, nonce="0" * 32)).rest()
 
-        with wire.FakeServer(serve) as server:
+        with FakeServer(serve) as server:
             self.assertRefusedAt(server.port, [], words="version 1 2")
 
     def test_bad_options_and_those_of_others(self) -> None:

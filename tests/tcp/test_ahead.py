@@ -2,9 +2,11 @@
 import importlib
 from typing import Any
 
+from tests.support.messages import JOBS, WELCOME
+from tests.support.peer import FakeServer, Peer
 from tests.support.processes import wait_until
 from tests.support.tcp import TcpCase
-from tests.support.wire import JOBS, TOKEN, WELCOME, FakeServer, Peer
+from tests.support.wire import TOKEN
 
 server: Any = importlib.import_module("runmaker4-server")
 # all jobs are done soon, however busy the machine is

@@ -8,10 +8,11 @@ import time
 from typing import Any, Callable
 
 import runmaker4
+from tests.support.messages import BEGIN, END, HAVE, HELLO, new_key
+from tests.support.peer import Closed, Peer
 from tests.support.processes import wait_until
 from tests.support.runs import WAITING
 from tests.support.stage import PATIENT, Stage
-from tests.support.wire import BEGIN, END, HAVE, HELLO, Closed, Peer, new_key
 
 server_module = importlib.import_module("runmaker4-server")
 # with those that are being closed

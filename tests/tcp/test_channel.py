@@ -22,28 +22,22 @@ from typing import Any, Callable, Union
 from unittest import mock
 
 import runmaker4
+from tests.support.garbage import garbage, pieces
+from tests.support.messages import FROM_CLIENT, FROM_SERVER, fields_of
 from tests.support.scripts import ALL, FULL
+from tests.support.strange_json import NO_JSON, NO_NUMBERS, NO_OBJECTS, STRANGE
 from tests.support.wire import (
     CONTEXT,
     CREDENTIALS,
     FILE_ID,
-    FROM_CLIENT,
-    FROM_SERVER,
     LENGTH,
-    NO_JSON,
-    NO_NUMBERS,
-    NO_OBJECTS,
     PROVEN,
-    STRANGE,
     TOKEN,
     UNPROVEN,
     VERSION,
     End,
     extensions,
-    fields_of,
     frame,
-    garbage,
-    pieces,
     plain,
     read_plain,
     records,

@@ -4,11 +4,13 @@ import signal
 import time
 
 from tests.support.directives import RAN, DirectiveCase, spared
-from tests.support.processes import Process, send, wait_until
+from tests.support.messages import BEGIN
+from tests.support.peer import Peer
+from tests.support.process_table import send
+from tests.support.processes import Process, wait_until
 from tests.support.runs import HASTY, WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER
 from tests.support.tcp import Program, TcpCase
-from tests.support.wire import BEGIN, Peer
 
 # -- bad ones ------------------------------------------------------------------------------------------------
 

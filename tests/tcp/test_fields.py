@@ -11,16 +11,9 @@ from unittest import mock
 
 import runmaker4
 from tests.support.case import Case
-from tests.support.wire import (
-    BEGIN,
-    CREDENTIALS,
-    FROM_CLIENT,
-    FROM_SERVER,
-    JOBS,
-    TOKEN,
-    WELCOME,
-    wrong_versions,
-)
+from tests.support.messages import BEGIN, FROM_CLIENT, FROM_SERVER, JOBS, WELCOME
+from tests.support.strange_json import wrong_versions
+from tests.support.wire import CREDENTIALS, TOKEN
 
 server: Any = importlib.import_module("runmaker4-server")
 client: Any = importlib.import_module("runmaker4-client")

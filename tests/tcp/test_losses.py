@@ -11,13 +11,16 @@ from typing import Any
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.losses import JOB, LATER, LossCase
+from tests.support.messages import BEGIN
+from tests.support.peer import FakeServer, Peer
 from tests.support.ports import free_port
-from tests.support.processes import alive, send, wait_until
+from tests.support.process_table import send
+from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.runs import UP
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSET
 from tests.support.tcp import EAGER, SERVING, THREADED, Program, Server
-from tests.support.wire import BEGIN, FakeServer, Peer, plain
+from tests.support.wire import plain
 
 SHORT = 0.6                                             # one that they do
 # a keeper fails when its server is dead, and it waits for the end of the grace

@@ -8,7 +8,7 @@ import unittest
 from typing import Any
 
 from tests.support.losses import JOB, LATER, LossCase
-from tests.support.processes import send
+from tests.support.process_table import send
 from tests.support.scripts import FULL
 from tests.support.tcp import Program, Server
 from tests.support.values import present

@@ -2,8 +2,8 @@
 import re
 from typing import Any
 
+from tests.support.peer import Peer
 from tests.support.tcp import Server, TcpCase
-from tests.support.wire import Peer
 
 
 class OrderOfTheFile(TcpCase):

@@ -16,14 +16,16 @@ from typing import Callable, Union
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.log_file import WIDTH, LogCase
+from tests.support.messages import BEGIN, END, new_key
+from tests.support.peer import Peer
 from tests.support.ports import free_port
-from tests.support.processes import Ended, Process, deadline, peak_memory, wait_until
+from tests.support.process_table import peak_memory
+from tests.support.processes import Ended, Process, deadline, wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
 from tests.support.tcp import EAGER, Program, Server, TcpCase
 from tests.support.values import as_bytes, present
-from tests.support.wire import BEGIN, END, Peer, new_key
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"
 LONG = 3_000_000                        # bytes of a line that is longer than a frame

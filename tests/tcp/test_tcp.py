@@ -8,12 +8,13 @@ import time
 import unittest
 
 from tests.support.console import console_lines, printed
+from tests.support.messages import release
+from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.runs import WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.tcp import SERVING, Server, TcpCase
 from tests.support.values import Text
-from tests.support.wire import Peer, release
 
 # -- the quick start -----------------------------------------------------------------------------------------
 

@@ -17,12 +17,14 @@ from tests.support.case import GATE
 from tests.support.console import read_terminal
 from tests.support.locks import lock_table, locked
 from tests.support.losses import LONG, LossCase
-from tests.support.processes import alive, process_table, send, wait_until
+from tests.support.messages import new_key, release
+from tests.support.peer import Peer
+from tests.support.process_table import process_table, send
+from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
 from tests.support.tcp import THREADED, Program, Server
-from tests.support.wire import Peer, new_key, release
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended

@@ -15,7 +15,8 @@ from tests.support.case import GATE
 from tests.support.journal import end, pair, start
 from tests.support.journal_case import JournalCase
 from tests.support.locks import lock_table
-from tests.support.processes import process_table, wait_until
+from tests.support.process_table import process_table
+from tests.support.processes import wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase

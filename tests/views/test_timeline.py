@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end
+from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, deadline
 from tests.support.runs import HASTY, RunCase
 from tests.support.scripts import FULL, RUNWAIT
@@ -189,7 +190,7 @@ class Refused(TimelineCase):
         self.assertEqual(self.read(), b". true\n")
 
     def test_a_directory_that_one_may_not_write_to(self) -> None:
-        bound = self.bound_by_permissions()
+        bound = bound_by_permissions(self)
         (self.dir / "dir").mkdir(mode=0o555)
         self.assertRefused(self.draw(out="dir/out.json", **bound), "dir/out.json: permission denied")
 
