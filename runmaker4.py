@@ -5449,8 +5449,8 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     A signal goes to any thread that does not block it (signal(7)).  While the main thread starts a job, it
     blocks all signals.  A SIGCHLD of another job would then go to a thread of the executor.  That thread
     would wait for the GIL, and the main thread would wake it at each system call: 10 % of the CPU time of a
-    short job.  Only TTOU is not blocked.  It stops a program in the background that writes to a terminal with
-    `stty tostop`.
+    short job (tests/outside/python-sigchld-wakes-idle-threads.sh).  Only TTOU is not blocked.  It stops a
+    program in the background that writes to a terminal with `stty tostop`.
 
     size: the number of threads at most; None: as many as Python chooses.
     """
@@ -5767,7 +5767,8 @@ LOCK_FD = 64                        # descriptor of the job lock in a job: out o
 # the soft limit of open files, for jobs: ours can be raised, and select(2) fails above 1,024
 START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # what names descriptors of make -j, which no job inherits: it would use its own files of these numbers
-# (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2)
+# (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
+# tests/outside/make-writes-jobserver-tokens-into-files.sh)
 JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
 # the first commands of a shell that must wait at a gate: it reads a line
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
@@ -5776,6 +5777,7 @@ JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any sess
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # the exclusive lock of an open file description, as in /proc/PID/fdinfo/FD (proc(5)): no other one has it
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
+# of a job; our own can ignore SIGCHLD (tests/outside/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
@@ -6218,7 +6220,7 @@ class Processes(TreeKiller):
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     # ru_maxrss begins with our own peak, and is kept over execve(2).  So only a peak above
-                    # ours is that of the job
+                    # ours is that of the job (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
                     if usage.ru_maxrss > self._own_peak:
                         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > self._own_peak:
@@ -6580,6 +6582,7 @@ class Terminal(Writer):
 
 
 # USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
+# (tests/outside/gridengine-notify-ends-the-script-before-the-program.sh)
 KILL_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU
 DRAIN_SIGNALS = signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
@@ -7445,7 +7448,7 @@ class JobLog(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Append the line of a run."""
-        # as in GNU parallel 20240222
+        # as in GNU parallel 20240222; 20221122 wrote 0 (tests/outside/parallel-joblog-of-a-killed-job.sh)
         code = 128 + run_result.signal if run_result.signal else run_result.code
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
@@ -8941,7 +8944,9 @@ class Runner:
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
     MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
-    SSH_FAILED = 255                    # of ssh(1); seconds or minutes pass if a host does not answer
+    # of ssh(1); seconds or minutes pass if a host does not answer.  A killed command can give it, too
+    # (tests/outside/ssh-255-for-a-killed-command.sh)
+    SSH_FAILED = 255
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer

@@ -1950,7 +1950,8 @@ class OutputOfLines:
         numbers stay numbers.
         """
         # A csv.writer quotes a \r only if its own line end has one, and many readers take a bare \r for the
-        # end of a row.  So let it write \r\n, and remove the \r
+        # end of a row (tests/outside/csv-row-splits-at-a-progress-bar.sh).  So let it write \r\n, and remove
+        # the \r
         file = SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n"))
         writer = csv.writer(file, lineterminator="\r\n")
         yield writer.writerow(self._columns)

@@ -396,6 +396,7 @@ RECIPES = {
     "python3 -m tests.orders.simulation":
         Recipe(before=CHECKOUT, instead={"tests.orders.simulation": "tests.orders.simulation --schedules 2"}),
     "python3 -m tests.orders.simulation --seed 7": Recipe(before=CHECKOUT),
+    "python3 -m tests.outside": Recipe(before=CHECKOUT),
     "python3 -m tests.shape *.py": Recipe(before=CHECKOUT),
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
@@ -666,6 +667,13 @@ class Texts(Case):
                 elif re.fullmatch(r"test_\w+\*?", piece.text):
                     self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")),
                                     f"{piece.place}: {piece.text}")
+
+    def test_scripts_of_outside_that_are_named_exist(self) -> None:
+        named = set()
+        for path in (*ROOT.glob("*.py"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.py")):
+            named.update(re.findall(r"tests/outside/([\w-]+\.sh)", path.read_text()))
+        self.assertGreater(len(named), 10)
+        self.assertEqual([name for name in named if not (ROOT / "tests/outside" / name).exists()], [])
 
     def test_every_test_module_begins_with_its_promise(self) -> None:
         """CONTRIBUTING.md prints them by this command."""
