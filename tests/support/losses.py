@@ -22,8 +22,9 @@ class LossCase(TcpCase):
     # statements that servers and clients run before they start
     PATCH = EAGER
 
-    def start_program(self, script: str, *args: object, **settings: Any) -> Program:
-        patch = self.PATCH if script in (RUNSERVER, RUNCLIENT) else ""
+    def start_program(self, script: str, *args: object, patch: str = "", **settings: Any) -> Program:
+        if script in (RUNSERVER, RUNCLIENT):
+            patch = self.PATCH + patch
         return super().start_program(script, *args, patch=patch, **settings)
 
     def serve(self, *commands: str, grace: float = LONG, **settings: Any) -> Server:

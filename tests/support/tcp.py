@@ -33,6 +33,8 @@ import os, runmaker4, time
 init = runmaker4.FileExecutor.__init__
 runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest, **more: init(self, True, *rest, **more)
 """
+# ... and that with which a server waits for long until the keeper of a dead one answers
+PATIENT = "\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 40.0\n"
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
 # a client's first line
@@ -147,6 +149,8 @@ class TcpCase(RunCase):
         port = words.index("--port") + 1
         if words[port] == "0":                  # nobody else gets it before the next server does
             words[port] = str(free_port())
+        else:                                   # this is the next
+            settings["patch"] = settings.get("patch", "") + PATIENT
         program = self.start_program(RUNSERVER, *words, file, **settings)
 
         def is_ready() -> bool:
