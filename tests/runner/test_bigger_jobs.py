@@ -4,7 +4,7 @@ import time
 
 from tests.support.patches import SOON
 from tests.support.processes import Process, wait_until
-from tests.support.runs import UP
+from tests.support.runs import LOOKS, UP
 from tests.support.tcp import TcpCase
 
 NAMES = 'echo "$JOB_ID $RUNMAKER4_SLOT $RUNMAKER4_SLOTS" >>names'
@@ -119,16 +119,17 @@ class BigJobs(TcpCase):
     def test_a_client_that_waits_takes_a_big_job_when_there_are_names_for_it(self) -> None:
         self.write("a\n", "names.txt")
         self.write(". true\n#RUN slots=2\n. true\n")
-        server = self.start_server("--exit-when-done")
+        server = self.start_server("--exit-when-done", patch=LOOKS)
         client = self.start_client(server, "--slots", "@names.txt", "--follow")
         self.wait_states("d.")
-        time.sleep(0.5)                         # it has asked for jobs for a
+        self.wait_looked()                      # it has asked for jobs for a
         self.write("a\nb\n", "names.txt")
         self.wait_states("dd")
         self.assertEqual(self.finish(client).code, 0)
 
     def test_what_does_not_fit_because_slots_are_out_of_service_counts_as_left(self) -> None:
-        job = ". [ $RUNMAKER4_SLOT != a ] || exit 127; sleep 0.2\n"
+        job = ". [ $RUNMAKER4_SLOT != a ] || { : >broken; exit 127; }; until [ -e broken ]; " \
+              "do sleep 0.02; done\n"
         self.write(f"{job}{job}#RUN slots=2\n. true\n")
         options = "--slots", "a,b", "--slot-errors", "1"
         ended = self.finish(self.start_patched(SOON, *options, "runs.txt"))

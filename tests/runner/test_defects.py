@@ -51,7 +51,7 @@ class OfARunner(RunCase):
     def assertBroken(self, states: str) -> None:
         """The jobs that run end; all is said, once; and nobody is left."""
         self.open_gate()
-        self.assertEqual((self.runner.wait(30), self.states(), self.locked_lines()), (1, states, []),
+        self.assertEqual((self.runner.wait(60), self.states(), self.locked_lines()), (1, states, []),
                          self.read("said"))
         lines = self.read("said").splitlines()
         self.assertIn(SAID, lines[0])
@@ -85,7 +85,7 @@ class OfARunner(RunCase):
         self.start_breaking(broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog",
                             up=(1, 2))
         self.open_gate()
-        self.assertEqual(self.runner.wait(30), 1)
+        self.assertEqual(self.runner.wait(60), 1)
         self.assertEqual(self.states()[:2], "dd")
         self.assertNotIn("r", self.states())
 
@@ -93,7 +93,7 @@ class OfARunner(RunCase):
         self.jobs(*map(": {}".format, range(12)), "touch break", "true")
         with open(self.dir / "said", "wb") as said:
             runner = self.start_patched(broken("Cursor.claim") + THREADED, "-q", "runs.txt", stderr=said)
-        self.assertEqual((runner.wait(30), self.states()), (1, "d" * 13 + "."), self.read("said"))
+        self.assertEqual((runner.wait(60), self.states()), (1, "d" * 13 + "."), self.read("said"))
 
     def test_a_job_whose_slot_breaks_is_ended(self) -> None:
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""

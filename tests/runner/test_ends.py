@@ -298,7 +298,7 @@ class Limits(RunCase):
 
     def test_a_runner_that_is_done_before_does_not_wait_and_a_failure_counts(self) -> None:
         self.jobs("true", "false")
-        self.assertEnded(self.run_jobs("--walltime", "1h", timeout=30), 1, "d!")
+        self.assertEnded(self.run_jobs("--walltime", "1h"), 1, "d!")
 
     def test_a_following_runner_leaves_at_its_walltime_and_all_is_well_if_all_is_done(self) -> None:
         self.jobs("true")

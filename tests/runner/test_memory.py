@@ -215,7 +215,7 @@ class Growing(WatchedCase):
     def setUp(self) -> None:
         super().setUp()
         self.write("import os, time; data = b'x' * (110 << 20)\n"
-                   "time.sleep(60 if int(os.environ['RUNMAKER4_MEMORY']) < len(data) else 0)", "hold.py")
+                   "if int(os.environ['RUNMAKER4_MEMORY']) < len(data): time.sleep(60)", "hold.py")
 
     def test_it_runs_again_with_the_next_size_until_it_has_enough(self) -> None:
         self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 hold.py\n")
@@ -237,8 +237,10 @@ class Growing(WatchedCase):
         self.assertEqual(self.read("sizes").split(), [b"%d" % (size << 20) for size in (60, 200, 200)])
 
     def test_it_waits_for_the_next_size_while_others_end(self) -> None:
-        self.write("#RUN memory=60M,200M\n. python3 hold.py && [ ! -e running ]\n"
-                   "#RUN memory=100M\n. >running; sleep 3; rm running\n")
+        ended = "[ -s first ] && ! kill -0 $(cat first)"
+        self.write("#RUN memory=60M,200M\n"
+                   ". [ -s first ] || echo $$ >first; python3 hold.py && [ ! -e running ]\n"
+                   f"#RUN memory=100M\n. >running; until {ended}; do sleep 0.02; done; rm running\n")
         self.assertEqual((self.run_jobs("-j2", "--memory=250M").code, self.states()), (0, "dd"))
 
     def test_a_runner_that_may_have_lost_its_line_does_not_run_it_again(self) -> None:

@@ -332,7 +332,7 @@ class Terminal(Case):
         self.addCleanup(os.close, master)
         runner = self.start(RUNMAKER, "runs.txt", env=env, stderr=slave)
         os.close(slave)
-        out = runner.communicate(timeout=30)[0]
+        out = runner.communicate(timeout=60)[0]
         self.assertNotIn(b"\x1b", out)
         self.assertIn(b"-r runs them again", read_terminal(master))
 

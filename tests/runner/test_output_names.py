@@ -101,7 +101,8 @@ class MovedLines(OutCase):
         self.write(". echo one; : > began; until [ -e go ]; do sleep 0.02; done; echo on\n")
         runner = self.start(RUNMAKER, "-j2", "--outdir", "out", "runs.txt")
         self.wait_file("out/1.out")
-        self.write(". echo two; sleep 0.2; : > go\n" + self.read().decode(), "new")
+        has_file = "until [ -s out/1.out.~1~ ]; do sleep 0.02; done"
+        self.write(f". echo two; {has_file}; : > go\n" + self.read().decode(), "new")
         os.rename(self.dir / "new", self.dir / "runs.txt")
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)

@@ -13,7 +13,7 @@ import runmaker4
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed, read_terminal
 from tests.support.over_tcp import OverTcp, ordinarily, without
-from tests.support.processes import Ended, alive, deadline, wait_until
+from tests.support.processes import Ended, alive, deadline, is_pending, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER
 from tests.support.terminal import TerminalCase
@@ -76,11 +76,14 @@ class Interrupted(SignalCase):
         self.assertEqual(printed(console_lines(ended.out)), [b"TERM"])
 
     def test_a_second_term_leaves_the_jobs_their_time(self) -> None:
-        self.jobs(f"trap 'sleep 0.5; touch saved; exit' TERM; {UP}; while :; do sleep 0.1; done")
+        saves = ": >saving; until [ -e second ]; do sleep 0.02; done; touch saved; exit"
+        self.jobs(f"trap '{saves}' TERM; {UP}; while :; do sleep 0.1; done")
         runner = self.start_jobs()
-        for _ in range(2):                              # as Slurm does at a time limit
-            runner.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
+        runner.send_signal(signal.SIGTERM)              # twice, as Slurm does at a time limit
+        wait_until(lambda: self.exists("saving"), what="the job got TERM")
+        runner.send_signal(signal.SIGTERM)
+        wait_until(lambda: not is_pending(runner.pid, signal.SIGTERM), what="the runner got the second one")
+        self.write("", "second")
         self.assertEnded(self.finish(runner), 143, "e")
         self.assertTrue(self.exists("saved"))
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 from tests.support.processes import Ended
-from tests.support.runs import HASTY, SLEEPING, RunCase
+from tests.support.runs import HASTY, SLEEPING, WAITING, RunCase
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 
 
@@ -102,8 +102,10 @@ class BlockedSignals(RunCase):
                                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, self.ALL))
 
     def test_the_ends_of_jobs_are_noticed_which_have_no_signal_blocked(self) -> None:
-        self.jobs("exec grep SigBlk /proc/self/status >blocked", "exit 3", "sleep 0.1")
-        self.assertEnded(self.finish(self.start_blocking()), 1, "d!d")
+        self.jobs("exec grep SigBlk /proc/self/status >blocked", "exit 3", WAITING)
+        runner = self.start_blocking("-j3", up=[3])
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 1, "d!d")
         self.assertEqual(int(self.read("blocked").split()[1], 16), 0)
 
     def test_term_ends_the_jobs(self) -> None:

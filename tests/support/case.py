@@ -56,9 +56,9 @@ class Case(unittest.TestCase):
         for process in self.started:
             if process.poll() is None:
                 process.kill()
-        for _ in range(100):
-            left = [pid for pid in marked(f"{MARK}={self.mark}") if pid != os.getpid()]
-            if not left:
+        end = time.monotonic() + 60
+        while left := [pid for pid in marked(f"{MARK}={self.mark}") if pid != os.getpid()]:
+            if time.monotonic() > end:
                 break
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):

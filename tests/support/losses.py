@@ -69,7 +69,7 @@ class LossCase(TcpCase):
         return [int(pid) for pid in self.read(name).split()] if self.exists(name) else []
 
     def wait_runs(self, count: int, line: int = 1) -> None:
-        wait_until(lambda: len(self.pids(line)) == count, 30, f"line {line} has been started {count} times")
+        wait_until(lambda: len(self.pids(line)) == count, what=f"line {line} has been started {count} times")
 
     def end_jobs(self, client: Program, count: int = 1) -> None:
         """Let the jobs that wait at the GATE end, and wait until so many have, as the client knows itself."""

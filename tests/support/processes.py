@@ -3,6 +3,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import signal
 import sys
 import termios
@@ -85,6 +86,12 @@ def marked(mark: str) -> list[int]:
                 if mark.encode() in file.readall() and alive(int(entry)):
                     found.append(int(entry))
     return found
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a signal that was sent to a process has not reached it yet (Linux)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return any(int(waiting, 16) >> (number - 1) & 1 for waiting in re.findall(r"\wPnd:\s+(\w+)", status))
 
 
 def unread(pipe: IO[bytes]) -> int:

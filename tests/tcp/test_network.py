@@ -50,7 +50,7 @@ class NetworkCase(LossCase):
     def network(self, script: str, *args: str, may_lack: bool = False) -> bytes:
         """Run shell commands in the network of the switch.  may_lack: a system may not be able to do this."""
         done = subprocess.run([*self.inside, "sh", "-ec", script, *args], capture_output=True,
-                              env=self.environ(), timeout=30, check=False)
+                              env=self.environ(), timeout=60, check=False)
         if done.returncode and may_lack:
             self.skipTest(f"{script!r} is not possible here: {done.stderr.decode(errors='replace').strip()}")
         self.assertEqual(done.returncode, 0, done.stderr)

@@ -550,7 +550,7 @@ os.pwrite = pwrite
                 finish = dict(type="finish", state="d", how="exit 0", lost=False)
                 peer.say(*({**event, "id": job["id"], "n": 3 * number + n}
                            for n, event in ((-2, BEGIN), (-1, END), (0, finish))))
-            self.assertEqual(server.wait(30), -signal.SIGKILL)
+            self.assertEqual(server.wait(60), -signal.SIGKILL)
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
 
     # As on a network file system, with a thread; each flush of the journal is noted

@@ -4,14 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import time
 import unittest
 
 from tests.support.console import console_lines, printed
 from tests.support.messages import release
 from tests.support.peer import Peer
 from tests.support.processes import wait_until
-from tests.support.runs import WAITING
+from tests.support.runs import LOOKS, WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.tcp import SERVING, Server, TcpCase
 from tests.support.values import Text
@@ -288,10 +287,10 @@ asyncio.wait_for = wait_for
         self.before = self.write(f". {WAITING}\n. exit 3\nx touch never\n").read_bytes()
         runner = self.start(RUNMAKER, "-q", "-1", "runs.txt")
         self.wait_up(1)
-        server = self.start_server("--exit-when-done")
+        server = self.start_server("--exit-when-done", patch=LOOKS)
         client = self.start_client(server, "--follow")
         self.wait_states("r!x")
-        time.sleep(1.2)                     # more than a look of the server, which must not end yet
+        self.wait_looked()                  # who must not end yet
         self.assertEqual((server.poll(), client.poll()), (None, None))
         self.open_gate()
         self.assertEqual([self.finish(program).code for program in (runner, client, server)], [1, 1, 1])
