@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+from tests.support.line_locks import locked_lines
 from tests.support.patches import WHEN_LATE, patient
 from tests.support.permissions import PR_CAPBSET_DROP
 from tests.support.processes import alive, wait_until
@@ -45,7 +46,7 @@ class RestoredLockFile(RunCase):
         self.jobs("true", WAITING)
         runner = self.start_jobs("-q", up=[2])
         self.restore()                          # its runner locks the copy
-        wait_until(lambda: self.locked_lines() == [2], what="the job is locked in the copy")
+        wait_until(lambda: locked_lines(self) == [2], what="the job is locked in the copy")
         self.assertEqual((self.run_jobs("-q").code, self.states()), (0, "dr"))
         self.stop(runner, signal.SIGINT)
 
@@ -164,12 +165,12 @@ class CannotBeKilled(TcpCase):
         first = self.wait_named(runner)
         time.sleep(0.5)                         # a second try would start at once
         self.assertEqual(len(self.SAID.findall(runner.err)), 1)
-        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+        self.assertEqual((self.states(), locked_lines(self)), ("r", [1]))
         os.kill(first, signal.SIGKILL)
         second = self.wait_named(runner, 2)
         ended = self.stop(runner)
         self.assertEqual((ended.code, self.states(), alive(second)), (143, "!", True), ended.err)
-        self.assertEqual(self.locked_lines(), [1])      # so that no runner starts a second copy
+        self.assertEqual(locked_lines(self), [1])      # so that no runner starts a second copy
         shown = self.run_script(RUNWAIT, "--failed", "runs.txt").out
         self.assertIn(str(second).encode(), self.SAID.findall(shown))
 
@@ -190,7 +191,7 @@ class CannotBeKilled(TcpCase):
         server = self.start_server()
         client = self.start_bound(RUNCLIENT, *self.client_words(server, "--timeout", 0.3))
         pid = self.wait_named(client)
-        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+        self.assertEqual((self.states(), locked_lines(self)), ("r", [1]))
         os.kill(pid, signal.SIGKILL)
         self.assertEqual((self.finish(client).code, self.states()), (1, "!"))
         self.stop(server)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import runmaker4
 from tests.support.life_sign import LifeSign
+from tests.support.line_locks import hold_line, locked_lines
 from tests.support.processes import alive, wait_until
 from tests.support.runs import SLEEPING, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
@@ -42,7 +43,7 @@ class Cancel(CancelCase):
 
     def hold(self, number: int) -> None:
         """Hold a line as a runner does; once its command has a c, let go."""
-        fd, line = self.hold_line(number), self.read().splitlines()[number - 1]
+        fd, line = hold_line(self, number), self.read().splitlines()[number - 1]
         self.assertTrue(runmaker4.lock(fd, runmaker4.PRESENCE_BYTES + number))
 
         def runner() -> None:
@@ -95,7 +96,7 @@ class Cancel(CancelCase):
 
     def test_the_kernel_joins_the_locks_that_a_server_has_of_equal_commands(self) -> None:
         self.write("r echo a\nr echo a\n")
-        self.assertTrue(runmaker4.lock(self.hold_line(1), runmaker4.bucket_of(b"echo a") + 2))
+        self.assertTrue(runmaker4.lock(hold_line(self, 1), runmaker4.bucket_of(b"echo a") + 2))
         self.write("r echo a\n. echo new\nr echo a\n")
         self.assertIn(b"line 2: another running job had this number", self.cancel(2, code=1))
 
@@ -120,7 +121,7 @@ class OverTcp(TcpCase):
         self.assertIn(b"no process of it is visible here: ", ended.err)
         self.assertIn(b"; a client over TCP kills it when it is back)", ended.err)
         client.send_signal(signal.SIGCONT)
-        wait_until(lambda: not self.locked_lines(), what="the job is ended")
+        wait_until(lambda: not locked_lines(self), what="the job is ended")
 
 
 class InContainer(CancelCase):
@@ -156,7 +157,7 @@ class InContainer(CancelCase):
         box = self.run_script(*self.BOX, *self.command(RUNSET, "--cancel", "runs.txt", 1))
         self.assertIn(b"line 1: is c, but its job still runs (no process of it is visible here: ", box.err)
         self.run_shown(self.cancel(1, code=1))
-        wait_until(lambda: not self.locked_lines(), what="the job is ended")
+        wait_until(lambda: not locked_lines(self), what="the job is ended")
 
 
 class WithoutRunner(CancelCase, LifeSign):
@@ -179,9 +180,9 @@ class WithoutRunner(CancelCase, LifeSign):
     def test_its_processes_are_named_and_others_are_not(self) -> None:
         self.start_and_lose(f"sleep 61 & setsid sleep 62 & (sleep 63 & sleep 64) & {SLEEPING}", WAITING)
         said = self.cancel(1)
-        self.assertEqual((self.states(), self.locked_lines()), ("cr", [1, 2]))
+        self.assertEqual((self.states(), locked_lines(self)), ("cr", [1, 2]))
         self.run_shown(said)
-        wait_until(lambda: self.locked_lines() == [2], what="the job is ended")
+        wait_until(lambda: locked_lines(self) == [2], what="the job is ended")
         self.assertIn(b"is not running: the state is c", self.cancel(1))
         self.open_gate()
         self.assertNobodyLeft()
@@ -202,7 +203,7 @@ def lend_from_64_on(table, fd):
 runmaker4.LockTable.copy_job_lock = lend_from_64_on
 """)
                 self.run_shown(self.cancel(1))
-                wait_until(lambda: not self.locked_lines(), what="the job is ended")
+                wait_until(lambda: not locked_lines(self), what="the job is ended")
                 (self.dir / "up.1").unlink()
         self.assertNobodyLeft()
 
@@ -222,7 +223,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         self.assertIn(b"line 1: is x, but its job runs\n", said)
         self.assertIn(b"line 1: is x, but its job still runs (", said)
         self.run_shown(said)
-        wait_until(lambda: self.locked_lines() == [2], what="the job is ended")
+        wait_until(lambda: locked_lines(self) == [2], what="the job is ended")
         self.assertEqual(self.states(), "xr")
         self.assertIn(b"is not running: the state is x", self.cancel(1))
 
@@ -244,7 +245,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         said = self.cancel(1, patch=waiting(1.5)).decode()
         self.assertRegex(said, r"line 1: is c, but its job still runs \(end it on host \S+: kill \d")
         self.assertNotRegex(said, rf"\b{runner.pid}\b")
-        self.assertEqual(self.locked_lines(), [1])
+        self.assertEqual(locked_lines(self), [1])
         runner.send_signal(signal.SIGCONT)
         self.assertEqual(self.finish(runner).code, 0)
         self.assertNobodyLeft()
@@ -258,7 +259,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         self.kill(runner)
         self.assertEqual(self.cancel(2, code=0), b"")
         self.wait_states("rc")
-        wait_until(lambda: not self.locked_lines(), what="the inner runner has ended")
+        wait_until(lambda: not locked_lines(self), what="the inner runner has ended")
 
     def test_a_descriptor_that_is_not_inherited_is_that_of_a_runner_or_server(self) -> None:
         """One can have been started with many open descriptors."""

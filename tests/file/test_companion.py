@@ -8,9 +8,11 @@ from unittest import mock
 
 import runmaker4
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.locks import NFS3, lock_table
 from tests.support.permissions import bound_by_permissions
-from tests.support.processes import deadline, wait_until
+from tests.support.pipes import deadline
+from tests.support.processes import wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
@@ -208,7 +210,7 @@ class LockTable(RunCase):
     def test_runners_make_one_that_was_removed_again_and_say_so(self) -> None:
         runner = self.start_to_gate(f". {GATE}\n")
         lock_table(self.path).unlink()
-        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
+        wait_until(lambda: locked_lines(self) == [1], what="the line is locked again")
         other = self.run_script(RUNMAKER, "-q", "--resume", "runs.txt")
         self.assertEqual((other.code, self.states()), (0, "r"), other.err)
         self.open_gate()

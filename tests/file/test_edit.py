@@ -14,6 +14,7 @@ import runmaker4
 import runset4
 from tests.support import marks
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import WAITING, RunCase
@@ -303,7 +304,7 @@ class Locked(EditCase):
         self.wait_up(1)                         # now its shell has a share of the lock
         runner.kill()
         self.set_state(1, "x")
-        self.assertEqual(self.locked_lines(), [1])
+        self.assertEqual(locked_lines(self), [1])
         self.assertEqual(self.edit("text = '# top\\n' + text.replace('x ', '. ')").code, 0)
         (self.dir / "up.1").unlink()
         other = self.start(RUNMAKER, "-q", "runs.txt")

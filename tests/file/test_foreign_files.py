@@ -2,7 +2,7 @@
 import os
 import subprocess
 
-from tests.support.processes import deadline
+from tests.support.pipes import deadline
 from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNWAIT
 from tests.support.values import present

@@ -9,6 +9,7 @@ from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.journal import start
 from tests.support.life_sign import LifeSign
+from tests.support.line_locks import locked_lines
 from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import HASTY
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
@@ -40,9 +41,9 @@ class KilledRunner(LifeSign):
         self.job_pid()
         self.wait_states("rr")
         self.kill(runner)
-        self.assertEqual(self.locked_lines(), [1, 2])
+        self.assertEqual(locked_lines(self), [1, 2])
         self.write("", "go.1")
-        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
+        wait_until(lambda: locked_lines(self) == [2], what="only line 2 is locked")
         self.assertTrue(alive(self.job_pid()))
 
 
@@ -150,7 +151,7 @@ class WhoHoldsTheLock(LifeSign):
         self.write(f". sleep 1000 & echo $! >left; echo said\n. {self.WAITING}\n")
         runner = self.start_runner("-j2")
         self.wait_states("dr")
-        wait_until(lambda: self.locked_lines() == [2], what="only line 2 is locked")
+        wait_until(lambda: locked_lines(self) == [2], what="only line 2 is locked")
         self.assertTrue(alive(int(self.read("left"))))
         self.open_gate()
         ended = self.finish(runner)

@@ -13,6 +13,7 @@ from unittest import mock
 import runmaker4
 import runset4
 from tests.support.case import GATE, Case
+from tests.support.line_locks import hold_line
 from tests.support.locks import locked
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
@@ -308,7 +309,7 @@ class BesideRunners(RunsetCase, RunCase):
     def test_what_a_dead_host_keeps_locked_is_cancelled_and_its_command_is_added_as_another_one(self) -> None:
         """As with NFSv3, where nobody frees the locks of a host that is gone for good."""
         self.write("r echo a >>marks\nr echo b\n")
-        self.hold_line(1)
+        hold_line(self, 1)
         self.assertComplains(self.run_script(RUNSET, "--set=held", "runs.txt", 1), "line 1: is running")
         self.assertEqual(runset4.MAX_EXIT_WAIT_SECONDS, 10)
         ended = self.run_script(RUNSET, "--cancel", "runs.txt", 1, 2)       # no runner is at work

@@ -8,6 +8,7 @@ from typing import Callable
 from tests.support import marks
 from tests.support.case import GATE
 from tests.support.kills import KillCase
+from tests.support.line_locks import locked_lines
 from tests.support.processes import wait_until
 from tests.support.runs import INTERVAL
 from tests.support.scripts import ALL, FULL
@@ -89,7 +90,7 @@ class Storm(KillCase):
         left = re.findall(b"; in all .*(new|running|error)|nothing done", self.read("errors"))
         self.assertLessEqual(codes[1], len(left), self.read("errors"))
         self.assertNotIn(b"Traceback", self.read("errors"))
-        self.assertEqual(self.locked_lines(), [])
+        self.assertEqual(locked_lines(self), [])
         self.assertEqual(self.states(), "d" * JOBS)
         self.assertEqual(marks.problems(self.read("marks"), JOBS, {runner.pid for runner in self.started}),
                          [])

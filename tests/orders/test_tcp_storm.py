@@ -9,6 +9,7 @@ from typing import Callable
 from tests.support import marks
 from tests.support.case import GATE
 from tests.support.kills import KillCase
+from tests.support.line_locks import locked_lines
 from tests.support.losses import LossCase
 from tests.support.process_table import process_table
 from tests.support.processes import Process, wait_until
@@ -84,7 +85,7 @@ class TcpStorm(KillCase, TcpCase):
             client.send_signal(signal.SIGHUP)
         self.assertEqual({self.finish(client).code for client in self.clients}, {0})
         self.assertOnlyStatesChanged()
-        self.assertEqual((self.states(), self.locked_lines()), ("d" * JOBS, []))
+        self.assertEqual((self.states(), locked_lines(self)), ("d" * JOBS, []))
         clients = {program.pid for program in self.programs}
         self.assertEqual(marks.problems(self.read("marks"), JOBS, clients), [])
         logged = {int(line.split(b"\t")[0]) for line in self.read("joblog").splitlines()[1:]}

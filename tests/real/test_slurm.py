@@ -23,6 +23,7 @@ from tests.real.rigs import PATH, REAL
 from tests.real.rigs.slurm import FREEZER, Cluster, missing
 from tests.support.case import GATE
 from tests.support.documents import read_pieces
+from tests.support.line_locks import locked_lines
 from tests.support.processes import MARK, marked, wait_until
 from tests.support.runs import UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, SCRIPTS_AT
@@ -249,7 +250,7 @@ class Ends(SlurmCase):
         os.kill(runner, signal.SIGKILL)
         self.wait_slurm(job, "FAILED")
         self.assertEqual(self.states(), "rr.")
-        self.assertEqual(self.locked_lines(), [] if self.proctrack == "cgroup" else [1, 2])     # they run on
+        self.assertEqual(locked_lines(self), [] if self.proctrack == "cgroup" else [1, 2])     # they run on
         self.go_on()
 
     def test_what_a_killed_runner_had_is_run_by_the_one_on_the_other_node(self) -> None:
@@ -263,7 +264,7 @@ class Ends(SlurmCase):
                    if entry.startswith(b"SLURMD_NODENAME="))
         os.kill(killed, signal.SIGKILL)
         self.write("", f"go.{node}")            # where its jobs live on they end, too
-        wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
+        wait_until(lambda: len(locked_lines(self)) == 2, what="two are gone")
         for other in self.cluster.nodes:
             self.write("", f"go.{other}")
         self.wait_slurm(job, "COMPLETED")
@@ -374,7 +375,7 @@ class Recipes(SlurmCase):
         self.cluster.lose(lost)
         self.addCleanup(self.cluster.wait_idle)
         self.addCleanup(self.cluster.bring_back, lost)
-        wait_until(lambda: len(self.locked_lines()) == 2, what="two are gone")
+        wait_until(lambda: len(locked_lines(self)) == 2, what="two are gone")
         self.open_gate()
         self.wait_states("d" * 6)
         self.wait_slurm(job, "COMPLETED", "PENDING")        # Slurm has put the lost one back into the queue

@@ -12,6 +12,7 @@ import unittest
 from typing import Any
 
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.patches import PATIENT
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
@@ -192,7 +193,7 @@ class Killed(DefaultCase):
         runner.wait()
         for row in json.loads(self.view("--status", "--json"))["jobs"]:
             os.killpg(row["pid"], signal.SIGKILL)
-        wait_until(lambda: not self.locked_lines(), what="the job is gone")
+        wait_until(lambda: not locked_lines(self), what="the job is gone")
         self.assertRegex(self.view("--show", "1").decode(),
                          r"^line 1: (lost|error).*\n.*\n.*1\.out\n  \| early\n  \| late\n$")
 

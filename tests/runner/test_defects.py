@@ -4,6 +4,7 @@ Each test has something break.
 """
 
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.processes import wait_until
 from tests.support.runs import HASTY, UP, WAITING, RunCase
 from tests.support.tcp import Program, Server, TcpCase
@@ -51,7 +52,7 @@ class OfARunner(RunCase):
     def assertBroken(self, states: str) -> None:
         """The jobs that run end; all is said, once; and nobody is left."""
         self.open_gate()
-        self.assertEqual((self.runner.wait(60), self.states(), self.locked_lines()), (1, states, []),
+        self.assertEqual((self.runner.wait(60), self.states(), locked_lines(self)), (1, states, []),
                          self.read("said"))
         lines = self.read("said").splitlines()
         self.assertIn(SAID, lines[0])
@@ -117,7 +118,7 @@ class OfServerAndClient(TcpCase):
         self.write("", "break")
         self.assertEnds(first)
         self.assertEqual(self.states(), "r.")
-        self.assertEqual(self.locked_lines(), [1], "the keeper has it")
+        self.assertEqual(locked_lines(self), [1], "the keeper has it")
         second = self.start_server("--port", first.port)
         self.wait_said(second, "took over 1 running job")
         self.open_gate()

@@ -15,6 +15,7 @@ from concurrent import futures
 import runmaker4
 from tests.support.case import GATE
 from tests.support.directives import DirectiveCase
+from tests.support.line_locks import locked_lines
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
 from tests.support.refusals import RefusalCase
@@ -164,9 +165,9 @@ class Bash(ShellCase):
             wait_until((self.dir / f"ready.{line}").exists, what=f"job {line} is ready")
         runner.kill()
         runner.wait()
-        self.assertEqual(self.locked_lines(), lines)
+        self.assertEqual(locked_lines(self), lines)
         self.open_gate()
-        wait_until(lambda: not self.locked_lines(), what="all lines are free")
+        wait_until(lambda: not locked_lines(self), what="all lines are free")
 
     def test_it_waits_at_the_gate_of_a_group(self) -> None:
         self.lines(f"#RUN together=pair host=alice,bob shell={self.SHELL}",

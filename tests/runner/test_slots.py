@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import runmaker4
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.patches import SOON
 from tests.support.processes import Ended, wait_until
@@ -432,9 +433,9 @@ class Wrapped(SlotCase):
         runner = self.start_jobs("--runner", "env X=1", up=[1])
         runner.kill()
         runner.wait()
-        self.assertEqual(self.locked_lines(), [1])
+        self.assertEqual(locked_lines(self), [1])
         self.open_gate()
-        wait_until(lambda: not self.locked_lines(), what="the line is free")
+        wait_until(lambda: not locked_lines(self), what="the line is free")
 
 
 class SshInRunners(unittest.TestCase):

@@ -15,13 +15,10 @@ import time
 import unittest
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Optional, TypeVar
 
-import runmaker4
-from tests.support.forking import CLONE, Forked
-from tests.support.locks import held_job_locks
 from tests.support.processes import MARK, Ended, Process, marked, wait_until
-from tests.support.scripts import FULL, PYTHON, RUNMAKER, SCRIPTS, SCRIPTS_AT, SEED, chance
+from tests.support.scripts import PYTHON, RUNMAKER, SCRIPTS, SCRIPTS_AT, SEED, chance
 from tests.support.values import Text, as_bytes
 
 # A job that runs until open_gate() is called.  It waits at a pipe that nobody writes to: looking again and
@@ -39,6 +36,7 @@ else:
 class Case(unittest.TestCase):
     """A test with a directory of its own, where its scripts run; cleans up after itself."""
     forks = True                # in ordinary size, scripts in which it does not matter how they are started
+    fork: ClassVar[type[subprocess.Popen[bytes]]] = subprocess.Popen        # see tests/support/__init__.py
 
     def setUp(self) -> None:
         if SEED and chance(self.id()).random() < 1 / 4:     # these start all as users start it
@@ -111,22 +109,6 @@ class Case(unittest.TestCase):
                 self.fail(f"states are {self.states(name)!r}, not {wanted!r}, after {timeout} s")
             time.sleep(0.01)
 
-    def locked_lines(self, name: str = "runs.txt") -> list[int]:
-        """The numbers of the lines with a life sign: their own job locks, or any if no line is like them."""
-        lines = [(number, line[2:]) for number, line in enumerate(self.read(name).splitlines(), 1)
-                 if line[1:2] == b" " and line[:1] not in b"#/"]
-        texts = [text for _, text in lines]
-        return [number for number, text in lines if (job_locks := held_job_locks(self.dir / name, text))
-                and (number in job_locks or texts.count(text) == 1)]
-
-    def hold_line(self, number: int, name: str = "runs.txt") -> int:
-        """Take the life sign of a line, as its runner would; the descriptor, closed when the test ends."""
-        command = self.read(name).splitlines()[number - 1][2:]
-        fd = runmaker4.open_lock_file_of(str(self.dir / name))
-        self.addCleanup(os.close, fd)
-        self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(command) + number))
-        return fd
-
     def start_to_gate(self, text: Text, *options: str) -> subprocess.Popen[bytes]:
         """Make runs.txt of this text, with a job that waits at the GATE; a quiet runner that runs it."""
         at_gate = self.dir / "at.gate"      # a runner writes the state before it starts the job
@@ -171,7 +153,7 @@ class Case(unittest.TestCase):
         settings: dict[str, Any] = dict(cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE)
         settings.update(options)
-        popen = Forked if self.forks and CLONE and not FULL else subprocess.Popen
+        popen = self.fork if self.forks else subprocess.Popen
         process: subprocess.Popen[bytes] = popen(self.command(script, *args), env=self.environ(env),
                                                  **settings)
         self.started.append(process)

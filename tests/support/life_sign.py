@@ -5,6 +5,7 @@ import subprocess
 from typing import Any
 
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
 from tests.support.processes import alive, wait_until
 from tests.support.runs import RunCase
 
@@ -40,9 +41,9 @@ class LifeSign(RunCase):
     def assert_running(self) -> None:
         """The only job is running, and somebody holds its line."""
         self.assertTrue(alive(self.job_pid()))
-        self.assertEqual((self.states(), self.locked_lines()), ("r", [1]))
+        self.assertEqual((self.states(), locked_lines(self)), ("r", [1]))
 
     def end_job(self) -> None:
         """Open the gate, and wait until nobody holds a line."""
         self.open_gate()
-        wait_until(lambda: not self.locked_lines(), what="all lines are free")
+        wait_until(lambda: not locked_lines(self), what="all lines are free")

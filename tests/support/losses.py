@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.support.case import GATE
+from tests.support.line_locks import locked_lines
+from tests.support.patches import EAGER
 from tests.support.process_table import process_table, send
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import UP
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER
-from tests.support.tcp import EAGER, Program, Server, TcpCase
+from tests.support.tcp import Program, Server, TcpCase
 
 JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs until open_gate() is called
 LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended
@@ -97,7 +99,7 @@ class LossCase(TcpCase):
         states = self.states()
         self.assertEqual([line for line in range(1, len(states) + 1) if states[line - 1] == "r"], list(lines))
         # a lock is freed a moment after the result is written
-        wait_until(lambda: self.locked_lines() == list(lines), what=f"only the lines {lines} are locked")
+        wait_until(lambda: locked_lines(self) == list(lines), what=f"only the lines {lines} are locked")
 
     def assert_nothing_for_others(self, unsupervised: bool = False) -> None:
         """A runner on the file, that takes what dead runners left behind, finds nothing to do.

@@ -1,17 +1,12 @@
 """Processes of tests: how they end, which of them live; waiting for them, and for other things."""
 import contextlib
-import fcntl
 import os
 import pathlib
 import re
 import signal
-import sys
-import termios
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Callable, Optional, Protocol, TypeVar
+from typing import Callable, Optional, Protocol, TypeVar
 
 MARK, MARK_LENGTH = "RUNMAKER4_TEST_MARK", 32
 T = TypeVar("T")
@@ -57,17 +52,6 @@ def wait_until(condition: Callable[[], Optional[T]], timeout: float = 40, what: 
         time.sleep(0.01)
 
 
-@contextlib.contextmanager
-def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
-    """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
-    watchdog = threading.Timer(timeout, process.kill)
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()
-
-
 def alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     try:
@@ -92,10 +76,5 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
     """Whether a signal that was sent to a process has not reached it yet (Linux)."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     return any(int(waiting, 16) >> (number - 1) & 1 for waiting in re.findall(r"\wPnd:\s+(\w+)", status))
-
-
-def unread(pipe: IO[bytes]) -> int:
-    """How many bytes wait in a pipe for somebody to read them."""
-    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 

@@ -21,18 +21,6 @@ from tests.support.runs import RunCase
 from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
 from tests.support.values import as_bytes, present
 
-# statements with which a client dials again soon, and what runs is in the records soon
-EAGER = """
-import random, runmaker4
-random.uniform = lambda low, high: 0.02
-runmaker4.Journal.GATHER_SECONDS = runmaker4.OutDir.MAX_SHORT_SECONDS = 0.1
-"""
-# ... and those with which all calls of a server's worker are made by a thread, as on a network file system
-THREADED = """
-import os, runmaker4, time
-init = runmaker4.FileExecutor.__init__
-runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest, **more: init(self, True, *rest, **more)
-"""
 # ... and that with which a server waits for long until the keeper of a dead one answers
 PATIENT = "\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 40.0\n"
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "

@@ -10,8 +10,10 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
+from tests.support.line_locks import locked_lines
 from tests.support.losses import JOB, LATER, LossCase
 from tests.support.messages import BEGIN
+from tests.support.patches import EAGER, THREADED
 from tests.support.peer import FakeServer, Peer
 from tests.support.ports import free_port
 from tests.support.process_table import send
@@ -19,7 +21,7 @@ from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.runs import UP
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSET
-from tests.support.tcp import EAGER, SERVING, THREADED, Program, Server
+from tests.support.tcp import SERVING, Program, Server
 from tests.support.wire import plain
 
 SHORT = 0.6                                             # one that they do
@@ -520,7 +522,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         self.kill_with_keeper(dead)
         self.before = self.write(f"r {job}\n").read_bytes()
         server = self.serve_again(dead.port)
-        wait_until(lambda: self.locked_lines() == [1], what="the line is locked again")
+        wait_until(lambda: locked_lines(self) == [1], what="the line is locked again")
         self.open_gate()
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual((len(self.pids()), self.logged()), (1, [1]))
@@ -546,7 +548,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         server.kill()
         wait_until(lambda: not alive(keeper), what="the keeper is gone")
         self.assertGreaterEqual(time.monotonic() - begin, SHORT)
-        self.assertEqual((self.states(), self.locked_lines()), ("r", []))
+        self.assertEqual((self.states(), locked_lines(self)), ("r", []))
 
     def test_a_server_whose_keeper_is_killed_goes_on(self) -> None:
         server, client = self.serve_bob(JOB)
@@ -560,7 +562,7 @@ runmaker4.JobFile.reopen_if_replaced = follow
         above = b"# a note\nx held\n"
         self.write(above + self.read())
         self.wait_clients(self.serve_again(dead.port), 1)
-        self.assertEqual(self.locked_lines(), [3])
+        self.assertEqual(locked_lines(self), [3])
         self.assert_nothing_for_others()
         self.open_gate()
         self.assertEqual(self.finish(client).code, 0)

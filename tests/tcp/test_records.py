@@ -17,14 +17,16 @@ from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.log_file import WIDTH, LogCase
 from tests.support.messages import BEGIN, END, new_key
+from tests.support.patches import EAGER
 from tests.support.peer import Peer
+from tests.support.pipes import deadline
 from tests.support.ports import free_port
 from tests.support.process_table import peak_memory
-from tests.support.processes import Ended, Process, deadline, wait_until
+from tests.support.processes import Ended, Process, wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
-from tests.support.tcp import EAGER, Program, Server, TcpCase
+from tests.support.tcp import Program, Server, TcpCase
 from tests.support.values import as_bytes, present
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"

@@ -15,16 +15,18 @@ from typing import Any, Callable, Optional
 import runmaker4
 from tests.support.case import GATE
 from tests.support.console import read_terminal
+from tests.support.line_locks import locked_lines
 from tests.support.locks import lock_table, locked
 from tests.support.losses import LONG, LossCase
 from tests.support.messages import new_key, release
+from tests.support.patches import THREADED
 from tests.support.peer import Peer
 from tests.support.process_table import process_table, send
 from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
-from tests.support.tcp import THREADED, Program, Server
+from tests.support.tcp import Program, Server
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
@@ -120,7 +122,7 @@ class GroupCase(LossCase):
         self.wait_states(states, timeout)
         self.assertEqual(sorted(self.ran()), sorted(ran))
         self.assertOnlyStatesChanged()
-        wait_until(lambda: not self.locked_lines(), what="no line is locked")
+        wait_until(lambda: not locked_lines(self), what="no line is locked")
 
     def assertAtMostOnce(self) -> None:
         """All lines have ended; a command that is done has run once, and none ran twice."""
@@ -567,10 +569,10 @@ class Cancelled(ByHandCase):
         for line in 3, 4:
             self.set_state(line, "x")
         # the server has seen both in one look, and gives up that one of which no client can know
-        wait_until(lambda: 4 not in self.locked_lines(), what="the server sees that the lines are cancelled")
+        wait_until(lambda: 4 not in locked_lines(self), what="the server sees that the lines are cancelled")
         alice = self.fake(server, "alice", key)
         self.assertEqual(alice.hear("jobs")["jobs"][0]["number"], 5)
-        wait_until(lambda: 3 not in self.locked_lines(), what="the line is given up")
+        wait_until(lambda: 3 not in locked_lines(self), what="the line is given up")
         self.assertEqual(self.states(), "dxxr")
 
 

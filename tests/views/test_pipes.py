@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from tests.support.case import Case
 from tests.support.journal import end
-from tests.support.processes import Ended, deadline, unread, wait_until
+from tests.support.pipes import deadline, unread
+from tests.support.processes import Ended, wait_until
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 from tests.support.values import present
 

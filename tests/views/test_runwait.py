@@ -10,7 +10,9 @@ import unittest
 from typing import Any
 
 from tests.support.case import GATE
-from tests.support.processes import Ended, deadline, wait_until
+from tests.support.line_locks import hold_line
+from tests.support.pipes import deadline
+from tests.support.processes import Ended, wait_until
 from tests.support.runs import LOOKS, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.terminal import Terminal, TerminalCase
@@ -83,7 +85,7 @@ class Waiting(RunwaitCase):
     def test_a_job_that_starts_at_the_moment_of_a_look_is_waited_for(self) -> None:
         self.write(". true\n")
         with open(self.dir / "runs.txt", "r+b", buffering=0) as file:
-            self.hold_line(1)
+            hold_line(self, 1)
             waiters = [self.start(RUNWAIT, "--progress", "runs.txt") for _ in range(5)]
             for waiter in waiters:
                 self.first_line(waiter)

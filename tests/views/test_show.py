@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.line_locks import hold_line
 from tests.support.processes import Ended, wait_until
 from tests.support.scripts import RUNMAKER
 from tests.support.telling import TellingCase
@@ -95,7 +96,7 @@ class Runs(ShowCase):
 
     def test_a_cancelled_one_that_lives_still_runs(self) -> None:
         self.write("x a\n")
-        self.hold_line(1)
+        hold_line(self, 1)
         self.journal(start(1, 1, "a"))
         self.assertRegex(self.shown(1), r"^line 1: held; last run: running on node1, ")
 

@@ -9,6 +9,7 @@ import runmaker4
 import runwait4
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.line_locks import hold_line
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNWAIT
 from tests.support.telling import TellingCase
@@ -134,7 +135,7 @@ class Status(TellingCase):
 
     def test_a_job_that_goes_on_without_its_server_is_still_running_where_it_was(self) -> None:
         self.write("r lost\n")
-        self.hold_line(1)
+        hold_line(self, 1)
         self.journal(*pair("a", 1, "lost", state="e", cause="lost", took=2.0, host="h1", slot="2",
                            files=["1.out"], bytes=3))
         self.write("hi\n", "out/1.out")
@@ -174,7 +175,7 @@ class Status(TellingCase):
 
     def test_a_new_line_whose_command_runs_already_is_not_said_to_be_run_by_nobody(self) -> None:
         self.write(". b\n")
-        self.hold_line(1)
+        hold_line(self, 1)
         told = "line 1 waits for a copy of the command that is running without a line r"
         self.assertEqual(self.status()["waits"], told)
 
@@ -232,7 +233,7 @@ class CommonBeginning(TellingCase):
     def test_it_is_left_out_on_a_terminal_only(self) -> None:
         lines = [f"python3 simulate.py --seed {seed} --name 'two blanks'" for seed in range(1, 5)]
         self.write(f"! {lines[0]}\n! {lines[1]}\nr {lines[2]}\nr {lines[3]}\n")
-        self.hold_line(3)
+        hold_line(self, 3)
         self.journal(*(end(seed, seed, lines[seed - 1], state="!", files=[]) for seed in (1, 2)))
         running = "(still running without a runner) ", "(orphan) "
         for view, first, notes in ("--failed", 1, ("", "")), ("--status", 3, running):

@@ -13,7 +13,8 @@ from typing import Any
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end
 from tests.support.permissions import bound_by_permissions
-from tests.support.processes import Ended, deadline
+from tests.support.pipes import deadline
+from tests.support.processes import Ended
 from tests.support.runs import HASTY, RunCase
 from tests.support.scripts import FULL, RUNWAIT
 from tests.support.trace import Trace, read_trace

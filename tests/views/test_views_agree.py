@@ -11,6 +11,7 @@ import runmaker4
 import runwait4
 from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, pair, start
+from tests.support.line_locks import hold_line
 from tests.support.locks import lock_table
 from tests.support.page import Page
 from tests.support.runs import RunCase
@@ -170,7 +171,7 @@ class TheRunThatCounts(ViewCase):
     def test_the_line_finishes_after_the_running_ones_were_read(self) -> None:
         self.hold_presence_lock()
         os.utime(self.write("r a\n"), (BEGAN, BEGAN))
-        self.hold_line(1)
+        hold_line(self, 1)
         began = start(1, 1, "a", runner=PRESENT)
         self.journal(began)
 
