@@ -427,46 +427,30 @@ class ServedFile(JobFile):
 class ServedQueue(JobQueue):
     file: ServedFile
 
-    def reclaim_line(self, own_line: Line | None, running_lines: Sequence[Line],
-                     own_states: bytes) -> Job | None:
-        """Claim a line for a job that a returning client has, so that no other runner can start a copy.
+    def reclaim_line(self, line: Line, lock_offset: int, states: bytes) -> Job | None:
+        """Claim the line of a job that a returning client has; None: another job or runner has it.
 
-        Return None if other runners have all lines of the command: the caller then decides if the client must
-        kill the job.
-
-        Try the own line first, then the others.  A line whose own job lock is inherited was assigned by the
-        previous server: take it with that lock.  Claim any other line as a runner does, if it is `r`, or is
-        the own line in one of own_states.  If all fail, but an inherited job lock of the command remains, an
-        edit has moved the line of that lock: take any line that no job has.
-
-        own_line: has the number that the client reports, or is the only line of the command; None: neither.
-        running_lines: all lines `r` of the job's command.  Raises TemporaryError: whether a line has a runner
-        cannot be known now, so ask again.
+        lock_offset: of the job lock of the number that the client reports.  If the previous server has left
+        it, that server has assigned the line.  Otherwise claim the line as a runner does, if it is in one of
+        `states`.  Raises TemporaryError: whether another runner has the line cannot be known now.
         """
-        used_offsets = {job.offset for job in self.claimed}
-        is_own_lock_inherited = self.file.lock_table.is_own_lock_inherited
-        other_lines = [line for line in running_lines if line is not own_line]
-        # first those that no job of ours has, and of these first those of the previous server
-        other_lines.sort(key=lambda line: (line.offset in used_offsets, not is_own_lock_inherited(line)))
-        lines = [own_line, *other_lines] if own_line else other_lines
-        for line in lines:
-            if is_own_lock_inherited(line):
-                return self.claim_inherited(line, own_job_lock_offset(line))
-            if line.state in (own_states if line is own_line else RUNNING):
-                attempt = self.claim(line)
-                if attempt.job:
-                    return attempt.job
-                # in these two cases another runner certainly has the line, so try the next
-                was_taken_since = attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING
-                if not was_taken_since and attempt.check is not LineCheck.NO_JOB_LOCK:
-                    raise TemporaryError(attempt.check.value)
-        for line in (*other_lines, *lines):
-            offsets = job_lock_offsets(line.command)
-            inherited_locks = self.file.lock_table.locks_without_line
-            lock_offset = next((offset for offset in inherited_locks if offset in offsets), None)
-            if line.offset not in used_offsets and lock_offset is not None:
-                return self.claim_inherited(line, lock_offset)
-        return None
+        if any(job.offset == line.offset for job in self.claimed):
+            return None
+        inherited_locks = self.file.lock_table.locks_without_line
+        if lock_offset in inherited_locks:
+            return self.claim_inherited(line, lock_offset)
+        if line.state not in states:
+            return None
+        attempt = self.claim(line)
+        if attempt.job:
+            return attempt.job
+        if attempt.check is LineCheck.NO_JOB_LOCK:
+            # a previous server that found the line moved by an edit had it with the lock of another number
+            locks = inherited_locks.intersection(job_lock_offsets(line.command))
+            return self.claim_inherited(line, min(locks)) if locks and line.state == RUNNING else None
+        if attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING:
+            return None                         # another runner has taken it since
+        raise TemporaryError(attempt.check.value)
 
     def claim_inherited(self, line: Line, lock_offset: int) -> Job:
         """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""
@@ -2029,12 +2013,14 @@ class Sessions:
 # A client can have jobs that this server has not assigned: an earlier server has, or the client's grace was
 # over.  Each client that connects names line and command of its jobs, and reclaim_lines() answers:
 #
-#     in the file                                                   answer
-#     the line with that number has the job's result                settled
-#     that line is `r`, `e` or `.`, the only line of the command    the client has that line
-#     is `e`, or another one is `r`; and no other runner has it
-#     a user has set another state on the previous server's line    stop: the job is cancelled
-#     no such line                                                  lost: the client kills the job
+#     the line with that number and command, or
+#     the only line of that command                                 answer
+#     has the job's result                                          settled
+#     is `r`, `e` or `.`, and no other job or runner has it         the client has that line
+#     was the previous server's, and a user has set its state       stop: the job is cancelled
+#     otherwise, or there is none                                   lost: the client kills the job
+#
+# So if an edit has moved one of several equal lines while no server ran, its job is lost, and runs again.
 #
 # Until the grace is over, lines with job locks of the previous server have no other runner.  A line without a
 # runner is claimed as by any runner: while holding the command mutex, and by the count of job locks.  So no
@@ -2253,29 +2239,22 @@ class Claims(Cursor):
         )
         own_lines = {(line.number, line.command): line
                      for lines in lines_by_command.values() for line in lines}
-        running_lines = {command: [line for line in lines if line.state == RUNNING]
-                         for command, lines in lines_by_command.items()}
-        # Several jobs can claim one of several equal lines.  First come jobs with a result, as theirs must
-        # not run again; then running ones; last those that will run again.
-        for reported_job in sorted(reported, key=lambda job: (job.will_run_again, job.result is None)):
-            command = reported_job.line.command
-            lines = lines_by_command[command]
-            own_line = own_lines.get((reported_job.line.number, command))
+        for reported_job in reported:
+            own_line = reported_job.line
+            lines = lines_by_command[own_line.command]
+            line = own_lines.get((own_line.number, own_line.command))
             # After the grace, the line of a client was an orphan, and can be `e` or `.` by now.  A job that
             # runs or has a result may still have it.
-            own_states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
-            # The previous server can have written this result, and exited before the client learned that.  If
-            # the line has moved, any with this result can be it: no other line may get the result, too.
-            possible_lines = [own_line] if own_line else lines
-            if any(line.state == reported_job.result for line in possible_lines):
-                reclaimed.settled.append(reported_job.key)
-                continue
+            states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
             # The only line of a command is the job's, even if an edit has moved it.  But a new line, unless a
             # lock shows that it is the job's, can be another one, which must run.
-            if not own_line and len(lines) == 1 and is_whole_file:
-                own_line = lines[0]
-                own_states = own_states.replace(NEW, b"")
-            if job := self.queue.reclaim_line(own_line, running_lines[command], own_states):
+            if not line and len(lines) == 1 and is_whole_file:
+                line = lines[0]
+                states = states.replace(NEW, b"")
+            # the previous server can have written the result, and exited before the client learned that
+            if line and line.state == reported_job.result:
+                reclaimed.settled.append(reported_job.key)
+            elif line and (job := self.queue.reclaim_line(line, own_job_lock_offset(own_line), states)):
                 reclaimed.jobs[reported_job.key] = job
             elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")

@@ -36,10 +36,9 @@ class LinesOfADeadServer(JobFileCase):
         found = queue.file.lines_by_command({text[1:] for text in texts})
         jobs = []
         for number, text in enumerate(texts, 1):
-            lines = found[text[1:]]
-            own_line = next((line for line in lines if line.number == number), None)
-            running = [line for line in lines if line.state == b"r"]
-            jobs.append(present(queue.reclaim_line(own_line, running, b"re.")))
+            own_line, = (line for line in found[text[1:]] if line.number == number)
+            lock_offset = runmaker4.own_job_lock_offset(own_line)
+            jobs.append(present(queue.reclaim_line(own_line, lock_offset, b"re.")))
         queue.check_jobs()
         return [job.offset for job in jobs]
 
@@ -54,7 +53,6 @@ class LinesOfADeadServer(JobFileCase):
     def test_equal_lines_go_to_the_clients_that_name_them_and_none_to_two(self) -> None:
         for after, offsets in (
             (b"r echo\nr echo\nr echo\n", [0, 7, 14]),
-            (b"# new\nr echo\nr echo\nr echo\n", [6, 13, 20]),    # two of these numbers are still lines
             (b"x echo\nr echo\nr echo\n", [0, 7, 14]),
         ):
             with self.subTest(after=after):
@@ -64,9 +62,16 @@ class LinesOfADeadServer(JobFileCase):
 
     def test_the_line_that_an_edit_has_left_of_two_goes_to_one_client(self) -> None:
         queue = self.inherit([b" echo"] * 2, b"# new\n# new\nr echo\n")
-        left = queue.file.lines_by_command({b"echo"})[b"echo"]
-        found = [queue.reclaim_line(left[0], left, b"re") for _ in range(2)]
+        left, = queue.file.lines_by_command({b"echo"})[b"echo"]
+        found = [queue.reclaim_line(left, runmaker4.bucket_of(b"echo") + number, b"re") for number in (1, 2)]
         self.assertEqual([job is None for job in found], [False, True])
+
+    def test_a_line_that_the_server_before_had_with_the_lock_of_another_number(self) -> None:
+        """An edit had moved it, and that server had found it."""
+        queue = self.inherit([b" echo"], b"# new\nr echo\n")
+        line, = queue.file.lines_by_command({b"echo"})[b"echo"]
+        job = queue.reclaim_line(line, runmaker4.own_job_lock_offset(line), b"re")
+        self.assertEqual((job.number, job.job_lock.offset), (2, runmaker4.bucket_of(b"echo") + 1))
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
@@ -163,14 +168,15 @@ class LinesOfAClientThatComesBack(JobFileCase):
             with self.subTest(said=result):
                 self.assertEqual(self.answer(b"r echo\n", result), "LOST")
 
-    def test_of_equal_lines_any_orphan_will_do_but_of_others_its_own_only(self) -> None:
+    def test_a_line_of_another_number_is_its_own_only_if_there_is_no_equal_one(self) -> None:
         """A command may use $JOB_ID: what has run under one number has not under another."""
         for result in None, b"!":
             for lines, answer in (
-                (b"d echo\nr echo\n", 2),
+                (b"d echo\nr echo\n", "LOST"),
                 (b"d echo\ne echo\n", "LOST"),
                 (b"d echo\n. echo\n", "LOST"),
                 (b"# new\nr echo\n", 2),
+                (b"# new\nr echo\nr echo\n", "LOST"),
                 (b"# new\ne echo\n", 2),                # it can be no other line
                 (b"# new\ne echo\ne echo\n", "LOST"),
                 (b"# new\n. echo\n", "LOST"),
@@ -205,11 +211,10 @@ class LinesOfAClientThatComesBack(JobFileCase):
             return [assignment.number for client in clients for assignment in client.assignments.values()]
         self.assertEqual(asyncio.run(come()), [1, 2])
 
-    def test_a_result_that_was_written_before_an_edit_is_not_given_to_a_line_of_the_same_text(self) -> None:
-        moved = b"# new\nd echo\nr echo\n"
-        self.assertEqual(self.answer(moved, b"d"), "SETTLED")
-        self.assertEqual(self.answer(moved, b"!"), 3)
-        self.assertEqual(self.answer(moved, None), 3)
+    def test_a_result_that_was_written_before_an_edit_is_settled(self) -> None:
+        self.assertEqual(self.answer(b"# new\nd echo\n", b"d"), "SETTLED")
+        self.assertEqual(self.answer(b"# new\nd echo\n", None), "LOST")
+        self.assertEqual(self.answer(b"# new\nd echo\nr echo\n", b"d"), "LOST")
 
     def come_in_vain(self, function: str, trouble: object) -> tuple[str, list[int]]:
         """Why the client is not told what it has lost if each call of a function of the queue or its file
