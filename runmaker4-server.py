@@ -1809,6 +1809,9 @@ class Sessions:
         self.records.flush()
         write = partial(self.executor.call, self.claims.finish, assignment.job, line_result.state)
         error = await write_with_retries(write, self.interval, self.say, assignment.job)
+        # Calls before the write come first: a count among them lacks a `.` that we have written, so it lets
+        # clients exit unless the line is still assigned
+        await asyncio.sleep(0)
         self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {assignment.number}: {error}")
@@ -1828,9 +1831,9 @@ class Sessions:
 
     async def flush_results(self) -> None:
         """Wait until each decided result is written, or was tried once."""
-        await asyncio.sleep(0)                  # _write_result() has begun for all, ...
-        await self.executor.flush()             # has passed its first `await`, ...
-        await self.executor.flush()             # and its second
+        await asyncio.sleep(0)                  # _write_result() begins for all
+        await self.executor.flush()             # the calls before it are made
+        await self.executor.flush()             # the states are written
 
     async def watch_claimed_lines(self) -> None:
         """Check the claimed lines now and then, and order clients to kill cancelled and lost jobs.
