@@ -31,8 +31,6 @@ import signal
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C during what follows: no traceback
 
-import bisect
-import difflib
 import errno
 import fcntl
 import fnmatch
@@ -45,7 +43,7 @@ import shutil
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple
@@ -131,6 +129,7 @@ from runmaker4 import (
     settings_without_jobs,
     to_bytes,
     to_text,
+    user_name,
     warn,
     why_misread,
     write_all,
@@ -615,7 +614,8 @@ def name_living_jobs(file: JobFile, lines: Iterable[Line], change_counts: Change
 # ======== Editing ===========================================================================================
 # A person edits a copy, and we merge the changes into the live file, all or nothing.  The person sees refused
 # changes and can fix the copy, or write the others ("What now?", as visudo asks).  Meanwhile other processes
-# can change states, and other people any lines but those that this person has changed.
+# can set states and append lines.  If the changed lines are no longer where they were, because someone else
+# has saved, nothing is written, and the copy is kept.
 #
 # While we merge and write, we hold the append lock, and all of the lock file except the job locks of running
 # jobs.  So no line can be claimed, finished or set, and a process that locks a command mutex afterwards opens
@@ -625,8 +625,6 @@ def name_living_jobs(file: JobFile, lines: Iterable[Line], change_counts: Change
 FileLines = Sequence[bytes]         # of a file, or their merge_key()s, without newlines
 NOTHING_CHANGED = ("nothing was changed (if the editor opens another window, make it wait, for example "
                    "EDITOR='code --wait')")
-MAX_LINES_TO_MATCH = 10_000         # more lines, from the first to the last change, are one change
-MAX_PAIRS_TO_MATCH = 1_000_000      # the same for pairs of equal lines in the old and the new lines
 MAX_MUTEX_WAIT_SECONDS = 10.0       # for processes that hold a command mutex
 
 
@@ -689,12 +687,14 @@ class OldLine(NamedTuple):
     current: bytes      # in the file now: perhaps in another state
 
 
-def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: FileLines) -> list[bytes]:
+def merge_equal_lines(
+    old: Sequence[OldLine], new_texts: list[bytes], number_in_copy: Callable[[bytes], int]
+) -> list[bytes]:
     """Merge the states that a person has set in --edit with those in the file now; return the lines in order.
 
     All lines here have one merge_key(): they are equal, except in the state.  The person can also have added
     or deleted some.  So match old and new ones from both ends.  old: those of the file.
-    new_texts: those of the person.  edited: the complete copy, for line numbers in messages.
+    new_texts: those of the person.
 
     Raises EditRefusedError if the line is new and invalid (checking one of them is enough); if a runner or
     another user has set a different state; or if the person makes a line `r`, or takes `r` from a running
@@ -712,7 +712,7 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Fi
             elif is_job(text):
                 job_line(text[2:])
         except ValueError as error:
-            raise EditRefusedError(f"line {edited.index(text) + 1} of the copy: {error}") from None
+            raise EditRefusedError(f"line {number_in_copy(text)} of the copy: {error}") from None
     # merge only what the person has changed
     start, equal_at_end = count_equal_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
@@ -732,107 +732,69 @@ def merge_equal_lines(old: Sequence[OldLine], new_texts: list[bytes], edited: Fi
             f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
         )
     if added_running > 0:
-        number = edited.index(next(filter(is_running_line, replacing))) + 1
+        number = number_in_copy(next(filter(is_running_line, replacing)))
         raise EditRefusedError(
             f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
         )
     return [*current[:start], *replacing, *current[old_end:]]
 
 
-def find_changes(
-    old: FileLines, new: FileLines, lines: FileLines
-) -> Iterator[tuple[int, int, FileLines]]:
-    """Yield the changes that make `new` of `old`: start and end of some old lines, and the lines instead.
-
-    lines: yield these as the new lines; `new` can have the merge_key() of each.  If a change replaces lines
-    by as many others, yield one change for each line that differs: then fewer changes of two people collide.
-    """
-    first, equal_at_end = count_equal_ends(old, new)
-    middle = slice(first, -equal_at_end or None)
-    old, new, lines = old[middle], new[middle], lines[middle]
-    opcodes = [("", 0, len(old), 0, len(new))]
-    # lines have moved if more lines are in both than are equal in the same place
-    has_moved = len(old) != len(new) or sum(map(operator.eq, old, new)) < len({*old}.intersection(new))
-    # Runners wait for our locks.  difflib takes n^2 steps for many changes, and looks at each pair of equal
-    # lines.  So call it only if lines have moved, and not too many
-    counts = Counter(new)
-    pair_count = sum(counts[line] for line in old)
-    if has_moved and len(new) <= MAX_LINES_TO_MATCH and pair_count <= MAX_PAIRS_TO_MATCH:
-        opcodes[:] = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    for _, start, end, new_start, new_end in opcodes:
-        if end - start == new_end - new_start:
-            for index, line in enumerate(lines[new_start:new_end], start):
-                if old[index] != new[index - start + new_start]:
-                    yield first + index, first + index + 1, [line]
-        else:
-            yield first + start, first + end, lines[new_start:new_end]
-
-
 def merge(
-    base: FileLines, edited: FileLines, current: FileLines,
-    left_out: Set[bytes] = frozenset(),
+    old: FileLines, new: FileLines, current: FileLines, first_number: int = 1
 ) -> tuple[list[bytes], dict[bytes, str]]:
-    """Merge a person's changes into a job file; return the merged lines, and the refused changes.
+    """Return a person's lines with the current states, and why changes are refused, by merge_key().
 
-    base: the lines that the person got.  edited: in the person's copy.  current: in the file now.
-    left_out: merge_key() of lines; leave out the person's changes of these.
-
-    Others can have changed the file since.  First find their changes of `base`, but not those of states, and
-    the person's; refuse a change of lines that others have changed, too.  Where both have added lines, the
-    others' come first, and so keep their offsets.  Then merge the states, for all lines that differ only in
-    these: a line has the state of `current`, unless the person has changed it.
-
-    If any change is refused, return no lines, but a message by the merge_key() of a line of each.
+    old: the lines that the person got, from line first_number on.  new: the person's.  current: in the file
+    now: the old ones, perhaps in other states, and then lines that others have appended.  A line has the
+    state of `current`, unless the person has changed it.  If any change is refused, return no lines.
     """
-    refusals: dict[bytes, str] = {}
-    others = [*find_changes([*map(merge_key, base)], [*map(merge_key, current)], current)]
-    # of the others' changes, in lines of `base`
-    starts = [*(start for start, _, _ in others), len(base)]
-    ends = [end for _, end, _ in others]
-    changes = [(start, end, False, lines) for start, end, lines in others]
-    for start, end, lines in find_changes(base, edited, edited):
-        keys = {*map(merge_key, [*base[start:end], *lines])}
-        if keys & left_out:
-            # a line that was moved is in two changes: by one alone it would be lost, or there twice
-            refusals.update(
-                (key, f"'{display_text(key.strip()[:80])}' is left out, too") for key in keys - left_out
-            )
-        # The first of the others' changes that ends below the start of this one: it begins above the end of
-        # this one, too, so they overlap
-        elif starts[bisect.bisect(ends, start)] < end:
-            refusals[keys.pop()] = (
-                f"'{display_text(base[start][:80])}' was changed or moved by another user as well (edit the "
-                "file again, and copy your change from the copy)"
-            )
-        else:
-            changes.append((start, end, True, lines))
-    if refusals:
-        return [], refusals
-    # old: `base` with the others' changes, so its lines are those of `current`, apart from states; new: with
-    # the person's changes, too
-    old, new = [*base], [*base]
-    for start, end, is_own, lines in sorted(changes, reverse=True):
-        new[start:end] = lines
-        if not is_own:
-            old[start:end] = lines
-    equal_at_start, equal_at_end = count_equal_ends(old, new)
-    changed = new[equal_at_start:len(new) - equal_at_end]
+    def number_in_copy(line: bytes) -> int:
+        return first_number + new.index(line)
+
+    # where both have appended lines, the others' come first, and so keep their offsets
+    appended = current[len(old):]
+    has_old_lines = [*map(merge_key, old)] == [*map(merge_key, new[:len(old)])]
+    position = len(old) if has_old_lines else len(new)
+    old = [*old, *appended]
+    merged = [*new[:position], *appended, *new[position:]]
+    equal_at_start, equal_at_end = count_equal_ends(old, merged)
+    changed = merged[equal_at_start:len(merged) - equal_at_end]
     old_by_key = defaultdict(list)
     new_by_key = defaultdict(list)
     for index in range(equal_at_start, len(old) - equal_at_end):
-        old_by_key[merge_key(old[index])].append(OldLine(index + 1, old[index], current[index]))
+        old_by_key[merge_key(old[index])].append(OldLine(first_number + index, old[index], current[index]))
     for line in changed:
         new_by_key[merge_key(line)].append(line)
-    merged_by_key = {}
+    merged_by_key, refusals = {}, {}
     for key in {**old_by_key, **new_by_key}:
         try:
-            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], edited))
+            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], number_in_copy))
         except EditRefusedError as error:
             refusals[key] = str(error)
     if refusals:
         return [], refusals
     merged = [next(merged_by_key[merge_key(line)]) for line in changed]
     return [*current[:equal_at_start], *merged, *current[len(old) - equal_at_end:]], {}
+
+
+def leave_out(old: FileLines, new: FileLines, refused: dict[bytes, str]) -> list[bytes]:
+    """Return the new lines without the changes of refused lines, by merge_key().
+
+    Line n of the old and line n of the new ones are one change.  A line that has moved is in two changes: by
+    one alone it would be lost, or there twice.  So leave out both, and add the lines in its places to
+    `refused`.
+    """
+    changes = [({merge_key(line) for line in pair if line is not None}, *pair)
+               for pair in itertools.zip_longest(old, new)]
+    count = 0
+    while len(refused) > count:
+        count = len(refused)
+        for keys, *_ in *changes, *reversed(changes):   # both ways: one passage finds a row of moved lines
+            if keys & refused.keys():
+                for key in keys:
+                    refused.setdefault(key, f"'{display_text(key.strip()[:80])}' is left out, too")
+    lines = (before if keys & refused.keys() else after for keys, before, after in changes)
+    return [line for line in lines if line is not None]
 
 
 def can_write_in_place(merged: FileLines, current: FileLines) -> bool:
@@ -905,46 +867,45 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
         file.lock_table.close_job_lock(fd)
 
 
+def check_not_saved_since(file: JobFile, old: FileLines, current: FileLines) -> None:
+    """Raise UsageError if these lines of the file are no longer the old ones, apart from states."""
+    if [*map(merge_key, old)] != [*map(merge_key, current)]:
+        owner = os.fstat(file.fd).st_uid        # of a new file: who has saved it
+        who = "another editor" if owner == os.geteuid() else user_name(owner)
+        raise UsageError(f"{file.path}: {who} has saved since")
+
+
 def apply_edit(
     file: JobFile, base: bytes | bytearray, edited: bytes, quiet: bool = False, partly: bool = False
 ) -> list[str]:
     """Merge an edited copy into the file, and print what has changed; return why changes are refused.
 
     base: the file as the person got it.  If any change is refused, write nothing, so that the person can edit
-    again; partly: write all other changes.  [] means that none is refused.  Raises OSError (ESTALE: the file
-    was replaced or removed).
+    again; partly: write all other changes.  [] means that none is refused.  Raises UsageError if someone else
+    has saved, or could not write to a new file; OSError (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
-        # own_start, own_stop: what the person has changed; start, stop: with what others have, too
-        own_start, own_stop = start, stop = changed_part(base, edited)
-        own_part = edited[start:stop + len(edited) - len(base)]
+        start, stop = changed_part(base, edited)
+        old = split_lines(base[start:stop])
+        new = split_lines(edited[start:stop + len(edited) - len(base)])
         del edited                              # two copies of the file at once are enough
         contents = read_to_end(file.reader)
-        others_start, others_stop = changed_part(base, contents)
-        if start <= others_stop and others_start <= stop:       # else no other person has changed this part
-            start, stop = min(start, others_start), max(stop, others_stop)
-        grown = len(contents) - len(base)  # by others, in bytes
-        refused: dict[bytes, str] = {}
-        while True:
-            # where that part is now, if others have changed the lines above
-            first, last = start + grown * (others_stop < start), stop + grown * (others_start <= stop)
-            current = split_lines(contents[first:last])
-            edited_part = base[start:own_start] + own_part + base[own_stop:stop]
-            merged, refusals = merge(
-                split_lines(base[start:stop]), split_lines(edited_part), current, refused.keys())
-            if refusals and stop - start < len(base):
-                start, stop = 0, len(base)      # merge the whole file: messages have line numbers
-                continue
-            refused.update(refusals)
-            if not refusals:
-                break
+        # lines can be appended in place only if the part goes on to the end of the file
+        last = stop if stop < len(base) else len(contents)
+        current = split_lines(contents[start:last])
+        check_not_saved_since(file, old, current if last == stop else current[:len(old)])
+        first_number = 1 + base.count(b"\n", 0, start)
+        merged, refused = merge(old, new, current, first_number)
+        refusals = refused
+        while refusals:
             if not partly:
                 return [*refused.values()]
+            merged, refusals = merge(old, leave_out(old, new, refused), current, first_number)
+            refused.update(refusals)
         # where the part is in the file, without a byte-order mark
-        offset = first or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
-        # lines can be appended in place only if the part goes on to the end of the file
+        offset = start or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
         if can_write_in_place(merged, current) and (last == len(contents) or len(merged) == len(current)):
             check_locks_held(file, lock_fd)
             _write_in_place(file, merged, current, offset)
@@ -1075,7 +1036,9 @@ def edit(file: JobFile, quiet: bool) -> int:
             copies, edited = [edited], b""      # apply_edit() frees it
             try:
                 refusals = apply_edit(file, base, copies.pop(), quiet, partly=answer == "w")
-            except (UsageError, OSError):
+            except UsageError as error:
+                raise UsageError(f"{error}; your copy is {copy_path}") from None
+            except OSError:
                 file.say(f"the copy is kept: {copy_path}")
                 raise
         if not refusals:

@@ -1492,9 +1492,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "taken while appended": one(FILE, "check_committed", lambda *args: True),
     "edited without the command mutexes": one(
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
+    "saved over another person's edit": one(SETTER, "check_not_saved_since", lambda *args: None),
     "states as the person read them": one(
-        SETTER, "merge", lambda base, theirs, live, *more, plain=SETTER.merge: (
-            plain(base, theirs, base, *more))),
+        SETTER, "merge", lambda old, new, current, *more, plain=SETTER.merge: (
+            plain(old, new, [*old, *current[len(old):]], *more))),
     "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),
     "old pages read": one(
         CORE.Reader, "with_own_fd", classmethod(lambda cls, fd, network: cls(CORE.os.dup(fd)))),
