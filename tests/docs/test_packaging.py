@@ -14,8 +14,8 @@ from typing import Optional
 from docs.install import make
 from tests.support.anywhere import AnywhereCase
 from tests.support.case import Case
-from tests.support.console import read_terminal
 from tests.support.installed import install
+from tests.support.pipes import read_terminal
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS
 
 

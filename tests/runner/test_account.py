@@ -8,9 +8,10 @@ from typing import Any
 
 import runmaker4
 from tests.support.case import GATE
+from tests.support.fake_server import FakeServer
 from tests.support.messages import JOBS, WELCOME
 from tests.support.over_tcp import OverTcp
-from tests.support.peer import FakeServer, Peer
+from tests.support.peer import Peer
 from tests.support.processes import Ended, Process, wait_until
 from tests.support.runs import HASTY, WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER

@@ -10,8 +10,9 @@ import unittest
 from typing import Any, Callable
 
 from tests.support.case import GATE, Case
-from tests.support.console import ConsoleLine, console_lines, printed, read_terminal
+from tests.support.console import ConsoleLine, console_lines, printed
 from tests.support.patches import patient
+from tests.support.pipes import read_terminal
 from tests.support.process_table import peak_memory
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import SLEEPING, RunCase

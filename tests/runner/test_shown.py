@@ -4,8 +4,8 @@ import re
 import unittest
 
 import runmaker4
-from tests.support.console import read_terminal
 from tests.support.job_file import FileCase
+from tests.support.pipes import read_terminal
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 from tests.support.sinks import a_run

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import runmaker4
 from tests.support.case import GATE
-from tests.support.console import console_lines, printed, read_terminal
+from tests.support.console import console_lines, printed
 from tests.support.over_tcp import OverTcp, ordinarily, without
-from tests.support.pipes import deadline
+from tests.support.pipes import deadline, read_terminal
 from tests.support.processes import Ended, alive, is_pending, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER

@@ -1,8 +1,5 @@
 """The console of a runner: what it prints, line by line."""
-import os
 import re
-import select
-import time
 from dataclasses import dataclass
 from typing import Optional
 
@@ -40,13 +37,3 @@ def printed(lines: list[ConsoleLine], kind: str = "stdout", pid: Optional[int] =
     return [line.text for line in lines if line.kind == kind and pid in (None, line.pid)]
 
 
-def read_terminal(master: int) -> bytes:
-    """All that a pseudo-terminal gets until its last holder has gone, with plain newlines."""
-    shown, end = b"", time.monotonic() + 60
-    while time.monotonic() < end:
-        if select.select([master], [], [], 0.1)[0]:
-            try:
-                shown += os.read(master, 65536)
-            except OSError:                         # EIO: the hang-up
-                return shown.replace(b"\r\n", b"\n")
-    raise AssertionError(f"the runner did not end: {shown[-1000:]!r}")

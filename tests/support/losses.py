@@ -6,13 +6,13 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
-from tests.support.patches import EAGER
 from tests.support.process_table import process_table, send
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import UP
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER
 from tests.support.tcp import Program, Server, TcpCase
+from tests.support.tcp_patches import EAGER
 
 JOB = f"echo $$ >>pids.$JOB_ID; {UP}; {GATE}"           # notes its pid and runs until open_gate() is called
 LATER = JOB.replace("-e go", "-e go.2")                 # one that runs on when others have ended

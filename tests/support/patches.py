@@ -28,15 +28,3 @@ PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 60.0"
 SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0\n"
 
 
-# statements with which a client dials again soon, and what runs is in the records soon
-EAGER = """
-import random, runmaker4
-random.uniform = lambda low, high: 0.02
-runmaker4.Journal.GATHER_SECONDS = runmaker4.OutDir.MAX_SHORT_SECONDS = 0.1
-"""
-# ... and those with which all calls of a server's worker are made by a thread, as on a network file system
-THREADED = """
-import os, runmaker4, time
-init = runmaker4.FileExecutor.__init__
-runmaker4.FileExecutor.__init__ = lambda self, threaded, *rest, **more: init(self, True, *rest, **more)
-"""

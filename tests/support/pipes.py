@@ -1,9 +1,12 @@
-"""Pipes of a process: what waits in one, and an end of reading from it."""
+"""Pipes and terminals of a process: what waits in one, and reading it to its end."""
 import contextlib
 import fcntl
+import os
+import select
 import sys
 import termios
 import threading
+import time
 from collections.abc import Iterator
 from typing import IO
 
@@ -24,3 +27,15 @@ def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
 def unread(pipe: IO[bytes]) -> int:
     """How many bytes wait in a pipe for somebody to read them."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def read_terminal(master: int) -> bytes:
+    """All that a pseudo-terminal gets until its last holder has gone, with plain newlines."""
+    shown, end = b"", time.monotonic() + 60
+    while time.monotonic() < end:
+        if select.select([master], [], [], 0.1)[0]:
+            try:
+                shown += os.read(master, 65536)
+            except OSError:                         # EIO: the hang-up
+                return shown.replace(b"\r\n", b"\n")
+    raise AssertionError(f"the runner did not end: {shown[-1000:]!r}")

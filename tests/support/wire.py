@@ -1,5 +1,4 @@
-"""The wire by hand: frames, records of TLS, and an end of a connection that does what the table says."""
-import base64
+"""The wire by hand: frames, and an end of a connection that does what the table of the protocol says."""
 import contextlib
 import hashlib
 import hmac
@@ -19,7 +18,6 @@ CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server")
     runmaker4.tls_context(server_side=True), FILE_ID)
 CONTEXT = runmaker4.tls_context(server_side=False)
 LENGTH = 4                                  # bytes before a frame's JSON
-RECORD_HEAD = 5                             # bytes before the contents of a record of TLS
 UNPROVEN, PROVEN = 1 << 10, 1 << 20         # the longest JSON before and after the proof
 
 
@@ -37,48 +35,6 @@ def read_plain(data: bytes) -> dict[str, Any]:
     assert len(data) == LENGTH + struct.unpack_from(">I", data)[0], data
     message: dict[str, Any] = json.loads(data[LENGTH:])
     return message
-
-
-def split(data: bytes) -> list[bytes]:
-    """Bytes as their frames."""
-    frames = []
-    while data:
-        size = LENGTH + struct.unpack_from(">I", data)[0]
-        frames.append(data[:size])
-        data = data[size:]
-    return frames
-
-
-def traces(token: str) -> list[bytes]:
-    """The heads of the token, its bytes, and what common hashes make of either, in common spellings."""
-    raw = [token.encode(), token.upper().encode(), bytes.fromhex(token)]
-    hashes = [hashlib.new(name, form).digest() for form in raw
-              for name in ("md5", "sha1", "sha256", "sha512")]
-    hashes += [hmac.digest(form, b"", "sha256") for form in raw]
-    return [spelling[:16] for form in raw + hashes
-            for spelling in (form, form.hex().encode(), base64.b64encode(form))]
-
-
-def records(data: bytes) -> list[bytes]:
-    """Bytes as their records of TLS (RFC 8446, 5.1): a type, a version, a length, and what is so long."""
-    found = []
-    while data:
-        size = RECORD_HEAD + int.from_bytes(data[3:RECORD_HEAD], "big")
-        found.append(data[:size])
-        data = data[size:]
-    return found
-
-
-def extensions(hello: bytes) -> list[int]:
-    """The numbers of a ClientHello's extensions (RFC 8446, 4.1.2): 41 is pre_shared_key, 51 key_share."""
-    data = hello[RECORD_HEAD + 4 + 2 + 32:]
-    for width in 1, 2, 1:               # the length of session, ciphers and compression
-        data = data[width + int.from_bytes(data[:width], "big"):]
-    data, found = data[2:], []
-    while data:
-        found.append(int.from_bytes(data[:2], "big"))
-        data = data[4 + int.from_bytes(data[2:4], "big"):]
-    return found
 
 
 class End:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from tests.support import wire
-from tests.support.peer import FakeServer, Peer
+from tests.support.fake_server import FakeServer
+from tests.support.peer import Peer
 from tests.support.ports import free_port
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import WAITING

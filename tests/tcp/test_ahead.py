@@ -2,8 +2,9 @@
 import importlib
 from typing import Any
 
+from tests.support.fake_server import FakeServer
 from tests.support.messages import JOBS, WELCOME
-from tests.support.peer import FakeServer, Peer
+from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.tcp import TcpCase
 from tests.support.wire import TOKEN

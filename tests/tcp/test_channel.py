@@ -22,6 +22,7 @@ from typing import Any, Callable, Union
 from unittest import mock
 
 import runmaker4
+from tests.support.eavesdropping import extensions, records
 from tests.support.garbage import garbage, pieces
 from tests.support.messages import FROM_CLIENT, FROM_SERVER, fields_of
 from tests.support.scripts import ALL, FULL
@@ -36,11 +37,9 @@ from tests.support.wire import (
     UNPROVEN,
     VERSION,
     End,
-    extensions,
     frame,
     plain,
     read_plain,
-    records,
 )
 
 server_module = importlib.import_module("runmaker4-server")

@@ -4,10 +4,10 @@ import shutil
 import subprocess
 
 from tests.support.losses import JOB, LONG, LossCase
-from tests.support.patches import EAGER
 from tests.support.peer import Peer
 from tests.support.processes import alive, wait_until
 from tests.support.tcp import Program, Server
+from tests.support.tcp_patches import EAGER
 
 NOBODY = 65534                              # some user other than root
 

@@ -19,8 +19,10 @@ from typing import Any, Callable
 
 import runmaker4
 from tests.support.case import GATE
+from tests.support.eavesdropping import split, traces
+from tests.support.fake_server import FakeServer
 from tests.support.messages import BEGIN, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, WELCOME, new_key
-from tests.support.peer import Closed, FakeServer, Peer
+from tests.support.peer import Closed, Peer
 from tests.support.process_table import peak_memory
 from tests.support.processes import MARK, marked, wait_until
 from tests.support.runs import UP, WAITING
@@ -29,7 +31,7 @@ from tests.support.stage import PATIENT, Stage
 from tests.support.strange_json import NO_JSON, NO_NUMBERS, NO_OBJECTS, wrong_versions
 from tests.support.tcp import Server, TcpCase
 from tests.support.values import present
-from tests.support.wire import PROVEN, TOKEN, UNPROVEN, frame, plain, read_plain, split, traces
+from tests.support.wire import PROVEN, TOKEN, UNPROVEN, frame, plain, read_plain
 
 server_module = importlib.import_module(RUNSERVER[:-len(".py")])
 NOBODY = 65534                          # some user other than root

@@ -10,11 +10,11 @@ from typing import Any
 
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
+from tests.support.fake_server import FakeServer
 from tests.support.line_locks import locked_lines
 from tests.support.losses import JOB, LATER, LossCase
 from tests.support.messages import BEGIN
-from tests.support.patches import EAGER, THREADED
-from tests.support.peer import FakeServer, Peer
+from tests.support.peer import Peer
 from tests.support.ports import free_port
 from tests.support.process_table import send
 from tests.support.processes import alive, wait_until
@@ -22,6 +22,7 @@ from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.runs import UP
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSET
 from tests.support.tcp import SERVING, Program, Server
+from tests.support.tcp_patches import EAGER, THREADED
 from tests.support.wire import plain
 
 SHORT = 0.6                                             # one that they do

@@ -17,7 +17,6 @@ from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.log_file import WIDTH, LogCase
 from tests.support.messages import BEGIN, END, new_key
-from tests.support.patches import EAGER
 from tests.support.peer import Peer
 from tests.support.pipes import deadline
 from tests.support.ports import free_port
@@ -27,6 +26,7 @@ from tests.support.proxy import Proxy
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
 from tests.support.tcp import Program, Server, TcpCase
+from tests.support.tcp_patches import EAGER
 from tests.support.values import as_bytes, present
 
 BINARY = bytes(range(256)) * 100 + "€uro".encode() * 50 + b"\xe2\x82\xff\xfe no newline"

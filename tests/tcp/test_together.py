@@ -14,19 +14,19 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 from tests.support.case import GATE
-from tests.support.console import read_terminal
 from tests.support.line_locks import locked_lines
 from tests.support.locks import lock_table, locked
 from tests.support.losses import LONG, LossCase
 from tests.support.messages import new_key, release
-from tests.support.patches import THREADED
 from tests.support.peer import Peer
+from tests.support.pipes import read_terminal
 from tests.support.process_table import process_table, send
 from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
 from tests.support.tcp import Program, Server
+from tests.support.tcp_patches import THREADED
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended

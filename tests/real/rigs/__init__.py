@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 REAL = bool(os.environ.get("RUNMAKER4_TEST_REAL"))      # the tests that bring them up are on
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+TAP = "machines"                        # what plugs virtual machines into the switch of other hosts
 NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
 ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 

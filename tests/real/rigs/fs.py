@@ -30,7 +30,7 @@ import tempfile
 import uuid
 from collections.abc import Iterable
 
-from tests.real.rigs import PATH, lacking
+from tests.real.rigs import PATH, TAP, lacking
 from tests.support.processes import alive, wait_until
 from tests.support.scripts import PYTHON, SCRIPTS, SCRIPTS_AT
 from tests.support.values import Text, as_bytes, present
@@ -53,7 +53,6 @@ ip link set lo up
 while :; do sleep 3600 & wait; done
 """
 SWITCH = f"ip link add br0 type bridge; ip address add {SERVER}/24 dev br0; ip link set br0 up"
-TAP = "machines"
 ADD_TAP = f"ip tuntap add {TAP} mode tap; ip link set {TAP} master br0 up"
 PLUG_IN = """
 ip link add p-$1 type veth peer name eth0 netns $2 address 02:00:00:00:00:${3##*.}

@@ -32,9 +32,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from tests.real.rigs import PATH, fs, lacking
+from tests.real.rigs import PATH, TAP, lacking
 from tests.support.processes import wait_until
 from tests.support.scripts import ROOT, SCRIPTS
 from tests.support.values import Text, as_bytes, present
@@ -195,7 +195,7 @@ class Machine:
             arguments += cable(f"to{number}", client.path("hub"), client.path("net"))
             arguments += ["-netdev", f"hubport,id=port{number},hubid=0,netdev=to{number}"]
         if self.rig.beside:
-            arguments += ["-netdev", f"tap,id=beside,ifname={fs.TAP},script=no,downscript=no",
+            arguments += ["-netdev", f"tap,id=beside,ifname={TAP},script=no,downscript=no",
                           "-netdev", "hubport,id=port-beside,hubid=0,netdev=beside"]
         return arguments
 
@@ -279,6 +279,19 @@ class Machine:
                 command.code = -signal.SIGKILL
 
 
+class Beside(Protocol):
+    """The servers of another file system: fs.Rig."""
+
+    @property
+    def server(self) -> FirstProcess: ...
+    def add_tap(self) -> None: ...
+
+
+class FirstProcess(Protocol):
+    """A host that is known by the number of its first process."""
+    first: int
+
+
 class Rig:
     """A server and its clients.
 
@@ -288,7 +301,7 @@ class Rig:
     """
 
     def __init__(self, clients: Sequence[str] = ("alice", "bob"), lease: int = 15,
-                 beside: fs.Rig | None = None, disk: str = "", memory: str = "320M",
+                 beside: Beside | None = None, disk: str = "", memory: str = "320M",
                  systemd: bool = False) -> None:
         self.lease, self.beside, self.disk = lease, beside, disk
         self.memory, self.systemd = memory, systemd
