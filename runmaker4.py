@@ -37,6 +37,7 @@ Runner._start_jobs():
                             JobFile, and JobQueue with the lines that this process has claimed
     Finding work            Walk, Cursor: which line is the next, when to look again, who may exit; Orphans
     The executor            calls files, if need be in a thread; FileJobs, as a Runner sees the job file
+    A run                   one run of a job, and how it ends; Sink: who is told of it
     Processes               shells, signals, and the end of a process tree
     The allocation          CPUs, memory and time that this process may use
     Output                  the sinks: console, log, job log, and the output directory with the journal
@@ -5746,6 +5747,159 @@ class FileJobs:
         return summary.half_saved or (summary.orphans > 0 and RUNNING in self._consumer.retry)
 
 
+# ======== A run =============================================================================================
+#
+# What a job's run is, how it ends, and what is told of it.  The events of a run go to sinks: starting,
+# started, output, and ended, or no result.  The sinks are in the section "Output".
+
+
+@dataclass(eq=False, repr=False)
+class Run:
+    """One run of a job, as the sinks and the runner see it."""
+    job: Job
+    slots: Sequence[str]                # names; the first is the slot of records
+    host: bytes
+    started_at: float = field(default_factory=time.time)     # seconds since the epoch
+    started: float = field(default_factory=time.monotonic)      # the same by this host's monotonic clock
+    duration: float = 0.0               # seconds; 0 until the end
+    shell: Shell | None = None
+    streams: tuple[Stream, ...] = ()    # stdout and stderr
+    sinks: Sequence[Sink] = ()
+    directory: bytes = b""              # the run's working directory; b"": ours
+    cause: str = ""                     # why it is being killed, or was; see RunResult
+    why: str = ""                       # why it could not be started, or killed; "": neither
+    requested_memory: int = 0           # bytes, by memory=; 0: none
+    peak: int = 0                       # the most bytes of memory seen in use by all processes
+    limit: float = 0.0                  # seconds of a timeout in percent that it has exceeded; 0.0: none
+
+    @property
+    def slot(self) -> str:
+        return self.slots[0]
+
+    @property
+    def is_open(self) -> bool:
+        return any(stream.fd is not None for stream in self.streams)
+
+    @property
+    def pid(self) -> int:
+        return self.shell.pid if self.shell else 0
+
+    @property
+    def no_result(self) -> RunResult:
+        """Return the result of a run that could not be started, or of whose end nothing will be known."""
+        return RunResult(UNKNOWN, self.cause or "lost")
+
+    @property
+    def host_and_pid(self) -> bytes:
+        """Return for example b'(alice,601)'."""
+        return b"(%s,%d)" % (self.host, self.pid)
+
+    def add_output(self, stream: Stream, data: bytes) -> None:
+        stream.received += len(data)
+        for sink in self.sinks:
+            sink.on_output(self, stream, data)
+
+
+@dataclass(eq=False, repr=False)
+class Stream:
+    """A pipe that a job writes to."""
+    name: bytes                         # b"stdout" or b"stderr"
+    fd: int | None                      # None: read to the end
+    received: int = 0                   # bytes
+    was_watched: bool = False           # by the event loop
+
+
+@dataclass(eq=False, repr=False)
+class Shell:
+    """The shell of a running job, as far as records need it."""
+    pid: int                        # also the session number
+    job_tag: bytes
+    # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
+    cpu: float | None = None
+    memory: int | None = None       # peak of these processes, in bytes; None as above
+    memory_below: int | None = None         # upper bound of an unknown peak, in bytes
+
+
+# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
+FAILURE_CAUSES = "timeout", "memory", "oom"
+UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
+
+
+class RunResult(NamedTuple):
+    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
+    status: int                         # UNKNOWN: there is none
+    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
+    cause: str = ""
+    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
+    peak: int = 0                       # of memory, in bytes; 0: unknown
+
+    @property
+    def code(self) -> int:
+        """Return the exit status; -1 if there is none, because a signal killed the shell."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
+
+    @property
+    def signal(self) -> int:
+        """Return the signal that killed the shell; 0 if it exited."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+
+    @property
+    def state(self) -> bytes:
+        if self.cause == "cancelled":
+            return CANCELLED
+        if self.cause:                  # not by itself; "stopped" or "lost" is not the job's own failure
+            return FAILED if self.cause in FAILURE_CAUSES else ERROR
+        return FAILED if self.status else DONE
+
+    @property
+    def fatal_signal(self) -> int:
+        """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
+        return self.signal or max(self.code - 128, 0)
+
+    def __str__(self) -> str:
+        """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
+        if self.cause == "timeout":
+            return f"timeout after {self.limit:.12g}s"
+        if self.cause == "memory":
+            return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
+        if self.cause == "cancelled":
+            return "cancelled"
+        text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        return f"out of memory, {text}" if self.cause == "oom" else text
+
+
+class Sink:
+    """Receives the events of jobs.
+
+    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_no_result() can
+    replace the remaining ones.
+    """
+
+    def on_starting(self, run: Run) -> None:
+        """Handle a run that has no process yet."""
+
+    def on_started(self, run: Run) -> None:
+        """Handle the start of a run's shell."""
+
+    def on_no_result(self, run: Run) -> None:
+        """Handle a run that was not started, or whose result will never be known."""
+
+    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
+        """Handle job output."""
+
+    def on_ended(self, run: Run, run_result: RunResult) -> None:
+        """Handle the end of a run, after all output."""
+
+    def on_job_over(self, job: Job, state: bytes) -> None:
+        """Handle a job that will not run again here."""
+
+    def on_tick(self) -> None:
+        """Do what is due once a second."""
+
+    def on_exit(self) -> None:
+        """Finish: no run will start."""
+
+
 # ======== Processes =========================================================================================
 #
 # A job is a shell in a new session, started by posix_spawn(3), with the descriptor of the job lock, and with
@@ -5779,17 +5933,11 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
 # of a job; our own can ignore SIGCHLD (tests/outside/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
-
-
-@dataclass(eq=False, repr=False)
-class Shell:
-    """The shell of a running job, as far as records need it."""
-    pid: int                        # also the session number
-    job_tag: bytes
-    # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
-    cpu: float | None = None
-    memory: int | None = None       # peak of these processes, in bytes; None as above
-    memory_below: int | None = None         # upper bound of an unknown peak, in bytes
+# USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
+# (tests/outside/gridengine-notify-ends-the-script-before-the-program.sh)
+KILL_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU
+DRAIN_SIGNALS = signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT
+STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
 
 
 class Child(Shell):
@@ -6230,54 +6378,6 @@ class Processes(TreeKiller):
                     shell.on_exit(status)
 
 
-# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
-FAILURE_CAUSES = "timeout", "memory", "oom"
-UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
-
-
-class RunResult(NamedTuple):
-    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
-    status: int                         # UNKNOWN: there is none
-    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
-    cause: str = ""
-    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
-    peak: int = 0                       # of memory, in bytes; 0: unknown
-
-    @property
-    def code(self) -> int:
-        """Return the exit status; -1 if there is none, because a signal killed the shell."""
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
-
-    @property
-    def signal(self) -> int:
-        """Return the signal that killed the shell; 0 if it exited."""
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
-
-    @property
-    def state(self) -> bytes:
-        if self.cause == "cancelled":
-            return CANCELLED
-        if self.cause:                  # not by itself; "stopped" or "lost" is not the job's own failure
-            return FAILED if self.cause in FAILURE_CAUSES else ERROR
-        return FAILED if self.status else DONE
-
-    @property
-    def fatal_signal(self) -> int:
-        """Return the signal that killed the shell or the last command (exit status 128 + n); 0: unknown."""
-        return self.signal or max(self.code - 128, 0)
-
-    def __str__(self) -> str:
-        """Return 'exit 3', 'signal 9', 'timeout after 60s', 'cancelled', ..."""
-        if self.cause == "timeout":
-            return f"timeout after {self.limit:.12g}s"
-        if self.cause == "memory":
-            return f"took {memory_text(self.peak)} of {memory_text(self.limit)}"
-        if self.cause == "cancelled":
-            return "cancelled"
-        text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
-        return f"out of memory, {text}" if self.cause == "oom" else text
-
-
 # ======== The allocation ====================================================================================
 #
 # How many CPUs, how much memory and how much time this process has, by the kernel, control groups and Slurm.
@@ -6393,11 +6493,10 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 
 # ======== Output ============================================================================================
 #
-# The events of a run go to sinks: starting, started, output, and ended or unstarted.  Sinks are the console,
-# the log file, the output directory and the job log.  No sink blocks the event loop: the console writes
-# through a Writer, which has an executor of its own, the others through that of the files.  The backlog is
-# the number of bytes still to be written.  While it is large, the runner reads no job output, and jobs block
-# on the pipes.
+# Sinks are the console, the log file, the output directory and the job log.  No sink blocks the event loop:
+# the console writes through a Writer, which has an executor of its own, the others through that of the files.
+# The backlog is the number of bytes still to be written.  While it is large, the runner reads no job output,
+# and jobs block on the pipes.
 #
 # There are three consoles: Console prints all events for programs, Plain job output only (--plain), and
 # TerminalConsole prints for people, on a Terminal.
@@ -6579,101 +6678,6 @@ class Terminal(Writer):
             self.gathered += status_line + b"\r"
             self.gather_until = self.loop.time() + self.MIN_DRAWING_PAUSE
         super().flush()
-
-
-# USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
-# (tests/outside/gridengine-notify-ends-the-script-before-the-program.sh)
-KILL_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU
-DRAIN_SIGNALS = signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT
-STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
-
-
-@dataclass(eq=False, repr=False)
-class Run:
-    """One run of a job, as the sinks and the runner see it."""
-    job: Job
-    slots: Sequence[str]                # names; the first is the slot of records
-    host: bytes
-    started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = field(default_factory=time.monotonic)      # the same by this host's monotonic clock
-    duration: float = 0.0               # seconds; 0 until the end
-    shell: Shell | None = None
-    streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()
-    directory: bytes = b""              # the run's working directory; b"": ours
-    cause: str = ""                     # why it is being killed, or was; see RunResult
-    why: str = ""                       # why it could not be started, or killed; "": neither
-    requested_memory: int = 0           # bytes, by memory=; 0: none
-    peak: int = 0                       # the most bytes of memory seen in use by all processes
-    limit: float = 0.0                  # seconds of a timeout in percent that it has exceeded; 0.0: none
-
-    @property
-    def slot(self) -> str:
-        return self.slots[0]
-
-    @property
-    def is_open(self) -> bool:
-        return any(stream.fd is not None for stream in self.streams)
-
-    @property
-    def pid(self) -> int:
-        return self.shell.pid if self.shell else 0
-
-    @property
-    def no_result(self) -> RunResult:
-        """Return the result of a run that could not be started, or of whose end nothing will be known."""
-        return RunResult(UNKNOWN, self.cause or "lost")
-
-    @property
-    def host_and_pid(self) -> bytes:
-        """Return for example b'(alice,601)'."""
-        return b"(%s,%d)" % (self.host, self.pid)
-
-    def add_output(self, stream: Stream, data: bytes) -> None:
-        stream.received += len(data)
-        for sink in self.sinks:
-            sink.on_output(self, stream, data)
-
-
-@dataclass(eq=False, repr=False)
-class Stream:
-    """A pipe that a job writes to."""
-    name: bytes                         # b"stdout" or b"stderr"
-    fd: int | None                      # None: read to the end
-    received: int = 0                   # bytes
-    was_watched: bool = False           # by the event loop
-
-
-class Sink:
-    """Receives the events of jobs.
-
-    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_no_result() can
-    replace the remaining ones.
-    """
-
-    def on_starting(self, run: Run) -> None:
-        """Handle a run that has no process yet."""
-
-    def on_started(self, run: Run) -> None:
-        """Handle the start of a run's shell."""
-
-    def on_no_result(self, run: Run) -> None:
-        """Handle a run that was not started, or whose result will never be known."""
-
-    def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Handle job output."""
-
-    def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Handle the end of a run, after all output."""
-
-    def on_job_over(self, job: Job, state: bytes) -> None:
-        """Handle a job that will not run again here."""
-
-    def on_tick(self) -> None:
-        """Do what is due once a second."""
-
-    def on_exit(self) -> None:
-        """Finish: no run will start."""
 
 
 # ---- how far it is -----------------------------------------------------------------------------------------
@@ -9580,7 +9584,6 @@ def check_slot_names(text: str) -> str:
 SIGNALS = "INT, TERM, USR2, XCPU kill jobs (e); HUP, USR1, QUIT start no more."
 JOB_VARIABLES = ("of a job: JOB_ID, RUNMAKER4_LINE, RUNMAKER4_SLOT, SLAVE_IP (slot), RUNMAKER4_SLOTS (all), "
                  "RUNMAKER4_MEMORY, RUNMAKER4_JOB")
-
 
 
 def add_running_options(add: AddArgument) -> None:
