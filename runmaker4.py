@@ -7106,8 +7106,8 @@ class Record:
 class LogFile(Sink):
     """The log file: for each line a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    After a header line, the k-th record is that of the job whose line was number k when the run began.  A
-    comment leaves an empty one:
+    The k-th record is that of the job whose line was number k when the run began.  A comment leaves an empty
+    one:
 
         .-> simulate --seed 7 (in /home/me)
         : stdout (alice,601): step 341
@@ -7115,10 +7115,9 @@ class LogFile(Sink):
         + status (alice,601): exit 3 "simulate --seed 7"
     """
     WIDTH = 160
-    # Up to version 4.0 comments had no record: those files begin with a record, or with NULs
     # up to WIDTH bytes of a line, which end where a character ends; unless the line is not UTF-8
     CUT = re.compile(rb"(?s).{156,160}(?![\x80-\xbf])|.{0,160}")
-    HEADER = b"runmaker4 log file 2: the record of line K is the K-th below".ljust(WIDTH) + b"\n"
+    HEADS = b".->", b"\0\0\0"             # of a record, and of an empty one
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
@@ -7132,7 +7131,7 @@ class LogFile(Sink):
         self.executor = executor
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
-        self.file = RecordFile(path, "log file", 0, [self.HEADER], executor.say, on_error)
+        self.file = RecordFile(path, "log file", 0, self.HEADS, executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
         record = self.records[run] = Record(run, run.job.number, deque(maxlen=self.max_lines))
@@ -7185,10 +7184,7 @@ class LogFile(Sink):
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
-        # 0.0: we have written nothing yet, so the header can be missing; all runners write the same one
-        if not self.file.took:
-            self.executor.post(self.file.write, 0, self.HEADER)
-        offset = len(self.HEADER) + (record.number - 1) * self.record_bytes
+        offset = (record.number - 1) * self.record_bytes
         self.executor.post(self.file.write, offset, data, size=self.record_bytes)
 
 

@@ -53,7 +53,7 @@ class LogPlaces(LogCase):
         self.write("# comment\n\nprose\n" + "x echo held\nd echo done\n" * 1000 + ". echo last\n")
         self.run_jobs()
         size = 4 * (WIDTH + 1)
-        self.assertEqual(self.log_records()[:2003 * size], b"\0" * (2003 * size))
+        self.assertEqual(self.read("outputs")[:2003 * size], b"\0" * (2003 * size))
         self.assertRecord(2004, "echo last", '+ status (WHO): forked "echo last"', ": stdout (WHO): last",
                           '+ status (WHO): exit 0 "echo last"')
         self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
@@ -80,14 +80,20 @@ class LogPlaces(LogCase):
         self.assertIn(b"+ status (bob,", again[1])
         self.assertEqual((again[3], self.record(2)), (BLANK, second))
 
-    def test_a_file_that_is_no_log_file_or_one_in_which_comments_had_no_record_is_refused(self) -> None:
-        """That of line 1 may not have been written."""
+    def test_a_file_that_is_no_log_file_is_refused(self) -> None:
         self.write(". true\n")
-        record = b".-> true (in /)".ljust(WIDTH) + b"\n" + (BLANK + b"\n") * 3
-        for old in b". touch never\n", record, bytes(len(record)) + record:
-            self.write(old, "outputs")
-            self.assertRefused(self.run_jobs(), "outputs: is not a log file (give another")
-            self.assertEqual((self.states(), self.read("outputs")), (".", old))
+        self.write(". touch never\n", "outputs")
+        self.assertRefused(self.run_jobs(), "outputs: is not a log file (give another")
+        self.assertEqual((self.states(), self.read("outputs")), (".", b". touch never\n"))
+
+    def test_it_begins_with_the_record_of_line_1_which_may_not_have_been_written(self) -> None:
+        self.write("# comment\n. echo one\n")
+        self.run_jobs()
+        self.assertEqual(self.read("outputs").strip(b"\0")[:12], b".-> echo one")
+        self.write(". echo zero\n. echo one\n")
+        self.run_jobs()
+        self.assertEqual(self.read("outputs")[:13], b".-> echo zero")
+        self.assertLogOfLength(2)
 
     def test_the_number_is_that_of_the_line_when_the_run_began(self) -> None:
         self.write(f". echo one; {GATE}\n. echo two\n")

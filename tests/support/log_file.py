@@ -21,16 +21,10 @@ class LogCase(Case):
     def run_jobs(self, *options: object, name: str = "alice") -> Ended:
         return self.run_script(RUNMAKER, "--name", name, "-l", "outputs", *options, "runs.txt")
 
-    def log_records(self) -> bytes:
-        """The log below its header."""
-        header, _, records = self.read("outputs").partition(b"\n")
-        self.assertEqual(len(header), WIDTH)
-        return records
-
     def record(self, number: int, loglines: int = 3) -> list[bytes]:
         """The lines of record k, which stands at a fixed place."""
         size = (1 + loglines) * (WIDTH + 1)
-        data = self.log_records()[(number - 1) * size:number * size]
+        data = self.read("outputs")[(number - 1) * size:number * size]
         self.assertEqual(len(data), size, f"record {number}")
         lines = [data[start:start + WIDTH + 1] for start in range(0, size, WIDTH + 1)]
         for line in lines:
@@ -48,4 +42,4 @@ class LogCase(Case):
         self.assertEqual(record, wanted + [BLANK] * (1 + loglines - len(wanted)))
 
     def assertLogOfLength(self, records: int, loglines: int = 3) -> None:
-        self.assertEqual(len(self.log_records()), records * (1 + loglines) * (WIDTH + 1))
+        self.assertEqual(len(self.read("outputs")), records * (1 + loglines) * (WIDTH + 1))
