@@ -1,1 +1,1 @@
-"""What documents, help and packages say; and how the tests themselves are run and counted."""
+"""What documents, help and packages say is so; and how the tests themselves are run and counted."""

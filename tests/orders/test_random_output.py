@@ -1,12 +1,12 @@
 """Promise: the output that is given for a line is what its last run has printed; a line without is named.
 
 Runners, kills, edits, states set by hand, records in other places: random histories, each made from a seed
-(tests/support/random_output.py).
+(tests/orders/random_output.py).
 """
 import unittest
 from typing import Callable
 
-from tests.support import random_output
+from tests.orders import random_output
 from tests.support.patches import PATIENT
 from tests.support.scripts import ALL, FULL
 
@@ -57,7 +57,7 @@ class TheProof(unittest.TestCase):
 
 
 class Histories(unittest.TestCase):
-    """Each is shown by python3 -m tests.support.random_output --seed N."""
+    """Each is shown by python3 -m tests.orders.random_output --seed N."""
 
     def test_what_is_given_for_a_line_is_what_its_last_run_has_printed(self) -> None:
         for kinds, story in random_output.explore_many(range(HISTORIES)):

@@ -1,6 +1,6 @@
 """Pictures of real campaigns in docs: report.png and report-top.png (the report), terminal.png (a terminal).
 
-    python3 -m tests.support.picture        needs chromium; a minute
+    python3 -m tests.docs.picture        needs chromium; a minute
 """
 import html
 import os

@@ -19,8 +19,8 @@ What must hold, each time when somebody has looked:
 A run that has left nothing in the journal (--no-records, another --outdir, a killed runner) cannot be told
 from an older one that has ended in the same state.  These are counted as limits.
 
-    python3 -m tests.support.random_output --histories 1000 how many histories find which faults, on all cores
-    python3 -m tests.support.random_output --seed 7         the steps of one history, and its faults
+    python3 -m tests.orders.random_output --histories 1000 how many histories find which faults, on all cores
+    python3 -m tests.orders.random_output --seed 7         the steps of one history, and its faults
 
 A seed makes the same steps again, not the same times: what is a race may need several tries.
 """
@@ -461,7 +461,7 @@ def explore_many(seeds: range) -> Iterator[tuple[set[str], list[str]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python3 -m tests.support.random_output", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python3 -m tests.orders.random_output", allow_abbrev=False)
     parser.add_argument("--seed", type=int, help="show this history, rather than how many have which faults")
     parser.add_argument("--histories", type=int, default=100, help="how many [100]")
     parser.add_argument("--first", type=int, default=0, help="the first seed of them [0]")
