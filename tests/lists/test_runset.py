@@ -1,4 +1,5 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
+import itertools
 import os
 import pathlib
 import random
@@ -398,6 +399,19 @@ def late(*args):
     return lock(*args)
 runmaker4.LockTable._lock = late
 """
+    # ... or when the file was just opened to append to it
+    AFTER_OPEN = """
+import os, runset4
+open_file, calls = runset4.open_job_file, []
+def late(path, flags):
+    fd = open_file(path, flags)
+    if flags & os.O_APPEND:
+        calls.append(fd)
+        if len(calls) == {}:
+            {}
+    return fd
+runset4.open_job_file = late
+"""
     AT_SYNC = """
 import os
 sync = os.fsync
@@ -424,9 +438,9 @@ os.fsync = early
     def test_what_is_added_goes_to_the_new_file_which_is_waited_for(self) -> None:
         aside = ("os.rename('runs.txt', 'runs.txt~'); import threading; "
                  "threading.Timer(0.1, os.replace, ('new', 'runs.txt')).start()")
-        for editor in self.REPLACE, aside:
-            with self.subTest(editor):
-                ended = self.edit_meanwhile(self.BEFORE_LOCK.format(1, editor), "--add", "echo 1")
+        for moment, editor in itertools.product((self.BEFORE_LOCK, self.AFTER_OPEN), (self.REPLACE, aside)):
+            with self.subTest(editor, moment=moment):
+                ended = self.edit_meanwhile(moment.format(1, editor), "--add", "echo 1")
                 self.assertEqual((ended.code, ended.err), (0, b""))
                 self.assertEqual(self.read(), as_bytes(f"# edited\n{self.BEFORE}. echo 1\n"))
 

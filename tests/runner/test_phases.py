@@ -211,6 +211,22 @@ class Cells(unittest.TestCase):
                                        (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
                     self.assertEqual(self.play(phase, end, self.event("drain")), becomes, phase)
 
+    def test_what_ends_the_rest_of_a_run_is_not_why_its_shell_has_exited(self) -> None:
+        """And too much memory of what the shell has left ends nothing."""
+        for name in "stopped", "cancelled", "lost", "timeout", "memory":
+            kills = name != "memory"
+
+            def kill(runner: Runner, job: Job) -> None:
+                self.task = runner.tasks[job]
+                (self.task.kill if name in EVENTS else self.task.kill_run)(name)
+
+            with self.subTest(cause=name), \
+                    mock.patch.object(runmaker4.Processes, "kill_tree", autospec=True,
+                                      side_effect=runmaker4.Processes.kill_tree) as kill_tree, \
+                    mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", 60.0 if kills else 0.5):
+                self.play(Phase.READING_ON, kill)
+                self.assertEqual((self.task.run.cause, kill_tree.called), ("", kills))
+
     def test_a_stop_of_the_runner_counts_for_the_wall_time_and_not_for_a_timeout(self) -> None:
         def stop(runner: Runner, _: Job) -> None:
             """SIGSTOP, and SIGCONT much later: as the loop sees it, its clock jumps."""

@@ -31,6 +31,8 @@ class Limits(RunCase):
                 self.jobs("true")
                 ended = self.run_jobs("--walltime", "auto", "--timeout", timeout, env=env)
                 self.assertEnded(ended, code, state)
+                if code:                        # the next Slurm job can have more time
+                    self.assertRegex(ended.err, rb": the timeout is 2h 00m, .*: starting no more jobs\n")
 
     def test_no_program_is_needed(self) -> None:
         self.jobs("true", "touch never")

@@ -82,9 +82,10 @@ class Link(unittest.TestCase):
         for state, grace, answer, passed, can in (
             ("DOWN", 60, 0, 0, False), ("OVER", 60, 0, 0, False), ("IN_USE", 60, None, 0, False),
             ("IN_USE", 60, 0, 0, True), ("IN_USE", 60, 0, SILENT - 0.01, True),
-            ("IN_USE", 60, 0, SILENT + 0.01, False), ("IN_USE", 8, 0, 3.9, True), ("IN_USE", 8, 0, 4.1, False),
-            ("IN_USE", 60, -SILENT - 1, 0, False), ("IN_USE", 60, 0, SILENT, False),
-            ("IN_USE", 60, 3600, SILENT + 0.01, False),         # from the future: proves nothing but now
+            ("IN_USE", 60, 0, SILENT + 0.01, False),
+            ("IN_USE", 8, 0, 3.9, True), ("IN_USE", 8, 0, 4.1, False), ("IN_USE", 60, -SILENT - 1, 0, False),
+            ("IN_USE", 60, 0, SILENT, False),
+            ("IN_USE", 60, 3600, SILENT + 0.01, False),   # from the future: means now
         ):
             with self.subTest(state=state, grace=grace, answer=answer, passed=passed):
                 life = self.at(state, grace=grace)
