@@ -4339,26 +4339,6 @@ def default_outdir(path: str) -> str:
     return f"{path}.out"
 
 
-def orphan_hint(host: str | None, runner: int | None) -> str:
-    """Return, for a message, how the job of an orphan can still live; '': it was run here, so it is dead.
-
-    Two kinds of jobs can live without a lock: those on a host that is cut off from the file server, and those
-    of a client whose server is dead.  (A keeper process holds a dead server's locks, but not for ever.)
-
-    host, runner: from the last run in the journal; None: unknown.  runner: the number of the presence lock,
-    which a server has from PresenceLock.SERVERS on.
-    """
-    if host == os.uname().nodename and (runner or 0) < PresenceLock.SERVERS:
-        return ""
-    return (f"no lock is held; if {printable(host or 'its host')} is only cut off, or was served by "
-            "runmaker4-server.py, its job may live: start the server first")
-
-
-TAIL_BYTES = 1 << 24            # of the journal: mostly enough for all running jobs
-# a run in the journal, of a command as JSON
-LAST_RUN = r'"command": %s, "host": "([^"]*)".*"runner": (\d+)'
-
-
 class Orphans:
     """Finds the orphans among lines `r`, and writes their next states."""
     MAX_REPORTED = 10
@@ -4412,27 +4392,11 @@ class Orphans:
             self.marked.append(line.number)
         if attempt.new_state and self._reported < self.MAX_REPORTED:
             self._reported += 1
-            text = f"is r, but {self._hint(line.command) or 'has neither runner nor job'}; "
+            text = "is r without a lock, so its runner and job are dead or cut off; "
             text += "is new again" if state == NEW else "marked e (--resume runs it again)"
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
         return attempt
-
-    def _hint(self, command: bytes) -> str:
-        """Return how the job of an orphan can still live: orphan_hint() of the command's last recorded run.
-
-        '': it is dead, or no run of it was found in FILE.out.
-        """
-        import json
-        hint, run = "", LAST_RUN % re.escape(json.dumps(to_text(command)))
-        # not blocking: it can be a pipe of another user
-        with suppress(OSError), open(
-                f"{default_outdir(self._file.path)}/journal", encoding="ascii", errors="replace",
-                opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as journal:
-            journal.seek(max(journal.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-            for host, runner in re.findall(run, journal.read(TAIL_BYTES)):
-                hint = orphan_hint(host, int(runner))  # the last one counts
-        return hint
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------

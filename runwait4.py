@@ -137,7 +137,6 @@ from runmaker4 import (
     open_job_file,
     open_lock_file_of,
     open_or_create,
-    orphan_hint,
     other_locks,
     parse_line_ranges,
     plural,
@@ -1527,6 +1526,20 @@ def format_table(
 
 def say(text: str) -> None:
     warn(f"{PROG}: {text}")
+
+
+def orphan_hint(host: str | None, runner: int | None) -> str:
+    """Return how the job of an orphan can still live; '': it was run here, so it is dead.
+
+    Two kinds of jobs can live without a lock: those on a host that is cut off from the file server, and those
+    of a client whose server is dead.  (A keeper process holds a dead server's locks, but not for ever.)
+
+    host, runner: from the last run in the journal; None: unknown.
+    """
+    if host == os.uname().nodename and (runner or 0) < PresenceLock.SERVERS:
+        return ""
+    return (f"no lock is held; if {printable(host or 'its host')} is only cut off, or was served by "
+            "runmaker4-server.py, its job may live: start the server first")
 
 
 def status_of(observation: Observation) -> Fields:

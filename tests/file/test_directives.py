@@ -218,7 +218,7 @@ class Orphans(DirectiveCase):
             (others, "--resume", 1, "ed", [5])] * FULL)
         self.assertTold("line 1", "barrier check", "line 2")
         if FULL:
-            self.assertTold("1.txt", "line 1", "has neither runner nor job", "marked e")
+            self.assertTold("1.txt", "line 1", "is r without a lock", "marked e")
 
 
 class Checks(DirectiveCase):

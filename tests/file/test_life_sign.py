@@ -4,10 +4,8 @@ import subprocess
 import unittest
 from typing import Any
 
-import runmaker4
 from tests.support.case import GATE
 from tests.support.console import console_lines, printed
-from tests.support.journal import start
 from tests.support.life_sign import LifeSign
 from tests.support.line_locks import locked_lines
 from tests.support.processes import Ended, alive, wait_until
@@ -31,7 +29,7 @@ class KilledRunner(LifeSign):
         # at the first look
         self.assertIn(b"1 error", self.run_script(RUNWAIT, "--status", "runs.txt").out)
         ended = self.finish(self.start_runner())
-        said = b"runmaker4.py: runs.txt: line 1: is r, but has neither runner nor job"
+        said = b"runmaker4.py: runs.txt: line 1: is r without a lock"
         self.assertEqual((ended.code, ended.err.count(said)), (1, 1), ended.err)
         self.assertEqual((self.states(), self.runs()), ("e", 1))
 
@@ -92,8 +90,8 @@ class BroughtBack(LifeSign):
         ended = self.save_old_states()
         self.assertEqual((ended.code, self.states(), self.read("marks")), (1, "eed", b"1\n2\n"))
         for number in 1, 2:
-            self.assertIn(f"line {number}: is r, but has neither runner nor job; marked e (--resume runs it "
-                          "again)\n", ended.err.decode())
+            self.assertIn(f"line {number}: is r without a lock, so its runner and job are dead or cut off; "
+                          "marked e (--resume runs it again)\n", ended.err.decode())
 
     def test_resume_runs_it_once_more(self) -> None:
         ended = self.save_old_states("--resume")
@@ -115,29 +113,12 @@ class Orphans(LifeSign):
             self.assertEqual(self.states(f"runs{option}"), "ddd", option)
             self.assertEqual(sorted(self.read(f"marks{option}").split()), [b"1", b"2", b"3"], option)
 
-    def test_a_runner_says_of_no_job_of_another_host_or_of_a_server_that_it_is_dead(self) -> None:
-        places = {"'bob'": ("bob", 7), "local": (os.uname().nodename, 7),
-                  "served": (os.uname().nodename, runmaker4.PresenceLock.SERVERS + 7)}
-        self.write("".join(f"r echo {name}\n" for name in places))
-        (self.dir / "runs.txt.out").mkdir()
-        runs = [start(name, 1, f"echo {name}", host=host, runner=runner)
-                for name, (host, runner) in places.items()]
-        self.write(b"".join(runs), "runs.txt.out/journal")
-        ended = self.finish(self.start_runner())
-        self.assertEqual((ended.code, self.states()), (1, "eee"))
-        for line, (host, _) in enumerate(places.values(), 1):
-            hint = "has neither runner nor job" if line == 2 else (
-                f"no lock is held; if {host} is only cut off, or was served by runmaker4-server.py, its job "
-                "may live: start the server first")
-            said = f"line {line}: is r, but {hint}; marked e (--resume runs it again)\n"
-            self.assertIn(said, ended.err.decode())
-
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_only_the_first_ten_are_named_and_all_are_counted(self) -> None:
         self.write("# comment\n" + "r true\n" * 12)
         ended = self.run_script(RUNMAKER, "runs.txt")
         *said, closing = ended.err.decode().splitlines()
-        named = [line.split(": ")[2] for line in said if "has neither runner nor job" in line]
+        named = [line.split(": ")[2] for line in said if "is r without a lock" in line]
         self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
         self.assertIn("12 error", closing)
         self.assertEqual((ended.code, self.states()), (1, "e" * 12))
