@@ -15,7 +15,7 @@ Sessions.receive_event():
     The life of the server                      Lifetime: serving, draining, exiting
     Lines that clients have                     Assignment: a line from the claim to the result
     Clients and connections                     Client, which outlives its ClientLinks
-    Records, Groups, Counting                   runs of clients; jobs that start together; counts of the file
+    Records, Groups, Summaries                  runs of clients; jobs that start together; the file at an exit
     Sessions                                    what each message of a client does
     Recovery                                    Claims; the jobs that a client brings back
     Handing out                                 Dispatcher: which client gets the next line
@@ -1138,12 +1138,12 @@ class ClientLink(Link, asyncio.Protocol):
     """A connection of the server: passes messages on to the parts that deal with them."""
     channel: ServerChannel
 
-    def __init__(self, sessions: Sessions, dispatcher: Dispatcher, accountant: Accountant, token: str,
+    def __init__(self, sessions: Sessions, dispatcher: Dispatcher, summaries: Summaries, token: str,
                  credentials: Credentials) -> None:
         super().__init__(ServerChannel(token, credentials), sessions.loop)
         self._sessions = sessions
         self._dispatcher = dispatcher
-        self._accountant = accountant
+        self._summaries = summaries
         self._has_hello = False
         self.client: Client | None = None       # welcomed; None: there is none, or the link is gone
         # done: further messages are ignored
@@ -1211,7 +1211,7 @@ class ClientLink(Link, asyncio.Protocol):
             # It starts no more jobs.  A line that is claimed now for an earlier message would count as
             # running, and the client would give it back after the count
             client.requested_slots = 0
-            self._accountant.add_request(self)
+            self._summaries.add_request(self)
         elif kind == "bye" and client:
             self._sessions.on_bye(client, self)
         else:
@@ -1620,10 +1620,10 @@ class Group:
         self._dispatcher.hand_out_lines_soon()
 
 
-# ======== Counting ==========================================================================================
+# ======== Summaries =========================================================================================
 #
-# Clients that exit request a count of the file, and so does a server that exits.  Counting a long file takes
-# a while.  So one count answers all earlier requests, and the next begins after a pause of four times the
+# Clients that exit request a summary of the file, and so does a server that exits.  To read a long file takes
+# a while.  So one summary answers all earlier requests, and the next begins after a pause of four times the
 # duration.
 
 
@@ -1638,7 +1638,7 @@ EVERYBODY = Everybody("")
 
 
 def make_summary_fields(summary: Summary | None, client: Client) -> Fields | None:
-    """Return a count of the file as message fields, for a client that exits; None: it cannot be read.
+    """Return a summary as message fields, for a client that exits; None: it cannot be read.
 
     The client needs it for the exit status and the closing line.
     """
@@ -1653,9 +1653,9 @@ def make_summary_fields(summary: Summary | None, client: Client) -> Fields | Non
     )
 
 
-class Accountant:
-    """Counts the jobs in the file for clients that exit, and for a server that exits."""
-    PAUSE_FACTOR = 4                    # in durations of a count
+class Summaries:
+    """Makes summaries of the file for clients that exit, and for a server that exits."""
+    PAUSE_FACTOR = 4                    # in durations of the last one
 
     def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
         self._executor = executor
@@ -1664,7 +1664,7 @@ class Accountant:
         self._requests: dict[ClientLink, None] = {}     # oldest first
         # None: no request came yet
         self._answer_task: asyncio.Future[None] | None = None
-        self._next_count_at = 0.0               # boottime()
+        self._next_summary_at = 0.0             # boottime()
 
     def add_request(self, link: ClientLink) -> None:
         self._requests[link] = None
@@ -1672,33 +1672,33 @@ class Accountant:
             self._answer_task = spawn_task(self._answer_requests())
 
     async def _answer_requests(self) -> None:
-        """Count the file for clients that exit, and send them the counts, until no request is left.
+        """Send summaries to clients that exit, until no request is left.
 
-        They need the counts for the exit status and the closing line.  A count answers all earlier requests.
+        They need these for the exit status and the closing line.  One summary answers all earlier requests.
         """
         while self._requests:
-            await asyncio.sleep(max(self._next_count_at - boottime(), 0.0))
+            await asyncio.sleep(max(self._next_summary_at - boottime(), 0.0))
             links = self._requests
             self._requests = {}
             # a link whose client is None was closed meanwhile
-            summary = await self.count([link.client for link in links if link.client])
+            summary = await self.make([link.client for link in links if link.client])
             for link in links:
                 if link.client:
                     link.send(type="account", account=make_summary_fields(summary, link.client))
 
-    async def count(self, clients: Sequence[Client] = ()) -> Summary | None:
-        """Count the jobs in the file, for the exit status of clients or the server.  None: it is unreadable.
+    async def make(self, clients: Sequence[Client] = ()) -> Summary | None:
+        """Return a summary for the exit status of clients or the server.  None: the file is unreadable.
 
         An editor that saves in place empties the file first.  So if the file can be half saved, or reading
         fails, scan again, MAX_LOOKS times in all.
-        clients: those that exit; the count shows which of them could run jobs that are left.
+        clients: those that exit; the summary has which of them could run jobs that are left.
         """
         looks_left = self._reader.MAX_LOOKS
         while True:
             throttle = Throttle()
             summary = await self._executor.call(self._summarize_file, clients, throttle)
-            # for _answer_requests(): counts on request take some fifth of a CPU, however many clients ask
-            self._next_count_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
+            # for _answer_requests(): summaries on request take some fifth of a CPU, however many clients ask
+            self._next_summary_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
             is_sure = summary and not summary.half_saved
             if is_sure or not looks_left or self._lifetime.is_exiting:
@@ -1706,7 +1706,7 @@ class Accountant:
             await asyncio.sleep(self._reader.interval)
 
     def _summarize_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
-        """Scan the file once for count(), perhaps in the executor's thread.  None: it cannot be read.
+        """Scan the file once for make(), perhaps in the executor's thread.  None: it cannot be read.
 
         EVERYBODY could run any new job.  So each counts as left, and the server's exit status is 1.
         """
@@ -2649,7 +2649,7 @@ class Server(Program):
         check_lock_file(file)
         file.close_files()              # a ServedFile opens both again, with a lock table of the keeper
         check_job_file(self.path, self.mount.network, self.say)
-        self._final_count: Summary | None = None        # None: the file cannot be read
+        self._final_summary: Summary | None = None      # None: the file cannot be read
         self.began = boottime()
 
     # -- from start to end -----------------------------------------------------------------------------------
@@ -2721,7 +2721,7 @@ class Server(Program):
         self._socket.close()
         await self._shut_down()
         status = self.lifetime.exit_status              # None: the results decide
-        return self.runner_stats.exit_status(self._final_count) if status is None else status
+        return self.runner_stats.exit_status(self._final_summary) if status is None else status
 
     def _answer_status_query(self) -> None:
         """Answer a `runwait4.py --status` that has connected, for example '1 client, 1 lost: bob since 5.0s'.
@@ -2789,7 +2789,7 @@ class Server(Program):
         # the first byte of struct tcp_info is the state of the connection (<linux/tcp.h>)
         if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != TCP_ESTABLISHED:
             return connection.close()
-        link = ClientLink(self.sessions, self.dispatcher, self.accountant, self._token, self._credentials)
+        link = ClientLink(self.sessions, self.dispatcher, self.summaries, self._token, self._credentials)
         self._strangers.append(link)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
@@ -2819,7 +2819,7 @@ class Server(Program):
             self.options.max_failed,
         )
         self.dispatcher = Dispatcher(self.sessions, self.stdout, self.options.exit_when_done)
-        self.accountant = Accountant(self.executor, self.lifetime, reader)
+        self.summaries = Summaries(self.executor, self.lifetime, reader)
 
     async def _shut_down(self) -> None:
         """Write and send everything, close connections, let the keeper exit, and print the closing line.
@@ -2840,8 +2840,8 @@ class Server(Program):
             # all events are acknowledged: otherwise clients would send written output to the next server, too
             for client in self.sessions.clients.values():
                 # if the server was signalled, they keep jobs for the next server
-                account = None if in_haste else make_summary_fields(self._final_count, client)
-                client.send_message(type="closing", done=not in_haste, account=account)
+                summary = None if in_haste else make_summary_fields(self._final_summary, client)
+                client.send_message(type="closing", done=not in_haste, account=summary)
         # wait at most a second for clients to close the connections: if we closed one with unread data, the
         # last messages would be lost
         for link in list(self.sessions.links):
@@ -2855,11 +2855,11 @@ class Server(Program):
             self._keeper.dismiss_keeper()
         await self.wait_until_printed(self.stdout, lambda: in_haste)
         if in_haste and not self.defects:
-            self._final_count = await self._wait_unless_hurried(
-                self.accountant.count(), runmaker4.Runner.MAX_ANSWER_SECONDS
+            self._final_summary = await self._wait_unless_hurried(
+                self.summaries.make(), runmaker4.Runner.MAX_ANSWER_SECONDS
             )
         self.say(self.runner_stats.closing_line(
-            self._final_count, boottime() - self.began, "runmaker4-client.py -r",
+            self._final_summary, boottime() - self.began, "runmaker4-client.py -r",
             failure_report_command(self.options),
         ))
         await self.wait_until_printed(self.stderr, lambda: in_haste)
@@ -2914,10 +2914,10 @@ class Server(Program):
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
                 if self._is_drained():
                     clients = [client for client in self.sessions.clients.values() if client.link]
-                    count = await self.accountant.count(clients)        # for the exit statuses
+                    summary = await self.summaries.make(clients)        # for the exit statuses
                     # a client can have come back with a job meanwhile
                     if self._is_drained():
-                        self._final_count = count
+                        self._final_summary = summary
                         self.lifetime.start_exiting()
 
     def _is_drained(self) -> bool:

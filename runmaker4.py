@@ -5656,7 +5656,7 @@ class FileJobs:
         runner.runner_stats.orphans += self._cursor.orphans
         return summary
 
-    def _count_jobs(self, consumers: Collection[Consumer]) -> Summary:
+    def _summarize_now(self, consumers: Collection[Consumer]) -> Summary:
         """Count the jobs in the file for this runner's closing line and exit status.
 
         Jobs that run although no other process uses the file count as left: no runner will see their exit
@@ -5673,9 +5673,9 @@ class FileJobs:
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
         """Sync the file, and return a summary for the closing line and the exit status.
 
-        The count that let the runner exit is enough, with two exceptions: the file can change soon, or lines
-        are `r` although no other process uses the file (_count_jobs()).  Then count again, MAX_LOOKS times at
-        most, until the file seems to change no more.
+        That which let the runner exit is enough, with two exceptions: the file can change soon, or lines are
+        `r` although no other process uses the file (_summarize_now()).  Then summarize again, MAX_LOOKS times
+        at most, until the file seems to change no more.
 
         With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
         """
@@ -5692,7 +5692,7 @@ class FileJobs:
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
             is_last_attempt = attempt == self._reader.MAX_LOOKS
             try:
-                summary = await self.executor.call(self._count_jobs, consumers)
+                summary = await self.executor.call(self._summarize_now, consumers)
                 if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
