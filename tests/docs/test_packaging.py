@@ -16,12 +16,17 @@ from tests.support.anywhere import AnywhereCase
 from tests.support.case import Case
 from tests.support.installed import install
 from tests.support.pipes import read_terminal
-from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS
+from tests.support.scripts import FULL, ROOT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS, chance
+
+# Each start in a new Python costs a tenth of a second: in ordinary size that of one script stands for all
+STARTED = SCRIPTS if FULL else (chance("start").choice(SCRIPTS),)
+whole = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: one start of a script stands for all")
 
 
 class Copied(AnywhereCase):
     """Copying the files is enough."""
 
+    @whole
     def test_the_copied_files_run_with_nothing_but_the_standard_library(self) -> None:
         home = self.copy_scripts()
         python = [sys.executable, "-S", "-E"]
@@ -42,9 +47,10 @@ class Copied(AnywhereCase):
             self.write(user, f"bin/{name}.py")
         self.write(user, "runmaker4.py")
         environ = {"PYTHONPATH": str(self.dir)}
-        self.assertWork(lambda script, *args: self.run_script(
-            sys.executable, "-bb", str(home / script), *args, env=environ))
-        for script in SCRIPTS:
+        if FULL:
+            self.assertWork(lambda script, *args: self.run_script(
+                sys.executable, "-bb", str(home / script), *args, env=environ))
+        for script in STARTED:
             for python in ["-I", "-bb"], ["-bb"]:
                 ended = self.run_script(sys.executable, *python, str(home / script), "--version",
                                         env={**environ, "PYTHONSAFEPATH": "1"})
@@ -52,7 +58,7 @@ class Copied(AnywhereCase):
 
     def test_help_on_a_terminal_has_no_colours_and_all_its_words(self) -> None:
         """Python 3.14 colours a part of it, and 3.15 drops backticks then."""
-        for script in SCRIPTS:
+        for script in STARTED:
             master, terminal = pty.openpty()
             runner = subprocess.Popen([sys.executable, "-E", str(ROOT / script), "--help"], stdout=terminal,
                                       env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
@@ -81,7 +87,7 @@ class Copied(AnywhereCase):
           "runpy.run_path(sys.argv[0], run_name='__main__')"
 
     def test_a_python_that_is_too_old_is_named(self) -> None:
-        for script in SCRIPTS:
+        for script in STARTED:
             with self.subTest(script=script):
                 ast.parse((ROOT / script).read_bytes(), feature_version=(3, 8))     # so the check is reached
                 ended = self.run_script(sys.executable, "-c", self.OLD, str(ROOT / script), "runs.txt",
@@ -105,16 +111,18 @@ class Commands(AnywhereCase):
 
     def test_each_script_is_a_command_with_and_without_py_and_kept_as_bytecode(self) -> None:
         self.assertEqual(sorted(self.names), sorted([*SCRIPTS, *(script[:-3] for script in SCRIPTS)]))
-        for command in self.names:
+        for command in self.names if FULL else (STARTED[0], STARTED[0][:-3]):
             ended = self.run_script("env", command, "--version")
             self.assertEqual(ended.out.decode().split()[0].removesuffix(".py"), command.removesuffix(".py"),
                              ended.err)
         kept = {path.name.partition(".")[0] for path in (self.dir / "site/__pycache__").iterdir()}
-        self.assertEqual(kept, {"runmaker4_commands", *(script[:-3] for script in SCRIPTS)})
+        self.assertEqual(kept, {"runmaker4_commands", "runmaker4", *(script[:-3] for script in STARTED)})
 
+    @whole
     def test_they_do_what_the_scripts_do(self) -> None:
         self.assertWork(lambda script, *args: self.run_script("env", script, *args))
 
+    @whole
     def test_each_script_is_a_module_that_can_be_run(self) -> None:
         self.assertWork(lambda script, *args: self.run_script(sys.executable, "-m", script[:-3], *args))
 
