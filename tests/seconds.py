@@ -12,7 +12,8 @@ Not counted are
 - the short pauses of a loop that looks for an event: `until [ -e go ]; do sleep 0.02; done`, and in Python
   those in a `while`;
 - pauses that are drawn at random: they are what a storm throws at the program;
-- what bench/ does, where seconds are the result;
+- what bench/ does, where seconds are the result; and the texts in docs/test_documents.py, which are mostly
+  those of the documents;
 - settings of the program (--timeout 0.3), which are what is tested.
 """
 import argparse
@@ -27,7 +28,9 @@ from typing import Optional
 ENOUGH = 40     # a job that sleeps so long has to be ended by somebody; a deadline so late is met
 SHORT = 0.2     # at most, a pause between two looks
 TESTS = pathlib.Path(__file__).parent
-MEASURING = "bench"
+# there, seconds are the result; this file speaks of them; and the documents have examples for users
+NOT_COUNTED = "bench/", "seconds.py"
+QUOTING = "docs/test_documents.py"
 # the place of the deadline among the arguments
 DEADLINES = {"wait": 0, "join": 0, "settimeout": 0, "wait_for": 1, "wait_until": 1, "deadline": 1}
 # in the text of a job or a program; {} stands for what an f-string fills in
@@ -95,8 +98,13 @@ def waits_by_default(taken: ast.arguments) -> Iterator[Place]:
             yield argument.lineno, f"timeout={ast.unparse(value)}"
 
 
-def waits(node: ast.AST, in_loop: bool = False) -> Iterator[Place]:
-    """All places in a piece of code, but in what documents it; in_loop: it is part of a `while`."""
+def waits(node: ast.AST, in_loop: bool = False, texts: bool = True) -> Iterator[Place]:
+    """All places in a piece of code, but in what documents it.
+
+    in_loop: it is part of a `while`.  texts: also those in the text of jobs and programs.
+    """
+    if isinstance(node, (ast.JoinedStr, ast.Constant)) and not texts:
+        return
     if isinstance(node, ast.JoinedStr):
         parts = [str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values]
         yield from waits_in_text(node.lineno, "".join(parts))
@@ -110,7 +118,7 @@ def waits(node: ast.AST, in_loop: bool = False) -> Iterator[Place]:
     inside = isinstance(node, ast.While) or (in_loop and not isinstance(node, FUNCTIONS))
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
-            yield from waits(child, inside)
+            yield from waits(child, inside, texts)
 
 
 def exceeds(count: int, limit: pathlib.Path) -> bool:
@@ -130,10 +138,10 @@ def main() -> int:
     limit = parser.parse_args().limit
     count = 0
     for path in sorted(TESTS.rglob("*.py")):
-        name = path.relative_to(TESTS)
-        if name.parts[0] == MEASURING:
+        name = str(path.relative_to(TESTS))
+        if name.startswith(NOT_COUNTED):
             continue
-        for line, what in waits(ast.parse(path.read_text(encoding="utf-8"))):
+        for line, what in waits(ast.parse(path.read_text(encoding="utf-8")), texts=name != QUOTING):
             count += 1
             if limit is None:
                 print(f"tests/{name}:{line}: {what}")

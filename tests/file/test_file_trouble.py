@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
-from tests.support.runs import HASTY, INTERVAL, WAITING, RunCase, without_states
+from tests.support.runs import HASTY, INTERVAL, LOOKS, WAITING, RunCase, without_states
 from tests.support.scripts import RUNMAKER, RUNWAIT
 from tests.support.tcp import TcpCase
 from tests.support.values import as_bytes
@@ -175,10 +175,11 @@ class Directory(RunCase):
 
     def test_a_runner_goes_on_if_it_comes_back(self) -> None:
         there, away = self.dir / "there", self.dir / "away"
-        runner = self.follow("there", str(there / "runs.txt"))
+        runner = self.follow("there", str(there / "runs.txt"), LOOKS)
         there.rename(away)
         wait_until(lambda: b"is gone; trying again" in self.read("there.said"), what="it is missed")
-        time.sleep(4 * INTERVAL)                # longer than other errors may last
+        for _ in range(3):                      # longer than other errors may last
+            self.wait_looked("away/runs.txt")
         self.write("d true\n. echo back\n", "away/runs.txt")
         away.rename(there)
         wait_until(lambda: self.read("there/runs.txt") == b"d true\nd echo back\n", what="it is done")

@@ -384,7 +384,7 @@ class History(RunCase):
             return ""
         with contextlib.suppress(AssertionError):
             runner = self.runners[last.runner].process
-            wait_until(lambda: runner.poll() is not None or self.look().journal.get(last.key), 3)
+            wait_until(lambda: runner.poll() is not None or self.look().journal.get(last.key))
         return "late, and missing" if self.look().journal.get(last.key) == state else ""
 
     def blame(self, last: Run | None, given: Run, state: str, before: Seen, after: Seen,

@@ -7,7 +7,6 @@ import pathlib
 import shutil
 import signal
 import stat
-import time
 import unittest
 from typing import Any
 
@@ -206,7 +205,7 @@ class Killed(DefaultCase):
         server.kill()
         server = self.start_server("--port", server.port)
         wait_until(lambda: self.states().count("d") > 40, what="more are done")
-        time.sleep(1.2)
+        wait_until(lambda: self.exists("runs.txt.out/61.out"), what="a long one has a file")
         server.kill()
         # for lines that were claimed, and had not been sent, it waits for the whole grace
         server = self.start_server("--port", server.port, "--exit-when-done", "--grace", 10)

@@ -12,7 +12,7 @@ from unittest import mock
 import runmaker4
 from tests.support.claims import JobFileCase
 from tests.support.limits import LimitedCase
-from tests.support.memory import HELD, HOLD, WATCHFUL
+from tests.support.memory import HELD, HOLD, MEASURED, WATCHFUL
 from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import UP
@@ -194,10 +194,13 @@ class Kept(WatchedCase):
 
     def test_pages_that_its_processes_share_count_once(self) -> None:
         self.write("import os, time\ndata = b'x' * (60 << 20)\n"
-                   "for _ in range(4):\n    if not os.fork():\n        time.sleep(2)\n        os._exit(0)\n"
+                   "def times(): return os.path.exists('measured.2') and os.path.getsize('measured.2')\n"
+                   "before = times()\n"
+                   "for _ in range(4):\n    if not os.fork():\n"
+                   "        while times() < before + 2: time.sleep(0.02)\n        os._exit(0)\n"
                    "for _ in range(4):\n    os.wait()\n", "share.py")
         self.write("#RUN memory=150M\n. python3 share.py\n")
-        self.assertEqual((self.run_jobs("--memory=1G").code, self.states()), (0, "d"))
+        self.assertEqual((self.run_jobs("--memory=1G", patch=MEASURED).code, self.states()), (0, "d"))
 
     def test_it_is_tried_again_as_after_a_timeout(self) -> None:
         self.write("#RUN memory=100M\n. echo >>runs; [ $(wc -l <runs) = 2 ] || python3 hold.py 150 60\n")
@@ -205,8 +208,12 @@ class Kept(WatchedCase):
         self.assertEqual((ended.code, self.states()), (0, "d"))
 
     def test_jobs_without_a_promise_may_take_what_they_want(self) -> None:
-        self.write(". python3 hold.py 150 60 & sleep 2; kill $!; true\n#RUN memory=10M\n. sleep 2\n")
-        self.assertEqual((self.run_jobs("-j2", "--memory=20M").code, self.states()), (0, "dd"))
+        measured = "rm -f measured.3; until [ -e measured.3 ]; do sleep 0.02; done"
+        self.write(". python3 hold.py 150 60 & until [ -e held.1 ]; do sleep 0.02; done; "
+                   f"{measured}; {measured}; : >over; kill $!; true\n"
+                   "#RUN memory=10M\n. until [ -e over ]; do sleep 0.02; done\n")
+        ended = self.run_jobs("-j2", "--memory=20M", patch=MEASURED)
+        self.assertEqual((ended.code, self.states()), (0, "dd"))
 
 
 class Growing(WatchedCase):

@@ -141,7 +141,8 @@ class Plain(RunCase):
     def test_only_the_last_try_of_a_job_is_printed_and_at_its_place(self) -> None:
         """Of one that fills a file, of one whose last try is silent, and of one whose second cannot start."""
         first = "[ -e tried.$JOB_ID ] || { : > tried.$JOB_ID; seq 200000; echo half; echo half >&2; exit 1; }"
-        text = (f". {first}; sleep 0.2; echo a; echo a >&2\n. {first}\n. echo b; exit 1\n"
+        others = "until [ ! -e dash ]; do sleep 0.02; done"
+        text = (f". {first}; {others}; echo a; echo a >&2\n. {first}\n. echo b; exit 1\n"
                 "#RUN shell=./dash\n. echo c; rm dash; exit 1\n")
         for options in ("--retries", "1"), ("-k", "--retries", "2"):
             (self.dir / "dash").symlink_to("/bin/sh")

@@ -28,7 +28,18 @@ LEAVE = 'rmdir "in.$SLAVE_IP"'
 SHORT = f"{TAKE}; sleep 0.02; {LEAVE}"
 HELD = f'{TAKE}; echo "$SLAVE_IP" >up.$JOB_ID; {GATE}; {LEAVE}'             # runs until open_gate()
 QUICK_LOOKS = f"{SOON}runmaker4.SlotFile.INTERVAL = 0.03\n"                       # unless all is in full size
-AT_LEAST = 0.5 if FULL else 0.3                                             # seconds: some looks at the names
+# Each look at the names adds a byte to the file `looks`
+LOOKS = """
+import runmaker4
+look = runmaker4.SlotFile.reload_names
+def look_and_note(file):
+    try:
+        return look(file)
+    finally:
+        with open("looks", "a") as looks:
+            looks.write("x")
+runmaker4.SlotFile.reload_names = look_and_note
+"""
 
 
 class SlotCase(RunCase):
@@ -46,10 +57,15 @@ class SlotCase(RunCase):
                        **settings: Any) -> subprocess.Popen[bytes]:
         """Start a runner on the followed names, whose messages go to the file `stderr`."""
         with open(self.dir / "stderr", "ab") as said:
-            runner = self.start_hasty("-q", "--slots", "@names", *options, file, patience=QUICK_LOOKS,
-                                      stderr=said, **settings)
+            runner = self.start_patched(LOOKS if FULL else QUICK_LOOKS + LOOKS, "-q", "--slots", "@names",
+                                        *options, file, stderr=said, **settings)
         self.wait_up(*up, runner=runner)
         return runner
+
+    def wait_names_read(self) -> None:
+        """Wait until the names, as they are now, are those that slots get: two looks have found them."""
+        before = len(self.wait_file("looks"))
+        wait_until(lambda: len(self.read("looks")) > before + 3, what="the names are looked at")
 
     def name_of(self, line: int) -> str:
         """The name that the HELD job of this line runs on."""
@@ -178,8 +194,7 @@ class FollowedNames(SlotCase):
         self.append(*[f". {SHORT}"] * 4, f". {HELD}")
         self.wait_up(6)
         self.assertEqual({name for name, _ in self.used()[1:]}, {"a", "b"} - {self.name_of(1)})
-        if FULL:
-            time.sleep(2 * AT_LEAST)
+        self.wait_names_read()
         self.assertEqual(len(about()), 1, about())
         self.append(f". {HELD}")
         self.replace_names("a\nb\nc\n")
@@ -328,7 +343,7 @@ class SlotErrors(SlotCase):
         wait_until(lambda: sorted(self.states()) == ["!", ".", "r", "r"], what="other has a job")
         self.write("", "mended")
         self.names("good\nother\nbad\n")
-        time.sleep(2 * AT_LEAST)
+        self.wait_names_read()
         self.open_gate()
         self.assertEqual((self.finish(runner).code, sorted(self.states())), (1, ["!", ".", "d", "d"]))
 

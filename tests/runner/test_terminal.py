@@ -360,7 +360,7 @@ class BlockedPipe(unittest.TestCase):
         texts = [b"x" * pipe_size, *(b"%d\n" % number for number in range(100))]
         for text in texts:
             writer.write(text)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
             while text is texts[0] and writer.backlog:      # which fills the pipe
                 await asyncio.sleep(0.001)
         self.assertEqual((len(writer.executor.pending), writer.backlog), (1, len(b"".join(texts[1:]))))

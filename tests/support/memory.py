@@ -11,5 +11,15 @@ measure = runmaker4.JobTask.measure_memory
 runmaker4.JobTask.measure_memory = lambda task, table: (
     measure(task, table) if os.path.exists(f"held.{{task.job.number}}") else 0)
 """
+# Each time that a job's memory is measured adds a byte to measured.LINE
+MEASURED = f"""{WATCHFUL}
+measure = runmaker4.JobTask.measure_memory
+def measure_and_note(task, table):
+    found = measure(task, table)
+    with open(f"measured.{{task.job.number}}", "a") as measured:
+        measured.write("x")
+    return found
+runmaker4.JobTask.measure_memory = measure_and_note
+"""
 HOLD = ("import os, sys, time; data = b'x' * (int(sys.argv[1]) << 20)\n"
         "open('held.' + os.environ['JOB_ID'], 'w'); time.sleep(float(sys.argv[2]))")

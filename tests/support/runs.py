@@ -23,13 +23,13 @@ runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
 """
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
 QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
-# A byte is added to NAME.looks, beside the job file NAME, when a runner or server has found no job to claim
-# there, or a view has read it
+# A byte is added to NAME.looks, in the directory of the process, when a runner or server has found no job to
+# claim in the file NAME, or a view has read it
 LOOKS = """
-import runmaker4
+import os, runmaker4
 claim, snapshot = runmaker4.Cursor.claim, runmaker4.JobReader.snapshot
 def note_look(file):
-    with open(file.path + ".looks", "ab") as looks:
+    with open(os.path.basename(file.path) + ".looks", "ab") as looks:
         looks.write(b"x")
 def claim_and_note(cursor, *args, **settings):
     found = claim(cursor, *args, **settings)

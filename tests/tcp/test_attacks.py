@@ -4,7 +4,6 @@ import importlib
 import os
 import signal
 import socket
-import time
 from typing import Any, Callable
 
 import runmaker4
@@ -270,7 +269,14 @@ class Crowd(Stage):
         self.close()
 
     USE_UP = """
-import os, threading, time
+import errno, itertools, os, socket, threading, time
+accept, number = socket.socket.accept, itertools.count(1)
+def accept_or_note(listener):
+    try: return accept(listener)
+    except OSError as error:
+        if error.errno == errno.EMFILE: os.mkdir(f"refused.{next(number)}")    # which needs no descriptor
+        raise
+socket.socket.accept = accept_or_note
 def use_up():
     while not os.path.exists("enough"): time.sleep(0.01)
     taken = []
@@ -290,7 +296,7 @@ threading.Thread(target=use_up, daemon=True).start()
         wait_until(lambda: self.descriptors() >= self.DESCRIPTORS - 1, what="none is left")
         peers = [socket.create_connection((self.HOST, self.server.port)) for _ in range(5)]
         self.wait_said(self.server, "not accepted", "too many open files")
-        time.sleep(1.2)                         # in which it has tried again
+        wait_until((self.dir / "refused.2").exists, what="it has tried again")
         self.assertEqual(self.server.err.count(b"\n"), lines + 1, self.server.err)
         (self.dir / "enough").unlink()
         Peer.of(self.server.port, self.server.token).prove().close()

@@ -371,12 +371,12 @@ ceph-mgr $C -i x
 timeout 150 ceph $C osd new 22222222-2222-3333-4444-555555555555 0
 ceph-osd $C -i 0 --mkfs --osd-uuid 22222222-2222-3333-4444-555555555555
 ceph-osd $C -i 0
-until timeout 20 ceph $C osd stat | grep -q '1 up'; do sleep 0.3; done
+until timeout 20 ceph $C osd stat | grep -q '1 up'; do sleep 0.2; done
 timeout 150 ceph $C osd pool create data 8
 timeout 150 ceph $C osd pool create meta 8
 timeout 150 ceph $C fs new fs meta data
 ceph-mds $C -i m
-until timeout 20 ceph $C mds stat | grep -q active; do sleep 0.3; done
+until timeout 20 ceph $C mds stat | grep -q active; do sleep 0.2; done
 """
 
 
