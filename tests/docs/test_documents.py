@@ -1,4 +1,4 @@
-"""What README.md, docs/ and tests/bench/README.md tell users to type works, and their links lead somewhere.
+"""What README.md, docs/ and the READMEs in tests/ tell people to type works, and their links lead somewhere.
 
 Every block of shell commands, and every command of ours in the text, is read out of the documents and run in
 a directory of its own, with the real scripts; where a document shows the output, that is compared.  What
@@ -30,12 +30,12 @@ DOCUMENTS = (
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
         "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
-    "tests/bench/README.md",
+    "tests/README.md", "tests/bench/README.md",
 )
 # always run, but for what they do with a checkout; the others in full size
 OFTEN = "README.md", "docs/first-day.md"
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
-MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200}         # of others 400
+MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200, "tests/README.md": 100}         # of others 400
 MOST_README_WORDS = 1350
 AT_ONCE = 6                             # commands that are run at the same time
 
@@ -416,6 +416,8 @@ JOB_FILES = {
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
 }
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_output.py
+            # test_the_example_of_a_test_runs
+            '"""Promise: a line that is appended while a job runs is run."""',
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/real/test_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
@@ -677,13 +679,31 @@ class Texts(Case):
         self.assertEqual([name for name in named if not (ROOT / "tests/outside" / name).exists()], [])
 
     def test_every_test_module_begins_with_its_promise(self) -> None:
-        """CONTRIBUTING.md prints them by this command."""
-        pieces = read_pieces("CONTRIBUTING.md")
+        """tests/README.md prints them by this command."""
+        pieces = read_pieces("tests/README.md")
         command, = (piece.text for piece in pieces if piece.text.startswith("grep -m1"))
         printed = self.run_script("sh", "-c", command, cwd=ROOT).out.decode().splitlines()
         self.assertEqual(sorted(line.partition(":")[0] for line in printed),
                          sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/test_*.py")))
         self.assertEqual([line for line in printed if len(line.partition('"""')[2]) < 20], [])
+
+    def test_the_example_of_a_test_runs(self) -> None:
+        example, = (piece.text for piece in read_pieces("tests/README.md") if piece.kind == "python")
+        self.write(example + "\n", "test_example.py")
+        ended = self.run_script(PYTHON, "-m", "unittest", "test_example", env={"PYTHONPATH": str(ROOT)})
+        self.assertIn(b"\nOK\n", ended.err)
+
+    def test_the_rooms_of_the_tests_are_all_explained(self) -> None:
+        text = (ROOT / "tests/README.md").read_text()
+        rooms = {path.parent.name for path in ROOT.glob("tests/*/__init__.py")} - {"support"}
+        self.assertEqual(set(re.findall(r"\| \[(\w+)\]\(", text)), rooms)
+        helpers = re.findall(r"\| ((?:, |`\w+`)+) \| ((?:, |`\w+\.py`)+) \|", text)
+        self.assertGreater(len(helpers), 8)
+        for classes, modules in helpers:
+            names = re.findall(r"[\w.]+", modules)
+            texts = "".join((ROOT / "tests/support" / name).read_text() for name in names)
+            for name in re.findall(r"\w+", classes):
+                self.assertIn(f"\nclass {name}", texts)
 
     def test_what_the_architecture_names_exists(self) -> None:
         """Classes, their methods and attributes, and functions, by the scripts' syntax trees."""
