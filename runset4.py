@@ -6,13 +6,13 @@ Lines are appended all or none, under the append lock.  "The job file" in runmak
 
 The sections; begin at run_command(), which does the action of the command line:
 
-    Appending       the append lock; lines are made first, then appended, all or none
-    States          Selection: the lines that an action is for; --set and --cancel
-    Editing         merges a person's copy into the live file
-    Lists           lines from a list of values and a template
-    Job files       imports directories of fjd
-    Tests           imports configurations of NetJobs
-    Command line    the options, and run_command()
+    Appending           the append lock; lines are made first, then appended, all or none
+    States              Selection: the lines that an action is for; --set and --cancel
+    Editing             merges a person's copy into the live file
+    Lists               lines from a list of values and a template
+    Jobs of fjd         imports directories of job files
+    Tests of NetJobs    imports configurations
+    Command line        the options, and run_command()
 
 Each import yields the lines to append, and raises ValueError; open_source() makes a UsageError of that, with
 the number of the line.
@@ -148,7 +148,7 @@ PROG = "runset4.py"
 # lock; after an error the written part is removed.  So a reader counts a line as complete only when the
 # append lock is free.
 
-BLOCK = 1 << 20                     # bytes read at once
+READ_BYTES = 1 << 20                # at once
 
 
 def job_line(command: bytes) -> bytes:
@@ -827,7 +827,7 @@ def summarize_changes(merged: FileLines, current: FileLines) -> str:
 
 def read_to_end(file: Reader, start_offset: int = 0) -> bytearray:
     data = bytearray()
-    while chunk := file.pread(BLOCK, start_offset + len(data)):
+    while chunk := file.pread(READ_BYTES, start_offset + len(data)):
         data += chunk
     return data
 
@@ -1398,7 +1398,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         yield job_line(command)
 
 
-# ======== Job files =========================================================================================
+# ======== Jobs of fjd =======================================================================================
 #
 # fjd has one file per job, which names an executable, whose argument is the path of the file.  The job
 # becomes a line with both.  We search for equal jobs under the append lock, so two calls that add the same
@@ -1442,7 +1442,7 @@ def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, i
     return remaining if re.search(rb"(?m)^\. ", remaining) else bytearray(), known_count
 
 
-# ======== Tests =============================================================================================
+# ======== Tests of NetJobs ==================================================================================
 #
 # This is the configuration of NetJobs.  Lines are stripped; empty lines and comments (#) are ignored.
 #
@@ -1897,8 +1897,8 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
                 file.say(text)
         above = directives[:len(directives) - new_count]
         # the last directive with settings decides; after a malformed one there are none
-        scopes = map(NO_DIRECTIVES.with_directive, reversed(above))
-        line = next((scope.settings.line for scope in scopes if scope.settings.line or scope.error), None)
+        each_alone = map(NO_DIRECTIVES.with_directive, reversed(above))
+        line = next((one.settings.line for one in each_alone if one.settings.line or one.error), None)
         settings = line.text[3:].strip() if line and new_lines.startswith(b". ") else b""
         settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
