@@ -2508,14 +2508,14 @@ class LockTableReader(Opened):
 #       after expire_lock_check()
 #     a call fails with one of LOCKS_LOST:        CLOSED      CLOSED               CLOSED
 #       JobQueue.close_if_locks_lost()
-#     check_jobs(), or a result whose line is     HELD        CLOSED               CLOSED
-#       gone: JobQueue._drop_lost_job_locks()
-#     to write a result: _is_running_here()       written     as if the line had   the same
-#                                                             moved
-#     another run of a job: still_has()           it starts   it waits             it waits, if without lock
-#     JobQueue.reopen_if_replaced()               HELD        LOST                 HELD: a job without lock
-#                                                                                  gets one; if no line is
-#                                                                                  left for it, it is "lost"
+#     to write a result:                          written     OSError(EIO)         FileChangedError
+#       JobQueue._write_at_offset()
+#     another run of a job: still_has()           it starts   it waits             it waits
+#     before a walk and a check of jobs:          HELD        HELD: a job that     the same
+#       JobQueue.reopen_if_replaced()                         has lost its lock
+#                                                             gets one; if no line
+#                                                             is left for it, it
+#                                                             is "lost"
 #     the same, and the lock file is another      HELD: all job locks are freed in the old one, and locked in
 #                                                 the new one
 
@@ -2828,8 +2828,8 @@ class LockTable(LockTableReader):
                 unlock(job_lock.fd, start, length)
         self._keep_or_close(job_lock.fd)
 
-    def drop_lost_job_locks(self) -> bool:
-        """Forget the job locks that a network file system has dropped; return True if there were any.
+    def drop_lost_job_locks(self) -> None:
+        """Forget the job locks that a network file system has dropped.
 
         JobQueue.reopen_if_replaced() then takes new ones; a job for which no line is left is "lost".
 
@@ -2838,18 +2838,18 @@ class LockTable(LockTableReader):
         which would conflict with new ones (seen on NFS v4.2).
         """
         if not self.network:
-            return False
+            return
         offsets = defaultdict(list)              # of job locks, by descriptor
         for job_lock in self.job_locks.values():
             offsets[job_lock.fd].append(job_lock.offset)
-        lost_fds = [fd for fd in offsets if lost_locks(fd, offsets[fd], self._mount)]
-        for fd in lost_fds:
+        for fd in offsets:
+            if not lost_locks(fd, offsets[fd], self._mount):
+                continue
             with suppress(OSError):
                 unlock(fd, 0, 0)  # all bytes
             for offset in offsets[fd]:
                 self.buckets.pop(self.job_locks.pop(offset).bucket, None)
             self.discard(fd)
-        return bool(lost_fds)
 
     def discard(self, fd: int) -> None:
         self.close_job_lock(fd)
@@ -3558,6 +3558,8 @@ class JobQueue:
         another process uses another lock file (mark_lock_file_in_use()): then no new line may be claimed.
         """
         lock_table = self.file.lock_table
+        if not lock_table.still_has_locks():    # another runner can have claimed lines of our jobs since
+            self.file.close_files()
         self.file.reopen_if_replaced()
         self._no_file_since = None
         if self._reader is not self.file.reader:
@@ -3612,12 +3614,9 @@ class JobQueue:
 
     def still_has(self, job: Job) -> bool:
         """Return True if we certainly still hold a job's job lock: only then may the job run again here."""
-        if not job.job_lock:
-            return False
+        self.file.lock_table.expire_lock_check()
         try:
-            return not (
-                self.file.network and lost_locks(job.job_lock.fd, [job.job_lock.offset], self.file.mount)
-            )
+            return job.job_lock is not None and self.file.is_open and self.file.lock_table.still_has_locks()
         except OSError:                         # it is unknown, so not certain
             return False
 
@@ -3719,7 +3718,6 @@ class JobQueue:
             except FileChangedError:
                 # The file or the lock file was replaced, the line was moved or overwritten, or locks were
                 # lost.  Call reopen_if_replaced() without the command mutex: a new lock file has another.
-                self._drop_lost_job_locks()
                 self.reopen_if_replaced()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
@@ -3759,23 +3757,14 @@ class JobQueue:
             if self._is_result_written(job):
                 self.release_job(job)
                 return
-            if not self._is_running_here(job):
+            # Without our job lock, another runner can have claimed the line and written this `r`
+            if not job.job_lock or self.file.state_at(job) != RUNNING:
                 # The caller searches without this command mutex, which can also be lost
                 raise FileChangedError("the line is not where it was, or the job lock was lost")
             job.unconfirmed_state = state
             self.file.write(job, state)
             # While holding the command mutex: the next holder must find as many job locks as lines `r`
             self.release_job(job)
-
-    def _is_running_here(self, job: Job) -> bool:
-        """Return True if we have a job's job lock, and the line is at its offset as `r`.
-
-        Only then may the result be written there.  If this host was cut off, another runner can have claimed
-        the line and written this `r`.  On NFS a read of the file fails if the host has lost its locks since
-        the file was opened.
-        """
-        has_job_lock = job.job_lock is not None if self.file.mount.is_nfs else self.still_has(job)
-        return has_job_lock and self.file.state_at(job) == RUNNING
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Write a result although the job's line is no longer at the known offset as `r`.
@@ -3856,7 +3845,6 @@ class JobQueue:
         if not self.claimed and not self._jobs_to_kill:
             return {}
         try:
-            self._drop_lost_job_locks()
             self.reopen_if_replaced()
             now = self.file.clock()
             # our jobs whose line is not at its offset as `r`
@@ -3898,21 +3886,6 @@ class JobQueue:
         seconds_missing = now - job.absent_since
         pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
-
-    def _drop_lost_job_locks(self) -> None:
-        """If this host has lost locks, close the job file and the lock file; reopen_if_replaced() follows.
-
-        Called before claimed jobs are checked, and before the line of a result is searched for.  A host that
-        is cut off from a network file system for too long loses its locks, while descriptors stay open.
-        Another runner can then have claimed lines of our jobs.  So forget lost job locks: such a job gets one
-        again, or is lost (_take_back_job_locks()).
-        """
-        # first the locks of the lock table itself, then those of jobs: each is on a descriptor of its own
-        if not self.file.lock_table.still_has_locks():
-            self.file.close_files()
-        if self.file.lock_table.drop_lost_job_locks():
-            self._forget_job_locks()
-            self.file.close_files()                  # all other locks are also lost
 
     def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.

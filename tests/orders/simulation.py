@@ -1459,7 +1459,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (FILE, "mark_lock_file_in_use", lambda self: None),
         (CORE, "lock_all", lambda fd: None),
     ],
-    "lost lease ignored": one(QUEUE, "_drop_lost_job_locks", lambda self: None),
+    "lost lease ignored": one(LOCK_TABLES, "still_has_locks", lambda self: True),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
         QUEUE, "_take_back_job_locks", lambda self, ours, spare, plain=QUEUE._take_back_job_locks: (
