@@ -382,17 +382,17 @@ class SharedLockTable(LockTable):
     def is_ours(self, offset: int) -> bool:
         return offset in self.job_locks or offset in self.locks_without_line
 
-    def inherit_locks(self, shared_fd: int) -> None:
+    def inherit_locks(self, shared_fd: int) -> bool:
         """Take over the job locks of the previous server, which is dead, when this server starts.
 
-        They become `locks_without_line`: a lock does not show which client has the job.
+        They become `locks_without_line`: a lock does not show which client has the job.  Return False if the
+        lock file is another one by now: the locks mean nothing.  No error means that.
 
         shared_fd: the previous server's descriptor, from the keeper.  Of the held locks, those that shared_fd
-        can lock once more were that server's.  Raises OSError(ESTALE) if the lock file was removed: then
-        other processes lock another one.
+        can lock once more were that server's.
         """
         if identity_of(shared_fd) != self.inode:
-            raise OSError(errno.ESTALE, "the lock file was removed")
+            return False
         # of the previous server and of all other processes
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
@@ -402,6 +402,7 @@ class SharedLockTable(LockTable):
         )
         self._shared_fd = shared_fd
         self._shared_inode = self.inode
+        return True
 
     def is_own_lock_inherited(self, line: Line) -> bool:
         return own_job_lock_offset(line) in self.locks_without_line
@@ -2164,15 +2165,17 @@ class Claims(Cursor):
 
     # -- lines of the server before us, and of clients that come back ----------------------------------------
 
-    def inherit(self, lock_fd: int) -> int:
+    def inherit(self, lock_fd: int) -> int | None:
         """Take over the job locks of a dead server, which this descriptor holds; return how many.
 
+        None: the lock file was removed since, so these locks mean nothing.
         A lock belongs to a client's job, and has no line until that client reports the job: reclaim_lines().
         The lines, which are `r`, are looked up here once, so that no client has to search the file for its
         own.  Raises OSError.
         """
         self.queue.reopen_if_replaced()
-        self.file.lock_table.inherit_locks(lock_fd)
+        if not self.file.lock_table.inherit_locks(lock_fd):
+            return None
         with suppress(OSError):      # then each client costs a search
             self._inherited_lines = {(line.number, line.command): line
                                      for line in self.file.scan_lines(RUNNING)
@@ -2281,13 +2284,12 @@ class Recovery:
         try:
             count = await sessions.executor.call(sessions.claims.inherit, lock_fd)
         except OSError as error:
-            if error.errno != errno.ESTALE:
-                raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
+            raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
+        if count is None:
             with suppress(OSError):
                 unlock(lock_fd, 0, IN_USE_BYTES)        # the keeper has the same description: also for it
-            sessions.say(f"{error_text(error)}; the lines of the previous server cannot be taken over")
-            return
-        if count:
+            sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
+        elif count:
             grace = human_time(sessions.grace)
             sessions.say(
                 f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "

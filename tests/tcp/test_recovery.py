@@ -1,5 +1,6 @@
 """Promise: the jobs that a client names go on as its own, after its server died, or it was away."""
 import asyncio
+import contextlib
 import errno
 import importlib
 import os
@@ -210,6 +211,33 @@ class LinesOfAClientThatComesBack(JobFileCase):
                     await sessions.recovery.reclaim(client, [server.ReportedJob(client.id, line, None)])
             return [assignment.number for client in clients for assignment in client.assignments.values()]
         self.assertEqual(asyncio.run(come()), [1, 2])
+
+    def test_only_another_lock_file_makes_the_locks_of_a_dead_server_void(self) -> None:
+        lock_path = runmaker4.lock_file_of(str(self.path))
+
+        def is_held_after(trouble: Optional[OSError]) -> bool:
+            async def come() -> None:
+                sessions = self.sessions(b"r echo\n")
+                with mock.patch.object(self.served, "reopen_if_replaced", side_effect=trouble) if trouble \
+                        else contextlib.nullcontext():
+                    await sessions.recovery.inherit(fd)
+            fd = runmaker4.open_lock_file_of(str(self.path))
+            self.addCleanup(os.close, fd)
+            offset = runmaker4.bucket_of(b"echo") + 1
+            self.assertTrue(runmaker4.lock(fd, offset))
+            if trouble:
+                self.assertRaises(runmaker4.UsageError, asyncio.run, come())
+            else:
+                os.unlink(lock_path)
+                asyncio.run(come())
+            with open(f"/proc/self/fd/{fd}", "rb") as second:
+                is_held = not runmaker4.is_free(second.fileno(), offset)
+            runmaker4.unlock(fd, offset)
+            return is_held
+
+        self.assertTrue(is_held_after(runmaker4.FileChangedError()))
+        self.assertTrue(is_held_after(OSError(errno.ESTALE, "Stale file handle")))
+        self.assertFalse(is_held_after(None))
 
     def test_a_result_that_was_written_before_an_edit_is_settled(self) -> None:
         self.assertEqual(self.answer(b"# new\nd echo\n", b"d"), "SETTLED")
