@@ -1,4 +1,4 @@
-"""JobFileCase: a test with a job file of its own, queues and cursors on it, and a clock."""
+"""JobFileCase: a test that claims lines itself, by a JobQueue and a cursor, with a clock that it sets."""
 import functools
 import importlib
 import math

@@ -1,4 +1,4 @@
-"""What who listens on the wire sees: frames, records of TLS, and traces of a token."""
+"""Bytes from the wire, taken apart as by an eavesdropper: frames, records of TLS, traces of a token."""
 import base64
 import hashlib
 import hmac

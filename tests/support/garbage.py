@@ -1,4 +1,4 @@
-"""Bytes and JSON as a network, or somebody who is no end of ours, may deliver them."""
+"""Random JSON of any shape, and bytes cut into random pieces, as a network may deliver them."""
 import random
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The locks of lines: which are held, and holding one."""
+"""The job locks of a test's lines: which are held, and holding one."""
 import os
 
 import runmaker4

@@ -1,4 +1,4 @@
-"""The locks of a job file: who holds them, and holding one."""
+"""The lock file of a job file: its locks that are held, and holding one."""
 import contextlib
 import errno
 import pathlib

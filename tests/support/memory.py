@@ -1,6 +1,5 @@
 """Jobs that take memory, and runners that look often how much."""
 
-
 # A runner, or a client, that looks five times a second how much memory its jobs have, not once
 WATCHFUL = ("import runmaker4; "
             "runmaker4.Runner.MIN_MEASURING_PAUSE, runmaker4.Runner.MEASURING_PAUSE_FACTOR = 0.2, 9")

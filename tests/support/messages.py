@@ -3,7 +3,6 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
-# the messages of either end, as they ought to be
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True,
                first_stray=5)
 # of a run

@@ -1,4 +1,4 @@
-"""Ports that nobody listens at."""
+"""Ports of the loopback that nobody listens at."""
 import contextlib
 import secrets
 import socket

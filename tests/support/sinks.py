@@ -1,4 +1,4 @@
-"""A run of a job, as the sinks of a runner see it."""
+"""a_run(): a run of a job, as the sinks of a runner get it."""
 import runmaker4
 
 JOB = runmaker4.Job(number=7, offset=0, state=b".", text=b" CMD")

@@ -3,7 +3,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-# texts that JSON parsers and those who use their results may stumble over
 STRANGE = (
     "null", "true", "-1", "0", "1.5", "1e308", str(2**63), '""', '"."', '"\\u0000"', '"a\\nb"', '"\\ud800"',
     '"\\udcff"', '"\\udfff\\udc80"', '"\u00e9"', '"%s"' % ("x" * 300), "[]", "[[]]", "{}", '{"type": 1}',

@@ -23,10 +23,6 @@ from tests.support.values import Text, as_bytes, present
 OLDER = b'{"otherData":{"made_by":"runwait4.py"},"traceEvents":[\n'     # how a timeline of ours begins
 
 
-# -- the Trace Event Format, as its description has it -------------------------------------------------------
-
-# -- tests ---------------------------------------------------------------------------------------------------
-
 def logged(line: int = 1, host: Text = "alice", began: float = 0.0, took: float = 1.0,
            command: Text = "true") -> bytes:
     """The end of a run in the journal, which begins so many seconds after BEGAN."""
