@@ -5326,22 +5326,16 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 
 # ======== The executor ======================================================================================
 #
-# An event loop must not wait for a file system.  So every file operation goes through a FileExecutor.  On a
-# local file system it makes each call at once; on a network file system one thread makes all calls.  Calls
-# keep their order, so the start of a job is recorded before the end.  A caller that needs the answer uses
-# call() or call_then(); one that does not, post().  then() waits for all earlier calls.
-#
-# A record that another process has locked holds up the thread for a while: see RecordFile.
+# An event loop must not wait for a file system.  So a FileExecutor makes every file operation: on a local
+# file system at once, on a network file system in one thread.  Calls keep their order, so the start of a job
+# is recorded before the end.  A record that another process has locked holds up the thread: see RecordFile.
 
 
 def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Start a task that is never awaited, and return it.
-
-    An exception in the task is a defect: the loop's exception handler gets it.
-    """
+    """Start a task that is never awaited; an exception, a defect, goes to the loop's handler."""
     def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
-            task.result()                       # raises any exception
+            task.result()
 
     task = asyncio.ensure_future(work)
     task.add_done_callback(raise_error)
@@ -5349,7 +5343,7 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
-    """Wait until an event is set, `seconds` at most (None: no limit).  Return True if it is set."""
+    """Return True if an event is set within `seconds` (None: no limit)."""
     with suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
     return event.is_set()
@@ -5360,10 +5354,10 @@ MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to thi
 
 
 async def write_with_retries(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> str:
-    """Write the result of a finished job: call write() until it does not raise TemporaryError.
+    """Call write() until it raises no TemporaryError; return '', or the permanent error.
 
-    interval: seconds after which to report that another process keeps the command locked; other reasons are
-    reported at once.  Return the result of write(): '', or the permanent error.
+    interval: seconds after which to report a command that another process keeps locked; other reasons are
+    reported at once.
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -5384,15 +5378,12 @@ async def write_with_retries(write: Callable[[], Awaitable[str]], interval: floa
 def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     """Return an executor whose threads block signals, so that the main thread gets them.
 
-    A signal goes to any thread that does not block it (signal(7)).  While the main thread starts a job, it
-    blocks all signals.  A SIGCHLD of another job would then go to a thread of the executor.  That thread
-    would wait for the GIL, and the main thread would wake it at each system call: 10 % of the CPU time of a
-    short job (tests/outside/python-sigchld-wakes-idle-threads.sh).  Only TTOU is not blocked.  It stops a
-    program in the background that writes to a terminal with `stty tostop`.
-
-    size: the number of threads at most; None: as many as Python chooses.
+    While the main thread blocks signals to start a job, SIGCHLD would go to another thread (signal(7)), which
+    then waits for the GIL: 10 % of the CPU time of a short job (tests/outside/
+    python-sigchld-wakes-idle-threads.sh).  size: None: as many threads as Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
+    # TTOU stops a program in the background that writes to a terminal with `stty tostop`, as it should
     blocked = signal.valid_signals() - {signal.SIGTTOU}
     return futures.ThreadPoolExecutor(
         size, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, blocked)
@@ -5402,17 +5393,13 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
 class FileExecutor:
     """Makes file operations in order: at once, or in one thread if they can block.
 
-    An NFS server that does not answer blocks every call.  Meanwhile output, timeouts and signals are
-    processed; claims, results and records wait.
+    While an NFS server does not answer, output, timeouts and signals are processed; claims, results and
+    records wait.
     """
 
     def __init__(self, threaded: bool, on_relieved: Callback = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """Prepare the thread if `threaded`: operations that can block need it.
-
-        on_relieved: called when the thread has made a posted call: the backlog can be smaller, so a program
-        that has paused because of it can go on.  say: gets messages about files of records.
-        """
+        """on_relieved: called when the backlog can have become smaller.  say: for messages about records."""
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
         self.say = say
@@ -5422,8 +5409,8 @@ class FileExecutor:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue; return the future answer.
 
-        If the call is made now, a TemporaryError becomes the answer, as from the thread, for those who await
-        it and try again.  Any other exception is raised here.
+        An exception of a call made now is raised here, except TemporaryError: that is the answer, as from the
+        thread.
         """
         if self.pool:
             future = self.pool.submit(function, *args, **kwargs)
@@ -5433,13 +5420,13 @@ class FileExecutor:
         answer: asyncio.Future[T] = asyncio.Future()
         try:
             answer.set_result(function(*args, **kwargs))
-        except TemporaryError as error:             # any other exception goes to the caller
+        except TemporaryError as error:
             answer.set_exception(error)
         return answer
 
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
-        """Make a call, and later, in the event loop, call on_answer() with the answer."""
+        """Make a call; on_answer() gets the answer later, in the event loop.  An exception is a defect."""
         self.call(function, *args, **kwargs).add_done_callback(lambda answer: on_answer(answer.result()))
 
     def then(self, on_done: Callable[[], object]) -> None:
@@ -5463,18 +5450,14 @@ class FileExecutor:
         answer.result()             # an exception is a defect
 
     async def flush(self, max_seconds: float | None = None) -> None:
-        """Wait until all calls so far and their callbacks are done.
-
-        max_seconds: the longest wait, for example before the exit of a program; None: no limit.
-        """
+        """Wait until all calls so far and their callbacks are done, max_seconds at most (None: no limit)."""
         with suppress(asyncio.TimeoutError):
-            # calls are made in order, and int() does nothing
-            await asyncio.wait_for(self.call(int), max_seconds)
+            await asyncio.wait_for(self.call(int), max_seconds)     # int() does nothing
             await asyncio.sleep(0)              # for the callbacks
 
 
 class FileCounter:
-    """Counts the lines of a job file by state, now and then."""
+    """Counts the lines of a job file by state, now and then, for the status line of a terminal."""
     PAUSE_FACTOR = 50                   # so counts take at most 1/50 of a CPU
     MIN_COUNT_SECONDS = 2.0             # from one count to the next
     MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
@@ -5487,11 +5470,7 @@ class FileCounter:
         self._throttle = Throttle()             # measures the last count: the next one waits accordingly
 
     def request_count_if_due(self) -> None:
-        """Start a count of the file, in the executor, unless one is in progress or the last is recent.
-
-        Called each second and at each start of a job, for the status line of a terminal, which shows `counts`
-        once the result is there.
-        """
+        """Start a count, unless one is in progress or the last is recent; `counts` has the result later."""
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5500,12 +5479,12 @@ class FileCounter:
     def _count_states(self) -> Counts | None:
         """Return the number of lines in each state; None: the file is away, or does not exist yet.
 
-        Orphans count as running: to find them would take a lock query for each line `r`.
+        Orphans count as running: each would take a lock query.
         """
         snapshot = Snapshot(Counter())
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
-            # the scan counts all lines in `states`, and yields only the lines `r`, which are few
+            # the scan counts all lines in `states`, and yields the few lines `r`
             snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
             return count_states(snapshot)
         return None
@@ -5546,7 +5525,7 @@ class Jobs(Protocol):
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Finish after the last job.  Return the last summary of the file; None: unknown."""
+        """Finish after the last job; return the last summary of the file, or None: it is unknown."""
 
 
 class FileJobs:
@@ -5578,24 +5557,19 @@ class FileJobs:
             consumer.capacity = capacity
             self._cursor.consumers.fitting_by_key.clear()       # other settings can fit now
         consumer.free = free
-        # the job will probably be short, as those before: the claim tries to keep the mutex for the result
         consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
-        # a consumer in the argument has no job and asks if it may exit
+        # a consumer in the argument asks if it may exit
         result = await self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
         if isinstance(result, NoJob):
-            if consumer in result.exits:        # the cursor has counted the file, and lets this runner exit
+            if consumer in result.exits:
                 return replace(result, may_exit=True, why_left=result.exits[consumer])
-        # if the job still runs after SHORT_SECONDS, _on_long_job() unlocks the mutex for others
         elif self._file.mount.is_nfs:
             loop = asyncio.get_running_loop()
             self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
         return result
 
     def _on_long_job(self, job: Job) -> None:
-        """Unlock the command mutex, which a claim keeps if it expects a short job: others can need it.
-
-        Called by a timer of claim(), if a job on NFS still runs after SHORT_SECONDS.
-        """
+        """Unlock the command mutex, which the claim kept for a short job."""
         self._short_jobs = 0
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
@@ -5620,22 +5594,21 @@ class FileJobs:
         return await self.executor.call(self._cursor.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Bring all writes to disk, and return a summary: called when the runner exits.
+        """Bring all writes to disk, and return a summary.
 
-        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs; then
-        the exit status is not 0.
+        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
         """
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
         runner.runner_stats.orphans += self._cursor.orphans
         return summary
 
     def _summarize_now(self, consumers: Collection[Consumer]) -> Summary:
-        """Count the jobs in the file for this runner's closing line and exit status.
+        """Count the jobs in the file.  consumers: this runner, or none: then no new job counts as left.
 
         Jobs that run although no other process uses the file count as left: no runner will see their exit
-        status.  consumers: this runner, or none: then no new job counts as left.
+        status.
         """
-        # Ask before and after the count: a runner that exits or starts in between can have the running jobs.
+        # asked before and after: a runner that exits or starts in between can have the running jobs
         was_only_runner = self._file.has_no_other_users()
         self._reader.reopen_if_replaced()
         summary = self._reader.summarize(consumers)
@@ -5644,13 +5617,10 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and return a summary for the closing line and the exit status.
+        """Sync the file, and return a summary; None: the file cannot be read, which is reported.
 
-        That which let the runner exit is enough, with two exceptions: the file can change soon, or lines are
-        `r` although no other process uses the file (_summarize_now()).  Then summarize again, MAX_LOOKS times
-        at most, until the file seems to change no more.
-
-        With --follow, a file that never came has no jobs.  None: the file cannot be read, which is reported.
+        The summary that let the runner exit is enough, unless the file can change soon, or lines are `r`
+        although no other process uses the file.
         """
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
@@ -5669,6 +5639,7 @@ class FileJobs:
                 if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
+                # with --follow, such a file has no jobs
                 file_never_came = error.errno == errno.ENOENT and not self._file.is_open
                 if file_never_came and runner.options.follow:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))
@@ -5723,7 +5694,7 @@ class Run:
 
     @property
     def no_result(self) -> RunResult:
-        """Return the result of a run that could not be started, or of whose end nothing will be known."""
+        """Return the result of a run that was not started, or whose end will never be known."""
         return RunResult(UNKNOWN, self.cause or "lost")
 
     @property
@@ -5757,7 +5728,7 @@ class Shell:
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
 
 
-# causes that make a job failed: it ran too long, used more memory than allocated, or the host had none
+# causes that make a job failed, not interrupted; oom: the host had no memory
 FAILURE_CAUSES = "timeout", "memory", "oom"
 UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
 
