@@ -102,7 +102,6 @@ import re
 import resource
 import select
 import shlex
-import shutil
 import struct
 import termios
 import time
@@ -391,6 +390,7 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         # RawDescriptionHelpFormatter breaks no lines in description and epilog, so that the examples stay as
         # they are.  So break the paragraphs here, at the width at which argparse breaks the options
+        import shutil  # as it loads zlib, bz2 and lzma, only where it is needed
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
@@ -3291,9 +3291,10 @@ class JobFile(JobReader):
         self._committed_reader_and_size: tuple[Reader, int] | None = None
         # where mark_lock_file_in_use() last locked a byte, and the lock file that it shows
         self._marked_in_use: tuple[Reader, Identity | None] | None = None
+        self._has_unsynced_writes = False
 
     def sync(self) -> None:
-        if self.is_open:
+        if self.is_open and self._has_unsynced_writes:
             with suppress(OSError):  # each write was checked; this only brings it to disk sooner
                 os.fsync(self.fd)
 
@@ -3517,6 +3518,7 @@ class JobFile(JobReader):
         # with lost locks, another host can hold the mutex: then raise OSError, and write nothing
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
+        self._has_unsynced_writes = not self.network
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
             # if locks were lost meanwhile, another host could have changed the line before this write
@@ -8629,6 +8631,7 @@ class JobTask:
             if error.errno == errno.E2BIG:
                 return "environment, or --runner and command, are too long", False
             if error.filename:                  # for example 'no fish on alice'
+                import shutil
                 shell = os.fsdecode(error.filename)
                 is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
                 why = f"{shell}: {why}" if is_there else f"no {shell} on {os.fsdecode(self._runner.host)}"

@@ -369,6 +369,19 @@ os.pwrite = pwrite
         self.assertComplains(ended, "line 1", "no space left")
 
 
+class Synced(RunCase):
+    """The states go to disk when the runner exits."""
+    NOTE = "import os\nos.fsync = lambda fd: print(os.readlink(f'/proc/self/fd/{fd}'))"
+
+    def test_once_if_it_has_written_any_and_otherwise_not_at_all(self) -> None:
+        path = f"{self.dir / 'runs.txt'}\n".encode()
+        for before, synced in (("d true\n", b""), (". true\n. true\n", path), ("r lost\n", path)):
+            with self.subTest(before=before):
+                self.write(before)
+                ended = self.finish(self.start_patched(self.NOTE, "--plain", "runs.txt"))
+                self.assertEqual(ended.out, synced, ended.err)
+
+
 class SmallFileSystem(FileCase):
     """A file system that really is full."""
 
