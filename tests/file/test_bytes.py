@@ -1,4 +1,4 @@
-"""Promise: the job file and what jobs print are bytes.  Nothing is decoded, mended, dropped or held back."""
+"""Promise: commands, up to the longest, and output are bytes: none is decoded, mended or held back."""
 import random
 import re
 import signal

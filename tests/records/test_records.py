@@ -1,4 +1,4 @@
-"""Promise: the log file, the output directory and the job log keep what jobs printed and how they ended."""
+"""Promise: log file (-l), output directory and job log keep what jobs printed and how they ended."""
 import csv
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Promise: a job that must end does end, with all that came of it, and when it must."""
+"""Promise: a job that must end (TERM, KILL, timeout) does, with all its processes, in time; --retries."""
 import os
 import pathlib
 import shlex
@@ -326,3 +326,19 @@ class Limits(RunCase):
         self.assertEqual(printed(lines), [b"before", b"after"])
         self.assertLess([line.text for line in lines].index(b"before"), 3, "output comes before the end")
         self.assertFalse(self.exists("never"))
+
+
+class KillAfter(RunCase):
+    """--kill-after: how long a job that is ended has for what it does on TERM."""
+
+    def end_one(self, kill_after: str, pause: float) -> bool:
+        """End a job that takes so many seconds to leave; whether it came to that."""
+        self.jobs(f"trap 'sleep {pause}; touch checkpoint; exit' TERM; {UP}; while :; do sleep 0.02; done")
+        runner = self.start_jobs("--kill-after", kill_after)
+        self.assertEnded(self.stop(runner), 143, "e")
+        return self.exists("checkpoint")
+
+    def test_a_job_has_that_long_and_no_longer(self) -> None:
+        self.assertFalse(self.end_one("0.1", 60))
+        (self.dir / "up.1").unlink()
+        self.assertTrue(self.end_one("30", 0.2))

@@ -1,4 +1,4 @@
-"""Promise: each option of a runner does what --help says."""
+"""Promise: -1, -r, --resume, --follow, --delay and other options of a runner do what --help says."""
 import argparse
 import importlib
 import json
@@ -113,22 +113,6 @@ asyncio.BaseEventLoop.call_later = note_and_call
         self.wait_states("rd")
         self.open_gate()
         self.assertEnded(self.finish(runner), 0, "dd")
-
-
-class KillAfter(RunCase):
-    """--kill-after: how long a job that is ended has for what it does on TERM."""
-
-    def end_one(self, kill_after: str, pause: float) -> bool:
-        """End a job that takes so many seconds to leave; whether it came to that."""
-        self.jobs(f"trap 'sleep {pause}; touch checkpoint; exit' TERM; {UP}; while :; do sleep 0.02; done")
-        runner = self.start_jobs("--kill-after", kill_after)
-        self.assertEnded(self.stop(runner), 143, "e")
-        return self.exists("checkpoint")
-
-    def test_a_job_has_that_long_and_no_longer(self) -> None:
-        self.assertFalse(self.end_one("0.1", 60))
-        (self.dir / "up.1").unlink()
-        self.assertTrue(self.end_one("30", 0.2))
 
 
 class Delay(RunCase):

@@ -1,4 +1,4 @@
-"""Promise: whoever dies or is cut off, client, server or keeper, no job is lost and none runs twice."""
+"""Promise: if client, server or keeper dies, stops or is cut off, no job is lost and none runs twice."""
 import contextlib
 import itertools
 import os

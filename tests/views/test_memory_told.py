@@ -1,4 +1,4 @@
-"""Promise: it is told what jobs were promised of memory, and what they took."""
+"""Promise: records and runwait4.py tell what memory jobs were promised, and what they took."""
 import itertools
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Promise: runwait4.py tells how it is going, what failed and why, and what runs cost."""
+"""Promise: --status, --failed and --stats tell how it is going, what failed and why, and what runs cost."""
 import json
 import os
 import re

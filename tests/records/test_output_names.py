@@ -1,4 +1,4 @@
-"""Promise: --outdir loses no output to a name that is taken; the journal has the names."""
+"""Promise: no output is lost to a file name that is taken (7.out, 7.out.~1~); the journal has the names."""
 import os
 from unittest import mock
 

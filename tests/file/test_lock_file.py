@@ -1,4 +1,4 @@
-"""Promise: all who use a job file meet in its lock file; where they could not, nothing is begun."""
+"""Promise: all who use a job file meet in its lock file; where they cannot, no job starts."""
 import errno
 import json
 import os
