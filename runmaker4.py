@@ -5854,7 +5854,7 @@ class Child(Shell):
     """A shell that this process has started."""
 
     def __init__(self, pid: int, job_tag: bytes, exited: asyncio.Future[int],
-                 on_exit: Callable[[int], None] = lambda status: None) -> None:
+                 on_exit: Callable[[int], None]) -> None:
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit   # called once, with the wait status
@@ -5914,11 +5914,11 @@ class ProcessTable:
                     self.children.setdefault(process.parent, []).append(pid)
                     self.sessions.setdefault(process.session, []).append(pid)
                     # It can have the lock of another job than its tags name, which was free meanwhile
-                    for tag in self.tags_of(pid_text) or self._inherited_locks(pid):
+                    for tag in self._tags_of(pid_text) or self._inherited_locks(pid):
                         self.tagged.setdefault(tag, []).append(pid)
 
     @classmethod
-    def tags_of(cls, pid_text: str) -> list[bytes]:
+    def _tags_of(cls, pid_text: str) -> list[bytes]:
         """Return the tags of the jobs that a process belongs to, the outermost first: a job can be a runner.
 
         []: it shows none.  Raises PermissionError for a process of another user, or OSError.
