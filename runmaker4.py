@@ -8421,6 +8421,7 @@ class JobTask:
         run.duration = self._runner.loop.time() - run.started
         # the command was never run, so there is no result
         if self.phase is Phase.AT_GATE:
+            self._close_gate()
             self._enter_phase(Phase.SETTLING)
             return
         # A KILL that is not ours comes from the kernel's OOM killer if that has killed since the start

@@ -414,6 +414,30 @@ class BeforeTheRelease(ByHandCase):
         self.wait_states("r...")
         self.assertEqual(self.ran(), [])
 
+    def test_a_client_keeps_no_descriptor_of_a_shell_that_it_has_held(self) -> None:
+        """The shell is killed by somebody; or the client is told to stop it."""
+        server = self.serve_lines("x true")
+        alice = self.join(server, "alice")
+        self.wait_quiet(server, alice, "alice")
+        idle = self.descriptors(alice)
+        self.append(*PAIR)
+        for is_killed in True, False:
+            with self.subTest(is_killed=is_killed):
+                bob = self.fake(server, "bob", new_key())
+                self.claim_by_hand(bob)
+                self.hold_by_hand(bob)
+                held = self.wait_held(alice, "xrrr")
+                self.assertGreater(self.descriptors(alice), idle)
+                if is_killed:
+                    send(signal.SIGKILL, held)
+                    bob.hear("stop")
+                bob.close()
+                self.wait_states("x...")
+                wait_until(lambda: self.descriptors(alice) == idle, what="as many files are open as before")
+
+    def descriptors(self, client: Program) -> int:
+        return len(os.listdir(f"/proc/{client.pid}/fd"))
+
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
     def test_a_client_is_cut_off_and_comes_back(self) -> None:
         server = self.serve_lines(*PAIR)
