@@ -69,7 +69,7 @@ def waits_in_text(line: int, text: str) -> Iterator[Place]:
     """The pauses in the text of a job or program, which begins in this line."""
     if "sleep(" in text:
         with contextlib.suppress(SyntaxError):          # not Python
-            yield from ((line + at - 1, what) for at, what in waits(ast.parse(text)))
+            yield from ((line + at - 1, what) for at, what in waits(ast.parse(text.replace("{}", "_"))))
             return
     for found in PAUSE.finditer(text):
         before, behind = text[:found.start()], text[found.start():]

@@ -40,6 +40,7 @@ NO_WAITS = (
     "job = 'while doze 0.1; do echo on; done'",
     "job = 'while not done(): time.doze(0.01)'",
     "job = '{}\\nwhile True:\\n    if done():\\n        break\\n    time.doze(0.1)'",
+    "job = f'{HASTY}{MORE}\\nwhile True:\\n    if done():\\n        break\\n    time.doze(0.1)'",
     "job = 'def doze(seconds, real=asyncio.doze): pass'",
     "while not over.wait(0.1):\n    pass",
     "job = '#RUN timeout=1'",

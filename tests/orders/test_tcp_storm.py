@@ -138,15 +138,17 @@ class SilenceStorm(LossCase):
 
     def sleep(self, program: Program) -> None:
         program.send_signal(signal.SIGSTOP)
-        time.sleep(self.AWAY)
-        program.send_signal(signal.SIGCONT)
+        self.end_later(lambda: program.send_signal(signal.SIGCONT))
 
     def freeze(self, proxy: Proxy, *ways: str) -> None:
         proxy.freeze(*ways)
-        time.sleep(self.AWAY)
-        proxy.thaw()
+        self.end_later(proxy.thaw)
 
     def cut(self, proxy: Proxy) -> None:
         proxy.cut()
+        self.end_later(proxy.mend)
+
+    def end_later(self, end: Callable[[], None]) -> None:
+        """End a disturbance that lasts for longer than the grace."""
         time.sleep(self.AWAY)
-        proxy.mend()
+        end()

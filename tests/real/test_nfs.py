@@ -140,13 +140,14 @@ class OnNfs42(Scenarios, unittest.TestCase):
             self.assertEqual(printed.count(b"): %c\n" % letter), 1, printed)
 
     def test_the_network_is_cut_for_less_than_the_lease(self) -> None:
-        self.server.write("runs.txt", job(1, "sleep 4"))
+        self.server.write("runs.txt", job(1, GATE))
         runner = self.start(self.alice, "runmaker4.py -q runs.txt")
         self.wait_marks("^start")
         other = self.start(self.bob, "runmaker4.py --resume --follow runs.txt")
         self.alice.plug(False)
         time.sleep(LEASE / 3)       # TCP tries again after at most as long once more
         self.alice.plug(True)
+        self.open_gate(self.alice)
         self.finish(runner)
         self.drain(other)
         self.assertEqual(self.states(), "d")

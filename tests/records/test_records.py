@@ -195,14 +195,15 @@ class JobLog(Case):
         return [[row[name] for name in names] for row in self.rows()]
 
     def test_a_line_has_the_columns_of_gnu_parallel(self) -> None:
-        self.write("# comment\n. echo abc; echo def >&2; sleep 0.2\n")
+        command = "echo abc; echo def >&2; sleep 0.2"
+        self.write(f"# comment\n. {command}\n")
         begin = time.time()
         self.run_jobs()
         row, = self.rows()
         self.assertTrue(begin - 0.01 <= float(row["Starttime"]) <= time.time(), row)
         self.assertTrue(0.2 <= float(row["JobRuntime"]) < time.time() - begin, row)
         self.assertEqual(self.column("Seq", "Host", "Send", "Receive", "Exitval", "Signal", "Command"),
-                         [["2", "alice", "0", "4", "0", "0", "echo abc; echo def >&2; sleep 0.2"]])
+                         [["2", "alice", "0", "4", "0", "0", command]])
         self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
 
     def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self) -> None:

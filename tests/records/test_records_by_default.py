@@ -169,7 +169,9 @@ class Short(DefaultCase):
 
     def test_any_bytes_come_back(self) -> None:
         self.write(BYTES, "bytes")
-        self.jobs("cat bytes; cat bytes bytes >&2", "cat bytes; sleep 1.1")
+        files = "$(find runs.txt.out -name '2.out*' | wc -l)"
+        each_has_a_file = f"echo >>tries; until [ {files} = $(wc -l <tries) ]; do sleep 0.02; done"
+        self.jobs("cat bytes; cat bytes bytes >&2", f"cat bytes; {each_has_a_file}")
         self.run_jobs("-q", "-j2")
         expected = [(BYTES, BYTES * 2), (BYTES, b"")]
         self.assertEqual(self.printed(), expected)

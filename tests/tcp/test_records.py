@@ -111,8 +111,7 @@ class SameBytes(RecordsCase):
         "cat binary",
         "cat binary >&2",
         "echo x >> tries; wc -l < tries; exit 1",
-        "printf '\\342'; sleep 0.03; printf '\\202'; sleep 0.03; printf '\\254 \\342\\202'; sleep 0.03; "
-        "printf '\\254'",
+        "for part in '\\342' '\\202' '\\254 \\342\\202' '\\254'; do printf \"$part\"; sleep 0.03; done",
     ]
 
     def prepare(self, commands: Iterable[str]) -> None:

@@ -216,7 +216,7 @@ class ProgressInAPipe(RunwaitCase):
         self.assertRegex(ended.out, rb"^progress:   0 of   0 jobs processed, 0 errors \[.{16}\]\n$")
 
     def test_a_line_comes_per_change_and_at_most_one_a_second(self) -> None:
-        self.write(". sleep 0.05\n" * 15 + f". {GATE}\n")
+        self.write(". true\n" * 15 + f". {GATE}\n")
         begin = time.monotonic()
         waiter = self.start(RUNWAIT, "--progress", "runs.txt")
         lines = [self.first_line(waiter)]
