@@ -333,7 +333,7 @@ class RemoteJob(Job):
     key: str = ""
     of_group: bool = False              # with together=
     result: bytes | None = None         # NEW: given back; None: not finished
-    how_it_ended: str = "not started"   # the last run: "exit 0", "signal 9"
+    result_text: str = "not started"    # the last run: "exit 0", "signal 9"
     loses_host: bool = True             # of a group: that run had a timeout, or was not started
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
@@ -778,7 +778,7 @@ class Connection:
         """
         if remote_job := self.our_job(job):
             if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
-                remote_job.how_it_ended, remote_job.loses_host = "vanished", True
+                remote_job.result_text, remote_job.loses_host = "vanished", True
             self._queue_result(remote_job, state)
         return ""
 
@@ -789,7 +789,7 @@ class Connection:
     def _queue_result(self, job: RemoteJob, result: bytes) -> None:
         job.result = result
         loss = {"lost": True} if job.loses_host else {}         # rare, and of groups alone
-        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.how_it_ended, **loss)
+        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.result_text, **loss)
 
     async def check_jobs(self) -> JobsToKill:
         """Return no job: a message of the server kills a job at once."""
@@ -1191,7 +1191,7 @@ class ServerSink(Sink):
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        self._record_how_run_ended(run, "not started", True)
+        self._record_result(run, "not started", True)
         self._send_event(run, "begin", **begin_fields(run))
         self._send_end(run, run.no_result)
 
@@ -1214,7 +1214,7 @@ class ServerSink(Sink):
 
         Note in the job how the run ended: the event `finish` reports it, for the results of a group.
         """
-        self._record_how_run_ended(run, str(run_result), run_result.cause == "timeout")
+        self._record_result(run, str(run_result), run_result.cause == "timeout")
         # on_tick() does so, too, but only once a second
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
@@ -1235,9 +1235,9 @@ class ServerSink(Sink):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
-    def _record_how_run_ended(self, run: Run, how_it_ended: str, loses_host: bool) -> None:
+    def _record_result(self, run: Run, result_text: str, loses_host: bool) -> None:
         if job := self._connection.our_job(run.job):
-            job.how_it_ended, job.loses_host = how_it_ended, loses_host
+            job.result_text, job.loses_host = result_text, loses_host
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
         # only a short run still has any; the server puts it into the journal

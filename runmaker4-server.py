@@ -728,7 +728,7 @@ class Phase(Enum):
 @dataclass(frozen=True)
 class LineResult:
     state: bytes                        # of the line
-    how_ended: str = "given back"       # for the results of a group; for example "exit 0"
+    result_text: str = "given back"     # for the results of a group; for example "exit 0"
     loses_host: bool = False            # of a group: a timeout, it was not started, or the client has gone
     event: int = 0                      # to acknowledge once the state is written; 0: it came in no message
 
@@ -1574,8 +1574,8 @@ class Group:
         # as on the console: a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
-        ending = os.fsencode(line_result.how_ended)
-        text = b"  %-20s %-20s %8s  %s\n" % (host, ending, elapsed.encode(), command)
+        result_text = os.fsencode(line_result.result_text)
+        text = b"  %-20s %-20s %8s  %s\n" % (host, result_text, elapsed.encode(), command)
         self._result_lines.append((assignment.number, text))
         if was_preparing or line_result.loses_host:
             member.is_lost = True

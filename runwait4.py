@@ -2072,8 +2072,8 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
 # The ends in the journal are counted in one pass.  Time and memory of each run are kept for the quantiles.
 
 
-class RunStats:
-    """Statistics of the runs of a host, of similar commands, or of all runs."""
+class ResourceUse:
+    """Times, CPU and memory of the runs of a host, of similar commands, or of all runs."""
 
     def __init__(self) -> None:
         self.seconds = array("d")  # of each run
@@ -2129,9 +2129,9 @@ def read_stats(outdir: str) -> Fields:
     has finished.
     """
     journal = JournalReader(outdir, say)
-    total = RunStats()
-    hosts: defaultdict[str, RunStats] = defaultdict(RunStats)
-    groups: defaultdict[str, RunStats] = defaultdict(RunStats)
+    total = ResourceUse()
+    hosts: defaultdict[str, ResourceUse] = defaultdict(ResourceUse)
+    groups: defaultdict[str, ResourceUse] = defaultdict(ResourceUse)
     common_words: dict[str, list[str]] = {}     # by group: with which all its commands begin
     group_of = functools.lru_cache(functools.partial(NUMBER_PATTERN.sub, PLACEHOLDER))
     without_end = 0
