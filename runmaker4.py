@@ -5812,18 +5812,13 @@ class Sink:
 
 # ======== Processes =========================================================================================
 #
-# A job is a shell in a new session, started by posix_spawn(3), with the descriptor of the job lock, and with
-# a tag in the environment.  SIGCHLD wakes the loop by a byte in a pipe; wait4(2) then returns the shells that
-# have exited, and the resource usage.
+# A job is a shell in a new session, with the descriptor of the job lock, and with a tag in the environment.
 #
 # To kill a job is to kill a tree: the processes of the session, all processes with the tag, all that share
 # the job lock with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL
-# after the grace.
-#
-# The tree is read again and again, because a process can have been forked meanwhile.  It gets TERM too,
-# unless its parent has got TERM and lives: that can start others to clean up, as the commands of a trap.
-# Otherwise none of them would run for more than some milliseconds.  The job is dead when two scans in a row
-# have found no process.  A process that outlives KILL, of another user or in state D, keeps the job alive.
+# after the grace.  The tree is read again and again, because a process can have been forked meanwhile.  The
+# job is dead when two scans in a row have found no process.  A process that outlives KILL, of another user or
+# in state D, keeps the job alive.
 #
 # A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
@@ -5858,7 +5853,7 @@ class Child(Shell):
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit   # called once, with the wait status
-        self.session_ended = False      # True: since the exit no process of the session lives
+        self.session_ended = False      # the kernel can give its number to another session
         self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
 
     def on_exit(self, status: int) -> None:
@@ -5899,7 +5894,7 @@ class ProcessTable:
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
-        """Read the processes with these names in /proc; None: all, which takes long on a large host."""
+        """names: of the processes, in /proc; None: all, which takes long on a large host."""
         self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
@@ -5936,14 +5931,11 @@ class ProcessTable:
                     yield from EXCLUSIVE_LOCK.findall(file.read())
 
     def job_processes(self, shell: Child) -> list[int]:
-        """Return the living processes of a job: in the session, with the tag or the job lock, and all
-        descendants.
+        """Return the living processes of a job, each parent before the children.
 
-        TreeKiller kills them, and the runner measures their memory.  Each parent comes before the children:
-        if a command were killed before the shell, the shell would start the next command.
-
-        A process that has left session and tag (`env -i setsid`) still has the job lock, unless it has closed
-        the descriptor.  The job lock of another user's process is not visible.
+        If a command were killed before the shell, the shell would start the next command.  A process that has
+        left session and tag (`env -i setsid`) still has the job lock, unless it has closed the descriptor;
+        another user's is not visible.
         """
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
@@ -5961,11 +5953,10 @@ class ProcessTable:
         return list(found)
 
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
-        """Return the processes of a job that must still get TERM: all but clean-up processes.
+        """Return the processes that must still get TERM; pids: each parent before the children.
 
-        A clean-up process is a new child of a process that got TERM, or of another clean-up process, for
-        example a command of a trap.  It gets no TERM, so that it can do its work until the grace is over.
-        pids: each parent before the children.  got_term: the processes that have got TERM.
+        A new child of a process that got TERM cleans up, as a command of a trap does: until the grace is over
+        it and its children get no TERM.
         """
         needing_term = []
         spared_parents = set(got_term)
@@ -5980,18 +5971,12 @@ class ProcessTable:
 
 
 class Holders:
-    """The processes of this host that have job locks of a lock file as a job has them, as far as /proc shows.
-
-    /proc/PID/fd/FD names the file of a descriptor, and /proc/PID/fdinfo/FD the locks of its open file
-    description (proc(5)): of our own processes, or as root of all.  Only jobs have these by inheritance,
-    without close-on-exec.
-    """
+    """The processes of this host that have job locks of a lock file, as /proc shows: ours, or to root all."""
     JOB_LOCK = re.compile(
         rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
     )
 
     def __init__(self, lock_file: Identity | None) -> None:
-        # read all of /proc once
         # lock_file: None: there is none, so no process has its locks
         self._by_lock: defaultdict[int, list[int]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
@@ -6001,14 +5986,14 @@ class Holders:
                     if (info.st_dev, info.st_ino) == lock_file:
                         with open(f"/proc/{name}/fdinfo/{fd}", "rb") as file:
                             match = self.JOB_LOCK.search(file.read())
-                        # close-on-exec: it is the descriptor of a runner or server, not of a job
+                        # only a job has it without close-on-exec, by inheritance
                         if match and not int(match[1], 8) & os.O_CLOEXEC:
                             self._by_lock[int(match[2])].append(int(name))
 
     def pids(self, line: Line) -> list[int]:
-        """Return the processes of a line's job, to name them to a user; []: none is visible.
+        """Return the processes of a line's job, or, if the line has moved, of all jobs of the command.
 
-        If none has the line's own job lock, because the line has moved: those of all jobs of the command.
+        []: none is visible.
         """
         offsets = job_lock_offsets(line.command)
         equal = (pid for job_lock, pids in self._by_lock.items() if job_lock in offsets for pid in pids)
@@ -6021,8 +6006,7 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 def resident_memory(pid: int) -> int:
     """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
 
-    JobTask.measure_memory() adds it up for the processes of a job with memory=.  If that share is unreadable,
-    shared pages do not count.  0: nothing is readable, for example because the process has exited.
+    If that share is unreadable, shared pages do not count.  0: nothing is readable, or it has exited.
     """
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -6034,10 +6018,7 @@ def resident_memory(pid: int) -> int:
 
 
 class OomKills:
-    """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md.
-
-    If a job dies of a KILL that is not ours, and the count has grown since its start, the cause is "oom".
-    """
+    """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md."""
     MAX_AGE_SECONDS = 0.05      # for which recent_count() returns the same number
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
@@ -6046,7 +6027,7 @@ class OomKills:
         self._read_at = -inf       # (monotonic)
 
     def recent_count(self) -> int:
-        """Return the count of at most MAX_AGE_SECONDS ago: many short jobs start, and few are killed."""
+        """Return the count of at most MAX_AGE_SECONDS ago."""
         is_recent = time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
         return self._count if is_recent else self.read_count()
 
@@ -6061,8 +6042,7 @@ class OomKills:
 class Signals:
     """Calls handlers in the event loop when signals come.
 
-    The C-level handler writes the signal's number to a pipe (signal.set_wakeup_fd).  asyncio's
-    add_signal_handler would wake the loop twice; for SIGCHLD that costs 5 % of a short job.
+    asyncio's add_signal_handler would wake the loop twice: for SIGCHLD that costs 5 % of a short job.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -6080,16 +6060,12 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, can have blocked it
 
     def ignore_from_now_on(self) -> None:
-        """Ignore all handled signals before we exit.
-
-        Python restores default actions at exit, and a late HUP would become our exit status.
-        """
+        """Python restores default actions at exit, and a late HUP would become our exit status."""
         signal.set_wakeup_fd(-1)
         for number in self._handlers:
             signal.signal(number, signal.SIG_IGN)
 
     def dispatch(self) -> None:
-        # called by the loop when the pipe has data, and once by handle_signals() for signals that came before
         try:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
@@ -6119,19 +6095,15 @@ class TreeKiller:
         self._loop = loop
         self.grace = inf if grace is None else grace
         self.kills_at_once = False  # True: without the grace, after a second INT
-        # all waiting callers share the next reading of the table; None: no caller waits
+        # None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._throttle = Throttle()     # of the last reading
 
     async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
 
-        KILL does nothing to a process of another user, or in a system call that does not return.  While such
-        processes live, call gives_up(processes) now and then.  If the answer is True, the shell counts as
-        killed: return these processes, which live on.
-
-        Ignore the session number once the shell was waited for and the session was seen empty: no process can
-        join it any more, but the kernel can give the number to another session.
+        While processes outlive KILL, gives_up() is asked about them now and then.  If it returns True, the
+        shell counts as killed: return these processes, which live on.
         """
         start = self._loop.time()
         got_term: set[int] = set()
@@ -6164,15 +6136,11 @@ class TreeKiller:
                 self._signal(pids, signal.SIGTERM)
                 # a stopped process acts on TERM only now; but not before all others have got it, too
                 self._signal(pids, signal.SIGCONT)
-            # soon after an empty reading comes the second one, which EMPTY_READINGS demands
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
 
     async def _read_after_pause(self) -> ProcessTable:
-        """Read the table, after a pause twice as long as the last reading took.
-
-        All who wait for it share the answer: many jobs can be killed at once, and one reading takes long.
-        """
+        """All jobs that are killed at once share the answer: one reading takes long."""
         await asyncio.sleep(self._throttle.seconds_until_due(3))
         self._reading = None            # callers that come from now on wait for the next reading
         self._throttle = Throttle()
@@ -6211,10 +6179,7 @@ class Processes(TreeKiller):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
-        """Prepare environment, job tags and descriptors for all jobs.
-
-        grace: seconds from TERM to KILL; None: never KILL.
-        """
+        """grace: seconds from TERM to KILL; None: never KILL."""
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         self._own_peak = 0              # of this process's memory, when last asked, in KiB: see reap()
@@ -6239,9 +6204,8 @@ class Processes(TreeKiller):
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
-        err_fd: None: /dev/null.  lock_fds: from Jobs.copy_lock_fds(), for the job to inherit; (): no lock.
-        on_exit: called once, with the wait status.  gate_fd: the shell first reads a line from there, and
-        exits at end of file; None: it runs the command at once.
+        err_fd: None: /dev/null.  lock_fds: from Jobs.copy_lock_fds().  on_exit: called once, with the wait
+        status.  gate_fd: the shell first reads a line from there, and exits at end of file; None: no gate.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
@@ -6257,7 +6221,6 @@ class Processes(TreeKiller):
         # the command ends with a backslash, the # after it keeps that from the newline
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
-        # ProcessTable finds the processes of a job, and of the jobs around it, by these tags
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         arguments = shell, b"-c", script, shell, command
         pid = os.posix_spawnp(shell, arguments, environ, file_actions=actions, setsid=True, setsigmask=(),
@@ -6266,10 +6229,7 @@ class Processes(TreeKiller):
         return child
 
     def reap(self) -> None:
-        """Collect wait status and resource usage of the children that have exited.
-
-        Called on SIGCHLD, and before a decision that depends on whether a shell has exited (JobTask.kill()).
-        """
+        """Collect wait status and resource usage of the children that have exited."""
         with suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
@@ -6291,9 +6251,6 @@ class Processes(TreeKiller):
 # ======== The allocation ====================================================================================
 #
 # How many CPUs, how much memory and how much time this process has, by the kernel, control groups and Slurm.
-#
-# -j0 runs one job per CPU: the least of the CPUs that we may be scheduled on, the quota of a control group,
-# and the CPUs from Slurm.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
@@ -6309,7 +6266,7 @@ def available_cpus() -> int:
 def cgroup_texts(name: str) -> Iterator[str]:
     """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
 
-    These files have the limits of CPUs and memory, and the number of OOM kills (cgroups(7), version 2).
+    Only of version 2 (cgroups(7)).
     """
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
@@ -6357,10 +6314,7 @@ def slurm_tasks() -> int:
 
 
 def available_memory() -> float:
-    """Return the memory that this process can use, in bytes: the least of all known limits.
-
-    All running jobs with memory= share it, unless --memory gives another amount.
-    """
+    """Return the memory that this process can use, in bytes: the least of all known limits."""
     # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Only a step (srun) has tasks, which
     # share the memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
     cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
@@ -6389,11 +6343,7 @@ SLURM_MARGIN_SECONDS = 30.0
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files to `needed`.  Raises UsageError if the hard limit is lower.
-
-    Called at the start of a program: otherwise descriptors could run out while jobs run.  needed: the number
-    of files that this process will have open at most.  user, remedy: for the message.
-    """
+    """Raise the soft limit of open files to `needed`; UsageError, with user and remedy, if it cannot be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
