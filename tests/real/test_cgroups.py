@@ -10,8 +10,8 @@ import unittest
 
 from tests.real.rigs import REAL
 from tests.real.rigs.nfs import Command, Machine, Rig, missing
-from tests.support.case import Mixin
 from tests.support.documents import read_pieces
+from tests.support.mixin import Mixin
 
 GROUPS = "/sys/fs/cgroup/limited"       # a group of 400 MB, with two groups in it
 MAKE_GROUPS = f"""set -e

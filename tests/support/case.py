@@ -15,7 +15,7 @@ import time
 import unittest
 import uuid
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Optional, TypeVar
+from typing import Any, ClassVar, Optional, TypeVar
 
 from tests.support.processes import MARK, Ended, Process, marked, wait_until
 from tests.support.scripts import PYTHON, RUNMAKER, SCRIPTS, SCRIPTS_AT, SEED, chance
@@ -26,11 +26,6 @@ from tests.support.values import Text, as_bytes
 PIPE = f"{tempfile.gettempdir()}/runmaker4-gate.${MARK}"
 GATE = f": >at.gate; [ ! -p {PIPE} ] || true 2>/dev/null <{PIPE}; until [ -e go ]; do sleep 0.02; done"
 Call = TypeVar("Call", bound=Sequence[object])          # a script and its arguments
-# What a mixin is that has tests: unittest would run them, too, if it were a TestCase before it is mixed in
-if TYPE_CHECKING:
-    Mixin = unittest.TestCase
-else:
-    Mixin = object
 
 
 class Case(unittest.TestCase):

@@ -7,7 +7,7 @@ import unittest
 
 from tests.real.rigs.nfs import SLOW, Command, Machine, Rig
 from tests.support import marks
-from tests.support.case import Mixin
+from tests.support.mixin import Mixin
 from tests.support.processes import wait_until
 
 LEASE = 15
