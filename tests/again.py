@@ -23,9 +23,8 @@ from tests import name_alone
 
 MOST = 3
 EVERY_ORDER = (     # modules and packages
-    "tests.file.test_claiming", "tests.file.test_format",
-    "tests.file.test_handing_out", "tests.file.test_no_second_copy", "tests.file.test_scanning",
-    "tests.lists.test_edit", "tests.orders",
+    "tests.file.test_claiming", "tests.file.test_format", "tests.file.test_handing_out",
+    "tests.file.test_no_second_copy", "tests.file.test_scanning", "tests.lists.test_edit", "tests.orders",
     "tests.runner.test_memory",
 )
 PASSED_ALONE = "PASSED ALONE, AND MUST BE MENDED: "
