@@ -3889,11 +3889,11 @@ class JobQueue:
         pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
 
-    def _reconcile_commands(self, jobs: Iterable[Job]) -> dict[Job, bytes]:
+    def _reconcile_commands(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
         """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
 
         An edit, a new lock file or lost locks have taken these away.  Leave out a command whose mutex another
-        process holds: the next check tries it again.  Return the jobs without a line, each with the
+        process holds: the next check tries it again.  Return those of `jobs` without a line, each with the
         state that has replaced the `r`; b"": the line is missing.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
@@ -3902,7 +3902,7 @@ class JobQueue:
         for job in self.claimed:
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
-        missing = {}
+        missing: dict[Job, bytes] = {}
         for command, known_lines in self.file.lines_by_command(our_jobs).items():
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
@@ -3916,7 +3916,8 @@ class JobQueue:
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
-        return missing
+        # not the others: they can have results, or states that a user has just set
+        return {job: missing[job] for job in jobs if job in missing}
 
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]

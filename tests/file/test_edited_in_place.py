@@ -138,6 +138,22 @@ class SetByHand(JobFileCase):
                 self.assertEqual(self.look(cursor), {})
                 self.assertEqual(self.look(cursor), {job: "cancelled"})
 
+    def test_a_job_whose_result_is_written_is_not_cancelled_beside_an_equal_one_that_is(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        first, second = job_of(cursor.claim()), job_of(cursor.claim())
+        write = cursor.file._write
+
+        def write_and_fail(data: bytes, offset: int) -> None:
+            write(data, offset)
+            raise OSError(errno.ENOSPC, "No space left on device")          # an fsync(2) after the write
+
+        with mock.patch.object(cursor.file, "_write", write_and_fail), \
+                self.assertRaises(runmaker4.TemporaryError):
+            cursor.finish(first, b"d")
+        self.path.write_bytes(b"d a\nx a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {second: "cancelled"}])
+        self.assertEqual(cursor.finish(first, b"d"), "")
+
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""
         self.clock.now += 1.0
