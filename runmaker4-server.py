@@ -1844,7 +1844,7 @@ class Sessions:
         """
         while True:
             await asyncio.sleep(self.interval / 2)
-            causes = await self.executor.call(self.claims.check_jobs)      # "cancelled" or "lost"
+            causes = await self.executor.call(self.claims.queue.check_jobs)      # "cancelled" or "lost"
             for assignment in list(self.assignments.values()):
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
@@ -2832,7 +2832,7 @@ class Server(Program):
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
-        self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans)
+        self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans.marked)
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         self.executor.post(self.claims.file.sync)

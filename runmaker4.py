@@ -3902,7 +3902,7 @@ class JobQueue:
         for job in self.claimed:
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
-        missing: dict[Job, bytes] = {}
+        missing = {}
         for command, known_lines in self.file.lines_by_command(our_jobs).items():
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
@@ -4792,7 +4792,7 @@ class Cursor:
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
         # of those: whom the current walk will answer, or whom the last idle walk and count did not let exit
         self._answered: frozenset[Consumer] = frozenset()
-        self._orphans = Orphans(file)
+        self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for whom `_reset` makes lines new
         self._known: Collection[Consumer] = ()          # at the last claim
@@ -4809,10 +4809,6 @@ class Cursor:
         self._report_waiting_at = inf
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
-
-    @property
-    def orphans(self) -> list[int]:
-        return self._orphans.marked
 
     @property
     def groups(self) -> list[PendingGroup]:
@@ -5023,11 +5019,11 @@ class Cursor:
         resuming_consumers = Consumers(
             consumer for consumer in self._known if RUNNING in consumer.retry
         )
-        self._walk = Walk(self.queue, consumers, resuming_consumers, self._orphans,
+        self._walk = Walk(self.queue, consumers, resuming_consumers, self.orphans,
                           serving=self._serving, after_edit=after_edit)
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
         if (is_idle and self.file.mount.is_nfs and not self._serving
-                and self.file.clock() - self._orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
+                and self.file.clock() - self.orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
             self._walk.look_share = 2 / max(last.running_count, 2) if last else 0.0
         self._answered = self._leaving
         return self._walk
@@ -5144,9 +5140,6 @@ class Cursor:
                          f"runwait4.py --status {shlex.quote(as_argument(self.file.path))} shows why")
 
     # -- results ---------------------------------------------------------------------------------------------
-
-    def check_jobs(self) -> JobsToKill:
-        return self.queue.check_jobs()
 
     def finish(self, job: Job, state: bytes) -> str:
         """Write the result of a job.  Return '', or why it will never be written.
@@ -5594,7 +5587,7 @@ class FileJobs:
         return await self.executor.call(self._cursor.finish, job, state)
 
     async def check_jobs(self) -> JobsToKill:
-        return await self.executor.call(self._cursor.check_jobs)
+        return await self.executor.call(self._queue.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Bring all writes to disk, and return a summary.
@@ -5602,7 +5595,7 @@ class FileJobs:
         None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
         """
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
-        runner.runner_stats.orphans += self._cursor.orphans
+        runner.runner_stats.orphans += self._cursor.orphans.marked
         return summary
 
     def _summarize_now(self, consumers: Collection[Consumer]) -> Summary:

@@ -122,7 +122,7 @@ class OfCaches(TableCase):
                 noting(runmaker4.Reader, "refresh", lambda: note(rereading)):
             cursor = self.jobs(b". a\n. b\n", mount=runmaker4.Mount("fuse.mfs", frozenset()))
             job_of(cursor.claim())
-            cursor.check_jobs()
+            cursor.queue.check_jobs()
         for row, callers in (rows[0], refreshing), (rows[2], rereading):
             _, *named = re.findall(r"(\w+)\(\)", row[-1])
             self.assertEqual({*named} - callers, set())
@@ -134,7 +134,7 @@ class OfLocks(TableCase):
     def queue_in(self, state: str) -> runmaker4.JobQueue:
         """A queue with a job, where locks are lost without an error, that has come to this state."""
         cursor = self.jobs(b". a\nr b\n", mount=runmaker4.Mount("fuse.glusterfs", frozenset()))
-        self.orphans, queue, self.job = cursor._orphans, cursor.queue, job_of(cursor.claim())
+        self.orphans, queue, self.job = cursor.orphans, cursor.queue, job_of(cursor.claim())
         if state != "HELD":
             for fd in queue.file.lock_table.fd, present(self.job.job_lock).fd:
                 runmaker4.unlock(fd, 0, 0)

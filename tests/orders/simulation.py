@@ -619,7 +619,7 @@ class Product:
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
         self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket
-        self.check_jobs, self.close = self.cursor.check_jobs, self.file.sync
+        self.check_jobs, self.close = queue.check_jobs, self.file.sync
 
     @property
     def failed(self) -> str:
