@@ -10,7 +10,7 @@ from tests.support.console import console_lines, printed
 from tests.support.messages import release
 from tests.support.peer import Peer
 from tests.support.processes import wait_until
-from tests.support.runs import LOOKS, WAITING
+from tests.support.runs import HASTY, LOOKS, WAITING
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.tcp import SERVING, Server, TcpCase
 from tests.support.values import Text
@@ -218,6 +218,18 @@ class Serving(TcpCase):
         ended = self.finish(server)
         self.assertEqual(ended.code, 1)
         self.assertComplains(ended, "1 job failed or in error", "--max-failed")
+
+    def test_a_line_that_is_gone_when_its_job_ends_makes_the_exit_status_1(self) -> None:
+        self.jobs(WAITING, "true")
+        server = self.start_server("--exit-when-done", patch=HASTY)
+        client = self.start_client(server, "-j2", up=[1])
+        self.wait_states("rd")
+        os.replace(self.write("d true\n", "new"), self.dir / "runs.txt")
+        self.open_gate()
+        for program in server, client:
+            ended = self.finish(program)
+            self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
+            self.assertIn(b", 1 not written down in", ended.err)
 
     def test_a_server_with_nothing_to_do_keeps_serving(self) -> None:
         self.before = self.write("d true\n").read_bytes()

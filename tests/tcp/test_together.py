@@ -23,7 +23,7 @@ from tests.support.pipes import read_terminal
 from tests.support.process_table import process_table, send
 from tests.support.processes import alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
-from tests.support.runs import HASTY, UP, WAITING
+from tests.support.runs import HASTY, LOOKS, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
 from tests.support.tcp import Program, Server
 from tests.support.tcp_patches import THREADED
@@ -624,6 +624,25 @@ class Stopped(ByHandCase):
         self.wait_states("d!ee")
         self.assertResults(server, "pair", False, ("alice", "exit 0", RAN), ("alice", "stopped", RAN),
                            ("bob", "timeout after 1s", RAN), ("bob", "stopped", RAN))
+
+
+class Reserved(ByHandCase):
+    """All hosts of a group are there, and some are busy."""
+    PATCH = LOOKS
+
+    def test_a_host_that_is_free_waits_for_the_others_and_gets_no_line_below(self) -> None:
+        server = self.serve_lines("#RUN host=alice", f". {RAN}", "#RUN host=bob", f". {RAN}",
+                                  "#RUN together=pair host=alice,bob", *[f". {RAN}"] * 2, "#RUN", f". {RAN}")
+        peers = self.fake_pair(server)
+        busy = [peer.hear("jobs")["jobs"][0]["id"] for peer in peers]
+        for peer, job in zip(reversed(peers), reversed(busy)):
+            self.append(f". {RAN}")
+            self.wait_looked()              # nobody has taken it, though bob could in the second round
+            peer.say(dict(type="finish", n=1, id=job, state="d", how="exit 0", lost=False),
+                     dict(type="claim", request=2, want=1, last=False))
+        for peer in peers:
+            self.hold_by_hand(peer)
+        self.assertEqual(self.states(), "ddrr...")
 
 
 class GivenBack(ByHandCase):
