@@ -717,7 +717,7 @@ class Lifetime:
 # line.
 
 
-class Phase(Enum):
+class AssignmentPhase(Enum):
     CLAIMED = "claimed"
     SENT = "sent"
     BEGUN = "begun"
@@ -745,7 +745,7 @@ class Assignment:
     key: str                            # of the job, in messages
     client: Client
     job: Job
-    phase: Phase = Phase.CLAIMED
+    phase: AssignmentPhase = AssignmentPhase.CLAIMED
     sent_at: float = 0.0                # the job, or `go`; boottime(); 0.0: not sent
     member: Member | None = None        # None: it is in no group
     run: Run | None = None              # None: there is none, or no records
@@ -774,7 +774,7 @@ class Assignment:
 
     @property
     def is_undecided(self) -> bool:
-        return self.phase not in (Phase.ENDING, Phase.OVER)
+        return self.phase not in (AssignmentPhase.ENDING, AssignmentPhase.OVER)
 
     @property
     def can_become_new(self) -> bool:
@@ -786,7 +786,7 @@ class Assignment:
         if self.result:
             return self.result.state == NEW
         was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
-        return was_sent_recently and self.phase is Phase.SENT and self.client.link is not None
+        return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> Fields:
         """Return the job's fields for a `jobs` message."""
@@ -805,16 +805,16 @@ class Assignment:
         )
 
     def mark_sent(self) -> None:
-        self.phase = Phase.SENT
+        self.phase = AssignmentPhase.SENT
         self.sent_at = boottime()
 
     def mark_unsent(self) -> None:
         """Note that the message with the job was lost."""
-        self.phase = Phase.CLAIMED
+        self.phase = AssignmentPhase.CLAIMED
         self.sent_at = 0.0
 
     def mark_begun(self) -> None:
-        self.phase = Phase.BEGUN
+        self.phase = AssignmentPhase.BEGUN
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Decide the result of the line, set the phase to ENDING, and return the result.
@@ -829,7 +829,7 @@ class Assignment:
         """
         if not self.is_undecided:
             return None
-        self.phase = Phase.ENDING
+        self.phase = AssignmentPhase.ENDING
         line_result = proposed_result
         stage = self.group.stage if self.group else None
         # the other hosts do not wait until the job is started again
@@ -845,7 +845,7 @@ class Assignment:
         return self.result
 
     def mark_over(self) -> None:
-        self.phase = Phase.OVER
+        self.phase = AssignmentPhase.OVER
 
 
 Assignments = dict[str, Assignment]     # by key
@@ -1038,15 +1038,15 @@ class Client(Consumer):
         for assignment in self.assignments.values():
             member = assignment.member
             # otherwise the client does not know the line yet, or the result is decided
-            if assignment.phase not in (Phase.SENT, Phase.BEGUN):
+            if assignment.phase not in (AssignmentPhase.SENT, AssignmentPhase.BEGUN):
                 continue
             if assignment.key in reported_keys:
                 assignment.mark_begun()
             # the group runs, but the message with this job was lost: on_client_back() sends it again
-            elif member and member.group.stage is Stage.RUNNING and assignment.phase is Phase.SENT:
+            elif member and member.group.stage is Stage.RUNNING and assignment.phase is AssignmentPhase.SENT:
                 assignment.mark_unsent()
             # it has begun and is gone: the line becomes `e`
-            elif member or assignment.phase is Phase.BEGUN:
+            elif member or assignment.phase is AssignmentPhase.BEGUN:
                 self.sessions.settle(assignment, VANISHED)
             # the message with it was lost, so it was not started: the line becomes `.`
             else:
@@ -1412,12 +1412,12 @@ class Member:
 
         A decided one stays the first until its state is written.
         """
-        return self.jobs[0] if self.jobs and self.jobs[0].phase is not Phase.CLAIMED else None
+        return self.jobs[0] if self.jobs and self.jobs[0].phase is not AssignmentPhase.CLAIMED else None
 
     @property
     def is_ready(self) -> bool:
         """Return True if the first job can begin: its shell waits for `go`, and the client is connected."""
-        waits = self.is_at_gate and self.current is not None and self.current.phase is Phase.SENT
+        waits = self.is_at_gate and self.current is not None and self.current.phase is AssignmentPhase.SENT
         return waits and self.client.link is not None
 
     def stop_current(self) -> None:
@@ -1601,7 +1601,7 @@ class Group:
     def _settle_unsent_jobs(self, member: Member) -> None:
         """Settle the jobs that were not yet sent to a host: they become `e`."""
         for assignment in member.jobs:
-            if assignment.phase is Phase.CLAIMED:
+            if assignment.phase is AssignmentPhase.CLAIMED:
                 self._sessions.settle(assignment, STOPPED)
 
     def _finish(self) -> None:
@@ -1773,7 +1773,7 @@ class Sessions:
         Called when the result is written or never will be, when another runner has the line, or when the
         client did not come back.
         """
-        if assignment.phase is Phase.OVER:
+        if assignment.phase is AssignmentPhase.OVER:
             return
         assignment.mark_over()
         # otherwise the client is back, with a new assignment
@@ -1861,7 +1861,7 @@ class Sessions:
 
         A lost client gets the order when it comes back.
         """
-        if assignment.phase is Phase.CLAIMED:
+        if assignment.phase is AssignmentPhase.CLAIMED:
             self.settle(assignment, LineResult(CANCELLED, "cancelled"))
         else:
             assignment.send_message("stop", cancelled=True)
@@ -1927,7 +1927,7 @@ class Sessions:
             assignment = client.assignments.get(message.text("id", 16))
             if assignment is None or not assignment.is_undecided:
                 return
-            if assignment.phase is Phase.CLAIMED:
+            if assignment.phase is AssignmentPhase.CLAIMED:
                 raise WireError("it was not given that job")
             if kind == "finish":
                 self.settle(assignment, self._read_result(assignment, message, event_number))
@@ -2317,7 +2317,7 @@ class Recovery:
                     sessions.claims.reclaim_lines, client, unassigned, is_last_try
                 )
                 for key, job in reclaimed.jobs.items():
-                    sessions.add_assignment(Assignment(key, client, job, Phase.BEGUN))
+                    sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN))
             # while the executor searched, a result can have been written, or a line lost
             reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
@@ -2888,7 +2888,7 @@ class Server(Program):
         for assignment in self.sessions.assignments.values():
             # A client that does not know the line cannot bring it back, and while a line of a group is `r`,
             # the next server cannot start the group
-            if assignment.phase is Phase.CLAIMED:
+            if assignment.phase is AssignmentPhase.CLAIMED:
                 assignment.member = None
                 self.sessions.settle(assignment, RETURNED)
         kept_text = self.sessions.describe_kept_lines(self.sessions.assignments)

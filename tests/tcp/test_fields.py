@@ -80,7 +80,7 @@ class EachField(Case):
         known.on_hello(link, read(FROM_CLIENT[0]))
         known.link = link
         job = runmaker4.Job(1, 0, b"r", b" true")
-        assignment = server.Assignment(KEY, known, job, server.Phase.SENT)
+        assignment = server.Assignment(KEY, known, job, server.AssignmentPhase.SENT)
         if message["type"] == "ready":
             assignment.member = SimpleNamespace(current=assignment, group=self.link)
         sessions.add_assignment(assignment)
