@@ -11,12 +11,12 @@ client stops reading the pipes of the jobs.
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
 
-The sections; begin at ClientProgram.connect_parts(), Connection.claim() and stay_connected():
+The sections; begin at ClientProgram.connect_parts(), RemoteJobs.claim() and stay_connected():
 
     The token               from an option, the environment or a file
     Dialling                Endpoint: the first connection, before the event loop, and why one fails
     What the server must learn      Event; Outbox, which keeps each until the server has acknowledged it
-    The connection          LinkLife, a table of states and events; Requests; Connection, the `Jobs` of Runner
+    The connection          LinkLife, a table of states and events; Requests; RemoteJobs, the `Jobs` of Runner
     What the server is told of runs     ServerSink, which makes events of output and results
     The program             ClientProgram makes and connects the parts
 """
@@ -434,7 +434,7 @@ class Outbox:
 
 # ======== The connection ====================================================================================
 #
-# A `Connection` gives the `Runner` jobs, as a job file does in runmaker4.py.  It never waits for the server:
+# `RemoteJobs` gives the `Runner` jobs, as a job file does in runmaker4.py.  It never waits for the server:
 # claim() returns a job that has arrived, or asks for some; finish() queues an event.
 # `Requests` decides how many jobs to ask for; `LinkLife` opens one `ServerLink` after the other.  The steps
 # on each link:
@@ -464,16 +464,16 @@ class Complaint(enum.IntEnum):
 class ServerLink(Link, asyncio.Protocol):
     channel: ClientChannel
 
-    def __init__(self, connection: Connection, channel: ClientChannel) -> None:
-        super().__init__(channel, connection.loop)
-        self._connection = connection
-        self.lost_reason: asyncio.Future[str] = connection.loop.create_future()
+    def __init__(self, jobs: RemoteJobs, channel: ClientChannel) -> None:
+        super().__init__(channel, jobs.loop)
+        self._jobs = jobs
+        self.lost_reason: asyncio.Future[str] = jobs.loop.create_future()
 
     def on_authenticated(self) -> None:
-        self._connection.greet(self)
+        self._jobs.greet(self)
 
     def handle(self, message: Message) -> None:
-        self._connection.handle(self, message)
+        self._jobs.handle(self, message)
 
     def on_disconnected(self, why: str) -> None:
         if not self.lost_reason.done():
@@ -572,16 +572,16 @@ class LinkLife:
         self.reported_complaint = max(self.reported_complaint, complaint)
         return must_report
 
-    async def connect(self, connection: Connection, file_id: str) -> ServerLink:
+    async def connect(self, jobs: RemoteJobs, file_id: str) -> ServerLink:
         """Open a connection to the server; return it as a link.  The handshake follows.
 
         Called by stay_connected() for each attempt.  file_id: of the file that the server must have; '': any.
         Raises OSError, asyncio.TimeoutError.
         """
         endpoint = self._endpoint
-        link = ServerLink(connection, endpoint.open_channel(file_id))
+        link = ServerLink(jobs, endpoint.open_channel(file_id))
         # the next address of a host is tried after 0.25 s (RFC 8305)
-        connecting = connection.loop.create_connection(
+        connecting = jobs.loop.create_connection(
             lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
         )
         await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
@@ -704,7 +704,7 @@ class Requests:
         self.forget_no_job()
 
 
-class Connection:
+class RemoteJobs:
     """The server as the `Jobs` of a `Runner` (see runmaker4.Jobs): our jobs, and the events about them."""
 
     interval = FOREVER                  # the server says which jobs to kill
@@ -1181,8 +1181,8 @@ class Connection:
 class ServerSink(Sink):
     """Reports the start, output and end of runs to the server."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, jobs: RemoteJobs) -> None:
+        self._jobs = jobs
         # by run, in order: output by stream, held until the run is no longer short
         self._held_output: dict[Run, dict[bytes, bytearray]] = {}
 
@@ -1236,7 +1236,7 @@ class ServerSink(Sink):
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
     def _record_result(self, run: Run, result_text: str, loses_host: bool) -> None:
-        if job := self._connection.our_job(run.job):
+        if job := self._jobs.our_job(run.job):
             job.result_text, job.loses_host = result_text, loses_host
 
     def _send_end(self, run: Run, run_result: RunResult) -> None:
@@ -1254,8 +1254,8 @@ class ServerSink(Sink):
         )
 
     def _send_event(self, run: Run, kind: str, size: int = 0, /, **fields: Any) -> None:
-        if job := self._connection.our_job(run.job):
-            self._connection.send_event(size, type=kind, id=job.key, **fields)
+        if job := self._jobs.our_job(run.job):
+            self._jobs.send_event(size, type=kind, id=job.key, **fields)
 
 
 # ======== The program =======================================================================================
@@ -1319,15 +1319,15 @@ class ClientProgram(RunnerProgram):
         self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
-        connection = Connection(self, self._endpoint, self._reported_complaint)
-        jobs_task = asyncio.ensure_future(self.run_and_report(connection))
-        self._connection_task = asyncio.ensure_future(connection.stay_connected())
+        jobs = RemoteJobs(self, self._endpoint, self._reported_complaint)
+        jobs_task = asyncio.ensure_future(self.run_and_report(jobs))
+        self._connection_task = asyncio.ensure_future(jobs.stay_connected())
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)
         if self._connection_task.done() and isinstance(self._connection_task.exception(), UsageError):
             self._connection_task.result()      # raises it: the server refused us, and no job has started
         spawn_task(self._connection_task)       # any other exception in this running task is a defect
         exit_status = await jobs_task
-        return 2 if exit_status == 1 and not connection.link_life.was_accepted else exit_status
+        return 2 if exit_status == 1 and not jobs.link_life.was_accepted else exit_status
 
     def shut_down_after_defect(self) -> None:
         """After a defect, also kill the jobs if no task stays connected: no server would get results."""

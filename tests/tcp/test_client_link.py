@@ -19,7 +19,7 @@ LOSS, SILENT = client.Complaint.LOSS, runmaker4.MAX_SILENT_SECONDS
 
 
 class Link(unittest.TestCase):
-    """A life with no network: its events come from here, by the methods that its Connection calls."""
+    """A life with no network: its events come from here, by the methods that RemoteJobs calls."""
 
     def setUp(self) -> None:
         self.now = 1000.0

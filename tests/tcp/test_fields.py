@@ -111,16 +111,16 @@ class EachField(Case):
 
     def meet_server(self, program: mock.Mock, message: Message, body: str) -> None:
         """A server says this to a client that runs a job."""
-        connection = client.Connection(program, None, client.Complaint.NOTHING)
+        jobs = client.RemoteJobs(program, None, client.Complaint.NOTHING)
         if message["type"] != "welcome":
-            connection.handle(self.link, read(WELCOME))
-        job = connection._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))
-        owners = connection, connection.link_life, connection._requests, job
+            jobs.handle(self.link, read(WELCOME))
+        job = jobs._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))
+        owners = jobs, jobs.link_life, jobs._requests, job
 
         def memory() -> object:
-            return ([dict(vars(owner)) for owner in owners], [*connection._jobs], [*connection._jobs_ahead],
-                    connection._summary.done(), len(program.mock_calls))
-        self.play(message, lambda wrong: connection.handle(self.link, wrong), memory, body)
+            return ([dict(vars(owner)) for owner in owners], [*jobs._jobs], [*jobs._jobs_ahead],
+                    jobs._summary.done(), len(program.mock_calls))
+        self.play(message, lambda wrong: jobs.handle(self.link, wrong), memory, body)
 
 
 def line(number: int, state: bytes = b"!") -> runmaker4.Line:
