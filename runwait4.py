@@ -429,8 +429,8 @@ class Watcher:
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
     @retry_while_missing
-    def can_log_be_behind(self) -> bool:
-        """Return True if a result can be in the job file, and not yet in the log."""
+    def can_journal_be_behind(self) -> bool:
+        """Return True if a result can be in the job file, and not yet in the journal."""
         *_, mtime_ns = self.file.signature()
         age = time.time() - mtime_ns / 1e9      # negative if the clock of a file server is ahead
         return -MAX_FAST_SECONDS <= age < self._max_journal_delay
@@ -446,7 +446,7 @@ class Watcher:
         No pause begins after _end_patience seconds of pauses, of all calls together.  Otherwise a view in
         batches would follow a runner down the file.
         """
-        while (self._end_patience > 0 and self.can_log_be_behind()
+        while (self._end_patience > 0 and self.can_journal_be_behind()
                 and not RunnersAtWork(self.presence_locks()).has_no_runners):
             time.sleep(self._end_seconds)
             self._end_patience -= self._end_seconds
@@ -972,8 +972,8 @@ class RunOutput:
 # number, otherwise to the nearest; of two equally near ones to the lower one in the file, because lines are
 # usually inserted above.
 #
-# A line inserted above equal lines (with one command) shifts all their numbers.  So if the log has as many
-# numbers of a command as the file has lines, numbers and lines are paired in order first.
+# A line inserted above equal lines (with one command) shifts all their numbers.  So if the journal has as
+# many numbers of a command as the file has lines, numbers and lines are paired in order first.
 #
 # Of several runs of a line, the last one in the journal is the last run, whatever its number: a line can be
 # moved, run again, and be moved back.  But two runners append in any order what has ended within the time for
@@ -1145,17 +1145,17 @@ def seconds_since(timestamp: float) -> float | None:
 #   presence locks   also of runners that exit meanwhile, whose lines are still `r` in the snapshot
 #   the job file     states, running lines and orphans; cancelled lines with running jobs
 #   presence locks   also of runners that start meanwhile
-#   mtime            shows that ends of runs can still be on the way to the log
+#   mtime            shows that ends of runs can still be on the way to the journal
 #   the lines        that the view selects, perhaps in batches
-#   the log          is read up to its end after each batch.  So it has the ends of all runs with finished
+#   the journal      is read up to its end after each batch.  So it has the ends of all runs with finished
 #                    lines, except ends on the way.  A runner appends all ends before it releases the presence
 #                    lock.
 #
 # Ends are on the way because a runner writes the state of a line at once, and gathers ends for a moment: an
 # append for each job would cost more round trips on NFS than its claim.  So while a runner is at work, a view
-# waits for that moment before it reads the log, and longer if a finished line lacks its run.
+# waits for that moment before it reads the journal, and longer if a finished line lacks its run.
 #
-# --stats and --timeline read only the log.
+# --stats and --timeline read only the journal.
 
 # by the state of a run, the states in which it leaves the line
 LINE_STATES_AFTER = {**{state: {name} for state, name in STATE_NAMES.items()}, ".": {"new"},
@@ -1167,7 +1167,7 @@ class Row:
     """A line and one of its runs, as of one observation."""
     line: Line                  # if removed: as of the run
     line_state: str             # a word; an orphan is in error; "": removed
-    run: RunRecord | None       # None: the log has none, or none that counts
+    run: RunRecord | None       # None: the journal has none, or none that counts
     is_last: bool               # it is the last run of the line, and counts
     seconds_running: float | None       # None: not running, or unknown
     # fields of a run for --json
@@ -1218,13 +1218,13 @@ class Row:
 
 
 class Observation:
-    """A job file, the locks and a log of the runs, as of one moment.  The log can be empty."""
-    TAIL_BYTES = 1 << 22        # the end of a log: mostly enough for the starts of all running jobs
+    """A job file, the locks and the journal, which can be empty, as of one moment."""
+    TAIL_BYTES = 1 << 22        # the end of a journal: mostly enough for the starts of all running jobs
     # after so long without a run, a host counts as one without a runner: a client has no presence lock
     MAX_BETWEEN_RUNS_SECONDS = 60.0
     # state and cause of a run without an end
     STILL_RUNNING = "r", ""
-    ENDING = "r", "ending"      # finished; the end is not in the log yet
+    ENDING = "r", "ending"      # finished; the end is not in the journal yet
     LOST = "e", "lost"
     END_UNKNOWN = "?", "unknown"
 
@@ -1237,25 +1237,25 @@ class Observation:
         self.cancelled_lines = watcher.cancelled_lines(self.snapshot)
         locks_after = watcher.presence_locks()
         self.runners_at_work = RunnersAtWork(None if locks_after is None else locks_after | locks_before)
-        self._can_log_be_behind = watcher.can_log_be_behind()
+        self._can_journal_be_behind = watcher.can_journal_be_behind()
         # the lines that are `r`, or have a job
         self.running_lines = [*self.snapshot.running, *self.cancelled_lines, *self.snapshot.orphans]
         self._running_numbers = {line.number for line in self.running_lines}
         self.orphan_numbers = {line.number for line in self.snapshot.orphans}
         # the default directory is missing if no job was run yet, or with --no-records
         may_be_missing = options.outdir == default_outdir(watcher.path)
-        self.log = JournalReader(options.outdir, say, may_be_missing)
+        self.journal = JournalReader(options.outdir, say, may_be_missing)
 
     def __enter__(self) -> Observation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.log.close()
+        self.journal.close()
 
     @functools.cached_property
     def recent_runs(self) -> list[RunRecord]:
-        """The runs in the last TAIL_BYTES of the log, read on first use."""
-        return list(self.log.start_pass(max(0, self.log.size - self.TAIL_BYTES)))
+        """The runs in the last TAIL_BYTES of the journal, read on first use."""
+        return list(self.journal.start_pass(max(0, self.journal.size - self.TAIL_BYTES)))
 
     def rows_of_running_lines(self) -> list[Row]:
         """Return the row of the last run of each line that is `r`, or cancelled and still running.
@@ -1267,7 +1267,7 @@ class Observation:
         commands = {line.command for line in lines}
         line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
         # a run in an earlier part could be the last one of a line
-        if self.log.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
+        if self.journal.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
             return self.last_rows_without_waiting(lines)
         return [self.row_of_line(line, line_runs) for line in lines]
 
@@ -1291,11 +1291,11 @@ class Observation:
         If only one line has a command, all runs of the command are of that line.  If several have it, the
         line number in a run can be an old one.  So read all of these lines, to match the runs with them.
         """
-        self.log.read_on()
+        self.journal.read_on()
         lines_of = {line.command: line for line in lines}
         repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
         runs: dict[object, RunRecord] = {}      # by command; of a repeated one, by RunRecord.place
-        for run in self.log.runs_of(lines_of):
+        for run in self.journal.runs_of(lines_of):
             add_if_later(runs, run.place if run.command in repeated else run.command, run)
         line_runs = self.match_runs_with_lines(
             repeated, runs.values(), [line for line in lines if line.command in repeated] if repeated else ())
@@ -1316,7 +1316,7 @@ class Observation:
         """
         unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
-        runs = [run for run in self.log.runs_of(commands) if run.command in commands]
+        runs = [run for run in self.journal.runs_of(commands) if run.command in commands]
         runs.sort(key=operator.attrgetter("position"))
         line_runs = self.match_runs_with_lines(commands, runs, lines)
         rows = [self.row_of_run(run, line_runs) for run in runs]
@@ -1367,7 +1367,7 @@ class Observation:
         # A server that exits records its runs as lost.  If the line still has a job, the run goes on, for the
         # next server
         if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
-                and line.number not in self.orphan_numbers and not self._can_log_be_behind):
+                and line.number not in self.orphan_numbers and not self._can_journal_be_behind):
             run.ended = run.seconds = None
         if run and run.ended is None:
             # The first condition that holds counts:
@@ -1381,7 +1381,7 @@ class Observation:
             if is_last and (line.state == RUNNING or line.number in self._running_numbers):
                 ending = (self.LOST if line.number in self.orphan_numbers
                           else self.ENDING if line.state in (DONE, FAILED, ERROR) else self.STILL_RUNNING)
-            elif self._can_log_be_behind and not self.runners_at_work.has_runner_exited(run):
+            elif self._can_journal_be_behind and not self.runners_at_work.has_runner_exited(run):
                 ending = self.ENDING
             else:
                 ending = self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
@@ -1398,7 +1398,7 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     """Return the current rate of finished jobs, from which --status estimates the time left; None: unknown.
 
     A job counts once, when its last run ended: not if that was put back, as the job is new again, or if the
-    job is in `unfinished_lines`, as it will end once more.  runs: in the order of the log.
+    job is in `unfinished_lines`, as it will end once more.  runs: in the order of the journal.
     """
     end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
     for line in unfinished_lines:
@@ -1596,7 +1596,7 @@ def status_of(observation: Observation) -> Fields:
 def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Fields:
     """Return the fields of the status for a running line or an orphan.
 
-    If the last run in the log has ended, the current run is not in the log yet, and the fields of a run are
+    If the last run in the journal has ended, the current run is not there yet, and the fields of a run are
     None.  But if that run was unsuccessful and the runner is alive, return host and slot: a runner keeps them
     between two tries.  status_of() sets `processes`.
 
@@ -1833,8 +1833,8 @@ def rows_of_bad_lines(observation: Observation) -> Iterator[list[Row]]:
 
     These are the last runs of lines that are failed or in error, and last runs with incomplete output.
     """
-    observation.log.read_on()
-    incomplete_commands = observation.log.incomplete_commands
+    observation.journal.read_on()
+    incomplete_commands = observation.journal.incomplete_commands
     # None: any line can have incomplete output.  RUNNING: an orphan is `r`, and counts as in error
     states = None if incomplete_commands else FAILED + ERROR + RUNNING
     for lines in batches_of_lines(observation.watcher, states):
@@ -2214,7 +2214,7 @@ MAX_ROUNDING_US = 1500
 
 
 @dataclass
-class Event:
+class TraceEvent:
     """The "complete event" (ph X) of a run.  Those of all runs are in memory at once."""
     __slots__ = ("duration_us", "other_fields", "start_us")
     start_us: int
@@ -2222,7 +2222,7 @@ class Event:
     other_fields: bytes             # JSON
 
 
-def trace_event(run: RunRecord, seconds: float) -> Event:
+def trace_event(run: RunRecord, seconds: float) -> TraceEvent:
     """Return the event of a run, for --timeline.  seconds: the duration.
 
     The exit status is as in GNU parallel: -1 after a timeout, or 128 + the number of a signal.
@@ -2241,17 +2241,17 @@ def trace_event(run: RunRecord, seconds: float) -> Event:
         },
     }
     duration_us = max(MIN_DURATION_US, round(seconds * 1e6))
-    return Event(round(run.began * 1e6), duration_us, encode(other_fields))
+    return TraceEvent(round(run.began * 1e6), duration_us, encode(other_fields))
 
 
-def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
+def assign_tracks(events: Iterable[TraceEvent]) -> list[list[TraceEvent]]:
     """Put the runs of a slot on tracks, on which runs follow each other; return the events of each track.
 
     A run goes to the first track that is free when it begins.  One track suffices, unless two runners of a
     host have slots of this name.
     """
-    tracks: list[list[Event]] = []
-    for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the log
+    tracks: list[list[TraceEvent]] = []
+    for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the journal
         for track in tracks:
             # Logged times are rounded, so a run can seem to begin before the previous one ends.  That one is
             # shortened then, by less than half.
@@ -2266,7 +2266,7 @@ def assign_tracks(events: Iterable[Event]) -> list[list[Event]]:
     return tracks
 
 
-def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[Event]]) -> Iterator[bytes]:
+def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[TraceEvent]]) -> Iterator[bytes]:
     """Yield, as JSON, the names of each host and track, and then the events of their runs.
 
     A host is a process of the trace, a track a thread.  Perfetto finds the name of a thread by `tid` alone,
@@ -2364,7 +2364,7 @@ class Report:
         failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
         failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.running_lines]}
-        journal_pass = observation.log.start_pass()
+        journal_pass = observation.journal.start_pass()
         last_runs: dict[tuple[object, ...], RunRecord] = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
         self.run_count = 0
@@ -2582,7 +2582,7 @@ REMEDIES = {                       # by how the file system's type begins; the f
 }
 
 
-def pause() -> None:
+def wait_randomly() -> None:
     """Wait for a random time: with equal pauses hosts could always write in the same order."""
     time.sleep(MAX_PAUSE_SECONDS * os.urandom(1)[0] / 256)
 
@@ -2658,7 +2658,7 @@ class LockCheck:
         is_right = True
         count = 0
         while count < MIN_ADDITIONS or time.monotonic() < deadline:
-            pause()
+            wait_randomly()
             if not keep_trying(lambda: lock(self.lock_fd, SUM_LOCK), CHECK_SECONDS):
                 raise OSError(errno.EAGAIN, "another host keeps the lock and does not answer")
             try:
@@ -2683,7 +2683,7 @@ class LockCheck:
             self.first_rows = list(rows)
         is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
         is_right = is_sum_right and (not self.rows or rows[self.row] == self.rows[self.row])
-        pause()                                     # a host that the lock does not exclude can write now
+        wait_randomly()         # a host that the lock does not exclude can write now
         # after an error 0: the other hosts find that total, too
         rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
         rows[self.row] = rows[self.row][0] + 1, self.label
