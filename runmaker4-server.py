@@ -961,42 +961,6 @@ class Client(Consumer):
         self.newest_link = link
         self._hello_came.set()
 
-    async def serve_client(self) -> None:
-        """Serve the client on one link (connection) after the other, from its first `hello` on.
-
-        On each link the client first reports its jobs.  A job that it has, and this server did not assign,
-        gets a line if possible; if that cannot be known now, drop the link, and the client connects again.  A
-        job that it does not have was not started, or is lost: settle the line.
-
-        Return after `bye`, if the client stays away for the grace, or when the server exits: then the lines
-        are kept for the next server.
-        """
-        while link := await self._next_link():
-            self._settle_unreported_jobs({job.key for job in link.reported_jobs})
-            reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-            if reclaimed.doubt:
-                link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
-            elif not link.detached.done():
-                self._welcome(link, reclaimed)
-            await link.detached         # from here on, the client is without this link
-            if self.sessions.lifetime.is_exiting:
-                return
-            # the client repeats its requests on the next link
-            self.requested_slots = 0
-            self.exits_without_jobs = False
-            self.request_number = 0
-            self.sessions.abort_unstarted_groups(self.assignments)
-            if self.sessions.clients.get(self.id) is not self:      # it has said bye
-                for assignment in self.assignments.values():
-                    if assignment.member:                           # also those that were not sent
-                        self.sessions.settle(assignment, VANISHED)
-                return self._settle_unreported_jobs(set())
-            if link is self.newest_link:        # otherwise it has replaced the link, so it is not lost
-                kept_text = self.sessions.describe_kept_lines(self.assignments)
-                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
-        if not self.sessions.lifetime.is_exiting:
-            self._abandon_lines()
-
     async def _next_link(self) -> ClientLink | None:
         """Wait for a `hello`; return the newest link, as several can have come; None after the grace."""
         if not await wait_for_event(self._hello_came, self.sessions.grace):
@@ -1075,6 +1039,42 @@ class Client(Consumer):
                 # the line stays `r`, without a job lock
                 sessions.remove_assignment(assignment, VANISHED)
                 sessions.executor.post(sessions.claims.leave_as_orphan, assignment.job)
+
+    async def serve_client(self) -> None:
+        """Serve the client on one link (connection) after the other, from its first `hello` on.
+
+        On each link the client first reports its jobs.  A job that it has, and this server did not assign,
+        gets a line if possible; if that cannot be known now, drop the link, and the client connects again.  A
+        job that it does not have was not started, or is lost: settle the line.
+
+        Return after `bye`, if the client stays away for the grace, or when the server exits: then the lines
+        are kept for the next server.
+        """
+        while link := await self._next_link():
+            self._settle_unreported_jobs({job.key for job in link.reported_jobs})
+            reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+            if reclaimed.doubt:
+                link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
+            elif not link.detached.done():
+                self._welcome(link, reclaimed)
+            await link.detached         # from here on, the client is without this link
+            if self.sessions.lifetime.is_exiting:
+                return
+            # the client repeats its requests on the next link
+            self.requested_slots = 0
+            self.exits_without_jobs = False
+            self.request_number = 0
+            self.sessions.abort_unstarted_groups(self.assignments)
+            if self.sessions.clients.get(self.id) is not self:      # it has said bye
+                for assignment in self.assignments.values():
+                    if assignment.member:                           # also those that were not sent
+                        self.sessions.settle(assignment, VANISHED)
+                return self._settle_unreported_jobs(set())
+            if link is self.newest_link:        # otherwise it has replaced the link, so it is not lost
+                kept_text = self.sessions.describe_kept_lines(self.assignments)
+                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
+        if not self.sessions.lifetime.is_exiting:
+            self._abandon_lines()
 
     # -- requests and jobs -----------------------------------------------------------------------------------
 

@@ -633,7 +633,7 @@ class RunRecord(RunFields):
         return self.ended is not None and self.cause != "lost"
 
     @property
-    def place(self) -> tuple[bytes, int, bool, bool]:
+    def last_run_key(self) -> tuple[bytes, int, bool, bool]:
         """Of several runs with this in common, only the last one can be the last run of a line."""
         return self.command, self.line, self.ended is None, self.cause == "lost"
 
@@ -1014,7 +1014,7 @@ class LineRuns:
         are above this class.
 
         lines: all lines of each command, as equal lines compete for the runs.  running_numbers: of the lines
-        that are `r`, or have a job.  runs: at least the last one of each RunRecord.place.
+        that are `r`, or have a job.  runs: at least the last one of each RunRecord.last_run_key.
         """
         self.lines = {line.number: line for line in lines}
         self._numbers_of: dict[bytes, list[int]] = {}               # of the lines, by command
@@ -1294,9 +1294,9 @@ class Observation:
         self.journal.read_on()
         lines_of = {line.command: line for line in lines}
         repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
-        runs: dict[object, RunRecord] = {}      # by command; of a repeated one, by RunRecord.place
+        runs: dict[object, RunRecord] = {}      # by command; of a repeated one, by RunRecord.last_run_key
         for run in self.journal.runs_of(lines_of):
-            add_if_later(runs, run.place if run.command in repeated else run.command, run)
+            add_if_later(runs, run.last_run_key if run.command in repeated else run.command, run)
         line_runs = self.match_runs_with_lines(
             repeated, runs.values(), [line for line in lines if line.command in repeated] if repeated else ())
         # all runs of another command are of its only line
@@ -1823,7 +1823,7 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()
     if any(group.count > 1 for group in largest_first):
-        texts = (f"{group.count:6}  {group.words}  ({group.place})" for group in largest_first)
+        texts = (f"{group.count:6}  {group.words}  ({group.lines_and_hosts})" for group in largest_first)
         print_lines(["", *(fit_to_width(text, columns) for text in texts)])
     return count_states(observation.snapshot)
 
@@ -1860,8 +1860,8 @@ class FailureGroup:
     hosts: set[str]
 
     @property
-    def place(self) -> str:
-        """Lines and hosts: 'lines 1, 2 on node1'."""
+    def lines_and_hosts(self) -> str:
+        """Return for example 'lines 1, 2 on node1'."""
         host_text = min(self.hosts) if len(self.hosts) == 1 else f"{len(self.hosts)} hosts"
         return name_lines(self.first_numbers) + (f" on {host_text}" if self.hosts else "")
 
@@ -2373,7 +2373,7 @@ class Report:
             recent_runs.append(run)
             # the last run of a failed or running line can be older than the recent runs
             if run.command in commands:
-                add_if_later(last_runs, run.place, run)
+                add_if_later(last_runs, run.last_run_key, run)
         commands.update(run.command for run in recent_runs)
         runs = [*last_runs.values(), *recent_runs]
         line_runs = observation.match_runs_with_lines(commands, runs, failed_lines)
@@ -2496,7 +2496,7 @@ class Reporter:
         link_base = find_link_base(self.options.outdir, self.path)
         group_items = [
             f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
-            f"<small>{escape_html(group.place)}</small></button></li>"
+            f"<small>{escape_html(group.lines_and_hosts)}</small></button></li>"
             for group in groups[:self.SHOWN_GROUPS]
         ]
         counts_text, *status_texts = status_lines(report.status, PAGE_COLUMNS)
