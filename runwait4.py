@@ -7,6 +7,7 @@ error.  Most functions can raise UsageError, which ends the program with a messa
 
 The sections; begin at run_with_options() in The program:
 
+    Text                                    times, sizes and tables as text
     The command line, Waiting, Progress     the options; Watcher, which polls the file
     The journal, Job output                 JournalReader, RunOutput: what runners have recorded
     Matching runs to lines                  which run is a line's last
@@ -168,6 +169,107 @@ else:
 
 PROG = "runwait4.py"
 T = TypeVar("T")
+
+
+# ======== Text ==============================================================================================
+
+
+def format_time(timestamp: float) -> str:
+    """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
+    local, today = time.localtime(timestamp), time.localtime()
+    return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%b %d %H:%M", local)
+
+
+def took(seconds: float) -> str:
+    """Return a duration as text: '49 ms', '3h 12m'."""
+    if seconds >= 0.9995:
+        return human_time(seconds)
+    return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as text: '812 B', '1.2K'."""
+    return memory_text(size) if size >= SIZE_UNITS["K"] else f"{size} B"
+
+
+def format_peak(peak: int | None, upper_bound: int | None) -> str:
+    """Return a memory peak as '12M', or '<30M' if only a bound is known; '' if unknown."""
+    if peak is not None:
+        return memory_text(peak)
+    return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
+
+
+def shorten(text: str, max_characters: int) -> str:
+    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
+
+
+def to_valid_text(text: str) -> str:
+    return to_bytes(text).decode(errors="replace")
+
+
+def escape_html(text: str) -> str:
+    safe: str = html.escape(to_valid_text(printable(text)))
+    return safe
+
+
+PAGE_COLUMNS = 10_000           # of the page, which scrolls
+
+
+def stdout_columns() -> float:
+    """Return the maximum length of a line on stdout; infinite without a terminal."""
+    return columns_of(1) - 1 if os.isatty(1) else inf
+
+
+def fit_to_width(text: str, columns: float) -> str:
+    """Return a text without control characters; if it is too wide, cut it and end it by '...'."""
+    text = printable(text)
+    return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
+
+
+# The words that two lines have in common at their start: no part of a word or of a quoted text, no option
+# (--seed) without its value; if the lines differ, and neither is only that.  Also for browsers: no lookbehind
+MIN_BEGINNING = 5                       # characters; less is not worth the dots
+BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
+                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+)"""
+                       r"""(\S.*)\n\1(?!\2$)\S""")
+
+
+def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
+    """Return the commands with '... ' instead of the words with which all begin, if there are several.
+
+    columns: infinite: leave the commands as they are, for example for a program that reads them.
+    """
+    # the words that the first and the last command in sorted order have in common, all commands have
+    common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
+    if common and common.end(1) >= MIN_BEGINNING:
+        return [f"... {command[common.end(1):]}" for command in commands]
+    return commands
+
+
+def format_table(
+    rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
+) -> Iterator[str]:
+    """Yield the lines of a table with aligned columns.  The last column has the remaining width.
+
+    columns: the maximum width.  right_columns: indexes of right-aligned columns.
+    """
+    last_column = len(rows[0]) - 1
+    max_width = 18 if columns < PAGE_COLUMNS else inf       # of a cell
+    widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
+    # 0: the last column needs no padding, and is cut below
+    widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
+    for row in rows:
+        cells = [fit_to_width(cell, width or inf) for cell, width in zip(row, widths)]
+        yield fit_to_width("  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
+                                     for index, (cell, width) in enumerate(zip(cells, widths))), columns)
+
+
+def print_lines(texts: Iterable[str]) -> None:
+    print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
+
+
+def say(text: str) -> None:
+    warn(f"{PROG}: {text}")
 
 
 # ======== The command line ==================================================================================
@@ -1466,68 +1568,6 @@ def status_summary(status: Fields) -> Iterator[str]:
     yield from map(printable, status.get("clients", ()))
 
 
-def format_time(timestamp: float) -> str:
-    """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
-    local, today = time.localtime(timestamp), time.localtime()
-    return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%b %d %H:%M", local)
-
-
-PAGE_COLUMNS = 10_000           # of the page, which scrolls
-
-
-def stdout_columns() -> float:
-    """Return the maximum length of a line on stdout; infinite without a terminal."""
-    return columns_of(1) - 1 if os.isatty(1) else inf
-
-
-def fit_to_width(text: str, columns: float) -> str:
-    """Return a text without control characters; if it is too wide, cut it and end it by '...'."""
-    text = printable(text)
-    return text if len(text) <= columns else f"{text[:max(int(columns) - 3, 0)]}..."
-
-
-# The words that two lines have in common at their start: no part of a word or of a quoted text, no option
-# (--seed) without its value; if the lines differ, and neither is only that.  Also for browsers: no lookbehind
-MIN_BEGINNING = 5                       # characters; less is not worth the dots
-BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
-                       r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+)"""
-                       r"""(\S.*)\n\1(?!\2$)\S""")
-
-
-def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
-    """Return the commands with '... ' instead of the words with which all begin, if there are several.
-
-    columns: infinite: leave the commands as they are, for example for a program that reads them.
-    """
-    # the words that the first and the last command in sorted order have in common, all commands have
-    common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
-    if common and common.end(1) >= MIN_BEGINNING:
-        return [f"... {command[common.end(1):]}" for command in commands]
-    return commands
-
-
-def format_table(
-    rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
-) -> Iterator[str]:
-    """Yield the lines of a table with aligned columns.  The last column has the remaining width.
-
-    columns: the maximum width.  right_columns: indexes of right-aligned columns.
-    """
-    last_column = len(rows[0]) - 1
-    max_width = 18 if columns < PAGE_COLUMNS else inf       # of a cell
-    widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
-    # 0: the last column needs no padding, and is cut below
-    widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
-    for row in rows:
-        cells = [fit_to_width(cell, width or inf) for cell, width in zip(row, widths)]
-        yield fit_to_width("  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
-                                     for index, (cell, width) in enumerate(zip(cells, widths))), columns)
-
-
-def say(text: str) -> None:
-    warn(f"{PROG}: {text}")
-
-
 def orphan_hint(host: str | None, runner: int | None) -> str:
     """Return how the job of an orphan can still live; '': it was run here, so it is dead.
 
@@ -1662,25 +1702,6 @@ def signal_suffix(number: int) -> str:
         return f" ({signal.Signals(number).name})"
     except ValueError:
         return ""
-
-
-def took(seconds: float) -> str:
-    """Return a duration as text: '49 ms', '3h 12m'."""
-    if seconds >= 0.9995:
-        return human_time(seconds)
-    return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
-
-
-def size_text(size: int) -> str:
-    """Return a number of bytes as text: '812 B', '1.2K'."""
-    return memory_text(size) if size >= SIZE_UNITS["K"] else f"{size} B"
-
-
-def format_peak(peak: int | None, upper_bound: int | None) -> str:
-    """Return a memory peak as '12M', or '<30M' if only a bound is known; '' if unknown."""
-    if peak is not None:
-        return memory_text(peak)
-    return f"<{memory_text(upper_bound)}" if upper_bound is not None else ""
 
 
 MAX_LINES = 50_000              # in memory at once
@@ -1912,10 +1933,6 @@ class FailureGroups:
 
     def largest_first(self) -> list[FailureGroup]:
         return sorted(self._groups.values(), key=lambda group: -group.count)
-
-
-def print_lines(texts: Iterable[str]) -> None:
-    print_bytes(to_bytes("".join(f"{text}\n" for text in texts)))
 
 
 # ======== Output of lines ===================================================================================
@@ -2294,14 +2311,6 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[TraceEvent]])
                 pid, tid, event.start_us, event.duration_us, event.other_fields[1:])
 
 
-def shorten(text: str, max_characters: int) -> str:
-    return text if len(text) <= max_characters else f"{text[:max_characters]}..."
-
-
-def to_valid_text(text: str) -> str:
-    return to_bytes(text).decode(errors="replace")
-
-
 def refuse_foreign_file(path: str, head: bytes) -> None:
     """Refuse to replace a file unless it is missing, empty, or begins with `head`: then it is ours."""
     refuse_special_file(path, "give another name")
@@ -2415,11 +2424,6 @@ def find_link_base(directory: str, page: str) -> str:
     if relative_path.split(os.sep)[0] == os.pardir:
         return ""
     return f"./{urls.quote(os.fsencode(relative_path))}"
-
-
-def escape_html(text: str) -> str:
-    safe: str = html.escape(to_valid_text(printable(text)))
-    return safe
 
 
 class Reporter:
