@@ -97,21 +97,6 @@ class Disasters(NfsCase):
 class OnNfs3(Scenarios, unittest.TestCase):
     versions = ("3", "3")
 
-    def test_a_run_of_another_host_that_was_killed_does_not_get_an_older_result(self) -> None:
-        """No query shows a host the shared lock of another that had begun before."""
-        self.server.write("runs.txt", f". {GATE}\n. [ $HOST = alice ] || sleep 100\n. {GATE}; true\n")
-        other = self.start(self.bob, "runmaker4.py -q runs.txt")
-        self.wait_states("r..")
-        runner = self.start(self.alice, "runmaker4.py -q runs.txt")
-        self.wait_states("rdr")
-        self.alice.run("runset4.py -q --set . runs.txt 2")
-        self.open_gate(self.bob)
-        self.wait_states("drr")
-        self.kill_with_jobs(other)
-        self.open_gate(self.alice)
-        self.finish(runner, code=1)
-        self.assertEqual(self.states(), "ded")
-
 
 class OnNfs40(Locks, unittest.TestCase):
     versions = ("4.0", "4.0")
