@@ -169,6 +169,32 @@ class OfLocks(TableCase):
         os.unlink(queue.file.lock_table.path)
         queue.reopen_if_replaced()
 
+    def test_a_job_lock_that_was_lost_is_locked_again_and_the_others_are_kept(self) -> None:
+        """NFS fails a read, and this host still remembers the lock; elsewhere the lock is just not there."""
+        for kind in "nfs4", "fuse.glusterfs":
+            cursor = self.jobs(b". a\n. b\n", mount=runmaker4.Mount(kind, frozenset()))
+            queue, jobs = cursor.queue, [job_of(cursor.claim()), job_of(cursor.claim())]
+            lost, kept = (present(job.job_lock) for job in jobs)
+            self.addCleanup(os.close, os.dup(lost.fd))          # as the job has one
+            if kind != "nfs4":
+                runmaker4.unlock(lost.fd, 0, 0)
+            pread, failed = runmaker4.Reader.pread, [lost.fd] * (kind == "nfs4")
+
+            def read(reader: runmaker4.Reader, size: int, at: int) -> bytes:
+                if reader.fd in failed:
+                    failed.clear()
+                    raise OSError(errno.EIO, "Input/output error")
+                return pread(reader, size, at)
+
+            with self.subTest(kind=kind), mock.patch.object(runmaker4.Reader, "pread", read):
+                queue.close_if_locks_lost(OSError(errno.EIO, "Input/output error"))
+                self.assertEqual(queue.check_jobs(), {})
+                self.assertIs(jobs[1].job_lock, kept)
+                again = present(jobs[0].job_lock)
+                self.assertIsNot(again, lost)
+                self.assertEqual(again.offset, lost.offset)
+                self.assertFalse(runmaker4.lock(self.another(queue.file).lock_table.fd, lost.offset))
+
     def test_each_cell(self) -> None:
         def write(queue: runmaker4.JobQueue) -> str:
             queue._write_at_offset(self.job, b"d")
