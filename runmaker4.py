@@ -6349,18 +6349,14 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 #
 # Sinks are the console, the log file, the output directory and the job log.  No sink blocks the event loop:
 # the console writes through a Writer, which has an executor of its own, the others through that of the files.
-# The backlog is the number of bytes still to be written.  While it is large, the runner reads no job output,
-# and jobs block on the pipes.
-#
-# There are three consoles: Console prints all events for programs, Plain job output only (--plain), and
-# TerminalConsole prints for people, on a Terminal.
+# While the backlog, the bytes still to be written, is large, the runner reads no job output, and jobs block
+# on the pipes.
 
 
 class Writer:
     """Writes to a descriptor that other processes share (a terminal, a pipe); never blocks the event loop.
 
-    O_NONBLOCK would apply to all of these processes.  So the thread of an executor writes.  A regular file
-    needs no thread.
+    A thread writes, unless it is a regular file: O_NONBLOCK would apply to all of these processes.
     """
     LOW_BACKLOG = 1 << 18                       # bytes; below, job output is read again
     HIGH_BACKLOG = 1 << 20                      # bytes; above, it is not read
@@ -6370,10 +6366,9 @@ class Writer:
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callback = lambda: None) -> None:
-        """Prepare a thread to write with, unless `fd` is a regular file that needs none.
+        """on_broken: called once, when a write has failed; later data is dropped.
 
-        on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
-        each write of the thread: the backlog is smaller, so what was held back because of it can go on.
+        on_relieved: called after each write of the thread: the backlog is smaller.
         """
         self.fd = fd
         self.loop = loop
@@ -6388,14 +6383,10 @@ class Writer:
 
     @property
     def backlog(self) -> int:
-        """Return the bytes not yet written."""
         return len(self.gathered) + self.executor.backlog
 
     def write(self, data: bytes) -> None:
-        """Write data, with data of the next moment: waking the thread costs as much as several lines.
-
-        While a write is not done, data is gathered: a queue of many small writes would take far more memory.
-        """
+        """Write data, with data of the next moment: waking the thread costs as much as several lines."""
         if self.closed or not data:
             return
         self.gathered += data
@@ -6403,7 +6394,8 @@ class Writer:
 
     def _flush_soon(self) -> None:
         if self.executor.backlog:
-            return                          # the thread is writing, and _on_written() calls this again
+            # _on_written() calls this again; a queue of many small writes would take far more memory
+            return
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
         elif self.gathered and not self.timer:
@@ -6416,7 +6408,6 @@ class Writer:
         self.on_relieved()
 
     def flush(self) -> None:
-        # post the gathered data, as one write
         if self.timer:
             self.timer.cancel()
             self.timer = None
@@ -6425,7 +6416,6 @@ class Writer:
         self.executor.post(self.write_chunks, [data], size=len(data))
 
     def write_chunks(self, chunks: Iterable[bytes]) -> None:
-        """Write chunks, in the thread if there is one."""
         try:
             for chunk in chunks:
                 write_all(self.fd, chunk)
@@ -6438,19 +6428,13 @@ class Writer:
             self.on_broken(error)
 
     async def drain(self, max_seconds: float) -> None:
-        """Write everything, waiting for `max_seconds` at most."""
         self.flush()
         await self.executor.flush(max_seconds)
 
 
 class MessageLog(Writer):
-    """The file of --errors as descriptor 2.  Each line begins with the local time.
-
-    Each write opens the path anew, since it can be renamed or removed, for example by logrotate; on NFS that
-    can block.  While it cannot be opened, lines go to the old file.  After an error, such as a full disk,
-    later lines are written again.
-    """
-    needs_thread = True
+    """The file of --errors as descriptor 2.  Each line begins with the local time."""
+    needs_thread = True                 # each write opens the path, which can block on NFS
     path: str
 
     def write(self, data: bytes) -> None:
@@ -6458,7 +6442,7 @@ class MessageLog(Writer):
         super().write(b"".join(now + line for line in data.splitlines(keepends=True)))
 
     def write_chunks(self, chunks: Iterable[bytes]) -> None:
-        """Write chunks to the file that the path names now."""
+        """Write chunks to the file that the path names now: logrotate renames the old one."""
         with suppress(UsageError):  # it cannot be opened: write to the old file
             fd = open_or_create_output(self.path, os.O_WRONLY | os.O_APPEND)
             os.dup2(fd, self.fd)
@@ -6472,12 +6456,9 @@ class MessageLog(Writer):
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    One write(2) erases the status line, prints the gathered data, and redraws the line below.  While the
-    terminal does not accept data (Ctrl-S), none is drawn.
-
     The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
-    parts follow the cursor and are erased; a typed `^C` overwrites the line.  While the runner is in the
-    background, the cursor is in a line of the shell, and nothing is erased or drawn.
+    parts follow the cursor and are erased; a typed `^C` overwrites the line.  In the background, the cursor
+    is in a line of the shell, and nothing is erased or drawn.
     """
     MIN_DRAWING_PAUSE = 0.1             # seconds between drawings
     ERASE = b"\r\x1b[J"                 # from here to the end of the screen
@@ -6489,7 +6470,6 @@ class Terminal(Writer):
 
     @property
     def backlog(self) -> int:
-        """Return the bytes not yet written and not ignored."""
         return max(super().backlog - self.ignored, 0)
 
     def redraw(self) -> None:
@@ -6497,29 +6477,23 @@ class Terminal(Writer):
             self.flush()
 
     def ignore_backlog(self) -> None:
-        """Let jobs go on although the terminal accepts nothing, for example after Ctrl-S.
+        """Let jobs go on although the terminal accepts nothing, as after Ctrl-S.
 
-        Called by TerminalConsole.on_tick() if the backlog has been large for seconds.  The data that waits
-        now is no backlog until all of it is written.  Meanwhile TerminalConsole skips what follows.  flush()
-        comes first, because gathered data belongs to the data that waits.
+        The data that waits now is no backlog until all of it is written.  What follows must be skipped.
         """
-        self.flush()
+        self.flush()                        # gathered data waits, too
         self.ignored = self.executor.backlog
         self.executor.then(self._stop_ignoring_backlog)
-        self.on_relieved()                  # no backlog counts now: job output can be read again
+        self.on_relieved()
 
     def _stop_ignoring_backlog(self) -> None:
         self.ignored = 0
 
     def flush(self) -> None:
-        """Erase the status line, print the gathered data, and draw the line again, all in one write.
-
-        Do not draw the line while an earlier write is not done, or while a shell has us in the background.
-        Together with data, draw it only MIN_DRAWING_PAUSE after the last drawing.
-        """
+        """Erase the status line, print the gathered data, and draw the line again, all in one write."""
         try:
             may_draw = os.tcgetpgrp(self.fd) == os.getpgrp()    # no shell has put us into the background
-        except OSError:                     # not our controlling terminal: no shell does that
+        except OSError:                     # not our controlling terminal
             may_draw = True
         is_too_early = bool(self.gathered) and self.loop.time() < self.gather_until
         status_line = b""
@@ -6583,11 +6557,9 @@ class Rate:
         return max(last_processed - first_processed, 0) / seconds if seconds > 0 else 0.0
 
     def seconds_left(self, unfinished: int, now: float) -> float | None:
-        """Return the time for so many more jobs; None: unknown.
-
-        It is not below the time since the last change: the jobs that run can take longer than those before.
-        """
+        """Return the time for so many more jobs; None: unknown."""
         rate = self.per_second(now)
+        # at least as long as no job has ended: those that run can take longer than those before
         return max(unfinished / rate, now - self._changes[-1][0]) if rate else None
 
 
@@ -6604,8 +6576,6 @@ def median(run_times: Iterable[float]) -> float:
 
 def describe_if_hanging(number: int, seconds: float, ended: int, longest: float) -> str:
     """Return 'line 17 runs 8 times longer than any before' if the job of that line hangs; otherwise ''.
-
-    Once no job is new, this decides when all are done, so it is shown in place of a time left.
 
     seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
     """
@@ -6624,10 +6594,7 @@ class ProgressBar:
         self._start = clock()
 
     def line(self, counts: Counts, columns: int, hanging: str = "") -> str:
-        """Return the longest text that fits, and a bar in the remaining columns.
-
-        hanging: shown instead of the rate and the time left.  '': no job hangs.
-        """
+        """Return the longest text that fits, and a bar.  hanging: shown, not the time left; '': no job."""
         now = self._clock()
         self._rate.add_count(now, counts.processed)
         bad_jobs = "".join(f", {text}" for text in describe_counts(failed=counts.failed, error=counts.error))
@@ -6642,7 +6609,7 @@ class ProgressBar:
             rate = self._rate.per_second(now)
             rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
             estimate = f" {rate_text}, {human_time(seconds_left)} left"
-        # the first that fits is shown; `[]` becomes the bar
+        # `[]` becomes the bar
         texts = [without_rate + estimate, shortest + estimate, without_rate]
         # a text must leave 8 columns for the bar
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
