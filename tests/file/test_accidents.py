@@ -64,15 +64,16 @@ def release_and_restore(queue, job):
 runmaker4.JobQueue.release_job = release_and_restore
 """
 
-    def test_a_result_that_is_written_late_is_written_down(self) -> None:
+    def test_a_result_that_is_given_up_is_named_and_its_line_is_an_orphan(self) -> None:
         self.jobs(f"{UP}; until [ -e out ]; do sleep 0.02; done", *["sleep 0.1"] * 8)
         runner = self.start_patched(self.COMES_BACK, "runs.txt")
         self.wait_up(1, runner=runner)
         os.rename(self.dir / "runs.txt", self.dir / "away")
         self.write("", "out")
         ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (0, "d" * 9), ended.err)
-        self.assertNotIn(b"not written down", ended.err)
+        self.assertEqual((ended.code, self.states()), (1, "e" + "d" * 8), ended.err)
+        self.assertComplains(ended, "line 1: the file is gone; the result d is not written")
+        self.assertIn(b"1 not written down", ended.err)
 
     def test_a_line_that_is_deleted_during_its_run_is_not_tried_again(self) -> None:
         self.jobs(f"echo S >>ran; {UP}; until [ -e out ]; do sleep 0.02; done; false", "true")
