@@ -33,6 +33,11 @@ SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
 HOLDS = f"{RAN}; {UP}; {GATE}"          # runs until open_gate() is called
 VANISHES = 0.5                          # a grace that tests wait for
 TRIED_AGAIN = 2                         # seconds within which a group would be tried again
+# a client that is stopped stays a host, and a group waits for it, however busy the machine is
+PATIENT = """
+__import__("runmaker4").MAX_SILENT_SECONDS = 600.0
+__import__("runmaker4-server").Group.MAX_PREPARING_SECONDS = 600.0
+"""
 
 
 def groups(count: int, command: str) -> list[str]:
@@ -48,6 +53,9 @@ class GroupCase(LossCase):
         """Make runs.txt of these lines, and start a server on it."""
         self.before = self.write("".join(f"{line}\n" for line in lines)).read_bytes()
         return self.serve_again(grace=grace, **settings)
+
+    def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
+        return super().serve_again(port, grace, patch=PATIENT, **settings)
 
     def join(self, server: Server, name: str, *options: object, **settings: Any) -> Program:
         """Start a client of this name that waits for more."""
