@@ -277,6 +277,24 @@ class Serving(TcpCase):
         self.assertEqual((self.finish(runner).code, self.finish(other).code), (0, 0))
         self.assertEqual(self.states(), "ddd")
 
+    # a server counts the file at once for each claim
+    COUNTS_AT_ONCE = """
+server = __import__("runmaker4-server")
+server.Dispatcher.hand_out_lines_soon = lambda self, **_: self.hand_out_lines(False)
+"""
+
+    def test_a_count_that_was_made_before_a_result_lets_no_client_exit_after_it(self) -> None:
+        """The result and the last claim arrive together."""
+        self.write(". true\n")
+        server = self.start_server(patch=self.COUNTS_AT_ONCE)
+        with Peer.of(server.port, server.token) as peer:
+            peer.hello().hear("welcome")
+            peer.say(dict(type="claim", request=1, want=1, last=True))
+            job, = peer.hear("jobs")["jobs"]
+            peer.say(dict(type="finish", n=1, id=job["id"], state="d", how="exit 0", lost=False),
+                     dict(type="claim", request=2, want=1, last=True))
+            self.assertEqual(peer.hear("nothing")["account"]["now"]["running"], 0)
+
     # a pause of any length over a tenth of a second, such as those between two looks of a server, is forever
     NO_LOOKS = """
 import asyncio
