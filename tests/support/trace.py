@@ -6,51 +6,41 @@ from typing import Any
 
 @dataclass
 class Trace:
-    """A trace, as a viewer understands it."""
-    processes: dict[int, str] = field(default_factory=dict)
-    threads: dict[tuple[int, int], str] = field(default_factory=dict)
-    # complete ones, by start
-    events: dict[tuple[int, int], list[dict[str, Any]]] = field(default_factory=dict)
-    # by sort index: indexes, ids
-    order: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """A trace, as a viewer understands it: events by host and slot, both in the viewer's order."""
+    hosts: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     @property
     def all(self) -> list[dict[str, Any]]:
-        return [event for events in self.events.values() for event in events]
+        return [event for slots in self.hosts.values() for events in slots.values() for event in events]
 
     def host(self, name: str) -> dict[str, list[dict[str, Any]]]:
-        (number,) = [number for number, known in self.processes.items() if known == name]
-        return {thread: self.events[pid, tid] for (pid, tid), thread in self.threads.items() if pid == number}
+        return self.hosts[name]
 
 
 def read_trace(data: bytes) -> Trace:
-    """Read a trace in the format's JSON object form, with complete and metadata events only."""
+    """Read a trace in the Trace Event Format's JSON object form, with complete and metadata events only."""
     whole = json.loads(data.decode("utf-8"))
     # fails on half a surrogate pair, as many readers do, and on NaN, which is not JSON
     json.dumps(whole, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    trace = Trace()
+    told: dict[tuple[str, int], Any] = {}           # by name of the metadata and process or thread
+    tracks: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for event in whole["traceEvents"]:
         assert event["name"] and event["pid"] > 0 and event["tid"] > 0 and event["ts"] >= 0, event
         if event["ph"] == "M":
-            take_metadata(trace, event)
+            key = event["name"], event["pid" if event["name"].startswith("process") else "tid"]
+            assert key not in told, f"told twice: {key}"        # Perfetto goes by tid alone
+            told[key], = event["args"].values()
         else:
             assert event["ph"] == "X" and event["dur"] >= 0, event
-            trace.events.setdefault((event["pid"], event["tid"]), []).append(event)
-    for key, events in trace.events.items():
-        assert key in trace.threads and key[0] in trace.processes, "a track without names"
-        events.sort(key=lambda event: (event["ts"], -event["dur"]))
+            tracks.setdefault((event["pid"], event["tid"]), []).append(event)
+    hosts = {pid for pid, _ in tracks}
+    assert len(told) == 2 * len(hosts) + 2 * len(tracks), "a track without events or names"
+    trace = Trace()
+    for pid, tid in sorted(tracks, key=lambda track: (told["process_sort_index", track[0]],
+                                                      told["thread_sort_index", track[1]])):
+        slots = trace.hosts.setdefault(told["process_name", pid], {})
+        assert told["thread_name", tid] not in slots, "two of one name"
+        assert told["thread_sort_index", tid] == len(slots) + 1, "not from 1 on"
+        slots[told["thread_name", tid]] = sorted(
+            tracks[pid, tid], key=lambda event: (event["ts"], -event["dur"]))
     return trace
-
-
-def take_metadata(trace: Trace, event: dict[str, Any]) -> None:
-    """Note the name or the order of a process or of a thread."""
-    pid, tid, args = event["pid"], event["tid"], event["args"]
-    if event["name"] == "process_name":
-        assert pid not in trace.processes, "named twice"
-        trace.processes[pid] = args["name"]
-    elif event["name"] == "thread_name":
-        assert (pid, tid) not in trace.threads, "named twice"
-        trace.threads[pid, tid] = args["name"]
-    else:
-        number = pid if event["name"] == "process_sort_index" else tid
-        trace.order.setdefault(event["name"], []).append((args["sort_index"], number))
