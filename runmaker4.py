@@ -6622,7 +6622,7 @@ class ProgressBar:
 
 
 class Lines:
-    """Splits a stream into chunks of whole lines; a line over 1 MiB is split."""
+    """Splits a stream into lines; of a line over MAX_PIECE_BYTES, each piece counts as a line."""
     MAX_PIECE_BYTES = 1 << 20
 
     def __init__(self) -> None:
@@ -6630,10 +6630,7 @@ class Lines:
         self.was_cut = False            # a newline was added to a part of a long line
 
     def feed(self, data: bytes) -> bytes:
-        """Add data, and return all complete lines so far; b"": none is complete.
-
-        Return a part of a line that is longer than MAX_PIECE_BYTES, with a newline, as if it were complete.
-        """
+        """Add data, and return all complete lines so far; b"": none is complete."""
         if self.was_cut and data:
             self.was_cut = False
             data = data.removeprefix(b"\n")         # this newline was added already
@@ -6688,7 +6685,7 @@ class Console(LinePrinter):
         self.writer.write(b'status %s: forked "%s"\n' % (run.host_and_pid, self._command_of(run)))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Print the result of a run: 'status (alice,601): exit 0 "COMMAND"'."""
+        """Print for example 'status (alice,601): exit 0 "COMMAND"'."""
         self.on_no_result(run)                     # prints incomplete lines
         result_text = str(run_result).encode()
         self.writer.write(b'status %s: %s "%s"\n' % (run.host_and_pid, result_text, self._command_of(run)))
@@ -6701,9 +6698,7 @@ class Console(LinePrinter):
 class TerminalConsole(LinePrinter):
     """Prints for people: job output with line numbers, results, at the bottom the progress.
 
-    A terminal that accepts nothing (Ctrl-S, a frozen ssh) must not stop the jobs.  After MAX_FULL_SECONDS
-    with a large backlog, skip what follows, if it is also recorded, until the terminal has accepted the
-    backlog.
+    A terminal that accepts nothing (Ctrl-S, a frozen ssh) must not stop the jobs for good: see on_tick().
     """
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
@@ -6721,10 +6716,8 @@ class TerminalConsole(LinePrinter):
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
-        """Let the terminal show a status line, unless `bar` is None.  with_output: also print job output.
-
-        file_counter: counts all jobs of the file for that line; None: a server has the file.  is_recorded:
-        all that is printed is also in an output directory, so a slow terminal may miss some.
+        """bar: None: no status line.  with_output: also print job output.  file_counter: None: a server has
+        the file, so the line counts only our jobs.  is_recorded: an output directory has all job output.
         """
         super().__init__(terminal, with_output)
         self._is_recorded = is_recorded
@@ -6740,7 +6733,7 @@ class TerminalConsole(LinePrinter):
             terminal.status = self._format_status_line
 
     def _format_status_line(self, columns: int) -> str:
-        """Return the status line for Terminal.flush(), of at most `columns` - 1 characters; "": none yet.
+        """Return a line of at most `columns` - 1 characters, so that it does not wrap; "": nothing to show.
 
         Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
         """
@@ -6773,7 +6766,7 @@ class TerminalConsole(LinePrinter):
             self._file_counter.request_count_if_due()
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Print the result of a run: '[3] exit 2 in 0.4s: COMMAND'."""
+        """Print for example '[3] exit 2 in 0.4s: COMMAND'."""
         self.on_no_result(run)                      # prints incomplete lines
         self._longest = max(self._longest, run.duration)
         is_done = run_result.state == DONE
@@ -6789,13 +6782,14 @@ class TerminalConsole(LinePrinter):
         self._results[state] += 1
 
     def on_tick(self) -> None:
-        # Once a second.  Only output that is also recorded may be skipped on a terminal that is too slow
         self._request_count()
+        # A large backlog holds up all jobs (Pump).  After MAX_FULL_SECONDS print no more, until the terminal
+        # has accepted the backlog.  Only what is also recorded may be skipped
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
-            self.writer.ignore_backlog()    # until now the large backlog has held up all jobs: see Pump
-        if not self.writer.ignored:         # the terminal has accepted the old backlog
+            self.writer.ignore_backlog()
+        if not self.writer.ignored:
             self._report_skipped()
         if self._bar:
             self.writer.redraw()            # after a new window size, or Ctrl-Z
@@ -6819,10 +6813,7 @@ class TerminalConsole(LinePrinter):
             self._skipped_bytes = 0
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
-        """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr.
-
-        Reset a colour of the prefix or of the job at the end of each line: the next can be of another job.
-        """
+        """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr."""
         if b"\r" in lines:                  # progress bars overwrite their line
             lines = self.INVISIBLE.sub(b"", lines)
         text = self.SEQUENCES.sub("", to_text(lines))
@@ -6832,15 +6823,14 @@ class TerminalConsole(LinePrinter):
             prefix = self.MAGENTA + prefix
         line_end = b"\n"
         if b"\x1b" in prefix or b"\x1b" in lines:
-            line_end = self.PLAIN + b"\n"
+            line_end = self.PLAIN + b"\n"           # the next line can be of another job
         self._print(prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end)
 
 
 class Plain(Sink):
-    """Prints job output only, all of a job's last run once the job is over.
+    """Prints job output only, and of a job only the last run, once the job is over.
 
-    Until then the output is in memory, if longer than MAX_BYTES in a temporary file.  What earlier tries have
-    printed is no result: the records have it.
+    Until then the output is in memory, or, if longer than MAX_BYTES, in a temporary file.
     """
     MAX_BYTES = 1 << 20
 
@@ -6854,13 +6844,11 @@ class Plain(Sink):
         self.finished: set[Job] = set()                 # that wait for earlier ones
 
     def on_started(self, run: Run) -> None:
-        """Forget the output of the try before.  The job keeps its place, that of the first start."""
-        for output in self.pending.get(run.job, {}).values():
+        for output in self.pending.get(run.job, {}).values():       # of an earlier try; records have it
             output.close()
-        self.pending[run.job] = {}
+        self.pending[run.job] = {}          # in the place of the first start
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Keep the output until the job is over: it is that of the last try, and not mixed with others'."""
         outputs = self.pending[run.job]
         if stream.name not in outputs:
             import tempfile
@@ -6868,15 +6856,14 @@ class Plain(Sink):
         try:
             outputs[stream.name].write(data)
         except OSError as error:
-            # If all descriptors are in use, the output stays in memory, and nothing is lost.  That does not
-            # take ever more memory: no other job can start then
+            # Without a free descriptor the output stays in memory.  That does not grow without end, because
+            # no job can start then
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 self._report_lost_output(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print a job's output; with in_order, that of all finished jobs before the first unfinished one."""
-        # a job that was never started is not pending
-        if job in self.pending:
+        if job in self.pending:             # False: it was never started
             self.finished.add(job)
         printable = [job]
         if self.in_order:
@@ -6894,8 +6881,7 @@ class Plain(Sink):
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer, size = self.writers[name], output.tell()
-            # what was written before comes first
-            writer.flush()
+            writer.flush()              # what was written before comes first
             # each piece is read only when it is written
             writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop), size=size)
 
@@ -6943,9 +6929,8 @@ class LogFile(Sink):
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
                  on_error: Say) -> None:
-        """max_lines: of output, per record.  directory: where jobs run.  Raises UsageError.
-
-        on_error: gets a message for each record that is given up.
+        """max_lines: of output and status, per record.  on_error: gets a message for each record that is
+        given up.  directory: where jobs run.  Raises UsageError.
         """
         self.max_lines = max_lines
         self._directory = directory
@@ -6963,7 +6948,6 @@ class LogFile(Sink):
             self._write_record(record)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        """Add complete output lines to the record; keep an incomplete one for the next call."""
         record = self.records[run]
         record.changed = True
         # split off only as many lines from the end as the record has room for
@@ -6974,7 +6958,6 @@ class LogFile(Sink):
         record.incomplete_lines[stream] = last_part[:self.WIDTH + 4]
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Write the final record of a run, with a status such as '+ exit 0 "COMMAND"'."""
         record = self.records.pop(run)
         for stream, incomplete_line in record.incomplete_lines.items():
             if incomplete_line:
@@ -6983,7 +6966,6 @@ class LogFile(Sink):
         self._write_record(record)
 
     def on_tick(self) -> None:
-        """Write each changed record, unless many bytes wait because the file system does not answer."""
         for record in self.records.values():
             file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
             if record.changed and file_system_answers:
@@ -6995,10 +6977,7 @@ class LogFile(Sink):
         record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, record.run.host_and_pid, shown))
 
     def _write_record(self, record: Record) -> None:
-        """Write a record over its last version, padded to the fixed size.
-
-        Called when the run ends, and each second if the record has changed.
-        """
+        """Write a record over its last version, padded to the fixed size."""
         run = record.run
         record.changed = False
         directory = one_line(run.directory or self._directory)
@@ -7015,8 +6994,7 @@ def open_or_create_output(path: str, flags: int) -> int:
     flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: with it, another user could
     choose where we create a file.
     """
-    # so that a pipe of this name does not block
-    flags |= os.O_NONBLOCK
+    flags |= os.O_NONBLOCK      # otherwise open(2) of a FIFO can block
     try:
         try:
             fd = os.open(path, flags)
@@ -7041,27 +7019,25 @@ def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
 class RecordFile:
     """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
 
-    On a file system of one host, write(2) with O_APPEND finds the end and writes there in one step (open(2)),
-    and a write at a fixed offset changes no bytes around it.  So no lock is needed.  Nothing is truncated
-    after an error: another runner can have written those bytes.  If a part of a record remains, the next
-    record starts with a newline.
+    On a file system of one host no lock is needed: write(2) with O_APPEND finds the end and writes there in
+    one step (open(2)), and a write at an offset changes no bytes around it.  After an error nothing is
+    truncated, because another runner can have written those bytes; the next record starts with a newline.
 
-    Hosts that share the file over a network need a lock for each record.  Otherwise two hosts append at the
-    same offset; and NFS writes back complete pages, with old data of other hosts around the record.  While
-    the lock is refused, or the file system is away, the thread waits, and all later calls with it.  But any
-    user with read permission can hold a shared lock, for any time.  So the wait ends (MAX_AWAY_SECONDS, as
-    claims and results would fail, too; MAX_LOCKED_SECONDS in which the file has not grown: while it grows,
-    others append in turn, and nobody keeps the lock), and the record is given up.  The next ones are tried
-    once, until the file grows again.  After a failed append a line can be in the file twice: readers ignore
-    the second.
+    On a network file system each record needs a lock.  Otherwise two hosts append at the same offset, and NFS
+    writes back complete pages, with old data of other hosts around the record.  While the lock is refused, or
+    the file system is away, the thread waits, and all later calls with it.  But any user who can read the
+    file can hold a shared lock for any time, so a record is given up after MAX_AWAY_SECONDS, or
+    MAX_LOCKED_SECONDS in which the file has not grown: while it grows, others append in turn.  The next
+    records are tried once, until the file grows again.  After a failed append a line can be in the file
+    twice: readers ignore the second.
 
-    A lock file that readers cannot open would not do: on NFS, a granted lock makes this host's copy of the
-    locked file current, and of no other file.  So a runner would append at an old size.
+    A lock file of its own, closed to readers, would not do: on NFS a granted lock makes only the locked file
+    current in this host's cache, and a runner would append at an old size.
     """
     # without a record of others; less than Runner.MAX_RESULT_SECONDS: states follow after a signal
     MAX_LOCKED_SECONDS = 8.0
     MAX_AWAY_SECONDS = JobQueue.MAX_CUT_OFF_SECONDS
-    MAX_SECONDS = 120.0                 # for one record, even while the file grows
+    MAX_SECONDS = 120.0                 # of waiting for one record, even while the file grows
 
     def __init__(
         self,
@@ -7076,13 +7052,13 @@ class RecordFile:
     ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  heads: a file that begins with none of these is refused,
-        unless it is empty.  header: written to an empty file first.  flags: of open(2), without the access
-        mode.  on_lost: gets the lines of each record that is given up; on_error: a message about it.  say:
-        gets all other messages.
+        kind: for messages, such as 'journal'.  heads: equally long; a file that begins with none of these is
+        refused, unless it is empty.  header: written to an empty file first.  flags: of open(2), without the
+        access mode.  on_lost: gets the lines of a record that is given up, on_error a message about it; say:
+        all other messages.
         """
         self.path = path
-        # the directory can be reached by a symbolic link, which can change
+        # a symbolic link to the directory can change
         folder, name = os.path.split(path)
         self._real_path = os.path.join(os.path.realpath(folder), name)
         self.kind = kind
@@ -7101,12 +7077,12 @@ class RecordFile:
         self._end = -1                  # of the file after our last append; -1: unknown
         # of the file when the last record was given up; None: that was written
         self._size_when_stuck: int | None = None
-        # seconds for the last record, with all waits; at least half as much as before, since a lucky one does
-        # not mean that there are few others
+        # seconds for the last record, with all waits; it falls by half at most, because one quick append does
+        # not mean that few others append
         self.took = 0.0
 
     def _open(self, path: str) -> int:
-        """Open or create the file.  Raises UsageError, also if it is of another kind."""
+        """Open or create the file.  Raises UsageError, also if it is of another kind (the heads)."""
         fd = open_or_create_output(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
@@ -7124,7 +7100,7 @@ class RecordFile:
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
-        # -inf: no error yet.  The wait begins with the first one, which GlusterFS reports only after 42 s
+        # -inf: no error yet.  The wait begins with the first, which GlusterFS reports only after 42 s
         failing_since = -inf
         while True:
             try:
@@ -7136,13 +7112,12 @@ class RecordFile:
             except (OSError, UsageError) as error:
                 max_seconds = self._prepare_retry(error)
                 now = time.monotonic()
-                # After so many seconds go on only if the file has grown: then others append in turn.  The
-                # first error always comes here: if the file still has the size at which the last record was
-                # given up, this one is given up at once
+                # The first error always comes here: a record is given up at once if the file has not grown
+                # since the last one was
                 if now - failing_since >= max_seconds:
                     last_size, size = size, -1          # -1: the file is away
                     with suppress(OSError):
-                        # An NFS client asks the server, because the reader has O_DIRECT (fs/nfs/file.c,
+                        # with O_DIRECT, an NFS client asks the server (fs/nfs/file.c,
                         # nfs_revalidate_file_size())
                         size = os.lseek(self._reader.fd, 0, os.SEEK_END)
                     if not max_seconds or size == last_size or now - began >= self.MAX_SECONDS:
@@ -7154,18 +7129,15 @@ class RecordFile:
                         self._on_lost(bytes(unwritten))
                         return
                     failing_since = now
-            # Equally long for all: pauses that grow would let those wait longest who have waited long
+            # growing pauses would favour newcomers over those that have waited long
             time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
-        """Return for how many seconds to try again after an error; 0.0: give the record up at once.
-
-        If the file was away, open it again.
-        """
+        """Return for how many seconds to try again after an error; 0.0: give the record up at once."""
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
-            with suppress(OSError):      # the next attempt to write fails in the same way
+            with suppress(OSError):      # if it is still away, the next attempt fails in the same way
                 self._replace_fd(os.open(self._real_path, self._flags | os.O_NONBLOCK))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
@@ -7173,7 +7145,8 @@ class RecordFile:
     def _write(self, offset: int, record: bytearray) -> None:
         """Write a record without a lock, on a file system of one host.  offset: APPEND_BYTE: append it.
 
-        After an error, remove from `record` the lines that are in the file: only the others are lost.
+        In any case, remove from `record` the lines that were appended: after an error only the others are
+        lost.
         """
         if offset != APPEND_BYTE:
             return pwrite_all(self.fd, record, offset)
@@ -7210,11 +7183,9 @@ class RecordFile:
     def _find_position(self) -> tuple[int, bytes]:
         """Return the size of the file, and the bytes to write before the next line.
 
-        If the file was renamed or removed, for example by logrotate, create a new one first, and lock it.
-
-        While the size is where our last append ended, the last byte is our newline, and need not be read:
-        others only make the file longer, or cut off again what they could not write in full.  So one GETATTR
-        is enough on NFS; the caller's lock has made the answer current.
+        If the file was renamed or removed, for example by logrotate, create a new one first.  On a network
+        file system the caller holds the append lock, without which NFS would answer with an old size; then
+        it holds that of the new file.  Raises OSError, UsageError.
         """
         # setting the times makes the daemon answer with the size, also on JuiceFS; it can be refused
         if self._mount.is_fuse:
@@ -7227,6 +7198,8 @@ class RecordFile:
             self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
             if self._mount.network:
                 self._lock(APPEND_BYTE, 1)      # the old lock has gone with the old file
+        # The last byte is our newline, so it need not be read: others only make the file longer, or cut off
+        # again what they could not write in full
         elif info.st_size == self._end:
             return self._end, b""
         if not self._reader.is_open:
@@ -7235,10 +7208,7 @@ class RecordFile:
         return find_append_position(self._reader, self._real_path, self._mount, self._header)
 
     def _replace_fd(self, fd: int) -> None:
-        """Make `self.fd`, which keeps its number, refer to the open file of `fd`, and close `fd`.
-
-        Called if the path names a new file, or the file system was away.
-        """
+        """Make `self.fd`, which keeps its number, refer to the open file of `fd`, and close `fd`."""
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         self._identity = identity_of(self.fd)
@@ -7268,7 +7238,6 @@ class JobLog(Sink):
         )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Append the line of a run."""
         # as in GNU parallel 20240222; 20221122 wrote 0 (tests/outside/parallel-joblog-of-a-killed-job.sh)
         code = 128 + run_result.signal if run_result.signal else run_result.code
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
@@ -7287,13 +7256,11 @@ class JobLog(Sink):
 class OutputFile:
     """Output of a run on one stream: in memory while it is short, otherwise in a file.
 
-    The file is DIR/12.out for line 12, or the next free numbered name, such as DIR/12.out.~2~.  No run ever
-    writes to the file of another run, or renames it: files are created with O_EXCL only.
+    The file is DIR/12.out for line 12, or the next free numbered name, such as DIR/12.out.~2~.
     """
 
     def __init__(self, path: str, network: bool, on_error: Say) -> None:
-        # path: the preferred one; if it is taken, the file gets another.  on_error: gets a message if output
-        # is lost.  network: the file is on a network file system.
+        # on_error: gets a message if output is lost.  network: the file is on a network file system.
         self.text = bytearray()         # that is not in the file
         self.has_failed = False         # True: no more writes
         self._path = path
@@ -7306,7 +7273,7 @@ class OutputFile:
         return "" if self._fd is None else os.path.basename(self._path)
 
     def write_text(self) -> None:
-        """Append `text` to the file, which is created now if need be, and empty it.  Never raises OSError."""
+        """Append `text` to the file, created if need be, and empty it.  An error is reported, not raised."""
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
@@ -7317,7 +7284,7 @@ class OutputFile:
         self.text.clear()
 
     def close(self) -> None:
-        """Close the file.  An error counts as a failed write."""
+        """Close the file; an error is that of a failed write.  Nothing may be written after this."""
         if self._fd is None:
             return
         try:
@@ -7337,15 +7304,15 @@ class OutputFile:
 def create_with_free_name(path: str) -> tuple[int, str]:
     """Create an empty file with this path, or the first free one of 'path.~1~', 'path.~2~', ...
 
-    So no run writes to the output file of another, on any host.  Return descriptor and path.
+    Return descriptor and path.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL        # so no run gets the file of another, on any host
     number = 0
     while True:
         unused_path = f"{path}.~{number}~" if number else path
         with suppress(FileExistsError):
             fd = os.open(unused_path, flags, 0o666)
-            # so that users who may write to the directory can use the file, too (not if it is like /tmp)
+            # users who may write to the directory can use the file, too (not if it is like /tmp)
             share_with_writers(fd, os.stat(os.path.dirname(path)))
             return fd, unused_path
         number += 1
@@ -7426,9 +7393,9 @@ class StartFields(BeginFields):
 class RunFields(StartFields):
     """The schema of a run: the fields, their types, and their values in an object that lacks them.
 
-    Here is what the host tells at the end, in an `end` message.  Required are fields without a default, and
-    of an `end` event also `state` and `seconds`.
+    Required are fields without a default, and of an `end` event also `state` and `seconds`.
     """
+    # what the host of a run tells when it ends, in a client's `end` message
     state: State = ""           # d ! e; x, c: cancelled; .: a stopped job, put back; without an end: r e ?
     exit: Code = -1             # -1: none
     signal: Code = 0
@@ -7447,7 +7414,8 @@ class RunFields(StartFields):
     def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
         """Take `fields`, such as START, from a JSON object: a message, or an event of a journal.
 
-        Raises WireError if a value is not of its type, or a required field is missing.
+        The attributes of all other fields keep the defaults.  Raises WireError if a value is not of its type,
+        or a required field is missing.
         """
         for name, is_valid, default in fields:
             value = values.get(name, default)
@@ -7466,7 +7434,7 @@ START = BEGIN + fields_of(StartFields)
 
 
 def begin_fields(run: Run) -> Fields:
-    """Return what the host of a run tells at the start, for the journal or a client's `begin` message."""
+    """Return what the host of a run tells at the start: the fields BEGIN."""
     requested = {"promised": run.requested_memory} if run.requested_memory else {}
     # a job that could not be started has no job tag
     run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
@@ -7475,10 +7443,7 @@ def begin_fields(run: Run) -> Fields:
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
-    """Return what the host of a run reports at the end, for the journal or a client's `end` message.
-
-    Output is not among these fields: callers add that of a short run.
-    """
+    """Return what the host of a run tells at the end, without output.  run.shell: None: it did not start."""
     reason = {"why": run.why} if run.why else {}
     return {
         "time": round(run.started_at + run.duration, 3),
@@ -7496,18 +7461,12 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
-    OutDir makes the events: end_fields() has what is recorded of a run.
-
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
-    the last write was a moment ago: short jobs end hundreds of times a second, and on a network file system
-    an append costs some five round trips.  Then it is written a moment later (OutDir).  A `start` waits for
-    the next write, and is left out if the run has ended by then, because the `end` repeats the fields.
+    the last write was a moment ago: short jobs end hundreds of times a second.  Then it is written a moment
+    later (OutDir).  A `start` waits for the next write, and is left out if the run has ended by then, because
+    the `end` repeats the fields.
 
-    Over a network only one runner appends at a time.  If there are many, each append waits for its turn, and
-    all claims and results with it.  So gather for twenty times as long as the last append has taken.
-
-    An `end` comes later than the state of its line, by the time for which it is gathered, and over a network
-    that of an append: readers wait so long (Watcher in runwait4.py).
+    So an `end` comes later than the state of its line: readers wait for it (Watcher in runwait4.py).
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -7521,8 +7480,8 @@ class Journal:
         """Open or create the journal.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is lost with the `end`.  on_error: gets
-        a message about lost events.  may_be_shared: all who can write to it are trusted, so a journal of
-        another user that all may write to is not refused.
+        a message about lost events.  may_be_shared: a journal of another user that all may write to is not
+        refused.
         """
         import json  # takes 3 ms to load
         self._encode = json.JSONEncoder().encode
@@ -7555,13 +7514,15 @@ class Journal:
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
 
     def flush_after(self, seconds: float) -> None:
+        """Append the gathered events, unless the last append was less than `seconds` ago."""
+        # Over a network one runner appends at a time, in some five round trips.  If there are many runners,
+        # an append waits for its turn, and all claims and results with it
         if self.network:
             seconds = max(seconds, min(20 * self._file.took, self.MAX_GATHER_SECONDS))
         if time.monotonic() - self._flushed_at > seconds:
             self.flush()
 
     def flush(self) -> None:
-        """Append the gathered events to the journal: first the starts of runs that go on, then all ends."""
         if events := [*self._starts.values(), *self._ends]:
             data = "".join(f"{self._encode(event)}\n" for event in events).encode()
             self._starts.clear()
@@ -7570,13 +7531,11 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self) -> float:
-        """Return the median() of the last runs of all runners that ended well, in seconds; 0.0: too few.
+        """Return the median() of the last runs that ended well, of all runners, in seconds.
 
-        A timeout in percent is a share of it, and kills no job while it is unknown (0.0).  Read the end of
-        the journal, and more only if that has too few runs.
+        0.0: there are too few (MIN_ENDED), or the journal cannot be read now.
         """
         size = self.MEDIAN_BYTES
-        # OSError: the file server is away.  A later call can succeed: see JobTask._kill_after_timeout()
         with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             while True:
                 start = max(os.fstat(file.fd).st_size - size, 0)
@@ -7587,7 +7546,6 @@ class Journal:
         return 0.0
 
     def _report_lost_lines(self, lines: bytes) -> None:
-        """Report the runs whose output is lost with these lines, which RecordFile could not write."""
         import json
         for line in lines.splitlines():
             event = json.loads(line)
@@ -7630,8 +7588,8 @@ class OutDir(Sink):
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is incomplete.  on_error: gets a message
-        about each loss.  directory: where jobs run.  presence_lock: which the journal records with each run;
-        None: unknown.  is_default: it is FILE.out, has short output in the journal, and a trusted owner.
+        about each loss.  directory: where jobs run.  presence_lock: ours, for the journal; None: unknown.
+        is_default: it is FILE.out, which has short output in the journal, and a trusted owner.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -7664,7 +7622,6 @@ class OutDir(Sink):
         self.executor.post(self._store, self._entries[run], stream.name, path, data, size=len(data))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Write the `end` event."""
         # on_started() has made an entry, unless the run could not be started
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
@@ -7695,7 +7652,6 @@ class OutDir(Sink):
             self.executor.post(self._switch_to_files, entry)
 
     def _new_entry(self, run: Run) -> RunEntry:
-        """Return an entry with the `start` event, whose fields the `end` event repeats."""
         start = {
             # None: a place in the order that PLAIN_END of runwait4.py expects; begin_fields() has the value
             "time": None,
@@ -7715,7 +7671,7 @@ class OutDir(Sink):
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
-        """Keep a piece of output, or write it to a file if there is too much for the journal."""
+        """Keep a piece of output, or write it to a file.  path: of that file, if no other file has it."""
         if not (output := entry.outputs.get(stream_name)):
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
         output.text += data
@@ -7723,10 +7679,7 @@ class OutDir(Sink):
             self._switch_to_files(entry)
 
     def _switch_to_files(self, entry: RunEntry) -> None:
-        """Write the output to files from now on; write a new file's name to the journal.
-
-        Called when output gets long or the run lasts, and for each piece of output once files are in use.
-        """
+        """Write the output so far to files, and all later output; name a new file in the journal."""
         entry.uses_files = True
         for output in entry.outputs.values():
             output.write_text()
@@ -7736,7 +7689,6 @@ class OutDir(Sink):
             self.journal.add_start(entry.start)
 
     def _write_end(self, entry: RunEntry, result: Fields) -> None:
-        """Write the `end` event, with short output and the names of files with other output."""
         if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() does so, too, but once a second only
             self._switch_to_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
@@ -7761,8 +7713,8 @@ class Slots:
     """The slots of a runner.  Each name has as many as it is listed; some are busy, some get no more jobs."""
 
     def __init__(self, one_only: bool, max_broken: int) -> None:
-        """one_only: each slot gets one job.  max_broken: so many jobs in a row that could not run take a name
-        out of service; 0: none do.
+        """one_only: each slot gets one job.  max_broken: jobs in a row that could not run, until a name is
+        out of service; 0: no limit.
         """
         self._one_only = one_only
         self._max_broken = max_broken
@@ -7778,8 +7730,7 @@ class Slots:
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
 
-        Called at the start, and after each change of the file of --slots @FILE.  A name that is out of
-        service is usable again if it is missing here once, and comes back later.
+        A name that is out of service is usable again if it is missing here once, and comes back later.
         """
         old, self._listed = self._listed, Counter(names)
         self._ranks = {name: rank for rank, name in enumerate(self._listed)}
@@ -7789,8 +7740,7 @@ class Slots:
         self._update()
 
     def _update(self) -> None:
-        """Find out again which slots are in service, and which are idle, after names or usable slots changed.
-        """
+        """Find out again which slots are in service, and which are idle."""
         usable = {name: self._count_usable(name) for name in self._listed}
         self.in_service = sum(usable.values())
         # sorted lists are heaps
@@ -7813,7 +7763,7 @@ class Slots:
 
     @property
     def each_had_job(self) -> bool:
-        """Return True if all slots have had their one job (-1): then jobs remain on purpose."""
+        """Return True if all slots have had their one job (-1)."""
         return self._one_only and all(
             self._spent[name] >= count and not self._is_broken(name) for name, count in self._listed.items()
         )
@@ -7831,27 +7781,23 @@ class Slots:
         return names
 
     def give_back(self, names: Iterable[str], was_used: bool = False) -> None:
-        """Free the slots of a job that is over or was not started.
-
-        was_used: the job has run, so with -1 these slots get no other one.
-        """
+        """Free the slots of a job.  was_used: it has run, so with -1 these slots get no other one."""
         for name in names:
             self._busy[name] -= 1
             if was_used and self._one_only:
                 self._spent[name] += 1
                 self._update()
-            # not if the name is out of service now, or no longer listed so often: then it gets no job
+            # False: the name is out of service now, or no longer listed so often
             elif self._count_usable(name) > self._busy[name]:
                 heapq.heappush(self._idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record the end of a job on a slot with this name.
 
-        broken_end: how it ended, if it probably could not run there (Runner._describe_broken_end()); '': any
-        other end.  Return the ends of all such jobs in a row, to be reported, if this one takes the name out
-        of service; [] otherwise.
+        broken_end: how it ended, if it probably could not run there; '': any other end.  If this one takes
+        the name out of service, return the ends of all such jobs in a row; otherwise [].
         """
-        if self._is_broken(name):       # an earlier job took it out of service, which was reported
+        if self._is_broken(name):       # by an earlier job, which was reported
             return []
         ends = [*self._broken_ends.get(name, ()), broken_end] if broken_end else []
         self._broken_ends[name] = ends
@@ -7873,16 +7819,14 @@ class SlotFile:
         with refused_as(path, " (expected a file of names, one per line)"):
             self.names = self._read_names()
         self._last_names = self.names
-        # The file can get more names later, and App and client raise the limit of open files for the first
-        # names only.  So raise it as far as possible; jobs still get START_LIMIT
+        # The file can get more names later, each with descriptors of a job.  Jobs still get START_LIMIT
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def reload_names(self) -> Sequence[str] | None:
-        """Return new names once two calls in a row have read them; None: the slots stay as they are.
+        """Return new names once two calls in a row have read them; None: no change.  Raises OSError.
 
-        Called every INTERVAL seconds.  An editor can write the file in pieces: a single call could read a
-        part of the names.
+        An editor can write the file in pieces: a single call could read a part of the names.
         """
         names = self._read_names()
         is_stable = names == self._last_names
@@ -7893,7 +7837,7 @@ class SlotFile:
         return names
 
     def _read_names(self) -> Sequence[str]:
-        """Return the names in the file.  Raises OSError, also if it has no name or is no list of names."""
+        """Return the names in the file, at least one.  Raises OSError, also if it is no list of names."""
         if self.mount.network:
             refresh_file(self.path, self.mount)
         fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)     # a FIFO would block
