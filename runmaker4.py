@@ -1361,8 +1361,8 @@ def check_mount(path: str, single_host: bool) -> Mount:
 
 # ======== Job lines and directives ==========================================================================
 #
-# A Scan reads a job file in chunks, and counts line numbers.  One regular expression finds the next line in a
-# wanted state, or directive, and nothing else is parsed; so a million done lines cost no more than a search.
+# A Scan finds the next line in a wanted state, or directive, by one regular expression.  Nothing else is
+# parsed, so a million done lines cost no more than a search.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
@@ -1399,7 +1399,7 @@ def command_error(command: bytes) -> str:
 
 
 def is_continued(command: bytes) -> bool:
-    """Return True if a command ends in a backslash that quotes the newline."""
+    """Return True if a backslash at the end quotes the newline."""
     return (len(command) - len(command.rstrip(b"\\"))) % 2 == 1
 
 
@@ -1411,19 +1411,18 @@ class FileChangedError(OSError):
 
 
 def changed_if_gone(error: OSError) -> OSError:
-    """Return a FileChangedError if an error means that the file to open is gone; otherwise the error."""
+    """Return a FileChangedError if the file to open is gone; otherwise the error."""
     return FileChangedError() if error.errno in (errno.ENOENT, errno.ESTALE) else error
 
 
 class Paused(Exception):
-    """Raised by a scan after the time Scan.pause_at; call next() to continue."""
+    """Raised by a scan after the time Scan.pause_at; next() continues."""
 
 
 class Scan:
     """One walk through a job file, in chunks, from one line in a wanted state to the next.
 
-    The buffer begins with a newline.  Chunks are small at first and after reread_from(), so that the next
-    line comes from a fresh read; then they grow.
+    Chunks are small at first and after reread_from(), so that the next line comes from a fresh read.
     """
     MIN_CHUNK_SIZE = 4096                # bytes
     MAX_CHUNK_SIZE = 1 << 20
@@ -1434,7 +1433,7 @@ class Scan:
         """Start at the offset `start`, where a line begins.  states: the wanted states; None: all.
 
         counted: gets the number of job lines in each state, also of unwanted lines.
-        check_numbers: raise FileChangedError if line numbers are found to be wrong: another Walk begins.
+        check_numbers: raise FileChangedError if an edit has made line numbers wrong.
         with_directives: also find #RUN lines.
         """
         self.file = file
@@ -1448,14 +1447,14 @@ class Scan:
         self.counted = counted
         self.chunk_size = self.MIN_CHUNK_SIZE      # bytes
         self.last: Line | None = None              # found by next(); None: none yet
-        # raise Paused after the first whole chunk past this time (monotonic)
+        # Paused comes after the first whole chunk past this time (monotonic)
         self.pause_at = inf
 
     def next(self, states: bytes = b"") -> Line | None:
         """Return the next wanted line; None at the end of the file, to which job lines can be added later.
 
-        states: find these instead of the wanted ones.  Raises Paused after the time pause_at, and with
-        check_numbers FileChangedError if it sees that an edit has moved the last line found.
+        states: instead of the wanted ones.  Raises Paused after the time pause_at, and with check_numbers
+        FileChangedError if an edit has moved the last line found.
         """
         pattern = wanted_lines_pattern(states or self._states, self._with_directives)
         while True:
@@ -1469,11 +1468,7 @@ class Scan:
         return iter(self.next, None)
 
     def skip_to(self, number: int) -> None:
-        """Go down to the line with this number, or to the end of the file, so that next() begins there.
-
-        This only counts newlines: runset4.py uses it to select lines by number.
-        """
-        # while the line begins below the buffer, pass over all of that
+        """Go down to the line with this number, or to the end of the file, so that next() begins there."""
         while self.line_number + self._buffer.count(b"\n", self._position) < number:
             self._count_lines_to(len(self._buffer))
             if not self._read_chunk():
@@ -1483,27 +1478,20 @@ class Scan:
 
     @property
     def end(self) -> int:
-        """Return the offset up to which the file was read: all of it, once next() returned None."""
+        """Return the offset up to which the file was read."""
         return self._buffer_offset + len(self._buffer)
 
     def seek_back(self, line: Line) -> None:
-        """Go back to a job line, so that next() returns it again.
-
-        A walk does so for a line that it has not claimed, for example because too few slots were free.
-        Raises FileChangedError if an edit has moved the line: line numbers can be wrong.
-        """
+        """Let next() return a job line again.  Raises FileChangedError as reread_from()."""
         self.last = line
         self.line_number = line.number - 1
         self.reread_from(line)
 
     def reread_from(self, last_line: Line, data: bytes = b"") -> None:
-        """Read the file again from the line that next() has returned last, so that next() sees no old data.
+        """Read the file again from the line returned last: others can have claimed lines below.
 
-        A walk calls it after a try to claim that line: meanwhile other runners can have claimed lines below.
-        Raises FileChangedError unless the line is still there, in any state: the line numbers can be wrong,
-        and the caller begins again at the top.
-
-        data: what the caller has just read there, the line and more; b"": nothing, so read it.
+        data: what the caller has just read there, the line and more; b"": nothing.  Raises FileChangedError
+        unless the line is still there, in any state: line numbers can be wrong.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if not data:
@@ -1511,7 +1499,7 @@ class Scan:
             data = self.file.pread(max(self.chunk_size, line_size), last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
-        # next() searches for a newline and a state: from 0 it finds the line (again), from 1 the next one
+        # from 0 next() finds the line again, from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
         if not has_line_at(self._buffer, 1, last_line):
             raise FileChangedError
@@ -1519,8 +1507,8 @@ class Scan:
     def _parse_line_at(self, state_index: int) -> Line:
         """Return the line whose state is buffer[state_index], move the position there, and set `last`."""
         newline = self._buffer.find(b"\n", state_index)
-        if newline < 0:                             # it is not in the buffer yet
-            self._drop_buffer_to(state_index - 1)   # now buffer[0] is the newline before the line
+        if newline < 0:
+            self._drop_buffer_to(state_index - 1)   # buffer[0] is the newline before the line
             state_index = 1
             while newline < 0:
                 length = len(self._buffer)
@@ -1540,7 +1528,6 @@ class Scan:
         return self.last
 
     def _count_lines_to(self, stop: int) -> None:
-        """Move the position to buffer[stop], and count the lines that begin on the way."""
         self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
             # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
@@ -1548,27 +1535,21 @@ class Scan:
         self._position = stop
 
     def _read_chunk(self) -> bool:
-        """Add the next chunk of the file.  Return False at the end of the file.
-
-        When Paused is raised, the chunk is in the buffer, and next() can be called again.
-        """
+        """Add the next chunk of the file, also if Paused is raised.  Return False at the end of the file."""
         data = self.file.pread(self.chunk_size, self._buffer_offset + len(self._buffer))
-        # Keep the last bytes, as a match can begin in one chunk and end in the next.  At the end of the file
-        # keep only a newline and a byte after it: all lines but one that has only begun are counted.
+        # A match can begin in one chunk and end in the next.  At the end of the file only a newline and a
+        # byte after it are kept: all lines but one that has only begun are counted.
         overlap = 64 if data else 2
         self._drop_buffer_to(max(self._position, len(self._buffer) - overlap))
         self._buffer += data
         is_whole = len(data) == self.chunk_size
         self.chunk_size = min(2 * self.chunk_size, self.MAX_CHUNK_SIZE)
-        if is_whole and time.monotonic() > self.pause_at:       # else this is the end of the file
+        if is_whole and time.monotonic() > self.pause_at:
             raise Paused
         return bool(data)
 
     def _drop_buffer_to(self, stop: int) -> None:
-        """Count the lines of buffer[:stop], and drop this part.
-
-        Raises FileChangedError if the last line found has moved, so that all line numbers would be wrong.
-        """
+        """Count the lines of buffer[:stop], and drop this part."""
         if self._checks_numbers and self.last:
             text = self.last.text[:64]
             if self.file.pread(len(text), self.last.offset + 1) != text:
@@ -1581,10 +1562,9 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Pattern[bytes]:
-    """Return a pattern for the newline before a job line in these states, and for the line's first bytes.
+    """Return a pattern that begins with the newline before a line.
 
-    states: None: all; b"": no job line, only directives.
-    with_directives: or the newline before a #RUN line, or one that looks like it.
+    states: None: all; b"": no job line.  with_directives: or a #RUN line, or one that looks like it.
     """
     beginnings = []
     if states is None:
@@ -1599,14 +1579,12 @@ def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Patt
 def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     """Yield the file between two offsets at which lines begin, in pieces of whole lines.
 
-    So a caller can search a long file in little memory, and no line is cut.  Only the last piece lacks a
-    newline, and can be empty.
-
-    With O_DIRECT, an NFS client asks the server for all bytes of a read, also for those beyond the end of the
-    file.  So the first reads are small, and a short read is the last.
+    Only the last piece lacks a newline, and can be empty.
     """
     incomplete: list[bytes] = []
     offset = start
+    # With O_DIRECT an NFS client asks the server for all bytes of a read, also those beyond the end of the
+    # file.  So the first reads are small, and a short read is the last
     size = 4096
     while True:
         data = file.pread(int(min(size, stop - offset)), offset)
@@ -1628,10 +1606,7 @@ def lines_of_piece(piece: bytes) -> list[bytes]:
 
 
 def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) -> Iterator[Line]:
-    """Yield the job lines with one of these commands, in any state; the line at `start` has number 1.
-
-    For example, find the line of a running job that an edit has moved.
-    """
+    """Yield the job lines with one of these commands, in any state; the line at `start` has number 1."""
     if not commands:
         return                                  # and do not read the file
     number = 0
@@ -1646,11 +1621,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 
 
 def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
-    """Count the lines `r` of a command between two offsets at which lines begin; stop once there are `limit`.
-
-    The caller only needs to know if there are so many.  Search without parsing, because hundreds of equal
-    lines can be `r`.
-    """
+    """Count the lines `r` of a command between two offsets at which lines begin; stop at `limit` or more."""
     matches = [b"\nr%b%b%b" % (blank, command, newline)
                for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n")]
     count = 0
@@ -1692,11 +1663,7 @@ def lstat_refusing_symlink(path: str) -> os.stat_result:
 
 
 def open_job_file(path: str, flags: int) -> int:
-    """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError.
-
-    Most callers close it at once: a program calls this when it starts, to refuse a file that it cannot use.
-    flags: the access mode, perhaps O_APPEND.
-    """
+    """Open a job file: a regular file, no symbolic link, not UTF-16.  Raises UsageError."""
     try:
         mode = lstat_refusing_symlink(path).st_mode
         if not S_ISREG(mode):
@@ -1721,7 +1688,7 @@ def open_job_file(path: str, flags: int) -> int:
 
 @contextmanager
 def job_file(path: str, network: bool) -> Iterator[Reader]:
-    """Open a job file to read it in a `with` block, in which an OSError becomes a UsageError."""
+    """Open a job file to read; in the `with` block an OSError becomes a UsageError."""
     fd = open_job_file(path, os.O_RDONLY)
     try:
         with refused_as(path), Reader.with_own_fd(fd, network) as file:
