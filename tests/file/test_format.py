@@ -13,7 +13,7 @@ from tests.support.case import Case
 from tests.support.job_file import BOM, Job, parse
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 
-FILES = 300 if FULL else 120
+FILES = 300 if FULL else 60
 LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
 WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
 

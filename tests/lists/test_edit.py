@@ -120,7 +120,7 @@ class Merging(EditCase):
 
     def test_of_any_two_changes_each_counts_once_or_not_at_all(self) -> None:
         """None makes a line twice, loses one or touches one that runs; what is left out stays as it was."""
-        for seed in range(20_000 if FULL else 400):
+        for seed in range(20_000 if FULL else 200):
             draws = random.Random(seed)
             base = [b"%c %d" % (draws.choice(b"...dr"), draws.randrange(8))
                     for _ in range(draws.randrange(9))]
@@ -159,7 +159,7 @@ class Merging(EditCase):
         return lines
 
     def test_merging_a_part_of_the_file_does_what_merging_all_of_it_does(self) -> None:
-        for seed in range(10_000 if FULL else 300):
+        for seed in range(10_000 if FULL else 150):
             draws = random.Random(seed)
             kinds = b". %d", b"d %d", b"r %d", b"# %d", runmaker4.UTF8_MARK + b". %d"
             base = [draws.choice(kinds) % draws.randrange(9) for _ in range(1 + draws.randrange(12))]

@@ -391,11 +391,11 @@ class QuotedPlaces(ImportCase):
         random_ = random.Random(26)
         shells = list(filter(shutil.which, ("dash", "bash"))) or ["sh"]
         taken = list(self.TAKEN)
-        while len(taken) < (400 if FULL else 60):
+        while len(taken) < (400 if FULL else 40):
             template = "echo {}" + "".join(random_.choices(self.PARTS, k=random_.randrange(2, 12)))
             taken += [template] if not self.refusal(template) and set(template) & set("\"'`\\$(") else []
         for template in taken:
-            values = self.HOSTILE if FULL else random_.sample(self.HOSTILE, 3)
+            values = self.HOSTILE if FULL else random_.sample(self.HOSTILE, 2)
             for shell, value in itertools.product(shells, values):
                 command = runset4.fill_template(as_bytes(template), 1, [value], [value] * 9)
                 subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=60,

@@ -10,7 +10,7 @@ from tests.orders import random_output
 from tests.support.patches import PATIENT
 from tests.support.scripts import ALL, FULL
 
-HISTORIES = 1000 if ALL else 50 if FULL else 4
+HISTORIES = 1000 if ALL else 50 if FULL else 2
 
 
 def halves(journal: bytes) -> tuple[bytes, bytes]:

@@ -312,7 +312,7 @@ class Told(NamedTuple):
 class Random(JournalCase):
     """Random journals: equal commands, moved lines, retries, ends that are lost or come twice, cut lines."""
     COUNT = 300
-    VIEWED = COUNT if FULL else 40
+    VIEWED = COUNT if FULL else 20
     WORDS = {b".": "new", b"d": "done", b"!": "failed", b"e": "error", b"r": "error", b"x": "held"}
 
     def test_the_reader_whose_run_it_is_and_all_views_agree_with_a_model(self) -> None:

@@ -374,7 +374,7 @@ class Clients(TcpCase):
 
 class HandingOut(JobFileCase):
     """Random lines, consumers, ends and kills: what is handed out is compared with a model of the file."""
-    SEEDS = 200 if ALL else 60 if FULL else 10
+    SEEDS = 200 if ALL else 60 if FULL else 5
     LINES, STEPS = 30, 250
 
     def run_model(self, seed: int, shared: bool) -> None:

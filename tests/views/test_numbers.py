@@ -15,7 +15,7 @@ import runwait4
 from tests.support.case import GATE
 from tests.support.journal import end, pair, start
 from tests.support.processes import Ended
-from tests.support.scripts import PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, program_of
+from tests.support.scripts import FULL, PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, program_of
 from tests.support.telling import TellingCase
 
 
@@ -260,7 +260,7 @@ class Backwards(OutputCase):
         read = 0
         parts = ["{1}", "{2}", "{3}", " ", "_", "x", ".", " --b=", "'q {1}' ", "(", "+", "{1}>f ", " {2}<f ",
                  "$X{3}", "a={2}=", "'", "{#}", "; {3} "]
-        for seed in range(3000):
+        for seed in range(3000 if FULL else 1000):
             template = "".join(chance.choices(parts, k=chance.randint(1, 7)))
             values = ["".join(chance.choices("ab_x.'\" \\$1é+=,:", k=chance.randint(0, 4))) for _ in range(3)]
             try:
@@ -273,13 +273,13 @@ class Backwards(OutputCase):
                 wanted = "v" if name == "value" else "1" if name == "#" else values[int(name) - 1]
                 self.assertIn(value, (wanted, None), (seed, template, command))
                 read += value is not None
-        self.assertGreater(read, 1000)
+        self.assertGreater(read, seed // 3)
 
     def test_what_the_writer_quotes_the_reader_takes(self) -> None:
         chance = random.Random(63)
         places = ("{1}>{2}.log", "{2}<f", "$X{1}", "$X:{2}", "{1}", "--n={2}", "{{1}}", "[[ {2} ]]", "{#}>f",
                   "; {1}")
-        for _ in range(1000):
+        for _ in range(1000 if FULL else 300):
             template = f"sim {' '.join(chance.choices(places, k=4))} {{1}} {{2}}"
             values = ["".join(chance.choices("17a=:,.-'\" ", k=chance.randint(0, 3))) for _ in range(2)]
             values[1] = chance.choice([values[1], "1", "if", "x=1", "=ls"])

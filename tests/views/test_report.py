@@ -385,6 +385,7 @@ class InABrowser(ReportCase):
         self.assertRegex(text, "<q[^>]*>&lt;/script&gt;&lt;img src=x")
         self.assertNotIn("<img", text)
 
+    @spared
     def test_runs_are_found_by_text_state_host_and_last_words(self) -> None:
         self.campaign()
         acts = {
@@ -435,6 +436,7 @@ class InABrowser(ReportCase):
         self.assertEqual(re.findall('<td class="right">([0-9]+)</td><td class="result">', page),
                          ["1", "5", "10", "12", "15", "25"])
 
+    @spared
     def test_a_click_on_a_heading_sorts_by_it_and_unknown_values_come_last(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
         self.journal(end(1, 1, "a", took=10, state="!", host="node10"),
