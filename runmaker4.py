@@ -5775,22 +5775,22 @@ class Sink:
 #
 # A job is a shell in a new session, with the descriptor of the job lock, and with a tag in the environment.
 #
-# To kill a job is to kill a tree: the processes of the session, all processes with the tag, all that share
-# the job lock with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL
-# after the grace.  The tree is read again and again, because a process can have been forked meanwhile.  The
-# job is dead when two scans in a row have found no process.  A process that outlives KILL, of another user or
-# in state D, keeps the job alive.
+# To kill a job is to kill a tree: the processes of the session, all with the tag, all that share the job lock
+# with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
+# The tree is read again and again, because a process can have been forked meanwhile.  The job is dead when
+# two readings in a row have found no process.  A process that outlives KILL, of another user or in state D,
+# keeps the job alive.
 #
 # A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
-# the soft limit of open files, for jobs: ours can be raised, and select(2) fails above 1,024
+# the soft limit of open files of jobs, while ours can be raised: select(2) fails above 1,024
 START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-# what names descriptors of make -j, which no job inherits: it would use its own files of these numbers
+# descriptors of make -j, which no job inherits: a job would use its own files of these numbers
 # (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
 # tests/outside/make-writes-jobserver-tokens-into-files.sh)
 JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
-# the first commands of a shell that must wait at a gate: it reads a line
+# the first commands of a shell at a gate; at end of file it exits
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
@@ -5814,7 +5814,7 @@ class Child(Shell):
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit   # called once, with the wait status
-        self.session_ended = False      # the kernel can give its number to another session
+        self.session_ended = False      # True: another session can get its number
         self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
 
     def on_exit(self, status: int) -> None:
@@ -5859,7 +5859,7 @@ class ProcessTable:
         self.processes: dict[int, ProcessStat] = {}     # by pid
         self.children: dict[int, list[int]] = {}        # by the pid of the parent
         self.sessions: dict[int, list[int]] = {}        # by session number
-        # by each job tag in the environment; a process without one, by the job lock that it has inherited
+        # by each job tag in the environment; without one, by the inherited job lock
         self.tagged: dict[bytes, list[int]] = {}
         for pid_text in filter(str.isdigit, os.listdir("/proc") if names is None else names):
             with suppress(OSError):      # it has exited, or hides its tags: of another user
@@ -5869,15 +5869,15 @@ class ProcessTable:
                     self.processes[pid] = process
                     self.children.setdefault(process.parent, []).append(pid)
                     self.sessions.setdefault(process.session, []).append(pid)
-                    # It can have the lock of another job than its tags name, which was free meanwhile
+                    # with tags the lock does not count: it can be that of another job
                     for tag in self._tags_of(pid_text) or self._inherited_locks(pid):
                         self.tagged.setdefault(tag, []).append(pid)
 
     @classmethod
     def _tags_of(cls, pid_text: str) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, the outermost first: a job can be a runner.
+        """Return the tags of the jobs that a process belongs to, the outermost first; []: it shows none.
 
-        []: it shows none.  Raises PermissionError for a process of another user, or OSError.
+        Raises OSError, also for a process of another user.
         """
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
@@ -5885,7 +5885,7 @@ class ProcessTable:
 
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
-        """Yield the job locks that a process has inherited; none of another user's or of this process."""
+        """Yield the job locks that a process has inherited; none of another user's, or of this process."""
         for fd in LOCK_FD, LOCK_FD + 2:         # mostly one of these has the lock: Processes.start()
             with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
@@ -5894,10 +5894,10 @@ class ProcessTable:
     def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job, each parent before the children.
 
-        If a command were killed before the shell, the shell would start the next command.  A process that has
-        left session and tag (`env -i setsid`) still has the job lock, unless it has closed the descriptor;
-        another user's is not visible.
+        Not found: a process that has left session and tag (`env -i setsid`), and has closed the job lock or
+        is another user's.
         """
+        # a shell that outlived its command would start the next one
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
         shell_first = sorted(session, key=lambda pid: pid != shell.pid)
         todo = deque(shell_first)
@@ -5908,7 +5908,7 @@ class ProcessTable:
             pid = todo.popleft()
             if pid not in found:
                 found[pid] = None
-                # by its job lock, the next table finds a process that has left session and tag
+                # for the next table, which finds a process without session and tag by its job lock
                 shell.tags.update(self._inherited_locks(pid))
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
@@ -5916,8 +5916,7 @@ class ProcessTable:
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
         """Return the processes that must still get TERM; pids: each parent before the children.
 
-        A new child of a process that got TERM cleans up, as a command of a trap does: until the grace is over
-        it and its children get no TERM.
+        A new child of a process that got TERM gets none: it cleans up, as a command of a trap does.
         """
         needing_term = []
         spared_parents = set(got_term)
@@ -5932,13 +5931,13 @@ class ProcessTable:
 
 
 class Holders:
-    """The processes of this host that have job locks of a lock file, as /proc shows: ours, or to root all."""
+    """The processes that have job locks of a lock file, as this host's /proc shows: ours, or to root all."""
     JOB_LOCK = re.compile(
         rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
     )
 
     def __init__(self, lock_file: Identity | None) -> None:
-        # lock_file: None: there is none, so no process has its locks
+        # lock_file: None: there is none
         self._by_lock: defaultdict[int, list[int]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
             for fd in LOCK_FD, LOCK_FD + 2:     # mostly one of these has the lock: Processes.start()
@@ -5952,10 +5951,7 @@ class Holders:
                             self._by_lock[int(match[2])].append(int(name))
 
     def pids(self, line: Line) -> list[int]:
-        """Return the processes of a line's job, or, if the line has moved, of all jobs of the command.
-
-        []: none is visible.
-        """
+        """Return the processes of a line's job, or, if the line has moved, of all jobs of the command."""
         offsets = job_lock_offsets(line.command)
         equal = (pid for job_lock, pids in self._by_lock.items() if job_lock in offsets for pid in pids)
         return sorted(self._by_lock.get(own_job_lock_offset(line)) or equal)
@@ -5965,9 +5961,9 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
-    """Return the resident memory of a process, in bytes, with a share of shared pages (proc(5): Pss).
+    """Return the resident memory of a process, in bytes; 0: nothing is readable, or it has exited.
 
-    If that share is unreadable, shared pages do not count.  0: nothing is readable, or it has exited.
+    Of shared pages its share counts (proc(5): Pss), or nothing if that is unreadable.
     """
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
         if share := PSS.search(file.read()):
@@ -6010,7 +6006,7 @@ class Signals:
         self._handlers: dict[int, Callback] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
-        # no warning if the pipe is full: it will be read, and one byte of SIGCHLD suffices for reap()
+        # a full pipe may lose signals: it is read in any case, and one SIGCHLD suffices for reap()
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
@@ -6031,7 +6027,7 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return                                              # no signal came
-        # SIGCHLD is last: if a signal came to us and to a job, StopSignals has it before the job is reaped
+        # SIGCHLD is last: StopSignals has a signal that also came to a job before the job is reaped
         for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
 
@@ -6056,15 +6052,15 @@ class TreeKiller:
         self._loop = loop
         self.grace = inf if grace is None else grace
         self.kills_at_once = False  # True: without the grace, after a second INT
-        # None: no caller waits
+        # of all jobs that are being killed, because a reading takes long; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._throttle = Throttle()     # of the last reading
 
     async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
         """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
 
-        While processes outlive KILL, gives_up() is asked about them now and then.  If it returns True, the
-        shell counts as killed: return these processes, which live on.
+        While processes outlive KILL, gives_up() is asked about them each second or so.  If it returns True,
+        the shell counts as killed: return these processes.
         """
         start = self._loop.time()
         got_term: set[int] = set()
@@ -6101,7 +6097,6 @@ class TreeKiller:
             pause = min(2 * pause, 0.1)
 
     async def _read_after_pause(self) -> ProcessTable:
-        """All jobs that are killed at once share the answer: one reading takes long."""
         await asyncio.sleep(self._throttle.seconds_until_due(3))
         self._reading = None            # callers that come from now on wait for the next reading
         self._throttle = Throttle()
@@ -6116,7 +6111,7 @@ class TreeKiller:
 
 
 class Processes(TreeKiller):
-    """Starts, reaps and kills jobs.  Only this class uses SIGCHLD and wait4."""
+    """Starts, reaps and kills jobs.  It reaps all children of this process: nothing else may wait for one."""
     # What a shell runs; $1 is the job's command, one line.  First the shell checks that the command does not
     # lack its end, as `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the
     # `break` before it comes first, and ends the eval.  To zsh `echo a &&` and `while false` lack nothing, so
@@ -6147,10 +6142,9 @@ class Processes(TreeKiller):
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)     # stdin of jobs, and what no pipe is given for
-        # The number of the job lock in a job; lower if the limit of open files is low, because start() needs
-        # numbers above it for other descriptors
+        # the number of the job lock in a job; start() needs some numbers above it, below the limit
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # the token is secret; memory that another runner has allocated to us is not for each job
+        # the token is secret, and memory that another runner has allocated is ours, not each job's
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
         for name in self.environ.keys() & {b"MAKEFLAGS", b"MFLAGS"}:
@@ -6170,16 +6164,16 @@ class Processes(TreeKiller):
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
-        # The job lock gets the number `_lock_fd`; if our own descriptor has that number, `_lock_fd` + 2:
-        # some C libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders
-        # look for it at two numbers.  It is copied last: one of ours above can have one of these numbers.
+        # The job lock gets the number `_lock_fd`, or, if our own descriptor has that, `_lock_fd` + 2: some C
+        # libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders look
+        # at both.  It is copied last, because one of ours above can have one of these numbers.
         free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
         copies += zip(lock_fds[1:], free_numbers)
         copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
-        # ps shows the script before its arguments.  So the script begins with the command, as a comment.  If
-        # the command ends with a backslash, the # after it keeps that from the newline
+        # For ps the script begins with the command, as a comment.  The # after it keeps a backslash at its
+        # end from the newline
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
@@ -6195,11 +6189,11 @@ class Processes(TreeKiller):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
-                # None: a child of the program that was replaced by this one, by execve(2)
+                # None: a child from before execve(2) of this program
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
-                    # ru_maxrss begins with our own peak, and is kept over execve(2).  So only a peak above
-                    # ours is that of the job (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
+                    # ru_maxrss begins with our own peak, also after execve(2): only a peak above ours is that
+                    # of the job (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
                     if usage.ru_maxrss > self._own_peak:
                         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > self._own_peak:
@@ -7834,7 +7828,7 @@ class SlotFile:
 @dataclass(eq=False, repr=False)
 class RunnerStats:
     """The results of a runner's jobs."""
-    results: Counter[bytes] = field(default_factory=Counter)    # jobs by the state of the line after the run
+    results: Counter[bytes] = field(default_factory=Counter)    # jobs by state
     had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
@@ -7842,7 +7836,7 @@ class RunnerStats:
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:
-        """Count a job by the state of the line after the run."""
+        """Count a job.  state: of the line after the run."""
         if job.cancelled:
             state = CANCELLED                   # even if the job has ended at that moment
         self.results[state] += 1
@@ -7850,32 +7844,26 @@ class RunnerStats:
             self.bad_lines.append(job.number)
 
     def add_unwritten(self, job: Job) -> None:
-        """Add a job whose result is not written, unless a user has set the state."""
-        if not job.cancelled:
+        if not job.cancelled:           # otherwise the state that a user has set is right
             self.unwritten_lines.append(job.number)
 
     def exit_status(self, summary: Summary | None) -> int:
-        """Return the exit status of this program, unless a signal decides it; 0: all is well.
-
-        It is 1 if the state of the file is unknown (`summary` is None), if the file has bad jobs, a line that
-        is neither job nor comment (a stray), or jobs that are left (Summary.jobs_left), or if results, output
-        or records were lost.  It is also 1 if we left jobs in error and some are running: another runner can
-        have started the same ones again.
-        """
+        """Return the exit status, unless a signal decides it.  summary: None: the file's state is unknown."""
         if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
         if self.unwritten_lines or self.had_errors:
             return 1
+        # another runner can have started our jobs in error again
         may_run_elsewhere = self.results[ERROR] and summary.counts.running
         return int(bool(may_run_elsewhere))
 
     def closing_line(
         self, summary: Summary | None, seconds: float, retry: str, reasons_command: str
     ) -> str:
-        """Return the last line that we print, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
+        """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        summary: None: the file's state is unknown.  reasons_command: shows why jobs failed; '': none.
-        retry: the option or command that runs failed jobs again.  seconds: since the start.
+        summary: None: the file's state is unknown.  seconds: since the start.  retry: the option or command
+        that runs failed jobs again; reasons_command: shows why they failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         error_count = self.results[ERROR] + len(self.orphans)
@@ -7917,10 +7905,7 @@ class RunnerStats:
 
 
 def failure_report_command(options: Namespace) -> str:
-    """Return the command that shows why jobs failed, for example 'runwait4.py --failed runs.txt'.
-
-    '': this program keeps no records, as a client.
-    """
+    """Return for example 'runwait4.py --failed runs.txt'; '': no records are kept here, as in a client."""
     if getattr(options, "no_records", True):
         return ""
     outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
@@ -7955,7 +7940,7 @@ class Pump:
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
-        # those that have started and not ended; each event is set on output, and when a pause begins or ends
+        # that have started and not ended; each event is set on output, and when a pause begins or ends
         self.runs: dict[Run, asyncio.Event] = {}
         self.is_paused = False              # no job output is read
 
@@ -7964,24 +7949,21 @@ class Pump:
         return max(writer.backlog for writer in self._writers)
 
     def finish_reading(self, run: Run) -> None:
-        """Read the remaining data of a run that has ended, and close the pipes.
+        """Read what is in the pipes of a run that has ended, and close them.
 
-        Background processes can keep a pipe open, so do not wait for end of file.
+        Background processes can keep a pipe open, so there may be no end of file.
         """
         self.runs.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
-                # the number of bytes in the pipe now: on an empty one, os.read() could block
+                # os.read() could block on an empty pipe
                 unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
                 if unread_bytes := int.from_bytes(unread, sys.byteorder):
                     run.add_output(stream, os.read(stream.fd, unread_bytes))
                 self._close(stream)
 
     def resume(self) -> None:
-        """Read job output again, after a pause, if all backlogs are below LOW_BACKLOG.
-
-        Called after each write of a thread, which makes a backlog smaller.
-        """
+        """End a pause if all backlogs are small again; to be called after each write of a writer."""
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
             self.is_paused = False
             for run, event in self.runs.items():
@@ -7990,27 +7972,21 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Call _on_readable() whenever a pipe of the run has data, or has ended.
-
-        While reading is paused, do nothing: resume() calls this.
-        """
+        """Read from the pipes of the run whenever they have data, or have ended."""
         for stream in run.streams:
-            if stream.fd is not None and not self.is_paused:
+            if stream.fd is not None and not self.is_paused:        # after a pause, resume() calls this
                 stream.was_watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe, or close it at end of file.
-
-        Pause all reading if too many bytes wait to be written (the backlog): jobs then block on full pipes.
-        """
+        """Read from a pipe, or close it at end of file.  Pause all reading at a large backlog."""
         if run in self.runs:                # False: a defect has ended the task of the job
             self.runs[run].set()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
             return self._close(stream)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
-            self.is_paused = True           # until resume()
+            self.is_paused = True           # until resume(): jobs block on full pipes
             for paused_run, event in self.runs.items():
                 for paused_stream in paused_run.streams:
                     if paused_stream.fd is not None:
@@ -8032,12 +8008,12 @@ class StopSignals:
     cannot see which others got a signal.  So a run counts as interrupted if, within TOGETHER_SECONDS of a
     stop signal of the runner, it dies of such a signal or exits with 128 plus the signal number (as srun
     does).  After a signal that kills all jobs any end counts: a program can save its state and exit with 0,
-    and nobody would resume a line that is `d`.  A job that was done at that moment runs once more, which
-    loses nothing.
+    and --resume would leave out a line that is `d`.  A job that was done then runs once more, which loses
+    nothing.
 
     The runner can see such an end before its own signal.  So the result of a run of MIN_HELD_RUN seconds or
-    more is held back for a moment.  A signal after that takes no state back: a job below a barrier can have
-    started.
+    more is held back for a moment.  A later signal takes no state back, because a job below a barrier can
+    have started.
     """
     TOGETHER_SECONDS = 1.0
     MIN_HELD_RUN = 0.25
@@ -8050,7 +8026,6 @@ class StopSignals:
         self._came = asyncio.Event()        # set for those who wait, and cleared at once
 
     def add_signal(self, kills_jobs: bool) -> None:
-        """Record a signal that came now.  kills_jobs: the runner kills all jobs."""
         self.received.append((self._loop.time(), kills_jobs))
         self._came.set()
         self._came.clear()
@@ -8058,8 +8033,7 @@ class StopSignals:
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
         """Return True if a signal that also came to the runner interrupted a run: then the line becomes `e`.
 
-        False: the result of the run counts.  The runner's signal can come after the end of the run.  So wait
-        for it: for a second if the run died of such a signal, otherwise for a small part of its duration.
+        Wait for the runner's signal, which can come after the end of the run.
         """
         if run_result.cause:                    # the end has a known reason, such as a timeout
             return False
@@ -8110,7 +8084,7 @@ class StopSignals:
 #
 # A killed run gets TERM, and KILL after the grace period.  A second INT ends all grace periods
 # (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
-# cause replaces a cause; from weak to strong: stopped, cancelled, lost.
+# cause replaces a cause (CAUSES_BY_STRENGTH).
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
 # has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
@@ -8146,7 +8120,7 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 
 class JobTask:
-    """Handles one job, from the claim until the final state is written: see the table above."""
+    """One job, from the claim until the final state is written: see the table above."""
     # a resource is used up for now: a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
@@ -8176,7 +8150,6 @@ class JobTask:
                    requested_memory=int(self.needs.memory))
 
     def _enter_phase(self, phase: Phase) -> None:
-        """Change the phase, and wake the coroutine of the job."""
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
         self._wake_event.set()
@@ -8196,10 +8169,7 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let the shell of a job in a group start the command, if it waits at the gate (a pipe).
-
-        Called when the server has sent `go`.
-        """
+        """Let a shell at the gate start the command; without effect in other phases."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -8211,8 +8181,7 @@ class JobTask:
     def kill(self, cause: str) -> None:
         """Begin to kill the processes of the job, and keep it from starting (again).
 
-        cause: "stopped" (by a signal, the wall time or with the group), "cancelled" (by a user), or "lost"
-        (to another runner).
+        cause: "stopped", "cancelled" or "lost": see the table above.
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
         if self.phase is Phase.SETTLING:        # too late: the line gets its final state
@@ -8225,24 +8194,16 @@ class JobTask:
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Kill the run because of its "timeout" or too much "memory"; the task can run the job again.
-
-        If the shell has already exited (READING_ON: output is still read), the result stands.  Then a timeout
-        ends only the processes that the shell left.
-        """
-        self._runner.processes.reap()           # notices an exit, which changes the phase
+        """Begin to kill the run; the job can run again.  cause: "timeout" or "memory"."""
+        self._runner.processes.reap()           # changes the phase if the shell has exited
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
 
     def _on_exit(self, status: int) -> None:
-        """Record the exit of the shell, and enter the next phase.  status: the wait status.
-
-        Called by Processes.reap(), or by kill_tree() when it gives up.
-        """
+        """Record the exit of the shell, or that it is given up.  status: the wait status."""
         run = self.run
         run.duration = self._runner.loop.time() - run.started
-        # the command was never run, so there is no result
-        if self.phase is Phase.AT_GATE:
+        if self.phase is Phase.AT_GATE:         # the command did not run, so there is no result
             self._close_gate()
             self._enter_phase(Phase.SETTLING)
             return
@@ -8254,41 +8215,31 @@ class JobTask:
             self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a job that lacked memory (GROWING) run again if enough is free; False: it waits on.
-
-        The runner's loop asks before it claims another job.
-        """
+        """Let a GROWING job run again if enough memory is free; False: it waits on."""
         if free.memory < self.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
         return True
 
     def _forbid_start(self, cause: str) -> None:
-        """Keep the job from starting (again), for this cause or a stronger earlier one."""
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._close_gate()
         self._wake_event.set()
 
     def _close_gate(self) -> None:
-        """Close the gate: a shell that waits there reads end-of-file and exits."""
-        close_all(self._gate_fd)
+        close_all(self._gate_fd)        # a shell at the gate reads end of file, and exits
         self._gate_fd = None
 
     def _kill_processes(self, cause: str) -> None:
-        """Begin to kill the processes of the run, once.  The result is `cause` if the shell still runs."""
         assert self.shell
         if not self._kill_task:
-            if self.phase is Phase.RUNNING:
+            if self.phase is Phase.RUNNING:     # otherwise the run keeps its result
                 self.run.cause = cause
             self._kill_task = spawn_task(self._runner.processes.kill_tree(self.shell, self._on_undying))
             self._wake_event.set()
 
     def _on_undying(self, pids: list[int]) -> bool:
-        """Enter UNDYING, and name the first process, once.  Return True if the runner exits without waiting.
-
-        Called now and then by kill_tree() while processes outlive KILL.  Otherwise the job lasts as long as
-        they do.
-        """
+        """Enter UNDYING, and name a process, once.  Return True if the runner exits without waiting."""
         if self.phase is not Phase.UNDYING:
             self.run.why = f"could not be killed: process {describe_process(pids[0])}"
             self._say(f"{self.run.why}; the job runs until that exits, or this runner")
@@ -8299,11 +8250,9 @@ class JobTask:
     # -- the life of a job -----------------------------------------------------------------------------------
 
     async def run_until_settled(self) -> None:
-        """Wait for the end of the run, run the job again if it must, and write the final state.
+        """Wait for the end of the first run, run the job again if it must, and write the final state.
 
-        Called after the first start().  A run that lacked memory is no failure if memory= lists a larger
-        size: that is tried next.  The shell of a job in a group can exit at the gate, where it waits before
-        the command starts: then the job's phase is SETTLING already, and it does not run again.
+        Call start() before; it need not have started a shell.
         """
         failures = 0
         while self.shell:                      # None: start() could not start a shell, or was not allowed to
@@ -8313,7 +8262,7 @@ class JobTask:
             if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
-            if lacked_memory and self._larger_needs:
+            if lacked_memory and self._larger_needs:        # this is no failure
                 can_run = await self._wait_for_more_memory()
             else:
                 failures += 1
@@ -8331,8 +8280,7 @@ class JobTask:
     async def write_final_state(self) -> None:
         """Determine the final state of the job, pass it to the sinks, and write it to the line.
 
-        If the state is NEW, the line gets the state from before the claim.  Writing is tried until it
-        succeeds, or never can.  If another runner has taken the line ("lost"), write nothing.
+        Writing is tried until it succeeds, or never can.  Raises CancelledError after a kill signal.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
@@ -8340,7 +8288,7 @@ class JobTask:
         if self.cause == "lost":
             self.state = ERROR              # for the sinks only: the line is that of another runner
         elif self.cause == "cancelled":
-            self.state = CANCELLED                   # even if the job has just ended by itself
+            self.state = CANCELLED          # even if the job has just ended by itself
         for sink in self.run.sinks:
             sink.on_job_over(job, self.state)
         if self.cause == "lost":
@@ -8362,11 +8310,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self) -> bool:
-        """Wait until the next size of memory= is free, after a run that lacked memory.
-
-        Return False if the job must not run again: the host has too little memory, the wall time is too
-        short, or a start is no longer allowed (_can_start).
-        """
+        """Wait until the next size of memory= is free; False: the job must not run again."""
         needs = self._larger_needs.pop(0)
         if needs.memory > self._runner.memory:
             size, available = memory_text(needs.memory), memory_text(self._runner.memory)
@@ -8375,19 +8319,17 @@ class JobTask:
         self.needs = needs
         if not self._runner.admit_or_drain(self.job):
             return False
-        self._enter_phase(Phase.GROWING)        # keeps the slots
-        self._runner.changed.set()              # the loop of Runner learns that memory is free
+        self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
+        self._runner.changed.set()              # Runner tries this job before it claims another
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_until_woken(None)
-        # while it waited, the job lock can have been lost, and the wall time can have become too short
         await self._wait_until_line_is_ours()
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_until_line_is_ours(self) -> None:
         """Wait until the line is surely ours, after a pause in which its job lock can have been lost.
 
-        Without the lock, another runner can have claimed the line.  The answer can take long: the file server
-        or, for a client, our server can be out of reach.
+        The answer can take long: the file server or a client's server can be out of reach.
         """
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_until_woken(1.0)
@@ -8401,13 +8343,12 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell, unless the job must not start (_can_start), for example because the runner drains.
+        """Start the shell of the first or a further run.
 
-        Called for the first run, and for each further one.  On success `shell` is set.  If an error prevents
-        the start, the state is ERROR.
+        `shell` stays None if the job must not start (_can_start), or after an error: the state is then ERROR.
         """
         runner = self._runner
-        # Wait until --delay allows a start.  Then reserve the next turn at once, before another task can
+        # wait until --delay allows a start, and reserve the next turn at once, before another task can
         while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
             await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
@@ -8435,9 +8376,9 @@ class JobTask:
                 sink.on_no_result(self.run)
 
     async def _try_to_start(self) -> tuple[str, bool]:
-        """Start the shell, unless the job must not start (any more): then `shell` stays None.
+        """Start the shell.  Return the reason of a failure, and True if another attempt can succeed.
 
-        Return the reason of a failure ('': none), and True if another attempt can succeed.
+        '': it has started, or must not start (any more): then `shell` stays None.
         """
         lock_fds: LockFds = ()
         try:
@@ -8467,10 +8408,9 @@ class JobTask:
             sink.on_starting(self.run)
 
     def _spawn_shell(self, lock_fds: Sequence[int]) -> None:
-        """Start the shell with pipes for output and, for a job of a group, a gate.
+        """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        At the gate, a pipe, the shell waits until all jobs of the group can begin.  lock_fds: for the
-        shell to inherit, with the job lock (Jobs.copy_lock_fds()).  Raises OSError, ValueError.
+        lock_fds: of Jobs.copy_lock_fds(); the caller closes them.  Raises OSError, ValueError (a NUL).
         """
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
@@ -8506,7 +8446,6 @@ class JobTask:
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
 
     def _record_start(self) -> None:
-        """Record the start time of the run and the count of OOM kills so far."""
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
         # start() has reserved a turn, but --delay counts from the real start
@@ -8514,7 +8453,6 @@ class JobTask:
         self._oom_kills = self._runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
-        """Return the job's environment variables: number, slots and memory."""
         names = list(map(os.fsencode, self.run.slots))
         line = b"%d" % self.job.number
         # SLAVE_IP and JOB_ID: for job scripts of cli.py, a cluster scheduler (docs/coming-from.md)
@@ -8530,11 +8468,7 @@ class JobTask:
     # -- one run ---------------------------------------------------------------------------------------------
 
     async def _follow_run(self, shell: Child) -> None:
-        """Wait until the run of this shell has finished, and report the result.
-
-        In a group, the shell first waits at a gate until all jobs of the group can begin.  If they cannot,
-        the shell exits without running the command, and there is no result.
-        """
+        """Wait until the run has finished, and report the result; none if the shell exits at the gate."""
         try:
             if self._is_gated:
                 self._runner.jobs.on_ready_to_start(self.job)       # the group waits for this
@@ -8549,7 +8483,7 @@ class JobTask:
                 self._announce_start()
             await self._wait_for_result(shell)
         finally:
-            # Only a defect leaves the run unfinished.  Nothing would record the exit status: kill the run
+            # True only after a defect: nothing would record the exit status
             if self.run in self._runner.runs:
                 del self._runner.runs[self.run]
                 self._kill_processes("stopped")
@@ -8559,7 +8493,7 @@ class JobTask:
     async def _wait_for_result(self, shell: Child) -> None:
         """Wait until the shell exits, read the remaining output, and report the result to the sinks.
 
-        The result is in `run_result` and `state`; run_until_settled() decides if the job runs again.
+        The result is in `run_result` and `state`.
         """
         runner, run = self._runner, self.run
         runner.runs[run] = self._wake_event
@@ -8573,11 +8507,10 @@ class JobTask:
         await self._read_remaining_output()
         preliminary_result = RunResult(status, run.cause)
         was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, run)
-        if self._kill_task:                     # also kills the processes that the shell left
+        if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
-        # only now: until here a timeout also ends processes that the shell left
         if timer:
-            timer.cancel()
+            timer.cancel()                      # until here a timeout also ends processes that the shell left
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
@@ -8594,20 +8527,16 @@ class JobTask:
             sink.on_ended(run, self.run_result)
 
     async def _kill_after_timeout(self, timeout: float) -> None:
-        """Kill the run after a timeout.  Time in which this runner was stopped hardly counts.
+        """Kill the run after a timeout in seconds; negative: in percent of the median run time.
 
-        A batch system that stops the runner, or a paused virtual machine, mostly stops the job as well.  So
-        of each sleep of a second, two seconds count at most.  If only the runner was stopped, the job gets
-        more time.
-
-        timeout: negative: in percent of the median run time.  Read the median again while the run lasts: it
-        can change, and it is unknown until MIN_ENDED runs have ended well.
+        The median is read again while the run lasts: it can change.  While it is unknown it kills no job.
         """
         runner, age, median = self._runner, 0.0, 0.0
         limit = timeout if timeout > 0 else MIN_PERCENT_SECONDS
         while age < limit:
             paused_at = runner.loop.time()
             await asyncio.sleep(min(limit - age, 1.0))
+            # a batch system that stops the runner, or a paused virtual machine, mostly stops the job as well
             age += min(runner.loop.time() - paused_at, 2.0)
             if timeout < 0 and age >= limit:
                 median = await runner.executor.call(runner.read_median) or inf     # 0.0: unknown yet
@@ -8622,8 +8551,7 @@ class JobTask:
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, for a while.
 
-        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.  Only time
-        with reading counts, so a slow console or an unreachable server loses no output.
+        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.
         """
         pump, run, loop = self._runner.pump, self.run, self._runner.loop
         poll = select.poll()
@@ -8638,21 +8566,18 @@ class JobTask:
             self._wake_event.clear()
             began, was_paused = loop.time(), pump.is_paused
             is_quiet = not await wait_for_event(self._wake_event, pump.QUIET_SECONDS)
-            if not was_paused:
+            if not was_paused:                  # so a slow console or an unreachable server loses no output
                 if is_quiet:
                     return
                 seconds_left -= loop.time() - began
 
     def measure_memory(self, table: ProcessTable) -> int:
-        """Return the bytes of memory that the processes of the run use, and record the peak.
-
-        Below 3/4 of the requested memory it is an estimate: it counts shared pages once for each process, and
-        the kernel adds up counters late, by some MB.  From there on, near the size at which the run is
-        killed, it is the exact share of each process, which takes a while to read.
-        """
+        """Return the bytes of memory that the processes of the run use, and record the peak."""
         assert self.shell
         pids = table.job_processes(self.shell)
+        # an estimate: shared pages count for each process, and the kernel adds up counters late, by some MB
         used_bytes = sum(table.processes[pid].resident_pages for pid in pids) * PAGE
+        # near the size at which the run is killed: the exact share, which takes a while to read
         if used_bytes >= self.run.requested_memory * 0.75:
             used_bytes = sum(map(resident_memory, pids))
         self.run.peak = max(self.run.peak, used_bytes)
@@ -8670,10 +8595,8 @@ class Runner:
     """Assigns jobs to slots: claims a job and starts a JobTask for it.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy.  While a slot is idle, it claims a job, takes as many slots as the job needs, and starts the
-    shell; a job that cannot get all slots is released.  Each job is in `tasks` from the claim until the
-    slots are free again.  Every event that concerns the loop sets `changed`; otherwise the loop tries again
-    after the time that the last claim returned.
+    slots busy.  Every event that concerns the loop sets `changed`; otherwise the loop tries again after the
+    time that the last claim returned.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
@@ -8692,8 +8615,8 @@ class Runner:
                  host: bytes, options: Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
-        seconds_left: until all jobs are killed; None: no limit.  names: of the slots.
+        """names: of the slots.  slot_file: None: the names are not from a file.  memory: bytes for all
+        running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8707,7 +8630,7 @@ class Runner:
         self.slots = Slots(options.one_only, options.slot_errors)
         self.slots.set_names(names)
         self._starting_jobs: asyncio.Future[None] | None = None  # _start_jobs(); None: run() was not called
-        self.tasks: dict[Job, JobTask] = {}     # of claimed jobs
+        self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
         self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
@@ -8717,7 +8640,7 @@ class Runner:
         self.runs = self.pump.runs          # that have started and not finished
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
-        # the count that lets it exit, if that also is right for slots out of service
+        # of the count that lets it exit; None: none did, or it leaves out jobs for slots out of service
         self.exit_summary: Summary | None = None
         self.claim_error = ""  # why nothing can be claimed any more; "": nothing is known
         self._exit_step = ExitStep.NONE
@@ -8733,7 +8656,10 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until none remain, or until the runner drains and the last job has finished."""
+        """Run jobs until none remain, or until the runner drains and the last job has finished.
+
+        Then report why jobs remain, if that was not reported before.
+        """
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
@@ -8746,7 +8672,6 @@ class Runner:
             chore.cancel()
         if self.kill_signal:                    # reported when it came
             return
-        # why the runner exits although jobs remain
         if self.claim_error:
             self.say(f"{self.claim_error} (no more jobs were started)")
             self.runner_stats.had_errors = True
@@ -8760,8 +8685,7 @@ class Runner:
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
         """Return the answer of a file system or server, which can be out of reach when the runner exits.
 
-        After a kill signal, wait MAX_ANSWER_SECONDS at most.  None: no answer came in this time; the runner
-        goes on without it, and the call is not cancelled.
+        None: a kill signal came, and in MAX_ANSWER_SECONDS no answer; the call is not cancelled.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -8770,7 +8694,6 @@ class Runner:
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
-        """Drain because of signal `number`: start no more jobs and wait for running jobs."""
         self.signals.add_signal(kills_jobs=self.kill_signal != 0)
         self._report_and_drain(signal.Signals(number).name)
 
@@ -8779,11 +8702,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of a signal.  A later INT ends the grace period from TERM to KILL.
-
-        A job that dies at the same time can have got the signal, too: then its line becomes `e`
-        (StopSignals), and --resume runs it again.
-        """
+        """Kill the jobs and exit, because of a signal; a later INT ends the grace period."""
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -8840,18 +8759,13 @@ class Runner:
 
     async def _exit_if_results_hang(self) -> None:
         """After a kill signal, exit even if a file system that does not answer holds up results."""
-        # killing jobs takes its own time (the grace); MAX_RESULT_SECONDS are only for writing states
-        while self.runs:
+        while self.runs:                        # killing takes its own time: the grace
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
         for future in filter(None, (self._starting_jobs, *self._job_runs)):
             future.cancel()                     # waits for no file system: the exit frees all locks
 
     async def _kill_lost_and_cancelled_jobs(self) -> None:
-        """Poll the lines of running jobs.  Kill a job that is lost to another runner or was cancelled.
-
-        Lost: another runner has claimed the line.  Cancelled: a user has written another state over the `r`.
-        """
         while True:
             await asyncio.sleep(self.jobs.interval / 2)
             for job, cause in (await self.jobs.check_jobs()).items():
@@ -8867,10 +8781,9 @@ class Runner:
         """Kill runs that use more memory than requested at two measurements in a row.
 
         Reading all processes of a large host takes too long.  A process that starts outside of these runs
-        never becomes part of one.  So a measurement reads the processes of these runs, and each new process
-        once.  It also reads a few of the others, which can be part of a run after all: one can have the PID
-        of a process that has exited, or was read during execve(2), when it showed no tag (an
-        environment variable of all processes of a job).
+        never becomes part of one.  So a measurement reads the processes of these runs, each new process once,
+        and a few of the others: one can have the PID of a process that has exited, or was read during
+        execve(2), when it showed no tag.
         """
         exceeding = set()         # runs that used too much at the last measurement
         others = {*os.listdir("/proc")}     # outside of these runs: no job has started yet
@@ -8908,11 +8821,7 @@ class Runner:
     # -- slots -----------------------------------------------------------------------------------------------
 
     async def _poll_slot_file(self) -> None:
-        """Poll the file of --slots @FILE, and make slots for its names after a change.
-
-        reload_names() returns None if nothing has changed.  An unreadable file changes no slots.
-        """
-        while self._slot_file:  # None: the names are not from a file
+        while self._slot_file:
             await asyncio.sleep(self._slot_file.INTERVAL)
             try:
                 names = await self.executor.call(self._slot_file.reload_names)
@@ -8942,7 +8851,6 @@ class Runner:
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
     async def _start_jobs(self) -> None:
-        """Start jobs on idle slots until the runner drains or no slot will get a job."""
         while not self.draining:
             # with --follow, wait for new names in the slot file even if no slot is in service
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
@@ -8960,7 +8868,7 @@ class Runner:
                 timer.cancel()
 
     async def _start_next_job(self) -> float | None:
-        """Start the next run of a job that waits for memory; without one, claim and start a job.
+        """Start the next run of a GROWING job; without one, claim and start a job.
 
         Return the seconds until the next attempt; None: wait for `changed`.
         """
@@ -8993,13 +8901,13 @@ class Runner:
         return await self._start_claimed_job(claimed)
 
     async def _start_claimed_job(self, job: Job) -> float | None:
-        """Start a job, or release it: too few slots are idle, or the runner drains.
+        """Start a job, or release it if too few slots are idle, or the runner drains.
 
-        While the claim was made, perhaps in a thread, slots can have gone out of service, or a signal come.
         Return 0.0 to start another job at once; None if no slot is idle: wait for `changed`.
         """
         slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
+        # during the claim, slots can have gone out of service, or a signal come
         if len(slots) < job.settings.needs.slots or not self.admit_or_drain(job):
             self.slots.give_back(slots)
             await task.write_final_state()      # restores the old state
@@ -9022,13 +8930,12 @@ class Runner:
         return self.options.timeout if job_timeout == 0 else job_timeout
 
     def admit_or_drain(self, job: Job) -> bool:
-        """Return True if the runner can start this job; False: it drains, and starts none.
+        """Return True if the runner can start this job; False: it drains.
 
-        If the timeout is longer than the remaining wall time, the job could be killed before it is done.
-        Then report that and drain.
+        It drains if the timeout is longer than the remaining wall time: the job could be killed before it is
+        done.
         """
-        # one in percent is negative, so it always fits
-        timeout = self.timeout_of(job) or 0.0
+        timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
@@ -9049,20 +8956,16 @@ class Runner:
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots.
 
-        If it has failed, perhaps start no more jobs (--max-failed), or take its slot out of service.  The
-        state NEW means that it has not run, so nothing is counted.  After an exception (a defect) the slots
-        stay busy, so the loop starts no other job there.
+        After an exception (a defect) the slots stay busy, so the loop starts no other job there.
         """
         await task.run_until_settled()
-        if task.state != NEW:
+        if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":
                 self.runner_stats.add_result(task.job, task.state)
             failures = len(self.runner_stats.bad_lines)
             if 0 < self.options.max_failed <= failures and not self.draining:
                 self.runner_stats.had_errors = True
                 self._report_and_drain(too_many_failures(failures))
-            # jobs in a row whose host seems to lack the program, or to be out of reach: the slot is to blame,
-            # and gets no more jobs once there are --slot-errors of them
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
             if ends:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
@@ -9078,7 +8981,7 @@ class Runner:
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''.
 
-        Its slot can be to blame, for example a host without the program: see Slots.add_end().
+        Then the slot is to blame: its host seems to lack the program, or to be out of reach.
         """
         result = task.run_result
         if not result or result.cause:  # not run, or killed
@@ -9095,15 +8998,12 @@ def ssh_words(runner: str) -> list[str]:
 
 
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
-    """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`.
-
-    The words after the runner are quoted once for the local shell, and once more for each ssh, which joins
-    arguments to one string that another shell parses.  A job that begins with - or + gets a leading blank;
-    otherwise the shell would take it for an option.
-    """
+    """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`."""
+    # a blank, because the shell would take a job that begins with - or + for an option
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [os.fsencode(shell), b"-c", job]
-    parsing_count = 1 + len(ssh_words(os.fsdecode(runner)))     # by the local shell, and after each ssh
+    # by the local shell, and after each ssh, which joins arguments to one string for another shell
+    parsing_count = 1 + len(ssh_words(os.fsdecode(runner)))
     for _ in range(parsing_count):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
