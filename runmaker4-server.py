@@ -134,7 +134,6 @@ from runmaker4 import (
     Fields,
     FileChangedError,
     FileExecutor,
-    Identity,
     Job,
     JobFile,
     JobLock,
@@ -334,23 +333,17 @@ class SharedLockTable(LockTable):
         super().__init__(*args, **named)
         self._give_to_keeper = give_to_keeper
         self._shared_fd = -1                    # -1: none
-        self._shared_inode: Identity | None = None         # of that lock file
         # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: frozenset[int] = frozenset()
-
-    @property
-    def _is_shared_fd_current(self) -> bool:
-        return self._shared_fd >= 0 and self._shared_inode == self.inode
 
     def open_job_lock(self) -> int:
         """Return the shared descriptor for all job locks.
 
         If there is none, or the lock file was created again, open one and give it to the keeper.
         """
-        if not self._is_shared_fd_current:
+        if self._shared_fd < 0:
             self._shared_fd = super().open_job_lock()
             self._pipes.clear()                 # no job inherits it, and it is never spare
-            self._shared_inode = identity_of(self._shared_fd)
             self._give_to_keeper(self._shared_fd)
         return self._shared_fd
 
@@ -362,6 +355,11 @@ class SharedLockTable(LockTable):
         close_all(fd)
         self._shared_fd = -1
 
+    def free_all_job_locks(self) -> None:
+        super().free_all_job_locks()
+        self.drop_locks_without_line()
+        self.discard(self._shared_fd)
+
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held, by any runner or server.
 
@@ -370,7 +368,7 @@ class SharedLockTable(LockTable):
         own can be hundreds, and a call for each would be slow.  So count them in memory.
         """
         offsets = job_lock_offsets(command)
-        if not self._is_shared_fd_current:      # none is ours
+        if self._shared_fd < 0:                 # none is ours
             return super().count_job_locks(command)
         # `fd` is of another description, so this call also finds our own
         if is_free(self.fd, offsets.start, len(offsets)):
@@ -401,7 +399,6 @@ class SharedLockTable(LockTable):
             if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset)
         )
         self._shared_fd = shared_fd
-        self._shared_inode = self.inode
         return True
 
     def is_own_lock_inherited(self, line: Line) -> bool:
@@ -1712,7 +1709,7 @@ class Summaries:
         EVERYBODY could run any new job.  So each counts as left, and the server's exit status is 1.
         """
         with throttle, suppress(OSError):
-            self._reader.reopen_if_replaced()
+            self._reader.open_files()
             return self._reader.summarize([*clients, EVERYBODY], groups=True)
         return None
 
@@ -2097,7 +2094,7 @@ class Claims(Cursor):
     def take_presence_lock(self) -> None:
         """Lock the byte that shows that this server runs, before the first client comes."""
         with suppress(OSError):              # the first claim will report it
-            self.queue.reopen_if_replaced()
+            self.queue.open_files()
 
     # -- new lines -------------------------------------------------------------------------------------------
 
@@ -2173,7 +2170,7 @@ class Claims(Cursor):
         The lines, which are `r`, are looked up here once, so that no client has to search the file for its
         own.  Raises OSError.
         """
-        self.queue.reopen_if_replaced()
+        self.queue.open_files()
         if not self.file.lock_table.inherit_locks(lock_fd):
             return None
         with suppress(OSError):      # then each client costs a search
@@ -2237,7 +2234,7 @@ class Claims(Cursor):
 
         may_conclude_lost: as for reclaim_lines().
         """
-        self.queue.reopen_if_replaced()
+        self.queue.open_files()
         signature = self.file.signature()
         lines_by_command = self.file.lines_by_command({job.line.command for job in reported})
         is_whole_file = may_conclude_lost or (

@@ -178,6 +178,7 @@ LockFds = tuple[int, ...]       # what a job inherits, see LockTable.copy_job_lo
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
+ReaderT = TypeVar("ReaderT", bound="Reader")
 
 
 class UsageError(Exception):
@@ -908,7 +909,7 @@ def user_name(uid: int) -> str:
 #                                 FUSE
 #  what a daemon has read for     MooseFS (60 s), JuiceFS (as   Reader.refresh(), a new description:
 #  an open description            long as it is open)           reopen_reader_on_fuse() under each mutex, and
-#                                                               in JobReader.reopen_if_replaced(), so before
+#                                                               in JobReader.open_files(), so before
 #                                                               each walk and check_jobs()
 #  the size to append at          NFS (until it is locked),     RecordFile._find_position() by utimensat(2);
 #                                 JuiceFS, ceph-fuse (1 s)      write_all() by fstat(2)
@@ -1077,7 +1078,7 @@ class Reader(Opened):
             self.reading_mode = Reading.DIRECT if direct else Reading.DROPPED
 
     @classmethod
-    def with_own_fd(cls, fd: int, network: bool) -> Reader:
+    def with_own_fd(cls: type[ReaderT], fd: int, network: bool) -> ReaderT:
         """Return a reader with its own descriptor: on a network, data read through `fd` can be old."""
         if not network:
             return cls(os.dup(fd))
@@ -2128,20 +2129,28 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Steps of a state change: lock the command mutex (of a short job it can be locked already); drop this host's
 # cache; check that the path still names this file (check_writable()), and that the line has not moved
 # (read_line()); write; unlock the command mutex.  If the file or the lock file was replaced, raise
-# FileChangedError, which unlocks a mutex that this change has locked.  No process calls reopen_if_replaced()
-# in the middle of a state change.
+# FileChangedError, which unlocks a mutex that this change has locked.  No process opens files in the middle
+# of a state change.
 #
-# The path can name new files at any time.  Each of these opens them, and does more than the one above it:
+# The path can name other files at any time, and this host can lose its locks.  Between two state changes
+# JobQueue.open_files() sees to both.  The order of its steps is part of the proof:
 #
-#     LockTableReader.open_current()      opens the lock file
-#     JobReader.reopen_if_replaced()      opens the job file, too: for all who only read
-#     JobFile.open_to_write()             and marks the lock file as in use: for runset4.py, which has no jobs
-#     JobQueue.reopen_if_replaced()       and repairs locks.  If the lock file is a new one, it frees its job
-#                                         locks and buckets in the old one, locks the job locks of claimed
-#                                         jobs in the new one, and marks that as in use last.
+#     O1  If our locks are lost, close both files: until the last step nothing can be claimed or written.
+#     O2  Open the job file that the path names, with the in-use lock on it, unless it is open.
+#     O3  The same for the lock file.  After O2, which refuses a file that must not be used: then nothing is
+#         locked.
+#     O4  Forget job locks that prove nothing: those in an old lock file, where no runner looks for them, and
+#         those that this host has lost.  Before O5, which counts the held ones.
+#     O5  Lock a job lock again for each claimed job that has none; one for which no line is left is "lost".
+#     O6  Mark the lock file as in use, last: as long as the mark is at an old lock file, no other process can
+#         use the new one (step 7), and take lines of these jobs for orphans.
 #
-# So only a JobQueue may do that for its JobFile; code that counts lines at the same time has a separate
-# JobReader.
+# Who has no jobs needs only some: JobReader.open_files() does O2 and O3, JobFile.open_to_write() also O6.
+# After an error the next call begins again at O1.  Only the JobQueue may do that for its JobFile; code that
+# counts lines at the same time has a separate JobReader.
+#
+# What is known of an open file is in one object that is dropped with it: OpenJobFile, and for the lock file
+# what LockTable._open() sets.
 
 
 class Tracking(Enum):
@@ -2335,7 +2344,7 @@ class PresenceLock:
     def take(self, fd: int) -> None:
         """Lock the byte through `fd`; if it is taken, draw another.
 
-        Without success, is_held is False, and JobQueue.reopen_if_replaced() tries again.
+        Without success, is_held is False, and LockTable.open_current() tries again.
         """
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
@@ -2465,7 +2474,7 @@ class LockTableReader(Opened):
 #     HELD    as far as is known, LockTable.fd, JobFile.fd and each JobLock have their locks
 #     LOST    LockTable.fd has not, and this process does not know it yet
 #     CLOSED  it does: job file and lock file are closed.  Lost job locks are forgotten (Job.job_lock: None),
-#             by the next reopen_if_replaced() at the latest; others are still held
+#             by the next open_files() at the latest; others are still held
 #
 #     event                                       HELD        LOST                 CLOSED
 #     to lock a mutex, to write a state:          it is       OSError(EIO)         FileChangedError
@@ -2479,7 +2488,7 @@ class LockTableReader(Opened):
 #       JobQueue._write_at_offset()
 #     another run of a job: still_has()           it starts   it waits             it waits
 #     before a walk and a check of jobs:          HELD        HELD: a job that     the same
-#       JobQueue.reopen_if_replaced()                         has lost its lock
+#       JobQueue.open_files()                                 has lost its lock
 #                                                             gets one; if no line
 #                                                             is left for it, it
 #                                                             is "lost"
@@ -2559,6 +2568,20 @@ class LockTable(LockTableReader):
         self._locks_known_at = opened_at
         self.can_trim = None                    # it can have failed only because locks were lost
         return fd, inode
+
+    def open_current(self) -> None:
+        """Open the lock file that the path names now, unless it is open; if the old one was removed, say so.
+
+        Locks in that prove nothing: free them (O4).
+        """
+        old_inode = self.inode
+        super().open_current()
+        if old_inode not in (None, self.inode):
+            self.say(f"the lock file {self.path} was removed; it was created and locked again (do not remove "
+                     "it)")
+            self.free_all_job_locks()
+        if self.presence_lock and not self.presence_lock.is_held:
+            self.presence_lock.take(self.fd)
 
     def check_still_has_locks(self) -> None:
         """Raise OSError(EIO) if this host has lost its locks, so that another can hold our command mutex."""
@@ -2795,10 +2818,12 @@ class LockTable(LockTableReader):
                 unlock(job_lock.fd, start, length)
         self._keep_or_close(job_lock.fd)
 
-    def drop_lost_job_locks(self) -> None:
-        """Forget the job locks that a network file system has dropped.
+    def free_all_job_locks(self) -> None:
+        for job_lock in list(self.job_locks.values()):
+            self.free_job_lock(job_lock)
 
-        JobQueue.reopen_if_replaced() then takes new ones; a job for which no line is left is "lost".
+    def drop_lost_job_locks(self) -> None:
+        """Forget the job locks that a network file system has dropped (O4).
 
         A description whose locks were lost stays useless, even if a lock on it seems to succeed.  Unlock all
         of it before closing our descriptor: the job has a copy, and this host still remembers the lost locks,
@@ -2838,6 +2863,14 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
             and data[text_end:text_end + 1] in (b"\n", b""))
 
 
+class OpenJobFile(Reader):
+    """A job file that is open, and what is known of it: each time one is opened, another object begins."""
+    info: os.stat_result | None = None      # when it was opened; None: none was yet
+    committed_size = 0                      # up to which all lines are committed (JobFile.check_committed())
+    marked_lock_file: Identity | None = None    # the one that mark_lock_file_in_use() shows; None: none yet
+    is_checked = False                      # JobQueue has looked for job locks that were lost before
+
+
 class JobReader(Opened):
     """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
 
@@ -2866,10 +2899,7 @@ class JobReader(Opened):
         self._tail_since = 0.0                  # when `_tail` was first seen (clock)
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
-        self.reader = Reader()                  # of the open file; _open() makes another one
-        self.inode: Identity | None = None      # None: no file is open
-        # of the file that was opened last: it decides if we trust one that replaces it
-        self._opened_stat: os.stat_result | None = None
+        self.reader = OpenJobFile()             # _open() makes another one; close_files() leaves it closed
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
     @property
@@ -2886,7 +2916,7 @@ class JobReader(Opened):
         If the path names another file than the open one, open that first.  counted: gets the number of job
         lines in each state during the scan.  with_directives: also yield lines that begin with #RUN.
         """
-        self.reopen_if_replaced()
+        self.open_files()
         return Scan(self.reader, self.start, states, counted=counted, with_directives=with_directives)
 
     def lines_by_command(self, commands: Collection[bytes]) -> dict[bytes, list[Line]]:
@@ -3128,23 +3158,24 @@ class JobReader(Opened):
     def find_replacement(self) -> os.stat_result | None:
         """Return stat(2) of the file at the path; None: it is the open file.
 
-        Most editors replace the file when they save.  Then reopen_if_replaced() opens the new one, and
+        Most editors replace the file when they save.  Then open_files() opens the new one, and
         check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
         command mutex, which does so: otherwise the answer can be old.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None                 # this host's cache of names is new, so no server need be asked
         info = self._stat()
-        return None if self.inode == (info.st_dev, info.st_ino) else info
+        opened = self.reader.info
+        return None if self.is_open and opened and os.path.samestat(info, opened) else info
 
-    def reopen_if_replaced(self) -> None:
+    def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
         This comes before each scan, because an editor can have replaced the file.  Raises OSError(EPERM) if
         the new job file belongs to a user who could not write to the old one.
         """
         self.lock_table.refresh()
-        if replacement := self.find_replacement():
+        if replacement := self.find_replacement():          # O2
             if not S_ISREG(replacement.st_mode):
                 raise OSError(errno.EINVAL, "is no longer a regular file")
             self._open()
@@ -3159,7 +3190,7 @@ class JobReader(Opened):
                     self._open()
                 except OSError as error:
                     raise changed_if_gone(error) from None
-        self.lock_table.open_current()
+        self.lock_table.open_current()                      # O3
 
     def _open(self) -> None:
         """Open the job file that the path names now, and close the old one.
@@ -3168,16 +3199,17 @@ class JobReader(Opened):
         old one.
         """
         fd = os.open(self.real_path, self.ACCESS | os.O_NOFOLLOW)
-        reader = Reader(fd)
+        reader = OpenJobFile(fd)
         try:
             if self.network:
-                reader = Reader.with_own_fd(fd, True)
+                reader = OpenJobFile.with_own_fd(fd, True)
             first_line_offset(reader)           # raises OSError for UTF-16
-            info = os.fstat(fd)
+            reader.info = info = os.fstat(fd)
+            old_info = self.reader.info
             if self.is_open:
                 with suppress(OSError):      # the file server can have lost it
-                    self._opened_stat = os.fstat(self.fd)       # owner and mode can have changed
-            if self._opened_stat and not is_trusted_replacement(info, self._opened_stat):
+                    old_info = os.fstat(self.fd)                # owner and mode can have changed
+            if old_info and not is_trusted_replacement(info, old_info):
                 raise OSError(
                     errno.EPERM,
                     f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
@@ -3190,11 +3222,9 @@ class JobReader(Opened):
         except OSError:
             close_all(fd, reader.detach())
             raise
-        self._opened_stat = info
         close_all(self.fd, self.reader.detach())
         self.fd = fd
         self.reader = reader
-        self.inode = info.st_dev, info.st_ino
         # A file that replaces another one can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
 
@@ -3202,7 +3232,6 @@ class JobReader(Opened):
         close_all(self.fd, self.reader.detach())
         self.lock_table.close()
         self.fd = CLOSED
-        self.inode = None
 
 
 # the in-use lock: each process that writes the job file locks bytes 0 to here shared
@@ -3254,10 +3283,6 @@ class JobFile(JobReader):
         # The same for claim() and change_state().  A walk goes on to other lines: mostly this one is `r` when
         # we get the mutex, and on a network each try is a round trip.
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
-        # the file, and the size up to which all lines are committed (check_committed())
-        self._committed_reader_and_size: tuple[Reader, int] | None = None
-        # where mark_lock_file_in_use() last locked a byte, and the lock file that it shows
-        self._marked_in_use: tuple[Reader, Identity | None] | None = None
         self._has_unsynced_writes = False
 
     def sync(self) -> None:
@@ -3304,9 +3329,9 @@ class JobFile(JobReader):
         """
         fd = self.fd
         inode = self.lock_table.inode
-        if inode is None or self._marked_in_use == (self.reader, inode):
+        if inode is None or inode == self.reader.marked_lock_file:
             return
-        self._marked_in_use = None
+        self.reader.marked_lock_file = None
         # lock it again: the pulse is a byte that we lock to notice lost locks, and in a new lock file it
         # shows only the loss of locks that were taken after it
         unlock(fd, 0, IN_USE_BYTES)
@@ -3335,11 +3360,11 @@ class JobFile(JobReader):
                     "is in use with another lock file (use one name for it; or a process without write "
                     "permission keeps it locked: lslocks names it)",
                 )
-        self._marked_in_use = self.reader, inode
+        self.reader.marked_lock_file = inode
 
     def open_to_write(self) -> None:
         """Open the files at the path, unless they are open, and mark the lock file as in use."""
-        self.reopen_if_replaced()
+        self.open_files()
         self.mark_lock_file_in_use()
 
     def check_at_path(self) -> None:
@@ -3425,8 +3450,7 @@ class JobFile(JobReader):
         so it is checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
-        reader, committed_size = self._committed_reader_and_size or (None, 0)
-        was_committed = line.is_complete and reader is self.reader and line.offset < committed_size
+        was_committed = line.is_complete and line.offset < self.reader.committed_size
         if self.network and was_committed:
             return True
         size = self.size()
@@ -3436,7 +3460,7 @@ class JobFile(JobReader):
         self.lock_table.refresh()
         if self.size() != size:
             return False
-        self._committed_reader_and_size = self.reader, size
+        self.reader.committed_size = size
         return line.offset < size
 
     def make_new(self, lines: Sequence[Line]) -> bool:
@@ -3499,7 +3523,7 @@ class JobQueue:
     MAX_SPREAD = 32             # new lines
 
     def __init__(self, file: JobFile) -> None:
-        """file: only this queue may call its reopen_if_replaced()."""
+        """file: only this queue may call its open_files()."""
         self.file = file
         self.say = file.say
         self._say_once = once_per_subject(file.say)
@@ -3509,9 +3533,6 @@ class JobQueue:
         # Among so many new lines a runner chooses the next, so that not all try the same: MAX_SPREAD each
         # time that another process has the line that it wants, one less after each claim
         self.spread = 1
-        # the open file and lock file, as reopen_if_replaced() has last found them
-        self._reader: Reader | None = None      # it has found none
-        self._lock_inode = file.lock_table.inode
         self._searched_at = -inf           # when check_jobs() last searched for moved lines (clock)
         # when ENOTCONN first came (clock); None: the file was opened since
         self._cut_off_since: float | None = None
@@ -3519,44 +3540,40 @@ class JobQueue:
         self._no_file_since: float | None = None
         self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # to be closed when no descriptor is left for a result
 
-    def reopen_if_replaced(self) -> None:
-        """Open the job file and the lock file that the path names now, unless they are open.
+    def open_files(self) -> None:
+        """Open the job file and the lock file that the path names now, and take back the locks of our jobs.
 
         This comes before each walk and each check of claimed jobs, and before a result whose line has moved.
-        Repair the locks: lock a job lock again for each claimed job that has none.  Raises OSError(EBUSY) if
-        another process uses another lock file (mark_lock_file_in_use()): then no new line may be claimed.
+        Raises OSError(EBUSY) if another process uses another lock file: then no line may be claimed.
         """
-        lock_table = self.file.lock_table
-        if not lock_table.still_has_locks():    # another runner can have claimed lines of our jobs since
-            self.file.close_files()
-        self.file.reopen_if_replaced()
-        self._no_file_since = None
-        if self._reader is not self.file.reader:
-            # Reads of this file do not tell that locks were lost before it was opened
-            lock_table.drop_lost_job_locks()
-            self._reader = self.file.reader
-            self._searched_at = -inf       # missing lines can be in this file
-            self._cut_off_since = None
-            if self.file.reader.reading_mode is Reading.DROPPED:
-                self._say_once(
-                    "direct",
-                    f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts "
-                    "can be read late (test it with runwait4.py --check-locks DIR)"
-                )
-        if self._lock_inode not in (None, lock_table.inode):
-            self.say(f"the lock file {lock_table.path} was removed; it was created and locked again (do not "
-                     "remove it)")
-            # these are in the old lock file, where no runner looks for them any more
-            for job_lock in list(lock_table.job_locks.values()):
-                lock_table.free_job_lock(job_lock)
-        self._lock_inode = lock_table.inode
-        if lock_table.presence_lock and not lock_table.presence_lock.is_held:
-            lock_table.presence_lock.take(lock_table.fd)
-        self._forget_job_locks()
-        jobs_without_lock = [job for job in self.claimed if not job.job_lock]
-        self._reconcile_commands(jobs_without_lock)
-        # Last: until then no other runner can take lines of these jobs for orphans
-        self.file.mark_lock_file_in_use()
+        if not self.file.lock_table.still_has_locks():
+            self.file.close_files()                         # O1
+        try:
+            self.file.open_files()                          # O2, O3
+            self._no_file_since = None
+            if not self.file.reader.is_checked:
+                self._on_file_opened()                      # O4
+        finally:
+            self._forget_job_locks()                        # O4; those of the table are gone, whatever fails
+        self.take_back_locks()                              # O5
+        self.file.mark_lock_file_in_use()                   # O6
+
+    def _on_file_opened(self) -> None:
+        """Find out if job locks were lost before this job file was opened: reads of it do not tell that."""
+        self.file.lock_table.drop_lost_job_locks()
+        self.file.reader.is_checked = True
+        self._searched_at = -inf            # missing lines can be in this file
+        self._cut_off_since = None
+        if self.file.reader.reading_mode is Reading.DROPPED:
+            self._say_once(
+                "direct",
+                f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
+                "be read late (test it with runwait4.py --check-locks DIR)"
+            )
+
+    def take_back_locks(self) -> None:
+        """Lock a job lock again for each claimed job that has none; one without a line is "lost"."""
+        self._reconcile_commands([job for job in self.claimed if not job.job_lock])
 
     def close_if_locks_lost(self, error: OSError) -> None:
         """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
@@ -3597,44 +3614,34 @@ class JobQueue:
     # a job that runs for longer is trimmed: others can need the mutex.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
-        """Claim a line for a consumer: lock a job lock and write `r`, if the line has not changed.
+        """Claim a line for a consumer: while holding the command mutex, check it, lock a job lock, write `r`.
 
-        Raises FileChangedError if the line or the file moved.
+        `check` of the result is OPEN if that was done, otherwise it says why not.  Raises OSError, and
+        FileChangedError if the line or the file moved: then nothing is locked or written.
 
-        Step 2 of the protocol: Lock the command mutex.  The path must still name this file, and the line,
-        which is read again, must be unchanged and committed (check_committed()).  Count the held job locks h,
-        and the lines R of this command that are `r`.  The line can be claimed if h <= R.  Open the lock file
-        once more, and lock a free job lock through that descriptor: the one of the line's number if that is
-        free.  Write `r`; unlock the command mutex.  (A server takes back the `r` of a job that a client still
-        has in the same way, if h < R: ServedQueue.reclaim_line().)
-
-        If all of the bucket (the bytes of all locks of the command) could be locked by take_bucket(), no copy
-        of the command lives, so nothing is counted.  Otherwise lock only the mutex: of equal lines others can
-        be running.
-
-        The proof in "The job file" needs h <= R: if h > R, a copy of the command lives whose line is no
-        longer `r`.
+        Step 2 of the protocol.  (A server takes back the `r` of a job that a client still has in the same
+        way, if h < R: ServedQueue.reclaim_line().)
         """
         lock_table = self.file.lock_table
-        job_lock = None
-        # not beside an equal job of ours, which has a job lock in this bucket
+        bucket_lock = None
+        # The mutex with all job locks, so h = 0; not beside an equal job of ours, which has one of them
         if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
-            job_lock = lock_table.take_bucket(line)
+            bucket_lock = lock_table.take_bucket(line)
         attempt = Attempt(LineCheck.LOCKED)
         try:
-            with self.file.command_mutex(line.command, self.file.walk_patience, job_lock) as locked:
-                if locked:
-                    attempt = self.file.check_claimable(line, settings, needs_room=not job_lock)
+            # without a bucket, the mutex alone: of equal lines others can be running
+            with self.file.command_mutex(line.command, self.file.walk_patience, bucket_lock) as locked:
+                if locked:                      # h <= R: otherwise a copy lives whose line is no longer `r`
+                    attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
                 if attempt.check is LineCheck.OPEN:
-                    attempt.job = self._lock_and_mark(line, consumer, settings, job_lock)
-                    self.spread = max(self.spread - 1, 1)
-                else:                           # another process was faster: choose among more lines
-                    self.spread = self.MAX_SPREAD
-                return attempt
+                    attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock)
         finally:
             # not claimed; if _lock_and_mark() has failed, it has freed the lock
-            if job_lock and not attempt.job and lock_table.is_ours(job_lock.offset):
-                lock_table.free_job_lock(job_lock)
+            if bucket_lock and not attempt.job and lock_table.is_ours(bucket_lock.offset):
+                lock_table.free_job_lock(bucket_lock)
+        # if another process was faster, choose among more lines
+        self.spread = max(self.spread - 1, 1) if attempt.job else self.MAX_SPREAD
+        return attempt
 
     def trim_bucket(self, job: Job) -> None:
         """Unlock all of a job's bucket but the job lock, so that other processes can lock the mutex."""
@@ -3646,7 +3653,7 @@ class JobQueue:
         """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`.
 
         job_lock: is locked already, with all of the bucket; None: lock one here.  Raises OSError, after it
-        has tried to take the `r` back.
+        has tried to take the `r` back; then the lock is free, too.
         """
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
@@ -3686,8 +3693,8 @@ class JobQueue:
                 return ""
             except FileChangedError:
                 # The file or the lock file was replaced, the line was moved or overwritten, or locks were
-                # lost.  Call reopen_if_replaced() without the command mutex: a new lock file has another.
-                self.reopen_if_replaced()
+                # lost.  Open files without the command mutex: a new lock file has another.
+                self.open_files()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
             now = self.file.clock()
@@ -3814,7 +3821,7 @@ class JobQueue:
         if not self.claimed and not self._jobs_to_kill:
             return {}
         try:
-            self.reopen_if_replaced()
+            self.open_files()
             now = self.file.clock()
             # our jobs whose line is not at its offset as `r`
             astray = []
@@ -4767,7 +4774,6 @@ class Cursor:
         self._walk: Walk | None = None          # the current one
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self.no_job = NoJob()                   # the last one that claim() has returned
-        self._reader = file.reader              # of the walk
         self._is_sliced = False                 # the last claim paused in the middle of the walk
         # when (clock) the errors in a row began; while a file may be waited for without end: the last one
         self._errors_since: float | None = None
@@ -4841,7 +4847,7 @@ class Cursor:
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
             self._retrying = consumers
-            self.queue.reopen_if_replaced()
+            self.queue.open_files()
             self._restart_walk_if_replaced()
             self._reset = self._make_failed_lines_new(Consumers(consumers))
         try:
@@ -4903,6 +4909,8 @@ class Cursor:
                     with self.file.reading_once(lines):
                         lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
             yield 0.0                           # also if no line was for these consumers
+            if scan.file is not self.file.reader:
+                raise FileChangedError
         for consumer in consumers.all:          # failed lines only once; orphans always
             consumer.retry = RUNNING
 
@@ -4981,7 +4989,7 @@ class Cursor:
 
         after_edit: an edit has ended the walk before.
         """
-        self.queue.reopen_if_replaced()
+        self.queue.open_files()
         self._restart_walk_if_replaced()
         resuming_consumers = Consumers(
             consumer for consumer in self._known if RUNNING in consumer.retry
@@ -5058,9 +5066,9 @@ class Cursor:
 
         Replacing is ordinary: --edit and most editors save that way.
         """
-        if self._reader is not self.file.reader or not self.file.is_open:       # the next walk opens it
-            self._reader = self.file.reader
-            self.restart_walk()
+        walk = self._walk or self._idle_walk
+        if not self.file.is_open or (walk and walk.scan.file is not self.file.reader):
+            self.restart_walk()                 # the next walk opens it
 
     def restart_walk(self) -> None:
         self._walk = self._idle_walk = self._reset = None
@@ -5573,7 +5581,7 @@ class FileJobs:
         """
         # asked before and after: a runner that exits or starts in between can have the running jobs
         was_only_runner = self._file.has_no_other_users()
-        self._reader.reopen_if_replaced()
+        self._reader.open_files()
         summary = self._reader.summarize(consumers)
         is_only_runner = was_only_runner and self._file.has_no_other_users()
         has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner

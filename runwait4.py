@@ -488,7 +488,7 @@ class Watcher:
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
         """Return the presence locks of all runners and servers; None: no permission to read them."""
-        self.file.reopen_if_replaced()
+        self.file.open_files()
         return self.file.lock_table.presence_locks()
 
     @retry_while_missing
@@ -519,7 +519,7 @@ class Watcher:
     @retry_while_missing
     def hashes_of_repeated_commands(self) -> set[int]:
         """Return the hashes of commands that several lines have; for many lines, they take less memory."""
-        self.file.reopen_if_replaced()
+        self.file.open_files()
         pieces = whole_lines(self.file.reader, self.file.start)
         lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
         hashes = sorted(hash(line[2:].removesuffix(b"\r")) for line in lines)
@@ -527,7 +527,7 @@ class Watcher:
 
     @retry_while_missing
     def lines_with_commands(self, commands: Collection[bytes]) -> list[Line]:
-        self.file.reopen_if_replaced()
+        self.file.open_files()
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
     @retry_while_missing

@@ -108,7 +108,7 @@ class DeadClients(JobFileCase):
     def test_one_that_comes_back_gets_its_result(self) -> None:
         for _ in range(3):                      # the minute begins anew each time
             self.fail_for(40)
-            self.cursor.queue.reopen_if_replaced()
+            self.cursor.queue.open_files()
         self.assertEqual(self.cursor.finish(self.job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 

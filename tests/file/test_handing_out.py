@@ -106,10 +106,10 @@ class Claims(FileCase):
     def test_no_bucket_stays_locked_if_nothing_of_it_can_be_unlocked(self) -> None:
         self.path.write_bytes(b". a\n")
         jobs = self.short_jobs()
-        jobs.queue.reopen_if_replaced()
+        jobs.queue.open_files()
         with mock.patch.object(runmaker4, "unlock", side_effect=OSError(errno.EIO, "Input/output error")):
             self.assertEqual(jobs.claim(), runmaker4.NoJob(retry_after=jobs.interval))
-        jobs.queue.reopen_if_replaced()
+        jobs.queue.open_files()
         self.assertEqual(jobs.file.lock_table.count_job_locks(b"a"), 0)
 
     def test_a_result_that_cannot_be_written_leaves_the_mutex_to_others_until_the_next_try(self) -> None:
@@ -200,6 +200,20 @@ class Claims(FileCase):
                 jobs.claim(jobs.consumers.all)
         self.assertEqual(self.path.read_bytes(), b"d a\n#RUN barrier\ne b\n")
 
+    def test_a_job_lock_in_a_removed_lock_file_counts_no_more_whatever_fails_then(self) -> None:
+        self.path.write_bytes(b". a\n")
+        jobs = self.short_jobs()
+        job, table = job_of(jobs.claim()), jobs.file.lock_table
+        os.unlink(table.path)
+        (new := self.path.with_name("new")).write_bytes(b"r a\n")
+        os.replace(new, self.path)
+        no_answer = OSError(errno.ETIMEDOUT, "Connection timed out")
+        with mock.patch.object(table, "drop_lost_job_locks", side_effect=no_answer):
+            self.assertRaises(OSError, jobs.queue.open_files)
+        self.assertIsNone(job.job_lock)
+        self.assertEqual(jobs.finish(job, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"d a\n")
+
     def test_lost_locks_are_looked_for_also_if_the_lock_file_cannot_be_opened_with_a_new_file(self) -> None:
         self.path.write_bytes(b". a\n")
         queue = self.short_jobs().queue
@@ -207,9 +221,9 @@ class Claims(FileCase):
         no_locks = OSError(errno.ENOLCK, "No locks available")
         with mock.patch.object(table, "drop_lost_job_locks") as drop:
             with mock.patch.object(table, "_open", side_effect=no_locks), self.assertRaises(OSError):
-                queue.reopen_if_replaced()
+                queue.open_files()
             self.assertFalse(drop.called)
-            queue.reopen_if_replaced()
+            queue.open_files()
             drop.assert_called_once_with()
 
     def test_random_files_by_runners_with_and_without_retry(self) -> None:
@@ -261,7 +275,7 @@ class ManyRunners(JobFileCase):
                 first = self.queue_on(text)
                 other = runmaker4.JobQueue(self.another(first.file))
                 for queue in first, other:
-                    queue.reopen_if_replaced()
+                    queue.open_files()
                 lines = [*first.file.scan_lines(b".")]
                 for line in lines[:4]:
                     self.assertTrue(first.claim(line).job)

@@ -109,7 +109,7 @@ class Looks(JobFileCase):
         jobs = runmaker4.JobReader(str(self.path), say=self.fail)
         self.addCleanup(jobs.close_files)
         with mock.patch.object(runmaker4, "lock", side_effect=AssertionError):
-            jobs.reopen_if_replaced()
+            jobs.open_files()
             found = jobs.summarize([runmaker4.Consumer("")])
         self.assertEqual((found.orphans, found.jobs_left), (1, True))
         self.assertEqual(os.listdir(self.path.parent), [self.path.name])

@@ -75,7 +75,7 @@ class OfCursor(TableCase):
     def replace(self, cursor: runmaker4.Cursor) -> None:
         (new := self.path.with_name("new")).write_bytes(self.path.read_bytes())
         os.replace(new, self.path)
-        cursor.queue.reopen_if_replaced()
+        cursor.queue.open_files()
 
     def insert(self, cursor: runmaker4.Cursor) -> None:
         """Another runner has been met, so lines below can have changed."""
@@ -167,7 +167,7 @@ class OfLocks(TableCase):
 
     def remove_lock_file(self, queue: runmaker4.JobQueue) -> None:
         os.unlink(queue.file.lock_table.path)
-        queue.reopen_if_replaced()
+        queue.open_files()
 
     def test_a_job_lock_that_was_lost_is_locked_again_and_the_others_are_kept(self) -> None:
         """NFS fails a read, and this host still remembers the lock; elsewhere the lock is just not there."""
@@ -205,7 +205,7 @@ class OfLocks(TableCase):
 
         events: tuple[Callable[[runmaker4.JobQueue], Optional[str]], ...] = (
             self.lock_mutex, self.look_twice, self.lose, write, run_again,
-            runmaker4.JobQueue.reopen_if_replaced, self.remove_lock_file)
+            runmaker4.JobQueue.open_files, self.remove_lock_file)
         states = "HELD", "LOST", "CLOSED"
         rows = cells("event", *states)
         self.assertEqual(len(rows), len(events))

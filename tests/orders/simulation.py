@@ -1227,7 +1227,7 @@ def path_before_the_mutex() -> Patches:
 
     @contextmanager
     def early(self: Any, *args: Any) -> Iterator[bool]:
-        self.reopen_if_replaced()
+        self.open_files()
         inside.add(self)
         try:
             with command_mutex(self, *args) as opened:
@@ -1460,6 +1460,11 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (CORE, "lock_all", lambda fd: None),
     ],
     "lost lease ignored": one(LOCK_TABLES, "still_has_locks", lambda self: True),
+    "lost job locks kept": one(LOCK_TABLES, "drop_lost_job_locks", lambda self: None),
+    "job locks kept in an old lock file": one(LOCK_TABLES, "free_all_job_locks", lambda self: None),
+    "lock file marked before job locks are back": one(
+        QUEUE, "take_back_locks", lambda self, plain=QUEUE.take_back_locks: (
+            self.file.mark_lock_file_in_use(), plain(self))),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
         QUEUE, "_take_back_job_locks", lambda self, ours, spare, plain=QUEUE._take_back_job_locks: (

@@ -32,13 +32,13 @@ KEEPER_FAILS = "import select; select.poll = lambda: 1 / 0"
 # While the file `slow` is there, the file system does not answer those who follow the job file's path; the
 # file `asked` says that somebody does
 SLOW = f"""{EAGER}{THREADED}
-follow = runmaker4.JobFile.reopen_if_replaced
+follow = runmaker4.JobFile.open_files
 def follow_slowly(file):
     while os.path.exists("slow"):
         open("asked", "w").close()
         time.sleep(0.01)
     return follow(file)
-runmaker4.JobFile.reopen_if_replaced = follow_slowly
+runmaker4.JobFile.open_files = follow_slowly
 """
 
 
@@ -476,12 +476,12 @@ class KilledServer(LossCase):
         for error in "FileNotFoundError(2, 'No such file or directory')", "runmaker4.FileChangedError()":
             self.PATCH = f"""
 import os, runmaker4
-plain, times = runmaker4.JobFile.reopen_if_replaced, iter("1")
+plain, times = runmaker4.JobFile.open_files, iter("1")
 def follow(self):
     if type(self).__name__ == "ServedFile" and next(times, ""):
         raise {error}
     return plain(self)
-runmaker4.JobFile.reopen_if_replaced = follow
+runmaker4.JobFile.open_files = follow
 """
             ended = self.finish(self.serve_again(dead.port))
             self.assertEqual((ended.code, b"cannot be taken over" in ended.err), (2, False), ended.err)

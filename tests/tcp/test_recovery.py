@@ -28,7 +28,7 @@ class LinesOfADeadServer(JobFileCase):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         queue = self.served_queue()
         self.addCleanup(os.close, fd)
-        queue.reopen_if_replaced()
+        queue.open_files()
         queue.file.lock_table.inherit_locks(fd)
         return queue
 
@@ -218,7 +218,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         def is_held_after(trouble: Optional[OSError]) -> bool:
             async def come() -> None:
                 sessions = self.sessions(b"r echo\n")
-                with mock.patch.object(self.served, "reopen_if_replaced", side_effect=trouble) if trouble \
+                with mock.patch.object(self.served, "open_files", side_effect=trouble) if trouble \
                         else contextlib.nullcontext():
                     await sessions.recovery.inherit(fd)
             fd = runmaker4.open_lock_file_of(str(self.path))
@@ -267,7 +267,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             return runmaker4.Attempt(runmaker4.LineCheck.LOCKED)
 
         for function, trouble, why in (
-            ("reopen_if_replaced", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
+            ("open_files", FileNotFoundError(errno.ENOENT, "No such file"), "no such file"),
             ("lines_by_command", OSError(errno.EIO, "Input/output error"), "input/output error"),
             ("claim", runmaker4.FileChangedError("edited"), "edited"),
             ("claim", locked, "holds the command mutex"),
