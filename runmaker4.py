@@ -153,11 +153,8 @@ else:
 
 # ======== Basics ============================================================================================
 #
-# run_main() calls the main() of a script:
-#
 # - Errors.  An error that the user can fix is raised as a UsageError.
-# - Signals.  They are blocked from the first line of a script on, so that none stops it half-way with a
-#   traceback.
+# - Signals.  A script blocks them from its first line until run_main(), so that none causes a traceback.
 # - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
 # - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
@@ -192,10 +189,7 @@ def error_text(error: OSError) -> str:
 
 @contextmanager
 def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
-    """Make an OSError of a `with` block a UsageError that begins with `subject`, such as a path.
-
-    remedy: the end of that message, such as ' (see openssl.cnf)'.
-    """
+    """Make an OSError of a `with` block a UsageError: `subject`, such as a path, the error, `remedy`."""
     try:
         yield
     except BrokenPipeError:                     # from stdout: run_main() handles it
@@ -359,10 +353,7 @@ SCRIPTS = "runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "r
 
 
 def find_script_with_option(option: str) -> str:
-    """Return the name of a script beside this one whose text adds the option; '' if none does.
-
-    So a user who gave an option to the wrong script reads which one has it.  A missing script is left out.
-    """
+    """Return the name of a script beside this one whose text adds the option; '' if none does."""
     for name in SCRIPTS:
         with suppress(OSError), open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
             if re.search(rf'add\(\s*(?:"-\w", )?"{option}"'.encode(), file.read()):
@@ -389,9 +380,9 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
-        # RawDescriptionHelpFormatter breaks no lines in description and epilog, so that the examples stay as
-        # they are.  So break the paragraphs here, at the width at which argparse breaks the options
-        import shutil  # as it loads zlib, bz2 and lzma, only where it is needed
+        # The formatter leaves description and epilog as they are, for the examples.  So break the paragraphs
+        # here, at the width at which argparse breaks the options
+        import shutil  # not above: it loads zlib, bz2 and lzma
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
         notes = [filled(f"{title}: {text}", width) for title, text in self.notes.items()]
@@ -433,10 +424,7 @@ class Once(argparse.Action):
 
 
 def filled(text: str, width: int, indent: str = "") -> str:
-    """Break a paragraph into lines; the first begins with `indent`, the others with as many blanks.
-
-    Do not break it at hyphens, which options such as --dry-run have.
-    """
+    """Break a paragraph into lines, not at the hyphens of options; `indent`: how the first line begins."""
     import textwrap  # only --help and runwait4.py need it
     text = " ".join(text.split())
     return textwrap.fill(
@@ -445,13 +433,7 @@ def filled(text: str, width: int, indent: str = "") -> str:
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run the main() of a script, and return the exit status.
-
-    Without handlers KILL_SIGNALS simply kill us: no job runs yet, and we could be waiting for a file system
-    or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler.
-
-    argv: None: the arguments of this process.
-    """
+    """Run the main() of a script, and return the exit status.  argv: None: the arguments of this process."""
     # No other file may get the number of a closed standard descriptor
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -460,6 +442,8 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
+    # Without handlers these now simply kill us: no job runs yet, and we could be waiting for a file system
+    # or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILL_SIGNALS)
     try:
         if os.path.realpath("/proc/self") != f"/proc/{os.getpid()}":
@@ -493,10 +477,7 @@ def warn(text: str) -> None:
 
 
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write all data, although a write(2) can take only a part of it.
-
-    With O_APPEND, the data goes behind what other hosts have appended by now.
-    """
+    """Write all data, waiting as long as that takes; with O_APPEND, behind what other hosts have appended."""
     view = memoryview(data)
     while view:
         try:
@@ -520,7 +501,6 @@ def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
 
 
 def is_regular(fd: int) -> bool:
-    """Return True for a descriptor of a regular file."""
     return S_ISREG(os.fstat(fd).st_mode)
 
 
@@ -530,10 +510,7 @@ def print_bytes(data: bytes | bytearray) -> None:
 
 
 def once_per_subject(say: Say) -> Callable[[str, str], None]:
-    """Return a function that prints only the first text of each subject.
-
-    So a problem that returns, for example with each job, is reported once.
-    """
+    """Return a function of subject and text that prints only the first text of each subject."""
     subjects = set()
 
     def say_once(subject: str, text: str) -> None:
@@ -545,13 +522,9 @@ def once_per_subject(say: Say) -> Callable[[str, str], None]:
 
 
 def print_lines(lines: Iterable[bytes]) -> int:
-    """Print many lines, and return how many.
-
-    They can come from an iterator.  So print 1000 at a time: fewer calls, and not all must be in memory.
-    """
+    """Print many lines, and return how many; an iterator's need not fit in memory."""
     count = 0
-    # control characters, which a command in a job file can have, must not reach a terminal; a file or a pipe
-    # gets each line as it is
+    # a command's control characters must not reach a terminal; a file or a pipe gets each line as it is
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
         print_bytes(b"\n".join(batch) + b"\n")
@@ -566,8 +539,7 @@ boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 class Throttle:
     """Measures one run of a repeated task; the pause after it is a multiple of the time that it took.
 
-    Of the time in which the task waited for a slow file system, or was stopped by SIGSTOP,
-    MAX_WAITING_SECONDS count at most: no pause takes minutes.
+    Of waits, for a file system or by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause takes minutes.
 
         throttle = Throttle()
         with throttle:                          # again for each further part of the run
@@ -582,8 +554,7 @@ class Throttle:
         self.clock = clock
         self._max_waiting_seconds = max_waiting_seconds
         self._started_at = -inf            # the task has not run
-        # time that the finished parts of the run took.  __enter__() subtracts the clock, __exit__() adds it;
-        # so between these two calls the numbers mean nothing
+        # __enter__() subtracts the clock, __exit__() adds it; so within the `with` block they mean nothing
         self._seconds = 0.0
         self._cpu_seconds = 0.0
 
@@ -600,7 +571,7 @@ class Throttle:
         self._cpu_seconds += time.thread_time()
 
     def pause_seconds(self, factor: float) -> float:
-        """Return the seconds to pause after the task: `factor` times its CPU time and a part of its waits."""
+        """Return `factor` times the task's CPU time and a part of its waits."""
         waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
         return factor * (self._cpu_seconds + min(waiting_seconds, self._max_waiting_seconds))
 
@@ -897,8 +868,7 @@ def user_name(uid: int) -> str:
 # ======== File systems ======================================================================================
 #
 # On a local file system locks and reads do what fcntl(2) and read(2) promise.  On all others a lock excludes
-# other hosts, but this host can answer reads, names and sizes from the cache.  So refresh_file() makes names
-# and sizes current, and a Reader bypasses this host's page cache:
+# other hosts, but this host can answer from caches:
 #
 #  what is old                    where (for how long)          what makes it current, and who calls it
 #
@@ -959,11 +929,7 @@ LOCAL = Mount("", frozenset())
 
 
 def find_mount(path: str) -> Mount:
-    """Return the mount of a path, from /proc/self/mountinfo (proc(5)); LOCAL if that is unreadable.
-
-    The kind of file system decides whether locks there exclude other hosts (mount_error()), and whether reads
-    must bypass this host's cache.
-    """
+    """Return the mount of a path, which need not exist; LOCAL if /proc/self/mountinfo is unreadable."""
     longest_point, its_line = LOCAL.point, ""
     try:
         path = os.path.realpath(path) + "/"
@@ -978,7 +944,7 @@ def find_mount(path: str) -> Mount:
         pass                            # not Linux, or no current directory: no mount will be refused
     if not its_line:
         return LOCAL
-    # such as '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'
+    # proc(5): '36 35 98:0 / /mnt rw,noatime - ext4 /dev/sda rw'
     mount, _, system = its_line.rstrip("\n").partition(" - ")
     options = mount.split(" ")[5]
     kind, source, super_options = system.split(" ")[:3]         # the source can be empty
@@ -1001,11 +967,11 @@ def open_folder_of(path: str) -> int:
 def refresh_file(path: str, mount: Mount) -> None:
     """Drop this host's cache of all files in the folder of this file: names, sizes, contents of small files.
 
-    Without it, look-ups can show what other hosts have renamed or written only later, on NFS after a minute.
+    Raises OSError(EACCES) on FUSE if we may not list the folder.
 
     - NFS asks the server for names when the directory is opened, and for a size at each lock.
-    - FUSE keeps names and sizes as long as the daemon allows (GlusterFS: 1 s).  A listing refreshes them for
-      the whole directory (READDIRPLUS; fs/fuse/readdir.c, fuse_direntplus_link()).
+    - FUSE refreshes names and sizes of the whole directory when it is listed (READDIRPLUS;
+      fs/fuse/readdir.c, fuse_direntplus_link()).
     - GlusterFS answers reads of files up to 64 KiB, even with O_DIRECT, from a cache that any look-up on this
       host fills for a second (xlators/performance/quick-read).  A listing drops old entries
       (qr_readdirp_cbk()).
@@ -1028,11 +994,10 @@ def refresh_file(path: str, mount: Mount) -> None:
 
 # ---- reading data of other hosts ---------------------------------------------------------------------------
 #
-# A host caches file pages, and on network file systems they can be old: on NFS without a limit, on CephFS and
-# GlusterFS for many seconds.  A lock alone makes them current on NFS only.  So there the protocol reads with
-# O_DIRECT, which bypasses the page cache, in whole aligned blocks, which all such file systems accept
-# (open(2), NOTES).  It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single
-# bytes with it), and syncs.
+# A lock alone makes cached pages current on NFS only.  So on network file systems the protocol reads with
+# O_DIRECT, which bypasses the page cache, in whole aligned blocks, as some of them require (open(2), NOTES).
+# It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single bytes with it),
+# and syncs.
 
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is creating
@@ -1114,11 +1079,10 @@ class Reader(Opened):
 
     @contextmanager
     def reading_once(self, start: int, stop: int) -> Iterator[None]:
-        """Read this part now; reads of it in the `with` block then come from memory.
+        """Read this part now; reads of it in the `with` block then come from memory, without round trips.
 
-        On a network file system this saves a round trip for each of them.  What other hosts write meanwhile
-        is not seen.  So the caller only wants a hint, or holds the command mutex of each line: without it, no
-        other process of ours writes the line's state.
+        What other hosts write meanwhile is not seen.  So the caller only wants a hint, or holds the command
+        mutex of each line: without it, no other process of ours writes the line's state.
         """
         self._window = start, stop, self.pread(stop - start, start)
         try:
@@ -1127,10 +1091,7 @@ class Reader(Opened):
             self._window = 0, 0, b""
 
     def pread(self, size: int, offset: int) -> bytes:
-        """Return `size` bytes from an offset on; fewer only at the end of the file.
-
-        What reading_once() has read comes from memory.
-        """
+        """Return `size` bytes from an offset on; fewer only at the end of the file."""
         start, stop, data = self._window
         if start <= offset and offset + size <= stop:
             return data[offset - start:offset + size - start]
@@ -1166,10 +1127,7 @@ class Reader(Opened):
 
 
 def open_direct(path: str, flags: int, network: bool, mode: int = 0o777) -> int:
-    """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL).
-
-    A read with O_DIRECT does not come from this host's page cache.
-    """
+    """Open a file, on a network file system with O_DIRECT unless that is refused (EINVAL)."""
     if network:
         try:
             return os.open(path, flags | os.O_DIRECT, mode)
@@ -1189,16 +1147,13 @@ def open_or_create(path: str, flags: int, mode: int, network: bool = False) -> i
 
 
 def copy_owner_and_mode(new_fd: int, old_info: os.stat_result) -> None:
-    """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows.
-
-    So the same users can read and write it: it is written beside the old file, and then renamed over that.
-    """
+    """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows."""
     for owner in old_info.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
             os.fchown(new_fd, owner, old_info.st_gid)
             break
-    os.fchmod(new_fd, S_IMODE(old_info.st_mode))
+    os.fchmod(new_fd, S_IMODE(old_info.st_mode))        # last: fchown(2) can clear set-ID bits
 
 
 # ---- appending ---------------------------------------------------------------------------------------------
@@ -1213,13 +1168,11 @@ def _read_size_and_last_byte(file: Reader) -> tuple[int, bytes]:
 def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = b"") -> tuple[int, bytes]:
     """Return the size of a file, and the bytes to write before the next line that is appended.
 
-    These are `header` for an empty file, and a newline if the last line has none: otherwise the new line
-    would become part of that.
+    These are `header` for an empty file, and a newline if the last line has none.  Raises OSError(ENOENT) if
+    the file was removed.
 
-    On a network file system this host can know an older size.  If an append has ended there, the last byte is
-    its newline, and the answer is right.  If the file seems empty, drop the cache and look again.  If it
-    still seems empty, and is not, it gets a second header.  If the old size is within a line, the file gets
-    an empty line.
+    On a network file system the size can be an older one.  If an append has ended there, the answer is still
+    right; within a line, the file gets an empty line; and if the file only seems empty, a second header.
     """
     size, last_byte = _read_size_and_last_byte(file)
     if mount.network and not last_byte:
@@ -1234,9 +1187,8 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
 def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
-    After an error, cut the new bytes off again, so that no part of a line remains; but not if another process
-    can have appended since.  The caller has opened `fd` with O_APPEND, and holds the append lock: it excludes
-    other processes of ours that append.  size, separator: of find_append_position(), called under that lock.
+    The caller has opened `fd` with O_APPEND, and holds the append lock: it excludes other processes of ours
+    that append.  size, separator: of find_append_position(), called under that lock.
     """
     written = 0
     try:
@@ -1248,7 +1200,7 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
                 written += count
         os.fsync(fd)
     except OSError as error:
-        # If locks were lost, other processes can have appended lines, so nothing is cut off
+        # Cut off the part of a line, unless another process can have appended, as after lost locks
         if written and error.errno not in LOCKS_LOST and os.fstat(fd).st_size == size + written:
             os.ftruncate(fd, size)
         raise
@@ -1262,10 +1214,8 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
 def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
-    A network file system frees the locks of a host that was cut off for too long.  On NFS, a read through
-    `fd` fails then, and all locks count as lost.  Elsewhere, query each offset twice.  A query ignores the
-    locks of its own description.  So a query through a second description must find our lock, and one through
-    `fd` must find no other.
+    On NFS, a read through `fd` then fails, and all locks count as lost.  Elsewhere, a query through a second
+    description must find our lock; and one through `fd`, which ignores our own locks, must find no other.
     """
     if not mount.forgets_locks:
         try:
@@ -1290,10 +1240,10 @@ def file_identity_lines(fd: int) -> list[bytes]:
 
 
 def path_names_fd(path: str, fd: int) -> bool:
-    """Return True if a path names this open file; False: another file has replaced that.
+    """Return True if a path names this open file; False: another file, or a symbolic link, has replaced it.
 
-    The answer can come from this host's cache of names, unless refresh_file() was called before.  Raises
-    FileNotFoundError if the path names no file.
+    Call refresh_file() first: this host's cache of names answers.  Raises FileNotFoundError if the path names
+    no file.
     """
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -1306,10 +1256,7 @@ def path_names_fd(path: str, fd: int) -> bool:
 
 
 def mount_error(mount: Mount) -> str:
-    """Return why locks on this mount do not exclude other hosts; '' if no reason is known.
-
-    Programs refuse such a mount at the start (check_mount()): two hosts could run the same job.
-    """
+    """Return why locks on this mount do not exclude other hosts; '' if no reason is known."""
     kind = mount.kind
     options = mount.options
     if kind == "nfs":                       # version 3 or older; version 4 is nfs4, and ignores these options
@@ -1349,8 +1296,7 @@ def refuse_local_locks(fd: int, mount: Mount) -> None:
 def check_mount(path: str, single_host: bool) -> Mount:
     """Return the mount of a path; raise UsageError if locks there are known not to exclude other hosts.
 
-    single_host: accept any mount: no other host uses the file.  Otherwise a network mount is `shared`, so
-    that LockTable also tests the locks on FUSE (refuse_local_locks()).
+    single_host: no other host uses the file, so accept any mount.
     """
     mount = find_mount(path)
     if single_host:
@@ -1798,9 +1744,8 @@ class Directives(NamedTuple):
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more, which is below them in the file.
 
-        If that is malformed, it is unknown for which consumer (runner or client) the jobs below are.  So the
-        result has an `error` and no settings, and the jobs wait.  The error is that of the first malformed
-        directive.
+        If that is malformed, it is unknown for which consumers the jobs below are.  So the result has an
+        `error`, of the first malformed directive, and the jobs wait.
         """
         try:
             directive = parse_directive(line.text)
@@ -1902,11 +1847,7 @@ MISREAD = {
 
 
 def why_misread(command: bytes, shell: str) -> str:
-    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing.
-
-    A dry run refuses such a command, and so does runset4.py when it adds lines.  A runner reports it, and
-    runs it.
-    """
+    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing."""
     if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
     # First a quick test: is there a & that is no part of && or >&?
@@ -1939,7 +1880,7 @@ SETTINGS_ARE = (
 def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
-    Cached, because each walk from the top meets the same directives.  text: Line.text, of a valid directive
+    The result is shared by all equal directives, so do not change it.  text: Line.text, of a valid directive
     all after the `#`, so that it begins with `RUN`.
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
@@ -1994,10 +1935,7 @@ JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
 
 def find_stray_line(file: Reader, pattern: re.Pattern[bytes]) -> int:
-    """Return the number of the first stray line, neither a job nor a comment; 0: there is none.
-
-    pattern: STRAY or STRAY_WITHOUT_JOBS, which begin with the newline before such a line.
-    """
+    """Return the number of the first stray line; 0: there is none.  pattern: STRAY or STRAY_WITHOUT_JOBS."""
     lines_above = 0
     for lines in whole_lines(file, first_line_offset(file)):
         text = b"\n" + lines                   # so each line begins with a newline
@@ -2014,23 +1952,17 @@ def stray_line_message(number: int) -> str:
 def check_for_strays(
     path: str, network: bool, say: Say, refuse: bool = True, job_states: bytes | None = None
 ) -> None:
-    """Report the first line that is neither a job nor a comment (a stray): no runner will run it.
+    """Report the first stray line of a job file.  Raises UsageError, also if the file cannot be read.
 
-    For example, the blank after the dot is missing.  runset4.py and runwait4.py call it, and a runner that
-    found no job file when it started.
     refuse: raise UsageError if the file has a stray, and no line is a job in one of `job_states` (None: in
-    any state).  Then it is probably a plain list of commands, of which some look like jobs: `( cd a; b )`,
-    `R CMD BATCH`.
+    any state).  Then it is probably a plain list of commands, of which some look like jobs: `( cd a; b )`.
     """
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse, job_states)
 
 
 def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_states: bytes | None) -> None:
-    """Report the first stray line of an open file, or refuse the file; the parameters as check_for_strays().
-
-    In a file without a job, a line that only looks like one, or begins with a path, is a stray as well.
-    """
+    """Do check_for_strays() for an open file."""
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
     if not (number := find_stray_line(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
@@ -2047,14 +1979,9 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
 
 
 def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays.
-
-    Runners and servers call it at the start.  A directive that becomes malformed later makes the jobs below
-    it wait (Directives.error).
-    """
+    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
     with job_file(path, network) as file:
-        # with any other state, a line is mostly a plain command of which the first word is one byte, such as
-        # `R CMD BATCH`, so it does not show that this is a job file
+        # with any other state, a line is mostly a plain command, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
