@@ -12,8 +12,8 @@ Not counted are
 - the short pauses of a loop that looks for an event: `until [ -e go ]; do sleep 0.02; done`, and in Python
   those in a `while`;
 - pauses that are drawn at random: they are what a storm throws at the program;
-- what bench/ does, where seconds are the result; and the texts in docs/test_documents.py, which are mostly
-  those of the documents;
+- what bench/ does, where seconds are the result; and the texts in modules that quote documents or files of
+  other tools (QUOTING);
 - settings of the program (--timeout 0.3), which are what is tested.
 """
 import argparse
@@ -28,9 +28,9 @@ from typing import Optional
 ENOUGH = 40     # a job that sleeps so long has to be ended by somebody; a deadline so late is met
 SHORT = 0.2     # at most, a pause between two looks
 TESTS = pathlib.Path(__file__).parent
-# there, seconds are the result; this file speaks of them; and the documents have examples for users
+# there, seconds are the result; and this file speaks of them
 NOT_COUNTED = "bench/", "seconds.py"
-QUOTING = "docs/test_documents.py"
+QUOTING = "docs/test_documents.py", "lists/test_netjobs_format.py"
 # the place of the deadline among the arguments
 DEADLINES = {"wait": 0, "join": 0, "settimeout": 0, "wait_for": 1, "wait_until": 1, "deadline": 1}
 # in the text of a job or a program; {} stands for what an f-string fills in
@@ -141,7 +141,7 @@ def main() -> int:
         name = str(path.relative_to(TESTS))
         if name.startswith(NOT_COUNTED):
             continue
-        for line, what in waits(ast.parse(path.read_text(encoding="utf-8")), texts=name != QUOTING):
+        for line, what in waits(ast.parse(path.read_text(encoding="utf-8")), texts=name not in QUOTING):
             count += 1
             if limit is None:
                 print(f"tests/{name}:{line}: {what}")
