@@ -2424,7 +2424,7 @@ class LockTableReader(Opened):
 
 
 class LockTable(LockTableReader):
-    """The lock file of a job file, to lock command mutexes and job locks, and to detect others that claim.
+    """The lock file of a job file, to lock command mutexes and job locks.
 
     `fd` has all locks of this process except job locks.  A query does not find locks of the same description.
     So each job lock is on another description, which the job inherits (open_job_lock()).

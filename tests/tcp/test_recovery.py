@@ -27,7 +27,7 @@ class LinesOfADeadServer(JobFileCase):
         for number, text in enumerate(before, 1):
             self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(text[1:]) + number))
         queue = self.served_queue()
-        self.addCleanup(os.close, fd)
+        self.addCleanup(queue.file.lock_table.free_all_job_locks)
         queue.open_files()
         queue.file.lock_table.inherit_locks(fd)
         return queue
@@ -73,6 +73,19 @@ class LinesOfADeadServer(JobFileCase):
         line, = queue.file.lines_by_command({b"echo"})[b"echo"]
         job = queue.reclaim_line(line, runmaker4.own_job_lock_offset(line), b"re")
         self.assertEqual((job.number, job.job_lock.offset), (2, runmaker4.bucket_of(b"echo") + 1))
+
+    def test_a_server_whose_lock_file_was_removed_locks_its_jobs_in_the_next_one(self) -> None:
+        queue = self.inherit([b" a", b" b"], b"r a\nr b\n. c\n")
+        table, (a, _, c) = queue.file.lock_table, queue.file.scan_lines()
+        jobs = [queue.claim_inherited(a, runmaker4.own_job_lock_offset(a)), queue.claim(c).job]
+        os.unlink(table.path)
+        queue.open_files()
+        other = runmaker4.open_lock_file_of(str(self.path))
+        self.addCleanup(os.close, other)
+        found = {offset for locked in runmaker4.find_held_job_locks(other) for offset in locked}
+        self.assertEqual(found, {job.job_lock.offset for job in jobs})
+        self.assertEqual(runmaker4.identity_of(jobs[0].job_lock.fd), runmaker4.identity_of(other))
+        self.assertFalse(table.locks_without_line)      # what nobody has named so far is locked nowhere
 
     def test_orphans_and_lines_that_others_have_are_not_among_them(self) -> None:
         text = b" echo"
