@@ -5748,7 +5748,7 @@ class Child(Shell):
                  on_exit: Callable[[int], None]) -> None:
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
-        self._exit_callback = on_exit   # called once, with the wait status
+        self._exit_callback = on_exit
         self.session_ended = False      # True: another session can get its number
         self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
 
@@ -5786,7 +5786,7 @@ class ProcessStat(NamedTuple):
 
 
 class ProcessTable:
-    """Living processes (proc(5)), by parent, session, job tag (JOB_TAG_VARIABLE), and job lock."""
+    """Living processes (proc(5))."""
     TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
@@ -6095,7 +6095,7 @@ class Processes(TreeKiller):
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
         err_fd: None: /dev/null.  lock_fds: from Jobs.copy_lock_fds().  on_exit: called once, with the wait
-        status.  gate_fd: the shell first reads a line from there, and exits at end of file; None: no gate.
+        status.  gate_fd: see GATE; None: no gate.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
@@ -6773,7 +6773,6 @@ class Plain(Sink):
             self._print_job(job)
 
     def _print_job(self, job: Job) -> None:
-        """Print the output of a job, and forget the job."""
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
             writer, size = self.writers[name], output.tell()
@@ -6922,13 +6921,12 @@ class RecordFile:
     On a network file system each record needs a lock.  Otherwise two hosts append at the same offset, and NFS
     writes back complete pages, with old data of other hosts around the record.  While the lock is refused, or
     the file system is away, the thread waits, and all later calls with it.  But any user who can read the
-    file can hold a shared lock for any time, so a record is given up after MAX_AWAY_SECONDS, or
-    MAX_LOCKED_SECONDS in which the file has not grown: while it grows, others append in turn.  The next
-    records are tried once, until the file grows again.  After a failed append a line can be in the file
-    twice: readers ignore the second.
+    file can hold a shared lock for any time.  So a record is given up after MAX_AWAY_SECONDS, or after
+    MAX_LOCKED_SECONDS in which the file has not grown, and the next ones are tried once until it grows.
+    After a failed append a line can be in the file twice: readers ignore the second.
 
-    A lock file of its own, closed to readers, would not do: on NFS a granted lock makes only the locked file
-    current in this host's cache, and a runner would append at an old size.
+    A lock file of its own would not do: on NFS a granted lock makes only the locked file current in this
+    host's cache, and a runner would append at an old size.
     """
     # without a record of others; less than Runner.MAX_RESULT_SECONDS: states follow after a signal
     MAX_LOCKED_SECONDS = 8.0
@@ -6948,10 +6946,9 @@ class RecordFile:
     ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  heads: equally long; a file that begins with none of these is
-        refused, unless it is empty.  header: written to an empty file first.  flags: of open(2), without the
-        access mode.  on_lost: gets the lines of a record that is given up, on_error a message about it; say:
-        all other messages.
+        kind: for messages, such as 'journal'.  heads: equally long; any other file that is not empty is
+        refused.  header: for an empty file.  flags: of open(2), without the access mode.  on_lost: gets the
+        lines of a record that is given up, on_error a message about it; say: all other messages.
         """
         self.path = path
         # a symbolic link to the directory can change
@@ -6978,7 +6975,7 @@ class RecordFile:
         self.took = 0.0
 
     def _open(self, path: str) -> int:
-        """Open or create the file.  Raises UsageError, also if it is of another kind (the heads)."""
+        """Open or create the file.  Raises UsageError."""
         fd = open_or_create_output(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
@@ -7080,8 +7077,8 @@ class RecordFile:
         """Return the size of the file, and the bytes to write before the next line.
 
         If the file was renamed or removed, for example by logrotate, create a new one first.  On a network
-        file system the caller holds the append lock, without which NFS would answer with an old size; then
-        it holds that of the new file.  Raises OSError, UsageError.
+        file system the caller must hold the append lock: without it, NFS answers with an old size.  Raises
+        OSError, UsageError.
         """
         # setting the times makes the daemon answer with the size, also on JuiceFS; it can be refused
         if self._mount.is_fuse:
@@ -7094,8 +7091,7 @@ class RecordFile:
             self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
             if self._mount.network:
                 self._lock(APPEND_BYTE, 1)      # the old lock has gone with the old file
-        # The last byte is our newline, so it need not be read: others only make the file longer, or cut off
-        # again what they could not write in full
+        # the last byte is our newline: others only make the file longer, or cut off what they have added
         elif info.st_size == self._end:
             return self._end, b""
         if not self._reader.is_open:
@@ -7115,7 +7111,6 @@ class RecordFile:
 class JobLog(Sink):
     """The job log: one line per run, in GNU parallel's format (parallel(1), --joblog).
 
-        Seq     Host    Starttime       JobRuntime      Send    Receive Exitval Signal  Command
         3       alice   1795183239.120       1.502      0       17      0       0       simulate --seed 3
     """
     HEADER = b"Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
@@ -7357,12 +7352,10 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
-    All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, unless
-    the last write was a moment ago: short jobs end hundreds of times a second.  Then it is written a moment
-    later (OutDir).  A `start` waits for the next write, and is left out if the run has ended by then, because
-    the `end` repeats the fields.
-
-    So an `end` comes later than the state of its line: readers wait for it (Watcher in runwait4.py).
+    All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, or, if
+    the last write was just before, a moment later (OutDir): short jobs end hundreds of times a second.  So it
+    comes later than the state of its line, and readers wait for it (Watcher in runwait4.py).  A `start` waits
+    for the next write, and is left out if the `end`, which repeats its fields, comes first.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
@@ -7606,7 +7599,7 @@ class OutDir(Sink):
 
 
 class Slots:
-    """The slots of a runner.  Each name has as many as it is listed; some are busy, some get no more jobs."""
+    """The slots of a runner.  Each name has as many slots as the times that it is listed."""
 
     def __init__(self, one_only: bool, max_broken: int) -> None:
         """one_only: each slot gets one job.  max_broken: jobs in a row that could not run, until a name is
@@ -7688,10 +7681,9 @@ class Slots:
                 heapq.heappush(self._idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
-        """Record the end of a job on a slot with this name.
+        """Record the end of a job.  If that takes the name out of service, return the ends in a row; else [].
 
-        broken_end: how it ended, if it probably could not run there; '': any other end.  If this one takes
-        the name out of service, return the ends of all such jobs in a row; otherwise [].
+        broken_end: how the job ended, if it probably could not run there; '': any other end.
         """
         if self._is_broken(name):       # by an earlier job, which was reported
             return []
@@ -7941,14 +7933,13 @@ class StopSignals:
 
     Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
     cannot see which others got a signal.  So a run counts as interrupted if, within TOGETHER_SECONDS of a
-    stop signal of the runner, it dies of such a signal or exits with 128 plus the signal number (as srun
-    does).  After a signal that kills all jobs any end counts: a program can save its state and exit with 0,
-    and --resume would leave out a line that is `d`.  A job that was done then runs once more, which loses
-    nothing.
+    stop signal of the runner, it dies of such a signal or exits with 128 plus its number (as srun does).
+    After a signal that kills all jobs any end counts: a program can save its state and exit with 0, and
+    --resume leaves out a `d`.  A job that was done then runs once more, which loses nothing.
 
-    The runner can see such an end before its own signal.  So the result of a run of MIN_HELD_RUN seconds or
-    more is held back for a moment.  A later signal takes no state back, because a job below a barrier can
-    have started.
+    The runner can see such an end before its own signal, so the result of a run of MIN_HELD_RUN seconds or
+    more is held back for a moment.  A later signal takes no state back: jobs below a barrier can have
+    started.
     """
     TOGETHER_SECONDS = 1.0
     MIN_HELD_RUN = 0.25
@@ -7958,7 +7949,7 @@ class StopSignals:
         self._loop = loop
         # when each signal came (loop's time), and True if all jobs had to be killed by then
         self.received: list[tuple[float, bool]] = []
-        self._came = asyncio.Event()        # set for those who wait, and cleared at once
+        self._came = asyncio.Event()
 
     def add_signal(self, kills_jobs: bool) -> None:
         self.received.append((self._loop.time(), kills_jobs))
@@ -8017,9 +8008,8 @@ class StopSignals:
 # because it exits, the line gets that at once: no runner at work can take it for an orphan and start a second
 # copy.  The job lock is not unlocked then, so a process that has it keeps it.
 #
-# A killed run gets TERM, and KILL after the grace period.  A second INT ends all grace periods
-# (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm sends it twice.  Only a stronger
-# cause replaces a cause (CAUSES_BY_STRENGTH).
+# A second INT ends all grace periods (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm
+# sends it twice.  Only a stronger cause replaces a cause (CAUSES_BY_STRENGTH).
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
 # has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
@@ -8032,7 +8022,7 @@ class StopSignals:
 
 
 class Phase(Enum):
-    """The phases of a job of this runner."""
+    """The phases of a JobTask."""
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
@@ -8055,7 +8045,7 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 
 class JobTask:
-    """One job, from the claim until the final state is written: see the table above."""
+    """One job, from the claim until the final state is written."""
     # a resource is used up for now: a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
@@ -8130,7 +8120,7 @@ class JobTask:
 
     def kill_run(self, cause: str) -> None:
         """Begin to kill the run; the job can run again.  cause: "timeout" or "memory"."""
-        self._runner.processes.reap()           # changes the phase if the shell has exited
+        self._runner.processes.reap()
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
 
@@ -8147,7 +8137,7 @@ class JobTask:
         if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
         if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
-            self._enter_phase(Phase.READING_ON)     # processes of the job can still write output
+            self._enter_phase(Phase.READING_ON)
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
         """Let a GROWING job run again if enough memory is free; False: it waits on."""
@@ -8262,10 +8252,8 @@ class JobTask:
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_until_line_is_ours(self) -> None:
-        """Wait until the line is surely ours, after a pause in which its job lock can have been lost.
-
-        The answer can take long: the file server or a client's server can be out of reach.
-        """
+        """Wait until the line is surely ours, after a pause in which its job lock can have been lost."""
+        # a file server, or a client's server, can be out of reach
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_until_woken(1.0)
 
@@ -8867,8 +8855,7 @@ class Runner:
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job; False: it drains.
 
-        It drains if the timeout is longer than the remaining wall time: the job could be killed before it is
-        done.
+        It begins to drain if the timeout is longer than the remaining wall time.
         """
         timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
