@@ -6884,7 +6884,7 @@ class LogFile(Sink):
 
 
 def open_or_create_output(path: str, flags: int) -> int:
-    """Open or create a file for records, messages (--errors) or the process ID.  Raises UsageError.
+    """Open or create a file, which must be a regular one.  Raises UsageError.
 
     flags: O_NOFOLLOW refuses a symbolic link.  A dangling one is always refused: with it, another user could
     choose where we create a file.
@@ -6989,7 +6989,7 @@ class RecordFile:
 
         offset: APPEND_BYTE: append it.
         """
-        unwritten = bytearray(record)
+        unwritten = bytearray(record)       # _write() removes what it has appended
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
@@ -7151,9 +7151,9 @@ class OutputFile:
     """
 
     def __init__(self, path: str, network: bool, on_error: Say) -> None:
-        # on_error: gets a message if output is lost.  network: the file is on a network file system.
+        # on_error: gets a message if output is lost
         self.text = bytearray()         # that is not in the file
-        self.has_failed = False         # True: no more writes
+        self.has_failed = False
         self._path = path
         self._network = network
         self._on_error = on_error
@@ -7334,7 +7334,10 @@ def begin_fields(run: Run) -> Fields:
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
-    """Return what the host of a run tells at the end, without output.  run.shell: None: it did not start."""
+    """Return what the host of a run tells at the end, without output.
+
+    The order of the fields is that of GOOD_END, and of PLAIN_END in runwait4.py.
+    """
     reason = {"why": run.why} if run.why else {}
     return {
         "time": round(run.started_at + run.duration, 3),
@@ -7461,7 +7464,7 @@ class OutDir(Sink):
     Most jobs print little or nothing, and a file costs more than a short job (several round trips on NFS).
     """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
-    MAX_SHORT_BYTES = 4096              # of each stream of a run; more output goes to files
+    MAX_SHORT_BYTES = 4096              # of each stream of a run
     MAX_SHORT_SECONDS = 1.0             # then the output of a running job is in files
 
     def __init__(
@@ -7818,7 +7821,6 @@ class RunnerStats:
         has_run_all_jobs = own == counts        # "in all" would only repeat the text
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
-            # if jobs of ours are bad, the text already names their lines
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
         # lines whose results we could not write are still `r`, and orphans once we exit
         will_be_orphaned = self.unwritten_lines and counts.running
@@ -7899,7 +7901,7 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Read from the pipes of the run whenever they have data, or have ended."""
+        """Read from the pipes of the run whenever they are readable.  A second call changes nothing."""
         for stream in run.streams:
             if stream.fd is not None and not self.is_paused:        # after a pause, resume() calls this
                 stream.was_watched = True
@@ -8109,9 +8111,9 @@ class JobTask:
         cause: "stopped", "cancelled" or "lost": see the table above.
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
-        if self.phase is Phase.SETTLING:        # too late: the line gets its final state
+        if self.phase is Phase.SETTLING:
             return
-        has_run = self.state != NEW             # if not, the line gets its old state back
+        has_run = self.state != NEW
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
         elif cause == "stopped" and has_run:
@@ -8266,7 +8268,7 @@ class JobTask:
     # -- starting a shell ------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start the shell of the first or a further run.
+        """Start the shell of `run`.
 
         `shell` stays None if the job must not start (_can_start), or after an error: the state is then ERROR.
         """
@@ -8414,10 +8416,7 @@ class JobTask:
             self.shell = None
 
     async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and report the result to the sinks.
-
-        The result is in `run_result` and `state`.
-        """
+        """Wait until the shell exits, read the remaining output, and set `run_result` and `state`."""
         runner, run = self._runner, self.run
         runner.runs[run] = self._wake_event
         watch_timer = runner.loop.call_later(runner.pump.WATCH_AFTER_SECONDS, runner.pump.watch, run)
@@ -8841,7 +8840,7 @@ class Runner:
         # float: there is no journal to read the run times from
         if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
-        await task.start()
+        await task.start()          # --delay, or an error that passes, holds up all later claims
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
