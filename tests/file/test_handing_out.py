@@ -62,6 +62,19 @@ class Claims(FileCase):
         self.assertEqual(jobs.finish(job, b"d"), "")
         self.assertEqual([*runmaker4.other_locks(table.fd, bucket, 1 << 16)], [])
 
+    def test_who_would_exit_waits_for_a_last_line_whose_bucket_the_short_job_of_another_has(self) -> None:
+        """When that gives it up, nothing changes in the file."""
+        self.path.write_bytes(b". a\n. a\n")
+        one, other = self.short_jobs(), self.short_jobs()
+        job = job_of(one.claim())
+        found = other.claim(other.consumers.all)
+        self.assertEqual((found, other.no_job.exits), (other.no_job, {}))
+        self.assertIsNotNone(other.no_job.retry_after, "it would wait for a change")
+        one.queue.trim_bucket(job)
+        last = job_of(other.claim(other.consumers.all))
+        self.assertEqual([one.finish(job, b"d"), other.finish(last, b"d")], ["", ""])
+        self.assertEqual(self.path.read_bytes(), b"d a\nd a\n")
+
     def test_a_result_waits_while_a_host_that_has_cached_the_old_file_cannot_open_the_new_one(self) -> None:
         self.path.write_bytes(b". a\n")
         clock, mount = mock.Mock(return_value=0.0), runmaker4.Mount("fuse.x", frozenset())
