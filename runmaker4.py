@@ -4058,13 +4058,12 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
 #
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
-#                 can be claimed.  A Walk has no clock.
+#                 can be claimed.
 #     Orphans     decides which lines `r` are orphans, and writes new states there.
 #
-# If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit.  That is not
-# the walk's answer: it is that of a count of the file which follows (JobReader.summarize()).  Further claims
-# get a NoJob until another walk is due.  Walks and counts get a twentieth of the time at most, and a
-# hundredth while the file looks unchanged.
+# If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit.  Who may, a
+# count of the file after the walk decides (JobReader.summarize()).  Walks and counts get a twentieth of the
+# time at most, and a hundredth while the file looks unchanged.
 
 
 class Consumers:
@@ -4078,15 +4077,13 @@ class Consumers:
     def fitting(self, scope: Directives) -> Iterator[Consumer]:
         """Yield, in order, the consumers that could take jobs below these directives (Consumer.fits()).
 
-        Walks and counts call this for each new line.  A consumer is a runner or a client.  It must match
-        host=, and have as many slots and as much memory in all; how much of that is free does not matter.
-        Below a `#RUN end`, those with --follow do not fit.
+        What they have free does not matter.  While iterating, do not remove a consumer from `all`.
         """
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
             return iter(self.all)
         # Compute the set once for equal settings: a file can have many directives, and a server many clients.
-        # The filter keeps the order of `all`, and leaves out consumers that were removed from it since
+        # The filter keeps the order of `all`
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
@@ -4143,8 +4140,7 @@ class Above:
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        Called at each directive, after enter() has added it to `scope`.  A barrier check requires that no
-        line above is in one of `bad_states`.
+        Call enter() first.  bad_states: of lines above a barrier check, which make it fail.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -4234,9 +4230,7 @@ class Orphans:
     def check_orphan(self, line: Line) -> Suspicion:
         """Return how certain it is that the runner and job of a line `r` have died.
 
-        Only PROVED lets the walk write another state.  SOME: a later walk must check the line again, as its
-        runner can have lost locks without an error, and lock them again.  Raises OSError(EIO) if our own
-        locks are lost.
+        Raises OSError(EIO) if our own locks are lost.
         """
         looks_orphaned = self._file.is_orphan(line)
         if looks_orphaned:
@@ -4244,8 +4238,7 @@ class Orphans:
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
-        # pulse_offset is another one once our lock file was opened again: then the first check must be
-        # repeated
+        # with pulse_offset: a check through an earlier description of our lock file does not count
         key = lock_table.pulse_offset, line.number, line.command
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
@@ -4292,11 +4285,10 @@ class Stop(Enum):
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
-    A directive takes effect when the walk meets it.  Below a *block* no job can start: a barrier that waits,
-    a check that failed, an invalid directive or too big a group.  There the walk ends.  At a barrier it knows
-    the first job above that was unfinished when met.  Until that job has finished, the barrier cannot be
-    passed.  Even then others can be unfinished: only another walk from the top, which has met no unfinished
-    job, passes the barrier.
+    It ends at a *block*, below which no job can start: a barrier that waits, a check that failed, an invalid
+    directive or too big a group.  At a barrier it knows only the first job above that was unfinished when
+    met.  Once that has finished, others can be unfinished.  So only another walk, which has met no unfinished
+    job from the top on, passes the barrier.
     """
 
     def __init__(
@@ -4348,7 +4340,8 @@ class Walk:
 
         consumers: between two calls the caller can remove consumers from this object.  To add one, it gives
         another object: then the walk goes back to jobs that it has skipped.
-        pause_at: when (time.monotonic()) to return Stop.SLICED, so that the caller can do other work.
+        pause_at: when (time.monotonic()) to return Stop.SLICED.  After an OSError begin another walk: this
+        one has passed the line.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4356,7 +4349,7 @@ class Walk:
                 self._end_waits_for_capacity(consumers.all)
             if consumers is not self.consumers:
                 self._continue_for_consumers(consumers)
-            # there seem to be fewer other runners than passed lines, which were left to them
+            # there seem to be fewer other runners than lines that were left to them
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
             while True:
@@ -4394,10 +4387,10 @@ class Walk:
             return Stop.RESTART
 
     def _choose_among(self, count: int) -> None:
-        """Choose one of the next `count` new lines at random, and pass those above it, up to a directive.
+        """Choose one of the next `count` new lines at random; pass those above it: others can take these.
 
-        Otherwise all runners would try the same line, which costs each a round trip on a network.  On a local
-        file system, and at a server, take the first.  To pass a line is to leave it to other runners for now.
+        Otherwise all would try the same line, a round trip each.  On a local file system, and at a server,
+        take the first.
         """
         is_runner_on_network = self._file.network and not self._starts_groups
         self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
@@ -4413,14 +4406,13 @@ class Walk:
         return self.seconds_until_trusted > 0
 
     def _continue_for_consumers(self, consumers: Consumers) -> None:
-        """Continue the walk for other consumers, such as the clients of a server that request jobs now.
+        """Go back to the first skipped line that one of these consumers may take, if there is one.
 
-        Go back to the first skipped line that one may take, and forget what the walk met from there on.
-        A consumer that waits for slots or memory does not count: it was already present when the line was
-        skipped.  Raises FileChangedError if an edit has moved the line.
+        What the walk met from there on is forgotten.  Raises FileChangedError if an edit has moved the line.
         """
         self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
+        # a consumer that waits for slots or memory was here when the line was skipped
         skipped = [
             (line, scope) for line, scope in self.skipped_new.values()
             if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
@@ -4438,11 +4430,7 @@ class Walk:
     # -- consumers with too little free ----------------------------------------------------------------------
 
     def _end_waits_for_capacity(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each consumer that now has enough for its job, or whose job's line has changed.
-
-        A consumer waits when it has too few slots or too little memory free for a job.  Until then it takes
-        no job below, so that small jobs cannot delay a big one for ever (_choose_consumer()).
-        """
+        """End the wait of each consumer that now has enough for its job, or whose job's line has changed."""
         state_at_offset = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
             line, needs = self._waiting_for_capacity[consumer]
@@ -4457,9 +4445,7 @@ class Walk:
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a new line for the first consumer that may have it and has enough free.
 
-        Return None if the line was skipped, or the claim has failed: the walk goes on below it.  A barrier
-        below waits for the line in any case.  A skipped line is remembered: the walk can go back to it for
-        consumers that come later.
+        Return None if the line was skipped, or the claim has failed: the walk goes on below it.
         """
         scope = self.above.scope
         settings = scope.settings
@@ -4468,7 +4454,7 @@ class Walk:
         if settings.together:
             # a runner takes no job of a group, so it can skip the new lines up to the next directive
             self._only_running_matter = not self._starts_groups
-            if self._starts_groups:             # collect it, to start all jobs together
+            if self._starts_groups:
                 group = self._current_or_new_group()
                 group.jobs.append((line, settings))
                 if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:       # block it and all below
@@ -4495,9 +4481,9 @@ class Walk:
         return None
 
     def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished, so that barriers below wait; or give an orphan, a line `r` with
-        neither runner nor job, the next state: new if a consumer, present or not, runs orphans again
-        (--resume), and `e` if none does.
+        """Record a running job as unfinished; or give an orphan the next state.
+
+        That is new if a consumer, present or not, runs orphans again (--resume), and `e` if none does.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -4527,8 +4513,7 @@ class Walk:
     def _choose_consumer(self, line: Line) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
-        One without enough waits, and takes nothing below: otherwise small jobs could delay a big one for
-        ever.
+        One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
         """
         needs = self.above.scope.settings.needs
         for consumer in self.consumers.fitting(self.above.scope):
@@ -4543,15 +4528,14 @@ class Walk:
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
         """Try to claim a line or to change its state, by calling `change`; return how that went.
 
-        Commands that this walk was refused once, for example because another process has locked the command,
-        are not tried again.  After a try the lines below are read again, because others can have changed
-        them meanwhile.  Raises FileChangedError if an edit has moved the line.
+        A command that was refused once is not tried again in this walk.  Raises FileChangedError if an edit
+        has moved the line.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
-        # A lock that is refused is hardly waited for, so what was read is as new as before
+        # Others can have changed the lines below meanwhile; but a lock that is refused is hardly waited for
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
@@ -4571,9 +4555,7 @@ class Walk:
         return self.groups[-1]
 
     def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
-        """Mark the last group as complete: the walk has met all its lines, so a server can start it.
-
-        A group (together=) is complete where other directives apply, or at the end of the file.
+        """Mark the last group, if there is one, as complete: the walk has met all its lines.
 
         cannot_start_yet: it is unknown if these are all of its lines, so it waits for another walk.
         """
@@ -4585,7 +4567,7 @@ class Walk:
     # -- directives ------------------------------------------------------------------------------------------
 
     def _apply_directive(self, line: Line) -> None:
-        """Apply a directive to the lines below; it can block them."""
+        """Apply a directive to the lines below; it can set above.block."""
         directives_above = self.above.scope
         self.above.enter(line)
         if self.groups and self.above.scope.group_key != directives_above.group_key:
@@ -4637,14 +4619,13 @@ class Cursor:
         IDLE    `_idle_walk` has found no job
 
     The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
-    on; "pause": a walk begins anew once PAUSE_FACTOR times the length of the last is over; until then, and
-    for "wait", the answer is a NoJob.
+    on; "wait": a NoJob; "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then
+    anew.
 
         a claim finds                                           TOP     WALK    SLICED  IDLE
         consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
         the file was opened again, or is closed                 anew    anew    anew    anew
-        the last line has moved (it is read only if lines       -       anew    -       -
-          below can have changed: _walk_on())
+        the last line has moved (if it is read: _walk_on())     -       anew    -       -
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
         one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
           of groups, which a server has in its plans)
@@ -4668,7 +4649,7 @@ class Cursor:
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
     MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
-    LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: see _begin_walk()
+    LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: a host that dies leaves many
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
@@ -4679,7 +4660,7 @@ class Cursor:
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
-        later.  unchecked: the file did not exist to be checked.  serving: for a server.
+        later.  unchecked: so claim() warns of stray lines, once it exists.  serving: for a server.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4719,6 +4700,7 @@ class Cursor:
               known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
+        No OSError comes out.  Call it in one thread at a time, and hold no command mutex.
         leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
         consumers: those that want a job now, as for Walk.claim_next(); None: those of the last claim.
         known: all consumers, also those that want jobs later; empty: there are no others.
@@ -4729,8 +4711,7 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
-                # There was no file at the start, where one with plain text and no job is refused.  Now only
-                # warn: the runner is at work
+                # At the start, a file with plain text and no job is refused; now only warn
                 self._is_file_unchecked = False
                 with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
@@ -4741,11 +4722,9 @@ class Cursor:
         return result
 
     def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; a NoJob if no walk is due.
+        """Walk on to the next job and claim it; a NoJob if no walk is due, or not all failed lines are new.
 
-        First make the failed lines new that consumers with --retry or --resume run again.
-
-        consumers: those that want a job now.  known: all, also those that want jobs later; empty: no others.
+        Raises OSError.  The parameters are those of claim().
         """
         self.consumers = consumers
         known = known or consumers.all
@@ -4768,8 +4747,7 @@ class Cursor:
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
         """Make failed lines new for SLICE seconds, so that signals and results need not wait for all of them.
 
-        Return the seconds until the next call; None: all are new.  Until then the caller claims nothing.  If
-        consumers have come or gone, or an edit has moved a line, begin again at the top.
+        Return the seconds until the next call; None: all are new.  Until then the caller claims nothing.
         """
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
@@ -4788,15 +4766,11 @@ class Cursor:
         return seconds
 
     def _make_failed_lines_new(self, consumers: Consumers) -> Iterator[float]:
-        """Make the failed lines new that these consumers could run: --retry, or --resume for lines `e`; once.
+        """Make the failed lines new that these consumers could run; of their `retry` only RUNNING remains.
 
         Nothing is claimed before all are new, so no line starts before a failed one above it.  Lines of
         groups, and those below an invalid directive, stay as they are.  Yield the seconds until the next
-        step: signals act between two steps.
-
-        Other runners can do the same at the same time.  So after a line that was not as it was found, or is
-        locked, read again which of the next lines still have to be made new.  No mutex is needed for that: a
-        line that has another state now was made new by others, or set by a user.
+        step: signals act between two steps.  Raises FileChangedError if a line has moved.
         """
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
@@ -4830,6 +4804,8 @@ class Cursor:
                                              f"{check.value}")
                     yield self.FIRST_RETRY_INTERVALS * self.interval
                 yield 0.0
+                # Read without a mutex which lines are still to be made new: a line with another state was
+                # made new by another runner, or set by a user
                 if tries_all:
                     self.file.lock_table.refresh()
                     self.file.check_at_path()
@@ -4844,8 +4820,7 @@ class Cursor:
     def _seconds_until_walk(self, walk: Walk) -> float | None:
         """Return the seconds until another walk is due after `walk`, which found no job; 0: now.
 
-        WAIT: none is, until the file or the consumers change.  Without this, idle runners would read a long
-        file again and again.
+        WAIT: none is, until the file or the consumers change.
         """
         asks_to_exit = not self._leaving <= self._answered      # one that got no answer yet
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
@@ -4859,27 +4834,19 @@ class Cursor:
         return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
-        """Return True if a walk is so old that lines above can have been edited in place.
-
-        A walk does not see such an edit.  With LONG_PAUSE_FACTOR, walks take a hundredth of the time at most.
-        """
+        """Return True if a walk is so old that lines that it has read can have been edited in place since."""
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk until it claims a job or has to stop; begin another when that is due.
-
-        A walk that has only paused to let other calls be made does not end: it would never come to the end of
-        a long file.
-
-        Between two calls other runners can have claimed the lines below.  So read these again, unless we have
-        met no others lately, and another walk follows anyway.  Then old lines do no harm: each claim reads
-        its line again, and the next walk meets all other changes.
-        """
+        """Continue the current walk until it claims a job or has to stop; begin another when that is due."""
         was_edited = False
+        # A walk that has only paused goes on: otherwise it would never come to the end of a long file
         if self._walk and not self._is_sliced:
             scan = self._walk.scan
             try:
-                # the walk goes back to a line that it has passed, and reads from there
+                # Other runners can have claimed lines below since, so read these again.  But old lines do no
+                # harm if we have met no others lately, and another walk follows: a claim reads its line
+                # again.  `passed`: the walk itself goes back to a passed line, and reads from there
                 if scan.last and not self._walk.passed and (
                         self.queue.spread > 1 or not self._walk.needs_another_walk):
                     scan.reread_from(scan.last)
@@ -4909,12 +4876,7 @@ class Cursor:
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin to search the file for new jobs, from the top of the file that the path names now.
 
-        On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
-        others.  So a runner that neither asks to exit nor runs orphans again looks only at some two of them,
-        and at none in its first idle walk.  If a line may be an orphan, walks look at all for a minute: a
-        host that dies leaves many.  Nobody exits before all were looked at, by the walk and by the count.
-
-        after_edit: an edit has ended the walk before.
+        Hold no command mutex.  after_edit: an edit has ended the walk before.
         """
         self.queue.open_files()
         self._restart_walk_if_replaced()
@@ -4923,6 +4885,9 @@ class Cursor:
         )
         self._walk = Walk(self.queue, consumers, resuming_consumers, self.orphans,
                           serving=self._serving, after_edit=after_edit)
+        # On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
+        # others.  So a runner that neither asks to exit nor runs orphans again looks only at some two of
+        # them, and at none in its first idle walk.  (Before it exits, a walk and a count look at all.)
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
         if (is_idle and self.file.mount.is_nfs and not self._serving
                 and self.file.clock() - self.orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
@@ -4933,13 +4898,12 @@ class Cursor:
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
         """Find out when another walk is due after one that has found no job, or who may exit now.
 
-        While a line can become claimable without a change of the file, nobody exits.  For example, another
-        process holds a command mutex, or a line can be an orphan.  Report what keeps jobs from starting.
+        While a line can become claimable without a change of the file, no consumer exits.
         """
         last, self._idle_walk = self._idle_walk, walk
         if walk.groups and not walk.groups[-1].is_complete:
-            # The last group ends here.  It must wait if the walk can have met only a part.  Ask before the
-            # size: if no process is appending, the size includes all appended lines.
+            # The walk can have met only a part of the last group.  Ask before the size: if no process is
+            # appending, the size includes all appended lines
             is_appended_to = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
@@ -4964,9 +4928,8 @@ class Cursor:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
         A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
-        With --follow it also stays until there is a `#RUN end`.  The count is later than the walk: if a line
-        became new in between, the consumer stays, and the next walk claims the line.  A line that becomes new
-        after the count is that of a runner that lives, or of an orphan.
+        With --follow it also stays until there is a `#RUN end`.  If a line becomes new after the walk, the
+        count keeps the consumer.  One that becomes new after the count is of a living runner, or an orphan.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
@@ -4989,10 +4952,7 @@ class Cursor:
         return CountedNoJob(summary=summary, exits=exits)
 
     def _restart_walk_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again or replaced: its offsets can be wrong now.
-
-        Replacing is ordinary: --edit and most editors save that way.
-        """
+        """Drop the current walk if the job file was opened again or is closed: offsets can be wrong now."""
         walk = self._walk or self._idle_walk
         if not self.file.is_open or (walk and walk.scan.file is not self.file.reader):
             self.restart_walk()                 # the next walk opens it
@@ -5004,8 +4964,6 @@ class Cursor:
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server.
-
-        Called after each walk that has found no job.
 
         summary: of the count after the walk; None: there was none, or it failed.
         """
@@ -5047,7 +5005,7 @@ class Cursor:
         """Write the result of a job.  Return '', or why it will never be written.
 
         state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
-        Raises TemporaryError: try again.
+        Raises TemporaryError: the job stays claimed and locked; try again.
         """
         if state == NEW and job.cancelled:
             state = CANCELLED
@@ -5056,11 +5014,9 @@ class Cursor:
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _no_job_after_error(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or give up.
+        """Return a NoJob after an error of the file system: try again in a while, or `final_error`.
 
-        An error can pass, for example when an editor is replacing the file.  If errors last too long, runners
-        and servers give up with `final_error`.  With --follow, a missing file is waited for without end, but
-        a missing directory for a minute only.
+        With --follow, a missing file is waited for without end, but a missing directory for a minute only.
         """
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
@@ -5092,10 +5048,7 @@ ANYBODY = Consumer("", capacity=Resources(1, inf))
 def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    This is for runwait4.py, which sees all runners.  A runner only reports that jobs wait
-    (Cursor._report_if_idle()).
-
-    hosts: those with a runner.
+    Raises OSError.  hosts: those with a runner.
     """
     above = Above()
     first_reason = None
@@ -5135,11 +5088,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return why a job below a block cannot start, for a message of runwait4.py.
-
-    At a barrier that waits, name the first unfinished job above it, and what that waits for.  Other blocks,
-    such as a failed check or an invalid directive, have a message.
-    """
+    """Return why a job below a block cannot start; at a barrier that waits, also what that waits for."""
     is_waiting_barrier = block.why is Why.WAITS
     awaited, settings = above.unfinished, above.unfinished_settings
     if not is_waiting_barrier or not awaited:
@@ -5166,8 +5115,7 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
     """Yield a message for each directive whose settings apply to no job.
 
     A directive clears the settings of the one above it: perhaps no job is between the two, or no job is below
-    the last.  A dry run reports that, and so does runset4.py after it has added lines.  Reads a few lines
-    below each directive.
+    the last.
     """
     for line in directives:
         if b"=" not in line.text:
@@ -5190,11 +5138,10 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
 
 
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
-    """Yield the lines that this consumer would run if it were alone.
+    """Yield the lines that this consumer would run if it were alone, and report what it cannot run.
 
-    Report settings that apply to no job, and the first job of each group, as only a server starts groups.  If
-    a directive has memory=, report the limit `memory` of this runner.  Raises UsageError for a command that
-    its shell would misread.
+    memory: the limit of this runner, reported if a directive has memory=.  Raises UsageError for a command
+    that its shell would misread, and OSError.
     """
     for text in settings_without_jobs(file, file.scan_lines(b"", with_directives=True)):
         file.say(text)
