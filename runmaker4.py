@@ -5659,9 +5659,8 @@ class Sink:
 #
 # To kill a job is to kill a tree: the processes of the session, all with the tag, all that share the job lock
 # with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
-# The tree is read again and again, because a process can have been forked meanwhile.  The job is dead when
-# two readings in a row have found no process.  A process that outlives KILL, of another user or in state D,
-# keeps the job alive.
+# The tree is read again and again, because a process can have been forked meanwhile.  A process that outlives
+# KILL, of another user or in state D, keeps the job alive.
 #
 # A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
@@ -5677,7 +5676,7 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# the exclusive lock of an open file description, as in /proc/PID/fdinfo/FD (proc(5)): no other one has it
+# the exclusive lock of an open file description in /proc/PID/fdinfo/FD (proc(5)): no other one has it
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
 # of a job; our own can ignore SIGCHLD (tests/outside/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -5744,14 +5743,15 @@ class ProcessTable:
         # by each job tag in the environment; without one, by the inherited job lock
         self.tagged: dict[bytes, list[int]] = {}
         for pid_text in filter(str.isdigit, os.listdir("/proc") if names is None else names):
-            with suppress(OSError):      # it has exited, or hides its tags: of another user
+            with suppress(OSError):      # it has exited
                 process = ProcessStat.read(pid_text)
                 if process.is_alive:
                     pid = int(pid_text)
                     self.processes[pid] = process
                     self.children.setdefault(process.parent, []).append(pid)
                     self.sessions.setdefault(process.session, []).append(pid)
-                    # with tags the lock does not count: it can be that of another job
+                    # Last, because this raises for a process of another user.  With tags, the lock does not
+                    # count: it can be that of another job
                     for tag in self._tags_of(pid_text) or self._inherited_locks(pid):
                         self.tagged.setdefault(tag, []).append(pid)
 
@@ -5822,7 +5822,7 @@ class Holders:
         # lock_file: None: there is none
         self._by_lock: defaultdict[int, list[int]] = defaultdict(list)   # by the offset of the job lock
         for name in filter(str.isdigit, os.listdir("/proc")):
-            for fd in LOCK_FD, LOCK_FD + 2:     # mostly one of these has the lock: Processes.start()
+            for fd in LOCK_FD, LOCK_FD + 2:     # as in ProcessTable
                 with suppress(OSError):      # there is none, or it is another user's
                     info = os.stat(f"/proc/{name}/fd/{fd}")
                     if (info.st_dev, info.st_ino) == lock_file:
@@ -5858,7 +5858,7 @@ def resident_memory(pid: int) -> int:
 
 class OomKills:
     """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md."""
-    MAX_AGE_SECONDS = 0.05      # for which recent_count() returns the same number
+    MAX_AGE_SECONDS = 0.05
     KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
@@ -5888,7 +5888,7 @@ class Signals:
         self._handlers: dict[int, Callback] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
-        # a full pipe may lose signals: it is read in any case, and one SIGCHLD suffices for reap()
+        # no warning if the pipe is full of SIGCHLD: one byte suffices for reap()
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
@@ -5987,6 +5987,7 @@ class TreeKiller:
 
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
+        # another process can have a PID by now: older kernels lack what prevents that (pidfd_open(2))
         for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
@@ -5994,11 +5995,11 @@ class TreeKiller:
 
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  It reaps all children of this process: nothing else may wait for one."""
-    # What a shell runs; $1 is the job's command, one line.  First the shell checks that the command does not
-    # lack its end, as `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the
-    # `break` before it comes first, and ends the eval.  To zsh `echo a &&` and `while false` lack nothing, so
-    # there the check is that a `:` below remains a command of its own (zshmodules(1): functions).
-    # The line of a blank is for a command that ends with a backslash; an empty line would end `cat <<''`.
+    # $1 is the job's command, one line.  First the shell checks that the command does not lack its end, as
+    # `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the `break` before it
+    # comes first, and ends the eval.  To zsh `echo a &&` and `while false` lack nothing, so there the check
+    # is that a `:` below remains a command of its own (zshmodules(1): functions).  The line of a blank is for
+    # a command that ends with a backslash; an empty line would end `cat <<''`.
     #
     # The last eval opens nothing that the command could close.  A shell parses a whole line before it runs
     # any of it, so it refuses an end too many, such as `}` or `else`.  Without the exit, shells exec the last
@@ -6066,7 +6067,7 @@ class Processes(TreeKiller):
         return child
 
     def reap(self) -> None:
-        """Collect wait status and resource usage of the children that have exited."""
+        """Collect status and usage of the children that have exited, and call their on_exit now."""
         with suppress(ChildProcessError):
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
@@ -7801,11 +7802,8 @@ class Backlogged(Protocol):
 
 
 class Pump:
-    """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large.
-
-    The pipes of a job are watched only after 10 ms: most short jobs have then ended.
-    """
-    WATCH_AFTER_SECONDS = 0.01
+    """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large."""
+    WATCH_AFTER_SECONDS = 0.01          # from the start: most short jobs have ended then
     MAX_READ_BYTES = 1 << 18
     QUIET_SECONDS = 0.3                 # without output; then processes left by a shell print no more
     MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
@@ -8506,7 +8504,7 @@ class Runner:
         self.runner_stats = runner_stats
         self.changed = asyncio.Event()  # wakes _start_jobs()
         self.pump = Pump(self.loop, writers, self.changed.set)
-        self.runs = self.pump.runs          # that have started and not finished
+        self.runs = self.pump.runs
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
         # of the count that lets it exit; None: none did, or it leaves out jobs for slots out of service
