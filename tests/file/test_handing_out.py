@@ -9,6 +9,7 @@ from unittest import mock
 import runmaker4
 from tests.support.claims import JobFileCase, job_of
 from tests.support.job_file import BOM, FileCase, job_file, parse
+from tests.support.processes import wait_until
 
 
 class Claims(FileCase):
@@ -71,7 +72,8 @@ class Claims(FileCase):
         self.assertEqual((found, other.no_job.exits), (other.no_job, {}))
         self.assertIsNotNone(other.no_job.retry_after, "it would wait for a change")
         one.queue.trim_bucket(job)
-        last = job_of(other.claim(other.consumers.all))
+        wait_until(lambda: other.claim(other.consumers.all), what="it is claimed")
+        last, = other.queue.claimed
         self.assertEqual([one.finish(job, b"d"), other.finish(last, b"d")], ["", ""])
         self.assertEqual(self.path.read_bytes(), b"d a\nd a\n")
 
