@@ -5,24 +5,23 @@
 
 A line's life.  A client asks for jobs.  Claims, a Cursor in the file executor, claims a line for it with the
 locks of runmaker4.py, so runners and servers can work on one file together; a keeper holds the locks, too.
-The line is an Assignment until the client's events have brought the result, which is recorded (Records) and
-written to the line.
+The line is an Assignment until the client's events have brought the result, which goes to the records and to
+the line.
 
-The sections, most with a table; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and
-Sessions.receive_event():
+The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and Sessions.receive_event():
 
     The job file of a server, The keeper        job locks that outlive the server
     The life of the server                      Lifetime: serving, draining, exiting
     Lines that clients have                     Assignment: a line from the claim to the result
     Clients and connections                     Client, which outlives its ClientLinks
     Records, Groups, Summaries                  runs of clients; jobs that start together; the file at an exit
-    Sessions                                    what each message of a client does
+    Sessions                                    messages of clients, and their effects
     Recovery                                    Claims; the jobs that a client brings back
     Handing out                                 Dispatcher: which client gets the next line
     The server                                  Server makes and connects the parts
-    The certificate, Token and sockets          what the server needs before the first client
+    The certificate, Token and sockets          before the first client
 
-Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
+"The wire" in runmaker4.py describes handshake and frames.  Then follow:
 
     client                                              server
     have       jobs from an earlier connection
@@ -37,10 +36,9 @@ Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
     ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
     begin, output, end: of a run; finish: of a job,     ack        all events up to this number are dealt
-    also if it is given back (state `.`); these are                with: their contents are in the files (up
-    events, numbered from 1, sent again after a new                to a second later for the log file, while
-    connection until acked                                         the job runs, and for a journal on a
-                                                                   network file system)
+    also if it is given back (state `.`); these are                with, and in the files (a second later for
+    events, numbered from 1, sent again after a new                the log file, while the job runs, and for a
+    connection until acked                                         journal on a network file system)
                                                         fault      a result could not be written
                                                         lost       kill the job: another runner has the line
     account    a request for the counts of the file     account    jobs by state; are there new ones for the
@@ -50,21 +48,19 @@ Handshake and frames are described in runmaker4.py ("The wire").  Then follow:
 
 These rules keep jobs from being lost or run twice:
 
- 1.  A client is lost when the connection is closed, or after 15 s of silence.  During --grace it can come
-    back, and the lines stay `r` and locked.  Then the server unlocks them: they are orphans, as those of a
-    dead runner, because the server cannot know whether the jobs have started.
+ 1.  A client is lost when the connection is closed, or after 15 s of silence.  For --grace its lines stay `r`
+    and locked.  Then they are orphans, like a dead runner's: the jobs may have started.
  2.  A client starts a job only if the server has answered a request that the client sent less than half the
     grace (and less than 15 s) ago.  If the client slept longer, another runner can have the line.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
-    and kills all other jobs ("Recovery").  While the server cannot read the file, it drops the connection:
-    the client keeps all jobs and connects again.  Jobs that it does not list were not started, and become
-    `.`; so do jobs that it gives back.  Another server gets the `begin` of running jobs again, and begins
-    new records for them.  After a restart of the server, a client that lies can name a running line of
-    another client.  A secret for each line would not help: such a client knows the token, so it can pass for
-    the server and stop the other client's job.
- 4.  All job locks are on one open file description, shared with a keeper: a small process that outlives the
-    server by the grace, and passes the description, with the locks, to the next server.  Lines that no
-    client has named within the grace are orphans.
+    and kills all others ("Recovery").  While the server cannot read the file, it drops the connection: the
+    client keeps all jobs, and connects again.  A job that it does not list becomes `e` if it has begun, else
+    `.`; so does a job that it gives back.  Another server gets the `begin` of running jobs again, and begins
+    new records.  After a restart, a client that lies can name a running line of another client.  A secret for
+    each line would not help: such a client knows the token, so it can pass for the server.
+ 4.  All job locks are on one open file description, shared with a keeper: a process that outlives the server
+    by the grace, and passes the description, with the locks, to the next server.  Lines that no client has
+    named within the grace are orphans.
 """
 
 from __future__ import annotations
@@ -231,9 +227,9 @@ PROG = "runmaker4-server.py"
 MAX_HANDSHAKES = 100            # under way at a time, without stalled ones
 MAX_STALLED = 200               # stalled handshakes without a proof of the token
 BACKLOG = 4096                  # connections that wait for accept(2); the system can allow fewer
-LOOK_SECONDS = 0.01             # at least, between looks for waiting connections
+LOOK_SECONDS = 0.01             # between looks for waiting connections
 STALLED_LOOKS = 20              # in which a handshake normally ends
-TCP_ESTABLISHED = b"\1"         # the first byte of TCP_INFO: the other end has not closed the connection
+TCP_ESTABLISHED = b"\1"         # the first byte of TCP_INFO, while the connection is not closed
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
 MAX_BATCH_LINES = 32            # lines claimed before other work follows: `e` if the server is killed then
@@ -309,27 +305,27 @@ def make_parser() -> Parser:
 
 # ======== The job file of a server ==========================================================================
 #
-# A runner has each job lock on a separate open file description, which the job inherits.  A server's jobs
-# run on other hosts, and the lines must stay locked when the server dies.  So all its job locks are on one
-# description, which the keeper also holds open:
+# A runner has each job lock on a description (see open(2)) of its own, which the job inherits.  A server's
+# jobs run on other hosts, and the lines must stay locked when the server dies.  So all its job locks are on
+# one description, which the keeper also holds open:
 #
-#     1.  Two locks on one description do not exclude each other.  So the server remembers its job locks, and
-#        counts them where a runner would ask the kernel.
-#     2.  The next server gets the description from the keeper, and identifies its job locks with a second
-#        description: those that the second cannot lock, and the inherited one can.
+#     1.  Locks on one description do not exclude each other.  So the server counts its own in memory, where a
+#        runner would ask the kernel.
+#     2.  The next server gets the description from the keeper.  The locks on it are those that a second
+#        description cannot lock, and this one can.
 #     3.  A job lock shows the command of the line, but not which client has the job.  Until a client names
 #        the job, or the grace is over, no client has the line.
 
 
 class SharedLockTable(LockTable):
-    """A lock file with all job locks on one description (see open(2)), which outlives the server.
+    """A lock file with all job locks on one description, which outlives the server.
 
-    It is replaced only after a lost lease, or if the lock file was removed.  The locks on it are `job_locks`
-    and `locks_without_line`.  They exclude `fd`, another description.
+    They are `job_locks` and `locks_without_line`.  `fd` is another description.  The shared one is replaced
+    only after a lost lease, or if the lock file was removed.
     """
 
     def __init__(self, *args: Any, give_to_keeper: Callable[[int], None], **named: Any) -> None:
-        """give_to_keeper: called with each new description.  All else is for LockTable."""
+        """give_to_keeper: called with the descriptor of each new description."""
         super().__init__(*args, **named)
         self._give_to_keeper = give_to_keeper
         self._shared_fd = -1                    # -1: none
@@ -337,10 +333,7 @@ class SharedLockTable(LockTable):
         self.locks_without_line: frozenset[int] = frozenset()
 
     def open_job_lock(self) -> int:
-        """Return the shared descriptor for all job locks.
-
-        If there is none, or the lock file was created again, open one and give it to the keeper.
-        """
+        """Return the shared descriptor; if there is none, open one and give it to the keeper."""
         if self._shared_fd < 0:
             self._shared_fd = super().open_job_lock()
             self._pipes.clear()                 # no job inherits it, and it is never spare
@@ -361,18 +354,15 @@ class SharedLockTable(LockTable):
         self.discard(self._shared_fd)
 
     def count_job_locks(self, command: bytes) -> int:
-        """Return how many job locks of a command are held, by any runner or server.
-
-        By this number a claim decides if another copy of the command may start.  Ask the kernel through the
-        shared descriptor: locks on one description do not conflict, so it names only those of others.  Our
-        own can be hundreds, and a call for each would be slow.  So count them in memory.
-        """
+        """Return how many job locks of a command are held, by any runner or server."""
         offsets = job_lock_offsets(command)
         if self._shared_fd < 0:                 # none is ours
             return super().count_job_locks(command)
-        # `fd` is of another description, so this call also finds our own
+        # `fd` is on another description, so this call also finds our own
         if is_free(self.fd, offsets.start, len(offsets)):
             return 0
+        # through the shared descriptor the kernel names only other locks; a call for each of ours would be
+        # slow
         our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
         our_count = sum(offset in offsets for offset in our_offsets)
         return our_count + sum(map(len, other_locks(self._shared_fd, offsets.start, len(offsets))))
@@ -381,17 +371,13 @@ class SharedLockTable(LockTable):
         return offset in self.job_locks or offset in self.locks_without_line
 
     def inherit_locks(self, shared_fd: int) -> bool:
-        """Take over the job locks of the previous server, which is dead, when this server starts.
+        """Take over the job locks of the dead server; return False if they are in another lock file: void.
 
-        They become `locks_without_line`: a lock does not show which client has the job.  Return False if the
-        lock file is another one by now: the locks mean nothing.  No error means that.
-
-        shared_fd: the previous server's descriptor, from the keeper.  Of the held locks, those that shared_fd
-        can lock once more were that server's.
+        shared_fd: from its keeper.  Raises OSError before anything is taken over.
         """
         if identity_of(shared_fd) != self.inode:
             return False
-        # of the previous server and of all other processes
+        # of all processes; those that shared_fd can lock once more were the previous server's
         locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
         # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
         self.locks_without_line = frozenset(
@@ -405,7 +391,7 @@ class SharedLockTable(LockTable):
         return own_job_lock_offset(line) in self.locks_without_line
 
     def take_lock_without_line(self, offset: int) -> JobLock:
-        """Return an inherited job lock, for which a line was found: from now on it is in `job_locks`."""
+        """Return an inherited job lock, for which a line was found; it is in `job_locks` now."""
         self.locks_without_line -= {offset}
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
@@ -428,13 +414,14 @@ class ServedQueue(JobQueue):
     def reclaim_line(self, line: Line, lock_offset: int, states: bytes) -> Job | None:
         """Claim the line of a job that a returning client has; None: another job or runner has it.
 
-        lock_offset: of the job lock of the number that the client reports.  If the previous server has left
-        it, that server has assigned the line.  Otherwise claim the line as a runner does, if it is in one of
-        `states`.  Raises TemporaryError: whether another runner has the line cannot be known now.
+        lock_offset: of the job lock for the line number that the client reports.  states: of lines that may
+        be claimed without an inherited lock.  Raises TemporaryError: it is unknown now who has the line;
+        OSError.
         """
         if any(job.offset == line.offset for job in self.claimed):
             return None
         inherited_locks = self.file.lock_table.locks_without_line
+        # the previous server had assigned the line; if a user has set its state, check_jobs() finds that
         if lock_offset in inherited_locks:
             return self.claim_inherited(line, lock_offset)
         if line.state not in states:
@@ -443,15 +430,18 @@ class ServedQueue(JobQueue):
         if attempt.job:
             return attempt.job
         if attempt.check is LineCheck.NO_JOB_LOCK:
-            # a previous server that found the line moved by an edit had it with the lock of another number
+            # if an edit had moved the line, the previous server had it with the lock of another number
             locks = inherited_locks.intersection(job_lock_offsets(line.command))
             return self.claim_inherited(line, min(locks)) if locks and line.state == RUNNING else None
         if attempt.check is LineCheck.CHANGED and attempt.data[:1] == RUNNING:
-            return None                         # another runner has taken it since
+            return None                         # another runner was faster
         raise TemporaryError(attempt.check.value)
 
     def claim_inherited(self, line: Line, lock_offset: int) -> Job:
-        """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed."""
+        """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed.
+
+        The lock is held already, so no command mutex is needed.
+        """
         job = Job(**vars(line))
         job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
         self.claimed[job] = None
@@ -460,37 +450,32 @@ class ServedQueue(JobQueue):
 
 # ======== The keeper ========================================================================================
 #
-# A lock on an open file description lasts as long as a process has that description open.  The keeper is
-# such a process:
+# A lock lasts as long as a process has its description open.  The keeper is such a process, so no runner can
+# start the jobs of a dead server's clients again:
 #
 #     1.  The server forks the keeper, and sends it the descriptor over a socket pair.
-#     2.  When the server dies, the keeper reads an end of file from that socket.  Then it waits --grace for
-#        the next server.
-#     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has the
-#        descriptor, too, it lets the old keeper exit.
+#     2.  When the server dies, the keeper reads an end of file, and waits --grace for the next server.
+#     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has that,
+#        too, it lets the old keeper exit.
 #     4.  While the old server lives, its keeper accepts no connection.  After two seconds without an answer
 #        the new server refuses to start.
 #
 # The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
 # name, so the name ends in random characters.  The next server finds it in the kernel's list of sockets, and
-# ignores processes of other users.  All sockets are SOCK_SEQPACKET: a message can contain descriptors.
+# ignores processes of other users.  SOCK_SEQPACKET keeps messages, with their descriptors, apart.
 
 
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
-    """Hold the job locks, in the keeper process, until the server no longer needs it.
+    """Hold the job locks, in the keeper process, until a server sends `exit`, or none follows a dead one.
 
-    A lock lasts as long as a process has its description open.  So while the keeper lives, no runner can
-    start the jobs of a dead server's clients again.  Return when the server sends `exit`, or `grace` seconds
-    after its death if no other server has come.
-
-    server_sock: from the server, which sends the descriptor with the job locks, and another after the lock
-    file was created again.  listener: where the next server connects; it becomes our server.
+    server_sock: the server sends it the descriptor with the job locks, and another after the lock file was
+    created again.  listener: for the next server.  grace: in seconds.
     """
     locks_fd = -1
     while True:
         try:
             message, fds, _, _ = socket.recv_fds(server_sock, 64, 1)
-        except OSError:                     # ECONNRESET: the server is dead, and has not read our answer
+        except OSError:                     # ECONNRESET: the server has died with our message unread
             message, fds = b"", []
         if fds:
             close_all(locks_fd)
@@ -505,10 +490,7 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
 
 
 def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
-    """Wait for a server to replace the dead one, and send it the job locks; return the connection to it.
-
-    None: none came within the grace, so the keeper exits and the locks are free.
-    """
+    """Send the job locks to the next server; return the connection to it; None: none came in the grace."""
     deadline = time.monotonic() + grace
     poller = select.poll()
     poller.register(listener, select.POLLIN)
@@ -527,20 +509,20 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
 
 
 class KeeperLink:
-    """The server's connection to the keeper: the process that holds the job locks when the server is dead."""
+    """The server's connection to its keeper."""
     MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
     def __init__(self, path: str, grace: float) -> None:
         """Make the start of the keeper's address, by which the next server finds it.  Raises OSError.
 
-        Containers can share abstract names (a network namespace).  There one path can lead to two files, and
-        two paths to one.  So the address is made from device and inode of the directory, and the file's name.
-        The inode of the lock file would not do: it changes when the lock file is created again.
+        Containers can share abstract names: one path can lead to two files there, and two paths to one.  So
+        device and inode of the directory stand for its path.
         """
+        # not the inode of the lock file, which changes when that is created again
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
         file = b"%d %d %b" % (folder_info.st_dev, folder_info.st_ino, name)
-        # of all keepers of this file, without the NUL; random characters follow
+        # without the NUL; random characters follow
         self.address_start = b"runmaker4." + hashlib.sha256(file).hexdigest()[:32].encode()
         self._grace = grace  # seconds
         # the keeper inherits _keeper_end
@@ -550,14 +532,13 @@ class KeeperLink:
     def take_over_and_start_keeper(self) -> None:
         """Get the job locks from the previous server's keeper, if it still runs, and start our own.
 
-        A keeper is a process that holds the job locks, so that these outlive its server: clients' jobs go on
-        while there is none.  Raises UsageError: another server of this user serves the file; OSError.
+        This forks: call it before the event loop.  Raises UsageError: another server of this user serves the
+        file; OSError.
         """
         previous_keeper = self._take_over_locks()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
-            # Nobody answers another server that connects while ours lives.  Its connection stays in the
-            # queue, also after that server has given up
+            # a server that connects while ours lives stays in the queue, also after it has given up
             listener.listen(128)
             is_child = fork_quietly() == 0
             if is_child:
@@ -570,13 +551,12 @@ class KeeperLink:
                 previous_keeper.send(b"exit")
 
     def _take_over_locks(self) -> socket.socket | None:
-        """Get the job locks of a dead server; return the connection to its keeper; None: no keeper runs.
+        """Get the job locks of a dead server; return the connection to its keeper; None: no keeper has any.
 
-        A keeper answers only once its server is dead.  Raises UsageError if one does not answer within
-        MAX_EXIT_SECONDS, as its server lives; OSError.
+        Raises UsageError if a keeper does not answer: its server lives; OSError.
         """
         tried_addresses: set[bytes] = set()
-        # a keeper that exits meanwhile can have passed the locks to another: look until all were tried
+        # a keeper that exits now can have passed the locks to another, so look again
         while addresses := self.find_addresses() - tried_addresses:
             address = addresses.pop()
             tried_addresses.add(address)
@@ -603,16 +583,13 @@ class KeeperLink:
         return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
 
     def _become_keeper(self, listener: socket.socket) -> None:
-        """Run the keeper in the child process, without other descriptors.  Never returns.
-
-        After a defect hold the locks for the grace: until then no runner may start the jobs of clients again.
-        """
+        """Run the keeper in the child process.  Never returns."""
         has_defect = True
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
             for signum in (*runmaker4.STOP_SIGNALS, signal.SIGPIPE):
-                signal.signal(signum, signal.SIG_IGN)   # they are meant for the server; we must stay
+                signal.signal(signum, signal.SIG_IGN)   # meant for the server
             redirect_to_null()
             needed_fds = {0, 1, 2, listener.fileno(), self._keeper_end.fileno()}
             # client connections and the server's end of our socket must close when the server is dead
@@ -620,7 +597,7 @@ class KeeperLink:
             keep_locks(listener, self._keeper_end, self._grace)
             has_defect = False
         finally:
-            if has_defect:
+            if has_defect:              # no runner may start the jobs of clients again sooner
                 time.sleep(self._grace)
             os._exit(0)
 
@@ -693,25 +670,24 @@ class Lifetime:
 # ======== Lines that clients have ===========================================================================
 #
 # A line that was claimed for a client is an `Assignment`, until the result is written.  Several events can
-# decide the result at one time: the job ends, the client's grace is over, a user sets the state in the file,
-# the group is stopped.  The first `LineResult` counts, and only Assignment.decide_result() can alter it.
+# decide the result: the job ends, the client's grace is over, a user sets the state in the file, the group
+# is stopped.  The first `LineResult` counts, and only Assignment.decide_result() can alter it.
 
 
 # Its phases, which only methods of Assignment change:
 #
 #     phase     meaning                                      next phase
 #     CLAIMED   the client does not know the line: the       SENT by mark_sent(), ENDING, OVER
-#               message is about to go, or the line waits
-#               for other lines of a group
+#               message is about to go, or waits for
+#               others of a group
 #     SENT      the client can have begun the job            BEGUN by mark_begun(), ENDING, OVER; CLAIMED
 #                                                            by mark_unsent(), if the message was lost
-#     BEGUN     the client has the line, or the group has    ENDING, OVER
-#               let it begin
+#     BEGUN     the client has reported it, or got `go`      ENDING, OVER
 #     ENDING    the result is decided and being written      OVER
 #     OVER      no client has the line                       none: mark_over() is the last call
 #
-# A line that a client has brought back is BEGUN.  OVER follows without ENDING if another runner has taken the
-# line.
+# A line that a client has brought back is BEGUN.  OVER follows without ENDING if no result will be written:
+# another runner has the line, or it becomes an orphan.
 
 
 class AssignmentPhase(Enum):
@@ -726,14 +702,14 @@ class AssignmentPhase(Enum):
 class LineResult:
     state: bytes                        # of the line
     result_text: str = "given back"     # for the results of a group; for example "exit 0"
-    loses_host: bool = False            # of a group: a timeout, it was not started, or the client has gone
+    loses_host: bool = False            # the group goes on without the host
     event: int = 0                      # to acknowledge once the state is written; 0: it came in no message
 
 
-RETURNED = LineResult(NEW)              # was not begun
+RETURNED = LineResult(NEW)
 STOPPED = LineResult(ERROR, "stopped")  # too many hosts of the group are lost
 VANISHED = LineResult(ERROR, "vanished", loses_host=True)               # the client
-UNSTARTED = LineResult(ERROR, "not started", loses_host=True)           # could not be started
+UNSTARTED = LineResult(ERROR, "not started", loses_host=True)
 TAKEN = LineResult(ERROR, "lost", loses_host=True)                      # another runner has the line
 
 
@@ -775,13 +751,10 @@ class Assignment:
 
     @property
     def can_become_new(self) -> bool:
-        """Return True if the line can soon be new again: then no client may exit, as it could take the line.
-
-        Either `.` is being written.  Or a connected client was sent the job less than RETURN_SECONDS ago and
-        has reported no start, so it can still give the job back.
-        """
+        """Return True if the line can soon be new again: no client may exit then, as it could take that."""
         if self.result:
             return self.result.state == NEW
+        # then a connected client that has reported no start can still give the job back
         was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
         return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
 
@@ -793,7 +766,7 @@ class Assignment:
             id=self.key,
             number=job.number,
             text=to_text(job.text),
-            timeout=settings.timeout,  # seconds, as in JobSettings
+            timeout=settings.timeout,  # as in JobSettings
             slots=settings.needs.slots,
             memory=[needs.memory for needs in (settings.needs, *settings.larger_needs)],  # bytes
             shell=to_text(os.fsencode(settings.shell)),
@@ -814,11 +787,9 @@ class Assignment:
         self.phase = AssignmentPhase.BEGUN
 
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
-        """Decide the result of the line, set the phase to ENDING, and return the result.
+        """Decide the result of the line, for the caller to write; None: it was decided, or the line is gone.
 
-        Sessions.settle() writes it to the file.  Return None, to write nothing, if it was decided before, or
-        no client has the line.  `d` and `!` stay as proposed: the job ended so.  Alter these results, in this
-        order:
+        `d` and `!` stay as proposed.  These results are altered, in this order:
 
             given back to a group that has begun    VANISHED (unless cancelled)
             `e`, and the group was stopped          STOPPED
@@ -829,11 +800,11 @@ class Assignment:
         self.phase = AssignmentPhase.ENDING
         line_result = proposed_result
         stage = self.group.stage if self.group else None
-        # the other hosts do not wait until the job is started again
+        # the other hosts would not wait for another start
         has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
         if line_result.state == NEW and has_group_begun and not self.is_cancelled:
             line_result = VANISHED
-        # its client was ordered to stop the job: report that, not how it then ended
+        # the client was ordered to stop the job, so how it ended means nothing
         if line_result.state == ERROR and stage is Stage.STOPPED:
             line_result = STOPPED
         if line_result.state in (NEW, ERROR) and self.is_cancelled:
@@ -853,31 +824,30 @@ Assignments = dict[str, Assignment]     # by key
 # A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
 # are events, which have numbers and come again after a new connection; repeated ones are dropped.
 #
-# All clients' events are acknowledged together, a moment after the first came (Sessions.acknowledge): the
-# journal is flushed, and once the executor has made all earlier calls, the events are in the files.  Only a
-# result can take longer, if writing it must be repeated.  After the acknowledgement the client can send more
-# output, so there is none while the disk is too slow.
+# All clients' events are acknowledged together, a moment after the first came (Sessions.acknowledge): once
+# the journal is flushed and the executor has made all earlier calls, they are in the files.  Only a result
+# can take longer, if writing it must be repeated.  An acknowledgement makes room for output, so there is none
+# while the disk is too slow.
 
 
 class Client(Consumer):
     """A client that is connected, or can come back: until it has sent bye, or was away for the grace.
 
-    When a link (connection) is closed, `link` is None at once; the coroutine serve_client() runs only a
-    little later.
+    When a link (connection) is closed, `link` is None at once; serve_client() goes on a little later.
     """
 
     def __init__(self, sessions: Sessions, id: str) -> None:
         super().__init__("?", capacity=Resources(0))
         self.sessions = sessions
-        self.id = id  # drawn by the client when it starts, so the same on each link
+        self.id = id                    # drawn by the client when it starts
         self.address = "?"
         self.directory = b""            # where jobs run
-        self.link: ClientLink | None = None     # on which it was welcomed; None: there is none, or it is lost
+        self.link: ClientLink | None = None     # on which it was welcomed; None: it is not connected
         self.newest_link: ClientLink | None = None  # of the last `hello`; None: none came
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: Assignments = {}    # by key
-        self.group_count = 0            # of which it is a host; if any, it gets no other jobs
-        self.requested_slots = 0        # for which it waits for jobs
+        self.group_count = 0            # of which it is a host; while there are any, it gets no other jobs
+        self.requested_slots = 0        # without jobs
         self.free_memory = 0            # bytes for these jobs; negative: the memory has shrunk
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.exits_without_jobs = False     # that message was marked `last`
@@ -885,7 +855,7 @@ class Client(Consumer):
         self.newest_event = 0           # received; 0: none
         self.last_acknowledged = 0      # event
         self.output_bytes = 0           # in all events
-        self.written_bytes = 0          # of them, in the files; a result before them can be unwritten
+        self.written_bytes = 0          # of them, in the files; a result before them may be unwritten
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -902,25 +872,21 @@ class Client(Consumer):
 
     @property
     def line_allowance(self) -> int:
-        """Return how many more lines the client may get.
-
-        It may have two undecided lines for each slot: slots out of service can still finish jobs.
-        """
+        """Return how many more lines the client may get."""
+        # two for each slot, because slots out of service can still finish jobs
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
     def slots_to_fill(self) -> int:
-        """Return for how many slots the client may get jobs now: those it has asked for, and jobs ahead.
+        """Return for how many slots the client may get jobs now: requested ones, and jobs ahead.
 
-        While its jobs are short, it gets jobs for which it has not asked, so that none of its slots waits for
-        a round trip: one for four short jobs in a row, MAX_PREFETCHED_LINES at most.  If a longer job comes,
-        the client gives the jobs behind that back after a second.  With --max-failed it gets none ahead: the
-        client would start them although the limit is reached.
+        While its jobs are short, jobs come ahead of the requests, so that no slot waits for a round trip: one
+        for four short jobs in a row.  Behind a longer job, the client gives them back after a second.
         """
         requested = min(self.requested_slots, self.line_allowance)
         if requested <= 0:
             return 0
-        if self.sessions.max_failed:
+        if self.sessions.max_failed:            # the client would start jobs ahead after the limit is reached
             return requested
         return requested + min(self.short_jobs_in_row // 4, MAX_PREFETCHED_LINES)
 
@@ -932,10 +898,9 @@ class Client(Consumer):
     # -- connections -----------------------------------------------------------------------------------------
 
     def on_hello(self, link: ClientLink, message: Message) -> None:
-        """Note what a client reports about itself on a new link (connection): name, slots, memory, options.
+        """Note what a client reports about itself on a new link, and wake serve_client(), which answers.
 
-        Called for each `hello`.  At the end wake serve_client(), which answers on this link, and uses an
-        older one no longer.  Raises WireError before anything has changed.
+        Raises WireError before anything has changed.
         """
         name = message.text("name", 255)
         directory = message.data("directory")
@@ -945,13 +910,13 @@ class Client(Consumer):
         self.name = name
         self.directory = directory
         self.follow = follow
-        if not self.newest_link:               # with -r, failed lines become new again once, not on each link
+        if not self.newest_link:               # failed lines become new again once, not on each link
             self.retry = retry
         self.capacity = capacity
-        self.free_memory = int(capacity.memory)         # the next `claim` subtracts usage
+        self.free_memory = int(capacity.memory)         # the next `claim` subtracts what is used
         if self.newest_link and self.newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self.newest_link:                 # the client lost that link, and we have not noticed yet
+        elif self.newest_link:                 # it has lost that link, and we have not noticed yet
             self.newest_link.detach()
             self.newest_link.drop("it has a new connection")
         self.address = link.address
@@ -966,12 +931,7 @@ class Client(Consumer):
         return self.newest_link
 
     def _welcome(self, link: ClientLink, reclaimed: Reclaimed) -> None:
-        """Answer a `hello`, use its link from now on, and repeat orders that the client can have missed.
-
-        The orders: kill lost jobs, stop cancelled ones, and in groups stop a job or begin the next.  Name no
-        results that are in the file.  A client that does not know that they are sends them again, and gets an
-        acknowledgement.
-        """
+        """Answer a `hello`, use its link from now on, and repeat orders that the client can have missed."""
         link.client = self
         self.link = link
         sessions = self.sessions
@@ -982,6 +942,7 @@ class Client(Consumer):
             grace=sessions.grace,
             seen=self.last_acknowledged,            # later events come again
         )
+        # settled jobs are not named: the client sends their events again, and gets an acknowledgement
         for key in reclaimed.lost:
             link.send(type="lost", id=key)
         for assignment in list(self.assignments.values()):
@@ -991,36 +952,31 @@ class Client(Consumer):
             member.group.on_client_back(member)
 
     def _settle_unreported_jobs(self, reported_keys: set[str]) -> None:
-        """Settle each line that the client was sent but has no job for: the job was not started, or is lost.
+        """Settle each line that the client was sent but has no job for: it was not started, or is lost.
 
-        Called for each new link, with the keys of the jobs that the client has reported there.  Called
-        without keys after `bye`, with which a client says that it has no job.
+        reported_keys: of the jobs that it has; empty after `bye`.
         """
         for assignment in self.assignments.values():
             member = assignment.member
-            # otherwise the client does not know the line yet, or the result is decided
+            # the client does not know the line yet, or the result is decided
             if assignment.phase not in (AssignmentPhase.SENT, AssignmentPhase.BEGUN):
                 continue
             if assignment.key in reported_keys:
                 assignment.mark_begun()
-            # the group runs, but the message with this job was lost: on_client_back() sends it again
+            # the message with this job was lost: on_client_back() sends it again
             elif member and member.group.stage is Stage.RUNNING and assignment.phase is AssignmentPhase.SENT:
                 assignment.mark_unsent()
-            # it has begun and is gone: the line becomes `e`
+            # it has begun, or its group was stopped: the line becomes `e`
             elif member or assignment.phase is AssignmentPhase.BEGUN:
                 self.sessions.settle(assignment, VANISHED)
-            # the message with it was lost, so it was not started: the line becomes `.`
+            # the message was lost, so the job was not started: the line becomes `.`
             else:
                 self.sessions.settle(assignment, RETURNED)
 
     def _abandon_lines(self) -> None:
-        """Forget a client that did not come back within the grace, and leave its lines as orphans.
-
-        Orphans are lines `r` without a job lock: a runner or server that meets one marks it `e`, or with -r
-        or --resume claims it again.
-        """
+        """Forget a client that did not come back within the grace, and leave its lines as orphans."""
         sessions = self.sessions
-        del sessions.clients[self.id]           # it can come again as another Client
+        del sessions.clients[self.id]           # it can come again, as another Client
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
         running_lines = [assignment.number for assignment in undecided if not assignment.is_cancelled]
         if running_lines:
@@ -1029,28 +985,22 @@ class Client(Consumer):
                          "given up (if a client was killed, its jobs may still run)")
         # of the others the results are being written
         for assignment in undecided:
-            # the line keeps the user's state
+            # settle() keeps the user's state
             if assignment.is_cancelled:
                 sessions.settle(assignment, VANISHED)
             else:
-                # the line stays `r`, without a job lock
                 sessions.remove_assignment(assignment, VANISHED)
                 sessions.executor.post(sessions.claims.leave_as_orphan, assignment.job)
 
     async def serve_client(self) -> None:
-        """Serve the client on one link (connection) after the other, from its first `hello` on.
+        """Serve the client on one link after the other, until `bye`, or until it stays away for the grace.
 
-        On each link the client first reports its jobs.  A job that it has, and this server did not assign,
-        gets a line if possible; if that cannot be known now, drop the link, and the client connects again.  A
-        job that it does not have was not started, or is lost: settle the line.
-
-        Return after `bye`, if the client stays away for the grace, or when the server exits: then the lines
-        are kept for the next server.
+        If the server exits, return at once: the lines are kept for the next server.
         """
         while link := await self._next_link():
             self._settle_unreported_jobs({job.key for job in link.reported_jobs})
             reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
-            if reclaimed.doubt:
+            if reclaimed.doubt:             # the client keeps all jobs, and connects again
                 link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
             elif not link.detached.done():
                 self._welcome(link, reclaimed)
@@ -1067,7 +1017,7 @@ class Client(Consumer):
                     if assignment.member:                           # also those that were not sent
                         self.sessions.settle(assignment, VANISHED)
                 return self._settle_unreported_jobs(set())
-            if link is self.newest_link:        # otherwise it has replaced the link, so it is not lost
+            if link is self.newest_link:        # otherwise the client is not lost
                 kept_text = self.sessions.describe_kept_lines(self.assignments)
                 self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
         if not self.sessions.lifetime.is_exiting:
@@ -1076,11 +1026,10 @@ class Client(Consumer):
     # -- requests and jobs -----------------------------------------------------------------------------------
 
     def on_claim_message(self, message: Message) -> None:
-        """Add a `claim` message to the client's earlier requests; the Dispatcher then sends jobs.
+        """Add a `claim` message to the client's earlier requests.  Raises WireError before anything changes.
 
-        `want` and `memory` are changes, so jobs that are under way to the client do not matter.  `want`:
-        further slots to fill.  `memory`: bytes by which the free memory has grown; negative if it has shrunk.
-        `slots` and `last` replace what earlier messages had.  Raises WireError.
+        `want` (slots) and `memory` (bytes; negative: less is free) are changes, so jobs under way to the
+        client do not matter.  `slots` and `last` replace those of earlier messages.
         """
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
@@ -1094,7 +1043,7 @@ class Client(Consumer):
         self.free_memory = min(self.free_memory + memory_change, int(self.capacity.memory))
         self.request_number = request_number
         self.exits_without_jobs = is_last
-        if self.exits_without_jobs:             # only clients that request slots get an answer
+        if self.exits_without_jobs:             # only clients that request slots get the answer `nothing`
             self.requested_slots = max(self.requested_slots, 1)
 
     def set_slots(self, message: Message) -> None:
@@ -1103,19 +1052,19 @@ class Client(Consumer):
             self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
     def subtract_requested(self, slots: int) -> None:
-        """Subtract slots for which jobs are sent; they can be more than requested."""
+        """Subtract slots for which jobs are sent, perhaps more than were requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     @property
     def unwritten_bytes(self) -> int:
-        """Return the bytes of output that are not yet in the files, of which OUTPUT_WINDOW_BYTES may be."""
+        """Return the bytes of output that are not in the files; OUTPUT_WINDOW_BYTES may be."""
         return self.output_bytes - self.written_bytes
 
     @property
     def last_complete_event(self) -> int:
         """Return the last event that can be acknowledged once all records are written; 0: none."""
         results = (assignment.result for assignment in self.assignments.values())
-        # a result is complete once it is in the file, and then the assignment is gone
+        # a result that is in the file has no assignment any more
         unwritten_events = [result.event for result in results if result and result.event]
         return min(unwritten_events) - 1 if unwritten_events else self.newest_event
 
@@ -1126,14 +1075,14 @@ class Client(Consumer):
             self.link.send(**message)
 
     def acknowledge(self, last_event: int) -> None:
-        """Acknowledge events that are in the files; the `welcome` does so for a client that is away."""
+        """Acknowledge events that are in the files; a client that is away learns of it from the `welcome`."""
         if last_event > self.last_acknowledged:
             self.last_acknowledged = last_event
             self.send_message(type="ack", n=last_event)
 
 
 class ClientLink(Link, asyncio.Protocol):
-    """A connection of the server: passes messages on to the parts that deal with them."""
+    """A connection of the server: passes messages on."""
     channel: ServerChannel
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, summaries: Summaries, token: str,
@@ -1143,17 +1092,15 @@ class ClientLink(Link, asyncio.Protocol):
         self._dispatcher = dispatcher
         self._summaries = summaries
         self._has_hello = False
-        self.client: Client | None = None       # welcomed; None: there is none, or the link is gone
-        # done: further messages are ignored
+        self.client: Client | None = None       # None: not welcomed yet, or detached
         self.detached: asyncio.Future[None] = self.loop.create_future()
         self.reported_jobs: list[ReportedJob] = []      # that the client has when it connects
         self._reported_bytes = 0                # their size, roughly
 
     def detach(self) -> None:
-        """Ignore further messages on this link, and send the client no jobs until it has another.
+        """Ignore further messages on this link, and send the client nothing until it has another.
 
-        Called when the link is lost, when the client has a newer one, and on `bye`; only the first call
-        counts.  serve_client(), which waits for `detached`, goes on a little later.
+        A second call does nothing.  serve_client() goes on a little later.
         """
         if not self.detached.done():
             self.detached.set_result(None)
@@ -1164,7 +1111,7 @@ class ClientLink(Link, asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         peer_name = transport.get_extra_info("peername")
-        # None: the peer has already closed the connection.  ::ffff: is the prefix of an IPv4 address in IPv6.
+        # None: the peer has closed the connection; ::ffff: is the prefix of an IPv4 address in IPv6
         self.address = peer_name[0].removeprefix("::ffff:") if peer_name else "?"
         super().connection_made(transport)
         self._sessions.links[self] = None
@@ -1172,14 +1119,13 @@ class ClientLink(Link, asyncio.Protocol):
     def handle(self, message: Message) -> None:
         """Pass a message of the client to the part that deals with it.
 
-        Raises WireError if it is invalid, or not allowed now; then the caller closes the connection.  Before
-        the welcome, `client` is None: then only `have`, `hello` and `ping` are allowed.
+        Raises WireError if it is invalid, or not allowed now, for example before the welcome.
         """
         if self._sessions.lifetime.is_exiting:
             return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
         client = self.client
-        if client and "n" in message.fields:        # all events have a number, and only these
+        if client and "n" in message.fields:        # only events have one
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
@@ -1206,8 +1152,7 @@ class ClientLink(Link, asyncio.Protocol):
             self._sessions.receive_hello(self, message)
         elif kind == "account" and client:
             client.set_slots(message)           # all, also spent ones and ones out of service
-            # It starts no more jobs.  A line that is claimed now for an earlier message would count as
-            # running, and the client would give it back after the count
+            # it starts no more jobs: a line that is claimed now would count as running, and then come back
             client.requested_slots = 0
             self._summaries.add_request(self)
         elif kind == "bye" and client:
@@ -1224,8 +1169,7 @@ class ClientLink(Link, asyncio.Protocol):
 # ======== Records ===========================================================================================
 #
 # Events of clients' runs go to the sinks that a runner uses.  A `Run` is created for a `begin`, and abandoned
-# if no `end` can come.  An `output` event is acknowledged once the output is in a file, an `end`, which has
-# short output, once it is in the journal.
+# if no `end` can come.
 
 
 NO_PIPE = -1                            # the descriptor of a client's streams
@@ -1236,10 +1180,7 @@ class Records:
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
-        """stores: of -l, output directory and --joblog.  console: of --print.
-
-        None: the option was not given.
-        """
+        """stores: of -l, output directory and --joblog; console: of --print.  None: not given."""
         log, self._outdir, joblog = stores
         print_sink = Console(console, with_output=True) if console else None
         self._sinks: list[Sink] = [*filter(None, (joblog, print_sink, self._outdir, log))]
@@ -1253,10 +1194,10 @@ class Records:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def begin_run(self, assignment: Assignment, message: Message) -> None:
-        """Begin the records of a run in journal, log and console, when its `begin` event comes.
+        """Begin the records of a run.  Raises WireError.
 
-        A client that brings a running job back after the grace, or from another server, sends its `begin`
-        once more: then new records begin.  Raises WireError.
+        Of a running job that a client brings back after the grace, or from another server, `begin` comes once
+        more, and new records begin.
         """
         begin = RunFields(message.fields, BEGIN)
         if assignment.run:
@@ -1274,26 +1215,25 @@ class Records:
         )
         for sink in run.sinks:
             sink.on_starting(run)
-            if run.shell:               # None: the job could not be started
+            if run.shell:               # None: it could not be started
                 sink.on_started(run)
 
     def add_output(self, assignment: Assignment, message: Message) -> None:
-        """Pass output of a run, from an `output` event, to journal, log and console.  Raises WireError."""
+        """Pass on the output in an `output` event.  Raises WireError."""
         run = assignment.run
         stream_name, data = message.data("stream"), message.data("data")
         streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
         if not run or not run.shell or not streams:
             raise WireError("output of no run, or no stream")
         run.add_output(streams[0], data)
-        # clients send short output with the `end`, so this run is not short: files get all of its output
+        # short output comes with the `end`, so this run is not short: files get all of its output
         if self._outdir:
             self._outdir.write_output(run)
 
     def end_run(self, assignment: Assignment, message: Message) -> None:
-        """End the records of a run, when its `end` event comes.  Raises WireError.
+        """End the records of a run.  Raises WireError.
 
-        Without an exit status (it is negative here), the job could not be started, or it is unknown how the
-        run ended.  Then the sinks, which write the records, get no result.
+        Without an exit status (here it is negative), the job was not started, or it is unknown how it ended.
         """
         if not (run := assignment.run):
             raise WireError("the end of no run")
@@ -1318,7 +1258,7 @@ class Records:
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count
         assignment.run = None
-        # bytes or seconds that the run has exceeded, if the cause is "memory" or "timeout"
+        # bytes or seconds, by the cause
         limit = run.requested_memory if run.cause == "memory" else timeout
         for sink in run.sinks:
             if status >= 0:
@@ -1328,7 +1268,7 @@ class Records:
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the current run, if any, without a result.  Called when no `end` can come."""
+        """End the records of the run, if any, without a result: no `end` can come."""
         if run := assignment.run:
             assignment.run = None
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
@@ -1337,7 +1277,7 @@ class Records:
                 sink.on_no_result(run)
 
     def on_tick(self) -> None:
-        """Write changed records of -l, and to files the output of runs that are no longer short."""
+        """Write changed records of -l, and output of runs that are no longer short."""
         for sink in self._sinks:
             sink.on_tick()
 
@@ -1350,11 +1290,11 @@ class Records:
 #
 # The jobs of a group (together=) start together:
 #
-#     1.  The server claims all lines of the group.  Each client gets the first job, to hold it: it starts the
-#        shell, which waits at a pipe, and sends `ready`.
+#     1.  The server claims all lines of the group.  Each client gets the first job, starts the shell, which
+#        waits at a pipe (the gate), and sends `ready`.
 #     2.  When all clients are ready, each gets one small frame, `go`, and lets the shell go on.
 #     3.  If a client is lost before `go`, or gives the job back, the attempt ends: no job has begun, and all
-#        lines become `.` again.  A lost client shuts the gate of a held job for good.
+#        lines become `.` again.  A client without a connection shuts the gate for good.
 #
 # After `go`, a client's further jobs follow in order.
 
@@ -1362,16 +1302,16 @@ GroupJobs = list[tuple[Line, JobSettings]]
 
 
 def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
-    """Return the jobs of a group (jobs that start together) by host, to plan their start.
+    """Return the new jobs of a group by host, to plan their start.
 
-    Below `#RUN host=alice,bob` jobs go to alice and bob in turn.  `jobs` are only the new ones.  But all jobs
-    below the directive count for the turn, so a job's host is the same when others are done.  So read the
-    file again, from the directive to its last new job.  Raises FileChangedError if a line has moved.
+    Below `#RUN host=alice,bob` jobs go to alice and bob in turn.  All jobs below the directive count for the
+    turn, so that a job keeps its host when others are done.  Raises FileChangedError if a line has moved;
+    OSError.
     """
     hosts: dict[str, GroupJobs] = {}
     for settings, jobs_below in itertools.groupby(jobs, lambda job: job[1]):       # by directive
         lines = [line for line, _ in jobs_below]
-        indexes = {line.offset: 0 for line in lines}
+        indexes = {line.offset: 0 for line in lines}            # a single host needs no others
         if settings.line and len(settings.hosts) > 1:
             indexes = {}
             for index, line in enumerate(Scan(file, settings.line.offset)):
@@ -1379,7 +1319,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
                 if line.offset >= lines[-1].offset:
                     break
         for line in lines:
-            if line.offset not in indexes:              # it has moved
+            if line.offset not in indexes:
                 raise FileChangedError
             host = settings.hosts[indexes[line.offset] % len(settings.hosts)]
             hosts.setdefault(host, []).append((line, settings))
@@ -1389,7 +1329,7 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
 @dataclass(frozen=True)
 class GroupPlan:
     """A group that waits for hosts."""
-    pending: PendingGroup                       # as a walk has found it
+    pending: PendingGroup
     jobs_by_host: dict[str, GroupJobs]          # by entry of host=
 
 
@@ -1413,7 +1353,7 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the first job can begin: its shell waits for `go`, and the client is connected."""
+        """Return True if the first job can begin."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is AssignmentPhase.SENT
         return waits and self.client.link is not None
 
@@ -1422,7 +1362,7 @@ class Member:
             self.current.send_message("stop", cancelled=False)
 
 
-# A group is in one of these stages, which only methods of Group change:
+# Only methods of Group change its stage:
 #
 #     event                          PREPARING             RUNNING                         STOPPED
 #     all hosts are ready            RUNNING: `go`         -                               -
@@ -1452,10 +1392,7 @@ class Group:
 
     def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
                  assignments: dict[str, list[Assignment]]) -> None:
-        """pending: the group as a walk, which is a scan of the file, has found it.
-
-        assignments: its claimed lines by entry of host=; those of one entry are for one client.
-        """
+        """assignments: the claimed lines by entry of host=; those of one entry are for one client."""
         self._dispatcher = dispatcher
         self._sessions = sessions
         self._stdout = stdout
@@ -1474,7 +1411,7 @@ class Group:
         self._result_lines: list[tuple[int, bytes]] = []        # line number, text
 
     def prepare(self) -> None:
-        """Send each host the first of its jobs, to hold at the gate; the next follows when it has ended."""
+        """Send each host the first of its jobs, to hold at the gate."""
         loop = self._sessions.loop
         self._prepare_timer = loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
@@ -1487,10 +1424,7 @@ class Group:
         self._start_if_ready()
 
     def _start_if_ready(self) -> None:
-        """Let the first jobs of all hosts begin (`go`), once each host is ready or lost.
-
-        Called when that can have changed: a shell has reached the gate, or a host was lost.
-        """
+        """Let the first jobs of all hosts begin (`go`), once each host is ready or lost."""
         if self.stage is not Stage.PREPARING:
             return
         if not all(member.is_lost or member.is_ready for member in self._members):
@@ -1505,7 +1439,7 @@ class Group:
                 member.current.send_message("go")
 
     def _on_prepare_timeout(self) -> None:
-        """Report the hosts that are not ready, and give all lines back."""
+        """Name the hosts that are not ready, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -1514,11 +1448,7 @@ class Group:
         self.abort()
 
     def abort(self) -> None:
-        """Call the group off if no job has begun: all lines become `.`, and a later attempt starts them.
-
-        Called when a client is lost, the server drains, a job was given back or cancelled, or a host was not
-        ready in time.  If the jobs run, they go on: do nothing.
-        """
+        """Call the group off if no job has begun: all lines become `.`, for a later attempt."""
         if self.stage is not Stage.PREPARING:
             return
         self.stage = Stage.CALLED_OFF
@@ -1527,9 +1457,9 @@ class Group:
             member.client.group_count -= 1
             member.stop_current()
             for assignment in member.jobs:
-                assignment.member = None        # so on_job_finished() is not called for it
+                assignment.member = None        # so that on_job_finished() is not called
                 self._sessions.settle(assignment, RETURNED)
-        # a pause, as the next attempt could fail at once
+        # the next attempt could fail at once
         self._dispatcher.hand_out_lines_soon(group_pause_seconds=1.0)
 
     def on_client_back(self, member: Member) -> None:
@@ -1539,36 +1469,28 @@ class Group:
             member.stop_current()
 
     def _send_first(self, member: Member) -> None:
-        """Send a host the first of its unfinished jobs: it gets one after the other.
-
-        Called when the group is prepared, after each job of the host, and when its client is back.
-        """
-        # without a link the client gets the job when it is back
+        """Send a host the first of its unfinished jobs; a client that is away gets it when it is back."""
         if not member.jobs or not member.client.link:
             return
         assignment = member.jobs[0]
         if not self._dispatcher.is_startable(assignment):
-            self._sessions.settle(assignment, UNSTARTED)        # the host is lost to the group
+            self._sessions.settle(assignment, UNSTARTED)
             return
         if self.stage is Stage.PREPARING:                   # the client has not asked for later jobs
             member.client.subtract_requested(1)
         self._dispatcher.send_jobs(member.client, [assignment])
 
     def on_job_finished(self, member: Member, assignment: Assignment, line_result: LineResult) -> None:
-        """Continue the group after a job of a host is over: the result is in the file, or never will be.
+        """Go on after a job of a host is over: its result is in the file, or never will be.
 
-        While preparing, no job has begun.  After an error, go on without the host.  Otherwise the job was
-        given back or cancelled: call the group off, to try again later.  While running, go on without a host
-        that has lost a job (LineResult.loses_host).  When fewer than min-hosts remain, stop the group.
-        Otherwise the host gets its next job.
+        In PREPARING an error loses the host; any other end means that the job was given back or cancelled.
         """
         was_preparing = self.stage is Stage.PREPARING
         if was_preparing and line_result.state != ERROR:
             return self.abort()
         member.jobs.remove(assignment)
-        # the result line: host, how the job ended, elapsed time, command
         elapsed = human_time(boottime() - assignment.sent_at) if assignment.sent_at else ""
-        # as on the console: a terminal gets no control characters
+        # a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
         result_text = os.fsencode(line_result.result_text)
@@ -1579,7 +1501,7 @@ class Group:
         host_count = sum(not other.is_lost for other in self._members)
         if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
             self._stop_group()
-        elif self.stage is Stage.PREPARING:     # this host is lost
+        elif self.stage is Stage.PREPARING:     # the others no longer wait for this host
             self._settle_unsent_jobs(member)
             self._start_if_ready()
         elif not member.current:
@@ -1596,15 +1518,15 @@ class Group:
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
-        """Settle the jobs that were not yet sent to a host: they become `e`."""
+        """Settle the jobs that were not sent to a host: they become `e`."""
         for assignment in member.jobs:
             if assignment.phase is AssignmentPhase.CLAIMED:
                 self._sessions.settle(assignment, STOPPED)
 
     def _finish(self) -> None:
-        """Print the results after the last job, in the order of the file; let the hosts get other jobs.
+        """Print the results in the order of the file, and let the hosts get other jobs.
 
-        The first line is about the group, for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'.
+        The first line is for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'.
         """
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
@@ -1620,9 +1542,9 @@ class Group:
 
 # ======== Summaries =========================================================================================
 #
-# Clients that exit request a summary of the file, and so does a server that exits.  To read a long file takes
-# a while.  So one summary answers all earlier requests, and the next begins after a pause of four times the
-# duration.
+# Clients that exit need a summary of the file, for exit status and closing line; so does the server.  A long
+# file takes a while to read, so one summary answers all earlier requests, and the next begins after a pause
+# of four times the duration: some fifth of a CPU, however many clients ask.
 
 
 class Everybody(Consumer):
@@ -1636,10 +1558,7 @@ EVERYBODY = Everybody("")
 
 
 def make_summary_fields(summary: Summary | None, client: Client) -> Fields | None:
-    """Return a summary as message fields, for a client that exits; None: it cannot be read.
-
-    The client needs it for the exit status and the closing line.
-    """
+    """Return a summary as message fields, for a client that exits; None: the file is unreadable."""
     if not summary:
         return None
     return dict(
@@ -1647,7 +1566,7 @@ def make_summary_fields(summary: Summary | None, client: Client) -> Fields | Non
         bad=summary.bad_lines,                  # numbers of failed lines
         again=summary.can_retry,                # by -r
         left=summary.counts.new > 0 and client not in summary.without_jobs,     # for this client
-        first_stray=summary.first_stray,        # neither a job nor a comment; 0: none
+        first_stray=summary.first_stray,        # a line that is neither a job nor a comment; 0: none
     )
 
 
@@ -1670,43 +1589,38 @@ class Summaries:
             self._answer_task = spawn_task(self._answer_requests())
 
     async def _answer_requests(self) -> None:
-        """Send summaries to clients that exit, until no request is left.
-
-        They need these for the exit status and the closing line.  One summary answers all earlier requests.
-        """
+        """Send summaries to clients that exit, until no request is left."""
         while self._requests:
             await asyncio.sleep(max(self._next_summary_at - boottime(), 0.0))
             links = self._requests
             self._requests = {}
-            # a link whose client is None was closed meanwhile
+            # None: the link is detached by now
             summary = await self.make([link.client for link in links if link.client])
             for link in links:
                 if link.client:
                     link.send(type="account", account=make_summary_fields(summary, link.client))
 
     async def make(self, clients: Sequence[Client] = ()) -> Summary | None:
-        """Return a summary for the exit status of clients or the server.  None: the file is unreadable.
+        """Return a summary for the exit status of clients or the server; None: the file is unreadable.
 
-        An editor that saves in place empties the file first.  So if the file can be half saved, or reading
-        fails, scan again, MAX_LOOKS times in all.
         clients: those that exit; the summary has which of them could run jobs that are left.
         """
         looks_left = self._reader.MAX_LOOKS
         while True:
             throttle = Throttle()
             summary = await self._executor.call(self._summarize_file, clients, throttle)
-            # for _answer_requests(): summaries on request take some fifth of a CPU, however many clients ask
             self._next_summary_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
+            # an editor that saves in place empties the file first
             is_sure = summary and not summary.half_saved
             if is_sure or not looks_left or self._lifetime.is_exiting:
                 return summary
             await asyncio.sleep(self._reader.interval)
 
     def _summarize_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
-        """Scan the file once for make(), perhaps in the executor's thread.  None: it cannot be read.
+        """Scan the file once, perhaps in the executor's thread; None: it cannot be read.
 
-        EVERYBODY could run any new job.  So each counts as left, and the server's exit status is 1.
+        EVERYBODY could run any new job, so each counts as left, and the server's exit status is 1.
         """
         with throttle, suppress(OSError):
             self._reader.open_files()
@@ -1716,18 +1630,13 @@ class Summaries:
 
 # ======== Sessions ==========================================================================================
 #
-# Messages from clients are applied to the clients' lines:
-#
-#     receive_hello()        handles a hello: the client is new, or back within the grace
-#     receive_event()        handles an event: settle() gets a result, `Records` a run's progress
-#     settle()               writes a line's new state to the file; then the event is dealt with
-#     watch_claimed_lines()  notifies clients of lines that others have changed
-#     on_bye()               handles a bye
+# An event of a client goes to `Records`, a result to settle(), which decides the line's state and has it
+# written.  Then remove_assignment() forgets the line, and the event can be acknowledged.
 
 
 @dataclass(eq=False)
 class Sessions:
-    """The clients that are connected or can come back.
+    """The clients that are connected or can come back, and the lines that they have.
 
     Between add_assignment() and remove_assignment() an assignment is in `assignments` here and in the client,
     by key, and the line is locked.
@@ -1751,8 +1660,8 @@ class Sessions:
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
-    # of results that are in the file, oldest first: a client repeats one that was not acknowledged.
-    # OrderedDict: a dict takes ever longer to find the first key
+    # of results that are in the file, oldest first; for Recovery, as a client that connects again reports a
+    # job until the result is acknowledged.  OrderedDict: a dict takes ever longer to find the first key
     settled_keys: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -1767,13 +1676,12 @@ class Sessions:
     def remove_assignment(self, assignment: Assignment, line_result: LineResult) -> None:
         """Take a line off its client, end the records, and notify the group; a second call does nothing.
 
-        Called when the result is written or never will be, when another runner has the line, or when the
-        client did not come back.
+        The job lock is not freed here: whoever settles, loses or leaves the line has `Claims` do that.
         """
         if assignment.phase is AssignmentPhase.OVER:
             return
         assignment.mark_over()
-        # otherwise the client is back, with a new assignment
+        # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
         del assignment.client.assignments[assignment.key]
@@ -1784,39 +1692,39 @@ class Sessions:
             assignment.member.group.on_job_finished(assignment.member, assignment, line_result)
 
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
-        """Decide the result of a line, and have it written to the file soon; later calls do nothing.
+        """Decide the result of a line, and have it written soon; a later call for the line does nothing.
 
-        Called when a client reports the result or gives the job back.  Called also when the server decides,
-        for example because a command cannot be started, or a group is stopped.  The line stays assigned to
-        the client until the result is written, or never can be.
+        The line stays assigned until the result is written, or never can be.
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
         client = assignment.client
-        # with many short jobs in a row the client gets jobs ahead: Client.slots_to_fill
+        # for Client.slots_to_fill
         was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
         client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
         spawn_task(self._write_result(assignment, line_result))
 
     async def _write_result(self, assignment: Assignment, line_result: LineResult) -> None:
-        """Write a decided result to the file, and forget the assignment once it is there, or never can be."""
+        """Write a decided result to the file, and forget the assignment once it is there, or never can be.
+
+        If a user has cancelled the job, the state in the file remains, and nothing is written.
+        """
         # results that come while the executor makes earlier calls share one flush of the records
         await self.executor.call(int)
-        # Before the state: we can be killed in between, and clients do not send a run again if the file has
-        # its result
+        # before the state: we can be killed in between, and no client sends a run again whose result is there
         self.records.flush()
         write = partial(self.executor.call, self.claims.finish, assignment.job, line_result.state)
         error = await write_with_retries(write, self.interval, self.say, assignment.job)
-        # Calls before the write come first: a count among them lacks a `.` that we have written, so it lets
-        # clients exit unless the line is still assigned
+        # answers to earlier calls come first: a count among them lacks a `.` that we have written, and only
+        # the assignment keeps clients from exiting
         await asyncio.sleep(0)
         self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
+            # the client accepts at most 1000 characters
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
-            # until it is acknowledged, a client that connects again reports the job: Recovery then needs this
             self.settled_keys[assignment.key] = None
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)
@@ -1834,19 +1742,16 @@ class Sessions:
         await self.executor.flush()             # the states are written
 
     async def watch_claimed_lines(self) -> None:
-        """Check the claimed lines now and then, and order clients to kill cancelled and lost jobs.
-
-        Cancelled: a user has set the line's state.  Lost: another runner has claimed the line.  Lines that an
-        edit has moved are found again.  Never returns.
-        """
+        """Now and then check the claimed lines, and have cancelled and lost jobs killed.  Never returns."""
         while True:
             await asyncio.sleep(self.interval / 2)
-            causes = await self.executor.call(self.claims.queue.check_jobs)      # "cancelled" or "lost"
+            # "cancelled": a user has set the line's state; "lost": another runner has the line, or it is gone
+            causes = await self.executor.call(self.claims.queue.check_jobs)
             for assignment in list(self.assignments.values()):
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                # of a line whose result is being written, _write_result() reports the loss
+                # otherwise _write_result() reports it
                 elif cause == "lost" and assignment.is_undecided:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
@@ -1854,10 +1759,7 @@ class Sessions:
                     self.remove_assignment(assignment, TAKEN)
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
-        """Order the client to stop a cancelled job; settle a job that was not yet sent.
-
-        A lost client gets the order when it comes back.
-        """
+        """Order the client to stop a cancelled job; if it is away, _welcome() repeats that."""
         if assignment.phase is AssignmentPhase.CLAIMED:
             self.settle(assignment, LineResult(CANCELLED, "cancelled"))
         else:
@@ -1881,22 +1783,18 @@ class Sessions:
                 assignment.group.abort()        # sets `assignment.member` of each unstarted job to None
 
     def describe_kept_lines(self, assignments: Assignments) -> str:
-        """Return a text for a message: '; lines 3, 5 kept for 60s'; '' if there are none."""
+        """Return a text such as '; lines 3, 5 kept for 60s'; '': none are."""
         lines = [assignment.number for assignment in assignments.values() if assignment.is_undecided]
         return f"; {name_lines(lines)} kept for {human_time(self.grace)}" if lines else ""
 
     def receive_hello(self, link: ClientLink, message: Message) -> None:
-        """Find the client that sent this `hello`: one that is back within the grace, or a new one.
-
-        A new one gets the task serve_client(), which serves it on this and all later links (connections).
-        Raises WireError.
-        """
+        """Serve a new client, or wake the task of one that is back within the grace.  Raises WireError."""
         has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
         if has_duplicate:
             raise WireError("one job twice")
         client_id = message.hexadecimal("client", 16)
         client = self.clients.get(client_id) or Client(self, client_id)
-        # before a new client is kept, because this can raise WireError
+        # this wakes serve_client(); a WireError comes before a new client is kept, which would have no task
         client.on_hello(link, message)
         if client_id not in self.clients:
             self.say(f"client {client.where} came")
@@ -1911,10 +1809,9 @@ class Sessions:
     # -- events ----------------------------------------------------------------------------------------------
 
     def receive_event(self, client: Client, kind: str, message: Message) -> None:
-        """Apply an event of a client (see the cases below), once: clients send events again on a new link.
+        """Apply an event of a client, once: clients send events again on a new link.
 
-        Ignore an event of a settled or lost line.  Raises WireError; also then the event is acknowledged, so
-        that the client does not send it again on each link.
+        Raises WireError; also then the event is acknowledged, so that it does not come again on each link.
         """
         event_number = message.integer("n")
         if event_number <= client.newest_event:
@@ -1922,7 +1819,7 @@ class Sessions:
         client.newest_event = event_number
         try:
             assignment = client.assignments.get(message.text("id", 16))
-            if assignment is None or not assignment.is_undecided:
+            if assignment is None or not assignment.is_undecided:       # lost, or settled already
                 return
             if assignment.phase is AssignmentPhase.CLAIMED:
                 raise WireError("it was not given that job")
@@ -1952,17 +1849,12 @@ class Sessions:
 
     @staticmethod
     def _read_result(assignment: Assignment, message: Message, event_number: int) -> LineResult:
-        """Return the result of a job from a client's message `finish`.  Raises WireError.
-
-        A job with state `.` is given back, and has no run.  A held state is valid only if a user has
-        cancelled the job.
-        """
+        """Return the result of a job from a `finish`.  Raises WireError."""
         state = message.state_byte("state")
         is_cancelled = state == CANCELLED and assignment.is_cancelled
-        is_returned = state == NEW and not assignment.run
+        is_returned = state == NEW and not assignment.run       # given back: it was not begun
         if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
-        # of a group: the job had a timeout, or was not started
         loses_host = "lost" in message.fields and message.boolean("lost")
         return LineResult(state, message.text("how", 64), loses_host, event_number)
 
@@ -1971,27 +1863,27 @@ class Sessions:
     def acknowledge_soon(self, client: Client) -> None:
         """Acknowledge a client's events a moment later, so that many share a message.
 
-        A client sends no more output when OUTPUT_WINDOW_BYTES are not acknowledged.  So if half of them are
-        reached, acknowledge at once.  On a network file system (the executor has a thread), flushing the
-        journal costs some five round trips, so leave it to the next flush_records().
+        On a network file system (the executor has a thread), a flush of the journal costs some five round
+        trips, so it is left to the next flush_records().
         """
-        # otherwise a call of acknowledge() is due already
+        # otherwise a call is due already
         if not self._unacknowledged and not self.executor.pool:
             self.loop.call_later(ACKNOWLEDGE_SECONDS, self.acknowledge)
         self._unacknowledged.add(client)
-        if client.unwritten_bytes > OUTPUT_WINDOW_BYTES // 2:
+        if client.unwritten_bytes > OUTPUT_WINDOW_BYTES // 2:       # at the whole window the client stops
             self.acknowledge()
 
     def acknowledge(self) -> None:
         """Acknowledge all events that came, once they are in the files: then clients can send more output.
 
-        While the disk or terminal is too slow, acknowledge nothing; on_writer_relieved() calls this again.
-        A server that exits acknowledges all the same, because it ignores further output.
+        While the disk or terminal is too slow, do nothing; on_writer_relieved() calls this again.
         """
         self.records.flush()
+        # a server that exits gets no further output
         self.is_held_back = self.records.is_behind(Writer.HIGH_BACKLOG) and not self.lifetime.is_exiting
         if self.is_held_back:
             return
+        # as of now: events that come before on_written() are not in the files then
         received = [(client, client.last_complete_event, client.output_bytes)
                     for client in self._unacknowledged]
         self._unacknowledged.clear()
@@ -2004,15 +1896,15 @@ class Sessions:
         self.executor.then(on_written)
 
     def flush_records(self) -> None:
-        """Write gathered records, and acknowledge them.  Called about once a second."""
+        """Write gathered records, and acknowledge them."""
         self.records.on_tick()
         self.acknowledge()
 
 
 # ======== Recovery ==========================================================================================
 #
-# A client can have jobs that this server has not assigned: an earlier server has, or the client's grace was
-# over.  Each client that connects names line and command of its jobs, and reclaim_lines() answers:
+# A client can bring jobs that this server has not assigned: from an earlier server, or after the grace.  It
+# names line and command of each, and reclaim_lines() answers:
 #
 #     the line with that number and command, or
 #     the only line of that command                                 answer
@@ -2023,13 +1915,12 @@ class Sessions:
 #
 # So if an edit has moved one of several equal lines while no server ran, its job is lost, and runs again.
 #
-# Until the grace is over, lines with job locks of the previous server have no other runner.  A line without a
-# runner is claimed as by any runner: while holding the command mutex, and by the count of job locks.  So no
-# second copy can start.
+# No second copy can start: for the grace, lines with job locks of the previous server have no other runner,
+# and any other line is claimed as by a runner, under the command mutex and by the count of job locks.
 #
-# If the file cannot be read now, the server drops the connection, so that the client keeps the jobs and comes
-# back.  If the file can be half saved, or another process is changing a line of the command, the server first
-# retries for a while.
+# While the answer is in doubt (the file is unreadable or can be half saved, or another process is changing a
+# line of the command), the server retries, then drops the connection: the client keeps the jobs, and comes
+# back.
 
 
 @dataclass(frozen=True)
@@ -2043,7 +1934,7 @@ class ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         has_result = entry.fields.get("result") is not None
         result = entry.state_byte("result") if has_result else None
-        # 0, NEW: the client does not know them
+        # offset and state are unknown to the client
         line = Line(entry.integer("number"), 0, NEW, entry.job_text())
         return cls(entry.hexadecimal("id", 16), line, result)
 
@@ -2057,8 +1948,8 @@ class Reclaimed:
     """What becomes of the jobs of a returning client.  With a doubt, some are in no list."""
     jobs: dict[str, Job] = field(default_factory=dict)      # by key: the client has the line again
     settled: list[str] = field(default_factory=list)        # keys: the line has the job's result already
-    lost: list[str] = field(default_factory=list)           # keys: all others
-    doubt: str = ""                     # why it is unknown now whether another runner has a line
+    lost: list[str] = field(default_factory=list)           # keys: all others; Recovery.reclaim() sets this
+    doubt: str = ""                     # why it is unknown now who has a line
 
 
 @dataclass(eq=False)
@@ -2066,7 +1957,7 @@ class ClaimedBatch:
     jobs: list[Job]
     plans: dict[int, GroupPlan]         # of the groups that the walk has met; by the offset of the first job
     no_job: NoJob | None                # None: enough jobs were claimed
-    has_skipped_lines: bool = False     # new ones, that clients to whom nothing was offered can perhaps take
+    has_skipped_lines: bool = False     # new ones, which can suit clients to whom nothing was offered
 
     @property
     def must_continue(self) -> bool:
@@ -2077,13 +1968,14 @@ class Claims(Cursor):
     """Does all that a server does with the job file, except counting.
 
     Only the file executor calls the methods, perhaps in a thread, and no other object has this job file and
-    queue.  Both sides know two kinds of objects.  Each attribute is written on one side only, and
-    has immutable values, so the other side reads the old value or the new one:
+    queue.  Both sides know three kinds of objects.  Each attribute is written on one side only, and has
+    immutable values, so the other side reads the old value or the new one:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
         Client, a `Consumer`    `free`; `retry` once its failed    `name`, `address`, `follow`, `capacity`;
                                 lines are new again                `retry` at the first hello
+        PendingGroup, complete  `cannot_start_yet`                 `started`
     """
 
     file: ServedFile
@@ -2100,22 +1992,16 @@ class Claims(Cursor):
 
     def claim_batch(self, offers: Sequence[tuple[Consumer, Resources]], leaving: Collection[Consumer],
                     all_consumers: Collection[Consumer]) -> ClaimedBatch:
-        """Claim lines for clients that wait for jobs, one for each client in turn.
+        """Claim lines for clients, one for each in turn, MAX_BATCH_LINES at most, because other calls wait.
 
-        Called by Dispatcher.hand_out_lines().  Claim MAX_BATCH_LINES at most: results and other calls for
-        the file wait meanwhile.
-
-        offers: the clients with free slots and memory; empty: only walk on through the file, to find groups
-        and orphans.
-        leaving: those of them that exit if no line is left for them; EVERYBODY stands for a server that does.
-        all_consumers: also busy ones, and lost ones in the grace: if one has -r or --resume, failed lines or
-        orphans run again.
+        offers: free slots and memory; empty: only walk on through the file, to find groups and orphans.
+        leaving: exit if no line is left for them; EVERYBODY stands for the server.  all_consumers: also busy
+        ones, and lost ones in the grace: if one has -r or --resume, failed lines or orphans run again.
         """
         consumers = Consumers(consumer for consumer, _ in offers)       # still want jobs
         for consumer, free in offers:
             consumer.free = free
         jobs: list[Job] = []
-        # without offers the first result is a NoJob
         while (consumers.all or not offers) and len(jobs) < MAX_BATCH_LINES:
             result = self.claim(leaving, consumers, all_consumers)
             if isinstance(result, NoJob):
@@ -2130,9 +2016,9 @@ class Claims(Cursor):
         return ClaimedBatch(jobs, self._plan_groups(), None)
 
     def _plan_groups(self) -> dict[int, GroupPlan]:
-        """Return a plan for each group that was found whole and has not started: which host gets which jobs.
+        """Return a plan for each complete group that has not started, by the offset of its first job.
 
-        Return {} if the file was just edited or cannot be read; another walk then finds the groups again.
+        {} after an edit, or if the file cannot be read: another walk finds the groups again.
         """
         groups = [group for group in self.groups if group.jobs and group.is_complete and not group.started]
         try:
@@ -2143,10 +2029,9 @@ class Claims(Cursor):
             return {}
 
     def claim_group(self, plan: GroupPlan, clients: Mapping[str, Consumer]) -> dict[str, list[Job]]:
-        """Claim the lines of a group for its clients, up to the first failure; return the jobs.
+        """Claim the lines of a group, up to the first failure; the caller gives the lines of a part back.
 
-        plan: all lines of the group are claimed or none, so if some are missing the caller gives the others
-        back.  clients, and the result: by entry of host=.
+        clients, and the result: by entry of host=.
         """
         claimed: dict[str, list[Job]] = {host: [] for host in plan.jobs_by_host}
         for host, jobs in plan.jobs_by_host.items():
@@ -2154,8 +2039,8 @@ class Claims(Cursor):
                 job = None
                 with suppress(OSError):
                     job = self.queue.claim(line, clients[host], settings).job
-                if not job:             # the file has changed or cannot be read
-                    self.restart_walk()         # from the top; it reports an error that lasts
+                if not job:
+                    self.restart_walk()         # it reports an error that lasts
                     return claimed
                 claimed[host].append(job)
         return claimed
@@ -2165,15 +2050,14 @@ class Claims(Cursor):
     def inherit(self, lock_fd: int) -> int | None:
         """Take over the job locks of a dead server, which this descriptor holds; return how many.
 
-        None: the lock file was removed since, so these locks mean nothing.
-        A lock belongs to a client's job, and has no line until that client reports the job: reclaim_lines().
-        The lines, which are `r`, are looked up here once, so that no client has to search the file for its
-        own.  Raises OSError.
+        None: the lock file was removed since, so these locks mean nothing.  Raises OSError before anything is
+        taken over.
         """
         self.queue.open_files()
         if not self.file.lock_table.inherit_locks(lock_fd):
             return None
-        with suppress(OSError):      # then each client costs a search
+        # a lock does not show the line: look for all of them once, or each client would cost a search
+        with suppress(OSError):
             self._inherited_lines = {(line.number, line.command): line
                                      for line in self.file.scan_lines(RUNNING)
                                      if self.file.lock_table.is_own_lock_inherited(line)}
@@ -2193,26 +2077,22 @@ class Claims(Cursor):
 
     def reclaim_lines(self, consumer: Consumer, reported: Sequence[ReportedJob],
                       may_conclude_lost: bool) -> Reclaimed:
-        """Claim lines for jobs that a connecting client has, and this server has not assigned.
+        """Claim lines for jobs that a client has, and this server has not assigned.
 
-        The client can then go on with them, and kills those that get no line.  If the file cannot be read
-        now, or another process is changing a line, the result has a doubt, and Recovery calls this again.
-
-        may_conclude_lost: the last of these calls, in which a missing line counts as gone even if the file
-        can be half saved.
+        may_conclude_lost: a missing line counts as gone even if the file can be half saved.
         """
         reclaimed = Reclaimed()
         try:
             others = []
             for job in reported:
-                # found when we started; so most jobs of a dead server need no search of the file, for which
-                # its other clients would have to wait
+                # mostly so, after a dead server: no search
                 line = self._inherited_lines.get((job.line.number, job.line.command))
                 if line and self.file.lock_table.is_own_lock_inherited(line):
                     reclaimed.jobs[job.key] = self.queue.claim_inherited(line, own_job_lock_offset(line))
                 else:
                     others.append(job)
             if others:
+                # a parameter, because jobs that it adds before it raises stay claimed, and must be assigned
                 self._reclaim_each(others, may_conclude_lost, reclaimed)
         except TemporaryError as error:
             reclaimed.doubt = str(error)
@@ -2226,13 +2106,9 @@ class Claims(Cursor):
 
     def _reclaim_each(self, reported: Sequence[ReportedJob], may_conclude_lost: bool,
                       reclaimed: Reclaimed) -> None:
-        """Search the file for each job that a client has brought back, and claim its line.
+        """Search the file for each job: claim its line, or find it settled; a job in neither list is lost.
 
-        Put each job into `reclaimed`: it has a line again, or it is settled, as its line has its result
-        already.  Jobs in neither list are lost.  Raises TemporaryError if the file could be half saved, so
-        that a missing line proves nothing; OSError.  Then the caller asks again.
-
-        may_conclude_lost: as for reclaim_lines().
+        Raises TemporaryError, OSError: some jobs are in doubt, and earlier ones stay in `reclaimed`.
         """
         self.queue.open_files()
         signature = self.file.signature()
@@ -2246,11 +2122,11 @@ class Claims(Cursor):
             own_line = reported_job.line
             lines = lines_by_command[own_line.command]
             line = own_lines.get((own_line.number, own_line.command))
-            # After the grace, the line of a client was an orphan, and can be `e` or `.` by now.  A job that
-            # runs or has a result may still have it.
+            # After the grace, the line was an orphan, and can be `e` or `.` by now.  A job that runs or has a
+            # result may still have it; one that will run again needs no such line.
             states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
-            # The only line of a command is the job's, even if an edit has moved it.  But a new line, unless a
-            # lock shows that it is the job's, can be another one, which must run.
+            # The only line of a command is the job's, even if an edit has moved it.  But a new one can be
+            # another, which must run.
             if not line and len(lines) == 1 and is_whole_file:
                 line = lines[0]
                 states = states.replace(NEW, b"")
@@ -2274,8 +2150,8 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        Called when the server starts.  Raises UsageError if the file cannot be used now: the server does not
-        start, and the keeper holds the locks for the next one.
+        Call this before clients can connect.  Raises UsageError: the server must not start, and the keeper
+        holds the locks for the next one.
         """
         sessions = self._sessions
         try:
@@ -2283,8 +2159,9 @@ class Recovery:
         except OSError as error:
             raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
         if count is None:
+            # all job locks in the old lock file, also for the keeper, which has this description
             with suppress(OSError):
-                unlock(lock_fd, 0, IN_USE_BYTES)        # the keeper has the same description: also for it
+                unlock(lock_fd, 0, IN_USE_BYTES)
             sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
         elif count:
             grace = human_time(sessions.grace)
@@ -2292,16 +2169,16 @@ class Recovery:
                 f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "
                 "clients"
             )
+            # otherwise lines that no client names would stay `r` and locked
             sessions.loop.call_later(
                 sessions.grace, sessions.executor.post, sessions.claims.drop_inherited_locks
             )
 
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
-        """Give a client the lines of the jobs that it reports when it connects; return which jobs have one.
+        """Give a client the lines of the jobs that it reports; return `lost` ones, or the `doubt`.
 
-        If it is in doubt whether a line is gone, or has another runner, try again.  In the last try, two
-        intervals after the first, a missing line counts as gone.  If any doubt remains, the caller drops the
-        connection.  Meanwhile the client can be lost again.
+        In doubt try again, for MAX_LOOKS - 1 intervals; in the last try a missing line counts as gone.
+        `jobs` has only those of the last try.  Meanwhile the client can be lost again.
         """
         sessions = self._sessions
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
@@ -2315,7 +2192,8 @@ class Recovery:
                 )
                 for key, job in reclaimed.jobs.items():
                     sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN))
-            # while the executor searched, a result can have been written, or a line lost
+            # not by reclaimed.jobs: an earlier try, or this server before, can have assigned a job; and while
+            # the executor searched, a result can have been written, or a line lost
             reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
@@ -2331,64 +2209,52 @@ class Recovery:
 #     1. hand_out_lines() starts to claim lines when a client has requested jobs, when a group has started,
 #        ended or was aborted, with --exit-when-done when no client has a line any more, and while clients
 #        wait: every 0.1 s, on a network file system every second.  Only one claim runs at a time.
-#     2. claim_batch() claims lines for waiting clients, one for each in turn: for the first of them, until a
-#        walk has met lines that do not suit these, then for all of them.  After MAX_BATCH_LINES the
-#        file executor does other work first.
+#     2. claim_batch(), in the file executor, claims lines for waiting clients, one for each in turn: for the
+#        first of them, until a walk (a scan of the file) has met lines that do not suit these, then for all.
 #     3. _on_batch_claimed() sends the lines.
 #     4. A client that would exit gets `nothing` if a count after the request, and after a walk that found no
 #        job, lets it (Cursor._find_exits()), and no line can come back now.  The file executor counts between
 #        its other calls, so each line that is not in the count as `.` is an assignment until its `.` is
 #        written.  With --exit-when-done the count also decides for the server.
-#     5. Each group that a walk has met has a plan: which host gets which jobs.  Once all hosts have a free
-#        slot, the lines are claimed, all or none.  If all hosts are connected but some are busy, the hosts
-#        get no other jobs until then.
+#     5. Each group that a walk has met has a plan.  Once all hosts have a free slot, the lines are claimed,
+#        all or none.  If all hosts are connected but some are busy, they get no other jobs until then.
 
 
 class Dispatcher:
-    """Hands out lines to the clients that wait for jobs, and starts groups (jobs that start together).
-
-    The file executor claims: it locks a line and marks it `r`, perhaps in a thread.  A walk is a scan of the
-    file for lines to claim.
-    """
+    """Hands out lines to the clients that wait for jobs, and starts groups."""
 
     def __init__(self, sessions: Sessions, stdout: Writer, exit_when_done: bool) -> None:
-        """stdout: for results of groups.
-
-        exit_when_done: drain once no line is left that anybody could run (EVERYBODY, in a claim).
-        """
+        """stdout: for results of groups.  exit_when_done: drain if no line is left that anyone could run."""
         self._sessions = sessions
         self._stdout = stdout
         self._exit_when_done = exit_when_done
         self._lifetime = sessions.lifetime
-        # they want jobs; the one served last is the last
-        self.waiting_clients: dict[Client, None] = {}
+        self.waiting_clients: dict[Client, None] = {}       # the one served last is the last
         self._leaving: set[Client] = set()      # exit if the claim under way lets them
-        self._next_claim: asyncio.TimerHandle | None = None  # calls hand_out_lines() when a walk is due
+        self._next_claim: asyncio.TimerHandle | None = None
         # of groups that wait for hosts; by the offset of the first job
         self._group_plans: dict[int, GroupPlan] = {}
         self._reserved: set[Client] = set()     # for groups whose hosts are connected, but some are busy
         self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
         self._groups_paused_until = 0.0         # boottime(): after a group could not start
-        # boottime(): a claim offers lines to clients, but not sooner after one that found none for them
-        self._next_offers_at = 0.0
+        self._next_offers_at = 0.0              # boottime(): end of the pause after a claim without a line
         self._must_offer_to_all = False         # lines are left that do not suit the first clients in turn
-        self.is_claiming = False                # the file executor does so
+        self.is_claiming = False
 
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; it gets them after all messages that were read together."""
-        self._leaving.discard(client)           # it can fit other lines now
+        self._leaving.discard(client)           # other lines can suit it now
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
             self.hand_out_lines_soon()
 
     def hand_out_lines(self, walks_on: bool = True) -> None:
-        """Start to claim lines for the waiting clients, in turn; _on_batch_claimed() sends them.
+        """Start to claim lines for the waiting clients; _on_batch_claimed() sends them.
 
-        Called whenever there can be jobs, or clients that want some.  Do nothing during another claim, in the
-        pause after one that found no job, or while records are written too slowly.  Once the server drains,
-        let clients exit instead.
+        Do nothing during another claim, in the pause after one that found no job, or while records are
+        written too slowly.  Once the server drains, let clients exit instead.
 
-        walks_on: if no client waits, walk on through the file, to find groups and orphans; False: do nothing.
+        walks_on: if no client waits, walk on, to find groups and orphans.
         """
         if not self._lifetime.is_serving:
             return self._let_clients_exit({
@@ -2402,8 +2268,8 @@ class Dispatcher:
         if sessions.records.is_behind(Writer.HIGH_BACKLOG):
             return
         offers: dict[Client, Resources] = {}
-        # FEW_OFFERS do for a batch if each line suits each client, so ask all of thousands only if some lines
-        # do not.  A client that would exit needs an answer, wherever it stands in the queue.
+        # FEW_OFFERS do if each line suits each client, so ask all of thousands only if some lines do not; a
+        # client that would exit needs an answer, wherever it stands
         waiting = self.waiting_clients
         asks_all = self._must_offer_to_all or any(client.exits_without_jobs for client in waiting)
         for client in waiting if asks_all else itertools.islice(waiting, FEW_OFFERS):
@@ -2414,7 +2280,7 @@ class Dispatcher:
         self._leaving = {client for client in offers if client.exits_without_jobs}
         leaving: set[Consumer] = {*self._leaving}
         if self._exit_when_done and not sessions.assignments:
-            leaving.add(EVERYBODY)              # ask also if the server may exit: see _on_no_job()
+            leaving.add(EVERYBODY)              # asks if the server may exit
         all_clients = list(sessions.clients.values())
         sessions.executor.call_then(
             self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
@@ -2423,25 +2289,18 @@ class Dispatcher:
     def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
         """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
 
-        A line that cannot be started becomes `e`.  If the client is lost, or the server drains, the line
-        becomes `.` again.  Also let clients exit that can get no job, and claim a group or reserve clients
-        for groups.
-
-        With `no_job`, the search has ended before all waiting clients had jobs.  If it has only used up its
-        time slice (`must_continue`), go on at once.  Otherwise pause for OFFER_SECONDS per waiting client, so
-        that thousands of idle clients do not keep the server busy.  If the search has skipped lines, these
-        can suit a client to whom nothing was offered.  So the next search offers them to all.
+        Also let clients exit that can get no job, and claim a group or reserve clients for groups.
         """
         self.is_claiming = False
         to_send: dict[Client, list[Assignment]] = {}
         for job in batch.jobs:
             assignment = self._assign(job)
             client = assignment.client
-            if not self.is_startable(assignment):
+            if not self.is_startable(assignment):           # the line becomes `e`
                 self._sessions.settle(assignment, UNSTARTED)
             elif client.link and self._lifetime.is_serving:
                 to_send.setdefault(client, []).append(assignment)
-            else:
+            else:                                           # the line becomes `.`
                 self._sessions.settle(assignment, RETURNED)
         for client, assignments in to_send.items():
             slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
@@ -2449,6 +2308,7 @@ class Dispatcher:
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
+            # otherwise only its time slice is used up; the pause keeps thousands of idle clients cheap
             if not batch.must_continue:
                 self._next_offers_at = boottime() + OFFER_SECONDS * len(self.waiting_clients)
                 self._must_offer_to_all = batch.has_skipped_lines
@@ -2460,26 +2320,24 @@ class Dispatcher:
         """Assign a claimed line to the client for which it was claimed."""
         client = job.consumer
         assert isinstance(client, Client)       # Claims knows only the base class
-        # A client that connects names keys of jobs, so they must be hard to guess, and unlike those of other
-        # servers.
+        # a client that connects names keys, so they must be hard to guess, and unlike those of other servers
         assignment = Assignment(secrets.token_hex(8), client, job)
         self._sessions.add_assignment(assignment)
         return assignment
 
     def _on_no_job(self, no_job: NoJob) -> None:
-        """After a walk (a scan of the file) without a job, let clients exit, and plan the next walk.
+        """After a walk without a job, let clients exit, and plan the next walk.
 
-        Only clients may exit that have asked for that, and for which no line is left.  Drain if no line can
-        ever be claimed (an error of the file), or if all are done and --exit-when-done is given.
+        Drain if no line can ever be claimed, or with --exit-when-done if all are done.
         """
         final_error, exits = no_job.final_error, no_job.exits
         may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
-        # a line that comes back could be for them: then they wait for the answer of a later walk
+        # a line that comes back could be for them, so they wait for a later walk
         if may_exit and not any(
             assignment.can_become_new for assignment in self._sessions.assignments.values()
         ):
             self._let_clients_exit(may_exit, no_job.summary)
-        if no_job.retry_after:                  # a walk is due then, for example below an open barrier
+        if no_job.retry_after:
             if self._next_claim:
                 self._next_claim.cancel()
             self._next_claim = self._sessions.loop.call_later(no_job.retry_after, self.hand_out_lines)
@@ -2524,13 +2382,13 @@ class Dispatcher:
     def _let_clients_exit(self, why_left: dict[Client, str], summary: Summary | None = None) -> None:
         """Send `nothing` to these clients, unless they have jobs or belong to a group: they exit.
 
-        They wait no longer: a line sent to a client that exits would come back unstarted.  A server that is
-        exiting sends `closing` instead: after a signal the clients must stay for the next server.
         why_left: why jobs remain that will never start; '': none remain.  summary: of the count that lets
         them exit; None: the server drains.
         """
         for client, why in why_left.items():
+            # when the server exits, `closing` follows: after a signal clients must stay for the next server
             if client.can_get_jobs and not (client.assignments or self._lifetime.is_exiting):
+                # a line for a client that exits would come back unstarted
                 self.waiting_clients.pop(client, None)
                 client.exits_without_jobs = False
                 client.send_message(
@@ -2545,17 +2403,15 @@ class Dispatcher:
     def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
         """Start to claim a group if a client with a free slot waits for each of its hosts; one at a time.
 
-        If all hosts of a group are connected, but some are busy, reserve a client of each.  It gets no other
-        jobs until the group is claimed, so that all are free at one time.  Groups further up in the file
-        choose first: clients that are reserved for them do not count.
-        batch: has the groups that the last claim has met.
+        If all hosts are connected, but some are busy, reserve a client of each, so that all are free at one
+        time.
         """
         if batch.no_job is not None and not batch.must_continue:
             self._group_plans = {}              # after a complete walk no others wait
         self._group_plans.update(batch.plans)
         self._reserved = set()
+        # groups further up choose first: for others, reserved clients do not count
         for offset, plan in sorted(self._group_plans.items()):
-            # jobs of it run, perhaps since the previous server; or not all are found yet
             if plan.pending.cannot_start_yet:
                 continue
             clients = self._choose_clients(plan, {
@@ -2568,7 +2424,7 @@ class Dispatcher:
                     client: client.slots for client in self._sessions.clients.values() if client.link
                 }).values())
             elif not self.is_claiming and self._lifetime.is_serving and not is_paused:
-                plan.pending.started = True             # walks no longer report it
+                plan.pending.started = True             # Claims makes no more plans for it
                 self.is_claiming = True
                 del self._group_plans[offset]
                 on_claimed = partial(self._prepare_or_return_group, plan)
@@ -2576,19 +2432,19 @@ class Dispatcher:
                 self._sessions.executor.call_then(on_claimed, claim_group, plan, clients)
 
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
-        """Return a client for each host of a group; {} if some host has none: then the group must wait.
+        """Return a client for each host of a group; {}: some host has none, so the group must wait.
 
-        A host of `host=` can be a pattern, which several clients match.  So choose first for the host with
-        the fewest slots to choose from.  slots: how many each client can give; a host needs one.
+        slots: how many each client can give; a host needs one.
         """
         free = {client: count for client, count in slots.items() if client not in self._reserved}
-        if len(plan.jobs_by_host) > sum(free.values()):     # spares the matching of many hosts
+        if len(plan.jobs_by_host) > sum(free.values()):     # the matching of many hosts is slow
             return {}
         # clients with --follow take no jobs below `#RUN end`
         clients = [client for client in free if not (plan.pending.below_end and client.follow)]
         matching = {host: [client for client in clients if client.matches_host(host)]
                     for host in plan.jobs_by_host}
         chosen = {}
+        # first the host with the fewest slots to choose from: several clients can match a pattern
         for host in sorted(matching, key=lambda host: sum(slots[client] for client in matching[host])):
             if not (client := next((client for client in matching[host] if free[client] > 0), None)):
                 return {}
@@ -2597,10 +2453,8 @@ class Dispatcher:
         return chosen
 
     def _prepare_or_return_group(self, plan: GroupPlan, claimed: dict[str, list[Job]]) -> None:
-        """Assign the claimed jobs of a group to the hosts' clients, in order, and prepare the group.
+        """Prepare a group if all its lines are claimed and its clients connected; else give the lines back.
 
-        Called when claim_group() has made its attempt.  Give the lines back if it could not claim all, a
-        client was lost, or the server drains: a group starts as a whole.
         claimed: as claim_group() returns it.
         """
         self.is_claiming = False
@@ -2627,14 +2481,14 @@ class Dispatcher:
 
 # ======== The server ========================================================================================
 #
-# Options, files, sockets, token and keeper come before the event loop, so that errors appear on the user's
-# terminal.
+# All that can fail comes before the event loop, and before the server goes into the background, so that
+# errors appear on the user's terminal.
 
 
 class Server(Program):
 
     def __init__(self, argv: Sequence[str]) -> None:
-        # refuse what can be refused before anything is opened for good: see check_and_open()
+        # check before anything is opened for good
         parser = make_parser()
         options: argparse.Namespace = parser.parse(argv)
         if options.grace is None:
@@ -2646,7 +2500,7 @@ class Server(Program):
         refuse_as_output(self.path)
         file = JobFile(self.path, say=self.say, mount=self.mount)
         check_lock_file(file)
-        file.close_files()              # a ServedFile opens both again, with a lock table of the keeper
+        file.close_files()              # a ServedFile opens both again, with a SharedLockTable
         check_job_file(self.path, self.mount.network, self.say)
         self._final_summary: Summary | None = None      # None: the file cannot be read
         self.began = boottime()
@@ -2654,23 +2508,19 @@ class Server(Program):
     # -- from start to end -----------------------------------------------------------------------------------
 
     def check_and_open(self) -> None:
-        """Open files, port and token, and start the keeper: all that can fail.  Raises UsageError.
-
-        Called before the event loop, and before the server goes into the background, so that errors appear
-        on the user's terminal.
-        """
+        """Open files, port and token, and start the keeper.  Raises UsageError."""
         allow_descriptors(MIN_DESCRIPTORS, "a server needs", "raise ulimit -Hn")
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
-        # the socket, and as many waiting connections as the system allows
+        # as many connections as the system allows
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
         # before the keeper: if the port is in use, the previous server's keeper still has its locks
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
         self._token, token_text = choose_token()
-        # until the loop handles them: a signal that killed us here would leave the keeper behind
+        # until the loop handles them: a signal that killed us here would leave a keeper
         signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         try:
             self._keeper = KeeperLink(self.path, self.options.grace)
@@ -2679,8 +2529,8 @@ class Server(Program):
             raise UsageError(f"{self.path}: {usage_error}") from None
         except OSError as error:
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
-        # by this id a client with jobs recognizes the server of another file.  A renamed file gets another;
-        # files with one path on two hosts have the same, so their servers need different tokens
+        # by this id a client with jobs recognizes the server of another file; files with one path on two
+        # hosts have the same, so their servers need different tokens
         file_id = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32]
         self._credentials = make_credentials(context, file_id)
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
@@ -2723,15 +2573,12 @@ class Server(Program):
         return self.runner_stats.exit_status(self._final_summary) if status is None else status
 
     def _answer_status_query(self) -> None:
-        """Answer a `runwait4.py --status` that has connected, for example '1 client, 1 lost: bob since 5.0s'.
-
-        Any user can connect, but only processes of this user get an answer.
-        """
-        # no descriptor is free: the answer comes later or never; or the asker has closed the connection
+        """Answer a `runwait4.py --status` that has connected: '1 client, 1 lost: bob since 5.0s'."""
+        # no descriptor is free, or the asker has closed the connection
         with suppress(OSError):
             asker, _ = self._status_socket.accept()
             with asker:
-                if same_user(asker):
+                if same_user(asker):            # any user can connect
                     clients = self.sessions.clients.values()
                     lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
                             for client in clients if (link := client.newest_link) and link.detached.done()]
@@ -2752,10 +2599,9 @@ class Server(Program):
     def _accept_connections(self) -> None:
         """Accept waiting connections while at most MAX_HANDSHAKES handshakes are under way.
 
-        The others wait in the backlog, which costs nothing.  With more handshakes each would take longer, and
-        all must end before the clients give up.  A handshake that has not ended after STALLED_LOOKS leaves
-        its place to another one, and can go on.  Only if many have stalled, those without progress for the
-        longest time are dropped: the oldest without a proof of the token, which strangers cannot give.
+        With more, each would take longer, and all must end before the clients give up; the others wait in the
+        backlog, which costs nothing.  A stalled handshake leaves its place to another one, and can go on.
+        Only of many stalled ones those without progress for the longest time are dropped.
 
         A look is a turn of the event loop: it reads all that has come, so each handshake makes a step.  In
         seconds, handshakes would stall when the server is slow.
@@ -2780,10 +2626,7 @@ class Server(Program):
         self.loop.call_later(pause_seconds, self._start_accepting)
 
     def _accept_connection(self) -> None:
-        """Accept a connection, unless the client has given up while it waited.  Raises OSError.
-
-        Until the client has proved that it has the token, the connection is one of the `_strangers`.
-        """
+        """Accept a connection, unless the client has given up while it waited.  Raises OSError."""
         connection, _ = self._socket.accept()
         # the first byte of struct tcp_info is the state of the connection (<linux/tcp.h>)
         if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != TCP_ESTABLISHED:
@@ -2793,7 +2636,7 @@ class Server(Program):
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
     def _make_components(self) -> None:
-        """Create the objects that make up the server, as connect_parts() begins; each needs earlier ones."""
+        """Create the objects that make up the server; each needs earlier ones."""
         # to count lines: only Claims may open another file in `served_file`
         reader = JobReader(self.path, say=self.say, mount=self.mount)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
@@ -2821,11 +2664,8 @@ class Server(Program):
         self.summaries = Summaries(self.executor, self.lifetime, reader)
 
     async def _shut_down(self) -> None:
-        """Write and send everything, close connections, let the keeper exit, and print the closing line.
-
-        Results and records are written before clients learn of them.  The keeper exits if it is not needed.
-        """
-        in_haste = self.lifetime.exit_status is not None        # after a signal or defect no step waits long
+        """Write and send everything, close connections, let the keeper exit, and print the closing line."""
+        in_haste = self.lifetime.exit_status is not None        # after a signal or defect
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
@@ -2836,20 +2676,18 @@ class Server(Program):
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)
         self.report_pending_records()
         if not self.defects:
-            # all events are acknowledged: otherwise clients would send written output to the next server, too
+            # after the acknowledgements, or clients would send written output to the next server, too
             for client in self.sessions.clients.values():
-                # if the server was signalled, they keep jobs for the next server
+                # not done: they keep jobs for the next server
                 summary = None if in_haste else make_summary_fields(self._final_summary, client)
                 client.send_message(type="closing", done=not in_haste, account=summary)
-        # wait at most a second for clients to close the connections: if we closed one with unread data, the
-        # last messages would be lost
+        # clients close the connections: if we closed one with unread data, the last messages would be lost
         for link in list(self.sessions.links):
             link.finish_writing()
         deadline = self.loop.time() + 1.0
         while self.sessions.links and self.loop.time() < deadline:
             await asyncio.sleep(0.01)
-        # the keeper must hold the locks of lines that clients have, perhaps those of the previous server, and
-        # after a defect of all
+        # the keeper must hold the locks of lines that clients can have; after a defect that is unknown
         if not (self.sessions.assignments or self.defects or self.claims.has_inherited_locks):
             self._keeper.dismiss_keeper()
         await self.wait_until_printed(self.stdout, lambda: in_haste)
@@ -2879,12 +2717,11 @@ class Server(Program):
         self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """Handle KILL_SIGNALS: exit, and keep jobs for the next server.  A second signal ends all waits."""
+        """Exit, and keep jobs for the next server; a second signal ends all waits."""
         if self.lifetime.is_exiting:
             return self.lifetime.hurry()
         for assignment in self.sessions.assignments.values():
-            # A client that does not know the line cannot bring it back, and while a line of a group is `r`,
-            # the next server cannot start the group
+            # no client can bring this line back, and the next server cannot start a group while one is `r`
             if assignment.phase is AssignmentPhase.CLAIMED:
                 assignment.member = None
                 self.sessions.settle(assignment, RETURNED)
@@ -2899,8 +2736,8 @@ class Server(Program):
     async def _poll(self) -> None:
         """Look for new lines while clients wait; once the server drains, exit when no line is kept for one.
 
-        With --exit-when-done, look also without clients, to find out if all is done.  Looking at an unchanged
-        file costs a stat(2).  Never returns.
+        With --exit-when-done, look also without clients.  Looking at an unchanged file costs a stat(2).
+        Never returns.
         """
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
@@ -2926,10 +2763,9 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """Drop silent connections, write records and scan the file, once a second.
+        """Drop silent connections, write records and scan the file, once a second.  Never returns.
 
-        A client sends a ping at least every PING_SECONDS.  So if it is silent for MAX_SILENT_SECONDS, it is
-        lost; its lines are kept for the grace, in which it can connect again.  Never returns.
+        A client sends a ping at least every PING_SECONDS.
         """
         check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)      # more often if tests shorten that
         while True:
@@ -2941,20 +2777,19 @@ class Server(Program):
                 elif silence > runmaker4.MAX_SILENT_SECONDS:
                     link.drop(f"nothing was heard for {human_time(runmaker4.MAX_SILENT_SECONDS)}")
             self.sessions.flush_records()
-            self.dispatcher.hand_out_lines()            # also without clients: to meet orphans and groups
+            self.dispatcher.hand_out_lines()            # also without clients
 
 
 # ======== The certificate ===================================================================================
 #
-# TLS needs a certificate and a key, which Python's library cannot make.  So the server makes them when it
-# starts: a key on the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both
-# in DER.  Clients rely only on the hash of the certificate, which the proofs of the handshake name ("The
-# wire" in runmaker4.py), so the signature is a placeholder.  OpenSSL reads both from pipes: the key is in no
-# file.
+# TLS needs a certificate and a key, which Python's library cannot make.  So the server makes them: a key on
+# the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both in DER.  Clients
+# rely only on the hash of the certificate, which the proofs of the handshake name ("The wire" in
+# runmaker4.py), so the signature is a placeholder.  OpenSSL reads both from pipes: the key is in no file.
 #
 # A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
-# to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not such a
-# pair, so all sums on the way to a smaller multiple are such pairs.
+# to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not a
+# point, so all sums on the way to a smaller multiple are points.
 
 Point = tuple[int, int]
 FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
@@ -2983,11 +2818,10 @@ CURVE = bytes.fromhex("a00a 06082a8648ce3d030107")          # which is P-256
 
 
 def add_points(point: Point, other_point: Point) -> Point:
-    """Return the sum of two points of the elliptic curve, by the chord or the tangent (SEC 1, 2.2.1).
+    """Return the sum of two points of the curve, by the chord or the tangent (SEC 1, 2.2.1).
 
     One point must not be the negative of the other.
     """
-    # the curve: y^2 = x^3 - 3x + b
     (x1, y1), (x2, y2) = point, other_point
     if point == other_point:
         slope = 3 * (x1 * x1 - 1) * pow(2 * y1, -1, FIELD)
@@ -2998,10 +2832,8 @@ def add_points(point: Point, other_point: Point) -> Point:
 
 
 def multiply_base(factor: int) -> bytes:
-    """Return `factor` (1 to ORDER - 1) times BASE, which is the public key if `factor` is the private one.
-
-    It is a point: two numbers of 32 bytes each.  Double for each further bit, and add BASE for each 1.
-    """
+    """Return `factor` (1 to ORDER - 1) times BASE: two numbers of 32 bytes each."""
+    # double for each further bit, and add BASE for each 1
     point = BASE
     for bit in f"{factor:b}"[1:]:
         point = add_points(point, point)
@@ -3023,10 +2855,10 @@ def write_pem_to_pipe(label: bytes, data: bytes) -> int:
 
 
 def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
-    """Make a new key and a certificate for TLS, when the server starts.
+    """Make a new key and a certificate for TLS.
 
-    Clients know the certificate by its hash, which the handshake names.  file_id: shows clients with jobs
-    which file is served.  Raises UsageError: OpenSSL does not accept the certificate or the key.
+    file_id: shows clients with jobs which file is served.  Raises UsageError: OpenSSL refuses key or
+    certificate.
     """
     key = secrets.randbelow(ORDER - 1) + 1
     public_key = multiply_base(key)
@@ -3045,23 +2877,21 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 # ======== Token and sockets =================================================================================
 #
 # All servers of a user have one token, in a file that only the user can read, or in $RUNMAKER4_TOKEN.  To get
-# a new token, the user removes the file.  The socket accepts IPv6 and IPv4 if the system allows that,
-# otherwise IPv4.
+# a new token, the user removes the file.
 
 
 def choose_token() -> tuple[str, str]:
     """Return the token that clients must know, and a text about it for the first line of output.
 
-    Without $RUNMAKER4_TOKEN, the first server of a user writes a random token to a file, where all later ones
-    read it.  Raises UsageError if that file cannot be used, for example if other users can read it.
+    Raises UsageError if the file of the token cannot be used, for example if other users can read it.
     """
     if token_in_environment := token_of_environment():
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
     path = token_path()
     with refused_as(path, " (the token must be in this file)"):
         if not os.path.lexists(path):
-            # no other user can ever read the new file.  It gets its name when it is complete, so servers that
-            # start at the same moment get the same token
+            # it gets its name when it is complete, so servers that start at the same moment get the same
+            # token
             temporary_path = f"{path}.{secrets.token_hex(4)}"
             fd = os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
@@ -3073,19 +2903,16 @@ def choose_token() -> tuple[str, str]:
                 os.close(fd)
                 os.unlink(temporary_path)
         token = read_token(path)
-    # Others can perhaps read output that is not on a terminal, for example a Slurm log.
+    # others may be able to read other output, for example a Slurm log
     return token, f"{token if os.isatty(1) else '(shown on a terminal only)'} (written to {path})"
 
 
 def listen(host: str | None, port: int) -> socket.socket:
-    """Return a socket that listens on the first address of `host` (None: on all of this host).
-
-    Raises UsageError.
-    """
+    """Return a socket on the first address of `host` (None: on all, IPv6 and IPv4).  Raises UsageError."""
     address_text = f"{host or 'all addresses'}, port {port}"
     try:
         if not host and socket.has_dualstack_ipv6():
-            # if the system does not allow IPv6: IPv4, below
+            # without permission for IPv6: IPv4, below
             with suppress(PermissionError):
                 family = socket.AF_INET6
                 return socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)
