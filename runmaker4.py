@@ -8892,12 +8892,10 @@ def redirect_to_null(fds: Iterable[int] = (0, 1, 2)) -> None:
 
 
 def go_into_background() -> int:
-    """Leave terminal and session (daemon(7)), but not the directory, in which the jobs must run.
+    """Leave terminal and session (daemon(7)), but not the directory; return the descriptor for detach().
 
     The original process waits for detach(); if we exit before, it exits with status 2.  Without this wait,
     the exit of a session leader (ssh -t) would send us SIGHUP before we have left that session.
-
-    Return the descriptor for detach().
     """
     read_fd, ready_fd = os.pipe()
     # a child does not inherit pending signals, which are for the process that runs the jobs
@@ -8916,9 +8914,9 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Redirect descriptors 0 to 2 to /dev/null, except regular files, and release the original process.
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files; the original process exits with 0.
 
-    The start has succeeded, so that process exits with status 0.  ready_fd: of go_into_background().
+    ready_fd: of go_into_background(); it is closed.
     """
     # from a terminal, or a pipe whose reader waits for EOF
     redirect_to_null(itertools.filterfalse(is_regular, (0, 1, 2)))
@@ -8927,10 +8925,9 @@ def detach(ready_fd: int) -> None:
 
 
 def open_pid_file(path: str) -> int:
-    """Open or create the pid file, and lock it until we exit.  Raises UsageError.
+    """Open or create the pid file, and lock it while the returned descriptor is open.  Raises UsageError.
 
-    Refuse a file that holds more than a number: our number will overwrite its contents.  Refuse also the pid
-    file of a live process, which has it locked.  The lock lasts as long as the returned descriptor is open.
+    Our number will overwrite its contents, so refuse a file that holds more than a number.
     """
     fd = open_or_create_output(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
@@ -8946,21 +8943,20 @@ def open_pid_file(path: str) -> int:
 
 @contextmanager
 def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
-    """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.
+    """Do what -d, --pidfile and --errors ask for; at the end remove the pid file.  Raises UsageError.
 
-    The order matters: files are opened while errors reach the terminal and the caller; the pid is that of the
-    process in the background; messages of the start go to the original stderr.  Raises UsageError.
+    It forks, so no other thread may run yet.  STOP_SIGNALS remain blocked until Signals.dispatch().
     """
     errors_fd = pid_fd = ready_fd = None
-    # while errors still reach the terminal
+    # while errors still reach the terminal and the caller
     if options.errors:
         errors_fd = open_or_create_output(options.errors, os.O_WRONLY | os.O_APPEND)
     if options.pidfile:
         pid_fd = open_pid_file(options.pidfile)
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)      # until Signals.dispatch()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     if options.daemon:
         ready_fd = go_into_background()
-    pid = os.getpid()
+    pid = os.getpid()                   # of the process in the background
     if pid_fd is not None:
         with refused_as(options.pidfile, " (the process number must be written)"):
             os.ftruncate(pid_fd, 0)
@@ -8997,11 +8993,10 @@ def fork_quietly() -> int:
 
 
 def exit_without_waiting(exit_status: int) -> None:
-    """Exit although a thread waits for a file system that does not answer: its calls are still pending.
+    """Exit although a thread waits for a file system that does not answer.
 
-    Python's exit would wait for the thread.  The kernel would also wait: on NFS the last close of a locked
-    file unlocks the file and waits for the answer.  So a child keeps all descriptors open until we have
-    exited, and then waits in our place.
+    Python's exit would wait for the thread.  The kernel's would, too: on NFS the last close of a locked file
+    unlocks the file and waits for the answer.  So a child keeps all descriptors open, and waits in our place.
     """
     parent = os.getpid()
     child = fork_quietly()
@@ -9049,10 +9044,7 @@ def check_not_empty(text: str) -> str:
 
 
 def check_output_path(text: str) -> str:
-    """Check an option value: an output file, which is not a lock file.
-
-    If we wrote to one, every program would refuse it from then on, and its job file.
-    """
+    """Check an option value: an output file, but no lock file, which all programs would then refuse."""
     for path in check_not_empty(text), os.path.realpath(text):  # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise ArgumentTypeError(
@@ -9266,7 +9258,7 @@ class Program:
 
     def open_record_files(self, network: bool, presence_lock: PresenceLock,
                     *inputs: str) -> tuple[LogFile | None, OutDir | None, JobLog | None]:
-        """Open the files for -l, --outdir and --joblog.  Raises UsageError.
+        """Open the files for -l, --outdir and --joblog, and make the executor.  Raises UsageError.
 
         None: no -l or --joblog was given; for the output directory: --no-records was given, or there is no
         --outdir and FILE.out cannot be used, which is reported.
@@ -9335,10 +9327,7 @@ class Program:
             return None
 
     def in_background(self) -> int:
-        """Go into the background with -d, and do the work of this program in an event loop.
-
-        Return the exit status.
-        """
+        """Do the work of this program in an event loop, with -d in the background; return the exit status."""
         with set_up_process(self.options, self.say):
             # Jobs inherit no descriptors that we inherited, such as from `flock 9`
             for fd in open_descriptors():
@@ -9400,10 +9389,7 @@ class Program:
         raise NotImplementedError
 
     def _end_after_defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Report an unhandled exception (for the event loop), and shut down.
-
-        Otherwise the program would go on without the failed task.
-        """
+        """Report an unhandled exception (for the event loop), and shut down: a task is missing."""
         error = context.get("exception")
         # the loop also reports other problems, and exceptions of futures that no code awaits: these are known
         if error is None or "never retrieved" in context["message"]:
@@ -9617,9 +9603,8 @@ class RunnerProgram(Program):
     async def _hire_successor(self, summary: Summary) -> None:
         """Run the command of --hire, for MAX_HIRE_SECONDS at most, if there is work for a successor.
 
-        Called at the exit.  After a signal, hire none.  A runner that has finished no line hires none either,
-        so there are never more successors than lines, whatever the command does.  With -r a failed line does
-        not count as finished: each successor would run it again.
+        A runner that has finished no line hires none, so there are never more successors than lines, whatever
+        the command does.  With -r a failed line does not count: each successor would run it again.
         """
         runner, stats = self.runner, self.runner_stats
         # with -r or --resume, a successor would also run our lines in error
@@ -9671,7 +9656,7 @@ class App(RunnerProgram):
             check_job_file(self.path, self._mount.network, self.say)
 
     def check_and_open(self) -> None:
-        """Check what the jobs need, and open the files for records.  Raises UsageError."""
+        """Raise the limit of descriptors, and open the files for records.  Raises UsageError."""
         # Of a job: the lock, and an end of each pipe, all twice while it starts; perhaps two files.  28: for
         # the program itself
         allow_descriptors(len(open_descriptors()) + 28 + len(self.slots) * 8)
@@ -9682,10 +9667,7 @@ class App(RunnerProgram):
         self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *inputs)
 
     def print_dry_run(self) -> None:
-        """Print the jobs that would run, and report the memory if a directive has memory=.
-
-        Raises UsageError, BrokenPipeError.
-        """
+        """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = dry_run(file, self._consumer, self.memory)
         with refused_as(self.path):
@@ -9746,9 +9728,9 @@ if __name__ == "__main__":
 # ======== The wire ==========================================================================================
 #
 # The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 13.  Both know the token,
-# 128 random bits, which never crosses the wire: each end proves that by answering a challenge of the other.
-# Then the two ends start TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally
-# they prove that TLS ends at them, not at a man in the middle.
+# 128 random bits, which never crosses the wire: each end answers a challenge of the other.  Then they start
+# TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally they prove that TLS
+# ends at them, not at a man in the middle.
 #
 #      bytes                                       the receiver knows
 #  1   S: {"runmaker4": 13, "nonce": NS}           C: the version
@@ -9773,10 +9755,10 @@ if __name__ == "__main__":
 # A man in the middle without the token can relay steps 1 to 3, and then relay or terminate TLS.  If he relays
 # TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C finds a certificate
 # other than D, and he has no proof for step 5.  If he leads C to another server of the same user, C
-# recognizes that by F, unless both serve the same path.  A downgrade is impossible: each proof includes the
-# version, and both ends refuse every TLS version but 1.3.  Replaying a recorded proof is useless: the text
-# includes two new challenges, and a label for the step.  An attacker who learns the token later cannot
-# decrypt a recording: TLS 1.3 makes new keys for each connection.
+# recognizes that by F, unless both serve the same path.  Against a downgrade, each proof includes the
+# version, and both ends refuse every TLS version but 1.3; against replay, two new challenges and a label for
+# the step.  An attacker who learns the token later cannot decrypt a recording: TLS 1.3 makes new keys for
+# each connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
@@ -9824,7 +9806,7 @@ def _parse_bounded_int(digits: str) -> int:
 
 
 def _parse_finite_float(text: str) -> float:
-    """Convert a number in JSON; raise ValueError for NaN and infinity."""
+    """Convert a number in JSON; raise ValueError for NaN and infinity, such as 1e999."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -9861,7 +9843,7 @@ def decode(frame: bytes) -> Fields:
 class Message:
     """Reads and checks the fields of a message: each getter raises WireError.
 
-    A string is a text, for people, or data.  Handlers read all fields before they change anything.
+    So handlers read all fields before they change anything.  A string is a text, for people, or data.
     """
 
     def __init__(self, fields: Any) -> None:
@@ -9925,9 +9907,9 @@ class Message:
         return value
 
     def retried_states(self) -> bytes:
-        """Return the states of lines that a client runs again (-r, --resume: Consumer.retry); b"": none.
+        """Return the states of lines that a client runs again (Consumer.retry); b"": none.
 
-        RUNNING alone means orphans: lines `!` and `e` run again once, and have been reset already.
+        RUNNING alone: only orphans, as lines `!` and `e` have been made new already.
         """
         value = self.data("retry")
         if value not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
@@ -9951,9 +9933,9 @@ class Message:
 
 
 def tls_context(server_side: bool) -> ssl.SSLContext:
-    """Return a context for TLS 1.3 only.  Raises UsageError if this Python has none.
+    """Return a context for TLS 1.3 only, without certificate.  Raises UsageError if this Python has none.
 
-    OpenSSL checks no certificate: the handshake of Channel proves instead that both ends know the token.
+    OpenSSL checks no certificate: ClientChannel compares its hash with the one that the server has proved.
     """
     try:
         import ssl
@@ -10019,10 +10001,7 @@ class Tls:
 
 
 class Channel:
-    """One end of a connection, without I/O: converts bytes to messages, and messages to bytes.
-
-    The handshake is a generator, which yields whenever it needs more bytes from the other end.
-    """
+    """One end of a connection, without I/O: converts bytes to messages, and messages to bytes."""
     LENGTH_PREFIX = struct.Struct(">I")
     REFUSALS = {"token": "wrong token", "version": "another version of the protocol"}
 
@@ -10044,9 +10023,11 @@ class Channel:
         next(self._handshake)                       # to the first wait: a server now has a message to send
 
     def _shake_hands(self) -> Generator[None, None, None]:
+        """Do steps 1 to 5; yield whenever more bytes from the other end are needed.  Raises WireError."""
         raise NotImplementedError
 
     def take_outgoing(self) -> bytes:
+        """Return the bytes to write now; they are forgotten."""
         frames = b"".join(self._frames)
         data = self._clear_text + (self.tls.encrypt(frames) if self.tls else frames)
         self._clear_text = b""
@@ -10063,7 +10044,8 @@ class Channel:
     def receive(self, data: bytes) -> list[Fields]:
         """Add received bytes, and return the messages that are now complete; none before the handshake is.
 
-        After bytes that violate the protocol, raise WireError at each call.
+        After bytes that violate the protocol, raise WireError at each call; messages before these in `data`
+        are lost.
         """
         if self.error:
             raise self.error
@@ -10092,10 +10074,7 @@ class Channel:
         return message
 
     def _pop_message(self) -> Message | None:
-        """Remove and return the next message; None: incomplete.  Raises WireError.
-
-        Before authentication the other end can be a stranger, so only a short frame is accepted.
-        """
+        """Remove and return the next message; None: incomplete.  Raises WireError."""
         if len(self._buffer) < self.LENGTH_PREFIX.size:
             return None
         length, = self.LENGTH_PREFIX.unpack_from(self._buffer)
@@ -10139,17 +10118,12 @@ class Credentials:
 
 
 class ServerChannel(Channel):
-    """The server's end of a connection."""
 
     def __init__(self, token: str, credentials: Credentials) -> None:
         self._credentials = credentials
         super().__init__(token, credentials.context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Let both ends prove that they know the token, and start TLS, as the server: see "The wire".
-
-        Greet; check the client's proof; send ours; TLS; check that the client is its other end.
-        """
         self._add_handshake_message(runmaker4=WIRE_VERSION, nonce=self._own_nonce)      # step 1
         knock = yield from self._wait_for_message()                     # step 2
         if knock.integer("runmaker4") != WIRE_VERSION:
@@ -10174,7 +10148,6 @@ class ServerChannel(Channel):
 
 
 class ClientChannel(Channel):
-    """The client's end of a connection."""
 
     def __init__(self, token: str, context: ssl.SSLContext, required_file_id: str = "") -> None:
         """required_file_id: of the file that the server must have; '': any file."""
@@ -10183,10 +10156,6 @@ class ClientChannel(Channel):
         super().__init__(token, context)
 
     def _shake_hands(self) -> Generator[None, None, None]:
-        """Let both ends prove that they know the token, and start TLS, as the client: see "The wire".
-
-        Read the greeting; send our proof; check the server's, and the file; TLS; prove that TLS ends at us.
-        """
         greeting = yield from self._wait_for_message()                  # step 1
         self._check_refusal(greeting)
         version = greeting.integer("runmaker4")         # of the protocol
@@ -10221,9 +10190,9 @@ class ClientChannel(Channel):
 class Link:
     """A Channel on a connection in the event loop.
 
-    It has methods of asyncio.Protocol without being a subclass, which would load asyncio at import.  Its
-    subclasses inherit from both.  The defaults of asyncio do what we need: at end of file the connection is
-    closed, and nobody pauses writing, because flush() checks the number of unread bytes.
+    It has methods of asyncio.Protocol without being a subclass, which would load asyncio at import; its
+    subclasses inherit from both.  By default, asyncio closes the connection at end of file, and pauses no
+    writing: flush() checks the number of unread bytes.  on_disconnected() is called once, after all else.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
@@ -10257,7 +10226,10 @@ class Link:
             self.loop.call_soon(self.flush)
 
     def post(self, message: Fields) -> bool:
-        """Send a message within 20 ms, together with others; return False if the connection is closing."""
+        """Send a message within 20 ms, together with others; return False if the connection is closing.
+
+        Call it only once the channel is_authenticated.
+        """
         if self.closing or self.transport.is_closing():
             return False                    # on_disconnected() will handle that
         self.channel.send(message)
@@ -10281,7 +10253,7 @@ class Link:
     def finish_writing(self) -> None:
         """Send what is pending, then end of file, upon which the other end closes the connection.
 
-        If we closed it with unread data, the last messages could be lost.
+        If we closed it with unread data, the last messages could be lost (RFC 2525, 2.17).
         """
         self.flush()
         if not self.transport.is_closing():
@@ -10290,6 +10262,7 @@ class Link:
                 self.transport.write_eof()
 
     def drop(self, why: str) -> None:
+        """Close the connection without sending what is pending; on_disconnected() is called soon after."""
         self.why = self.why or why
         self.transport.abort()
 
@@ -10300,7 +10273,7 @@ class Link:
         with suppress(OSError):  # the connection is already closed
             # With Nagle's algorithm a second small frame waits 40 ms for the other end's delayed
             # acknowledgement.  asyncio turns this off only for sockets with proto IPPROTO_TCP; accepted
-            # sockets have proto 0.
+            # sockets have proto 0
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # if the server's queue was full (SYN cookies), its host may know nothing of this connection, and
