@@ -6923,7 +6923,6 @@ class RecordFile:
         self.took = 0.0
 
     def _open(self, path: str) -> int:
-        """Open or create the file.  Raises UsageError."""
         fd = open_or_create_output(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
@@ -6986,8 +6985,7 @@ class RecordFile:
     def _write(self, offset: int, record: bytearray) -> None:
         """Write a record without a lock, on a file system of one host.  offset: APPEND_BYTE: append it.
 
-        In any case, remove from `record` the lines that were appended: after an error only the others are
-        lost.
+        Remove from `record` the lines that were appended: after an error only the others are lost.
         """
         if offset != APPEND_BYTE:
             return pwrite_all(self.fd, record, offset)
@@ -8459,7 +8457,7 @@ class ExitStep(enum.IntEnum):
 
 
 class Runner:
-    """Assigns jobs to slots: claims a job and starts a JobTask for it.
+    """Assigns jobs to slots.
 
     One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
     slots busy.  Every event that concerns the loop sets `changed`; otherwise the loop tries again after the
@@ -8474,16 +8472,16 @@ class Runner:
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
-    MIN_MEASURING_PAUSE = 1.0           # seconds between two measurements of memory
-    MEASURING_PAUSE_FACTOR = 99         # a pause takes so many times the CPU time of a measurement
+    MIN_MEASURING_PAUSE = 1.0           # seconds between measurements of memory
+    MEASURING_PAUSE_FACTOR = 99         # of the CPU time of a measurement
     READ_AGAIN = 2000                   # measurements in which each process of the host is read again
 
     def __init__(self, jobs: Jobs, processes: Processes, sinks: list[Sink], writers: Sequence[Any],
                  host: bytes, options: Namespace, say: Say, runner_stats: RunnerStats,
                  names: Sequence[str], slot_file: SlotFile | None, executor: FileExecutor,
                  memory: float, seconds_left: float | None) -> None:
-        """names: of the slots.  slot_file: None: the names are not from a file.  memory: bytes for all
-        running jobs with memory=.  seconds_left: until all jobs are killed; None: no limit.
+        """slot_file: None: the names are not from a file.  memory: bytes for all running jobs with memory=.
+        names: of the slots.  seconds_left: until all jobs are killed; None: no limit.
         """
         self.jobs = jobs
         self.processes = processes
@@ -8496,7 +8494,7 @@ class Runner:
         self.executor = executor
         self.slots = Slots(options.one_only, options.slot_errors)
         self.slots.set_names(names)
-        self._starting_jobs: asyncio.Future[None] | None = None  # _start_jobs(); None: run() was not called
+        self._starting_jobs: asyncio.Future[None] | None = None     # None: run() was not called
         self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
         self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
         self._say_once = once_per_subject(say)
@@ -8527,6 +8525,7 @@ class Runner:
 
         Then report why jobs remain, if that was not reported before.
         """
+        # first the chores: _watch_memory() must list the processes before a job starts
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
@@ -8792,7 +8791,7 @@ class Runner:
         return 0.0 if self.slots.idle else None
 
     def timeout_of(self, job: Job) -> float | None:
-        """Return the timeout of a job in seconds; None: no limit."""
+        """Return the timeout of a job in seconds; negative: in percent of the median; None: no limit."""
         job_timeout = job.settings.timeout
         return self.options.timeout if job_timeout == 0 else job_timeout
 
@@ -8826,7 +8825,7 @@ class Runner:
         """
         await task.run_until_settled()
         if task.state != NEW:                   # otherwise it has not run
-            if task.cause != "lost":
+            if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
             failures = len(self.runner_stats.bad_lines)
             if 0 < self.options.max_failed <= failures and not self.draining:
@@ -8847,7 +8846,7 @@ class Runner:
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run; otherwise ''.
 
-        Then the slot is to blame: its host seems to lack the program, or to be out of reach.
+        Then the slot can be to blame: a host that lacks the program, or is out of reach.
         """
         result = task.run_result
         if not result or result.cause:  # not run, or killed
