@@ -2193,7 +2193,7 @@ def count_states(snapshot: Snapshot) -> Counts:
 
 @dataclass(frozen=True)
 class Summary:
-    """Describes a job file when some consumers exit."""
+    """A job file when some consumers exit."""
     counts: Counts
     half_saved: bool = False
     bad_lines: tuple[int, ...] = ()   # the numbers of the first lines that are `!`, `e` or orphans
@@ -2207,10 +2207,7 @@ class Summary:
     without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
     def describe(self, with_lines: bool) -> str:
-        """Return '31 done, 2 failed (lines 3, 5), 9 new', for the closing line of a program.
-
-        with_lines: with the numbers of the bad lines.
-        """
+        """Return '31 done, 2 failed (lines 3, 5), 9 new'.  with_lines: with numbers of bad lines."""
         counted = self.counts
         processed = describe_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
@@ -2249,8 +2246,8 @@ class JobLock(NamedTuple):
 class PresenceLock:
     """A byte of the lock file that a runner or server keeps locked to show others that it runs.
 
-    It is on the description of the command mutexes, which no job inherits.  So the kernel frees it when the
-    program dies.  The byte is drawn at random, and identifies the program in the journal.
+    No job inherits its description, so the kernel frees it when the program dies.  The byte is drawn at
+    random, and identifies the program in the journal.
     """
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
@@ -2264,15 +2261,11 @@ class PresenceLock:
         self.is_held = False
 
     def _draw(self) -> int:
-        """Draw a presence lock, from the half for servers or that for runners."""
         drawn = int.from_bytes(os.urandom(4), "big") % self.SERVERS
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock the byte through `fd`; if it is taken, draw another.
-
-        Without success, is_held is False, and LockTable.open_current() tries again.
-        """
+        """Lock the byte through `fd`, or another one; if none can be had, is_held is False."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2301,17 +2294,14 @@ class LockTableReader(Opened):
         self.is_unreadable = False      # so its locks are unknown, and no line `r` counts as an orphan
 
     def refresh(self) -> None:
-        """Drop this host's cache of the job file, the lock file and the names of both.
-
-        An NFS client caches the directory's attributes for up to a minute, and would not notice a rename.
-        """
+        """Drop this host's cache of the job file, the lock file and the names of both."""
         if self.network:
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
         """Return True if the path still names the open lock file, or no file if none is open.
 
-        Otherwise users of the file lock bytes of another lock file, and locks of the open one prove nothing.
+        Otherwise locks of the open one prove nothing.
         """
         if not self.is_open:
             return not os.path.lexists(self.path)
@@ -2324,10 +2314,7 @@ class LockTableReader(Opened):
             return False
 
     def open_current(self) -> None:
-        """Open the lock file that the path names now, unless it is open.
-
-        After an error the old one stays open, so that its locks remain.
-        """
+        """Open the lock file that the path names now; after an OSError the old one, with its locks, stays."""
         if self.is_open and self.is_current():
             return
         old_fd = self.fd
@@ -2379,10 +2366,7 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the presence locks of other runners and servers; None: we may not read the lock file.
-
-        The journal identifies runners and servers by them, so runwait4.py sees which of these still live.
-        """
+        """Return the presence locks of other runners and servers; None: we may not read the lock file."""
         if self.is_unreadable:
             return None
         if not self.is_open:
@@ -2426,11 +2410,10 @@ class LockTableReader(Opened):
 class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks.
 
-    `fd` has all locks of this process except job locks.  A query does not find locks of the same description.
-    So each job lock is on another description, which the job inherits (open_job_lock()).
+    `fd` has all locks of this process except job locks.  Each of these is on another description, which the
+    job inherits, and where queries through `fd` find it.
 
-    On NFS each lock call is a round trip.  So a short job has all of its bucket locked on that description,
-    command mutex included (take_bucket()).  What can happen to it:
+    On NFS a short job has all of its bucket locked on that description (take_bucket()).  What can happen:
 
         the job ends                    the result is written under that mutex, and one call frees all
         the job runs for longer         trim_bucket() leaves the job lock
@@ -2441,15 +2424,12 @@ class LockTable(LockTableReader):
         the runner dies                 the mutex is locked until the job has ended, too
         this host loses its locks       drop_lost_job_locks()
 
-    Locks on a network file system can be lost while this host is cut off.  On NFS a read detects that.  On
-    all others `fd` keeps one more byte locked, the pulse: if it is lost, so are all locks of this host.
+    A read on NFS detects lost locks.  On all other network file systems `fd` keeps one more byte locked, the
+    pulse: if it is lost, so are all locks of this host.
     """
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock, interval: float,
                  presence_lock: PresenceLock | None = None) -> None:
-        """interval: the seconds for which an answer True of still_has_locks() holds.
-
-        presence_lock: None: this process takes no jobs.
-        """
+        """interval: the seconds for which an answer True of still_has_locks() holds."""
         super().__init__(file, mount, say)
         self.clock = clock
         self.interval = interval
@@ -2469,16 +2449,12 @@ class LockTable(LockTableReader):
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file; return its descriptor and identity.
-
-        Lock on it HERE_BYTE; the pulse, a random byte: once that is not locked any more, the file system has
-        dropped our locks; and the presence lock of a program that takes jobs, which shows that it lives.
-        """
+        """Open or create the lock file, with locks that show that we live, and that no lock was lost."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # Only with a lock on a file does an NFS client notice that the server has dropped its locks.  And
-            # it needs fewer round trips for the next lock.
+            # An NFS client notices only with a lock on a file that the server has dropped its locks; and the
+            # next lock takes fewer round trips
             lock(fd, HERE_BYTE, shared=True)
             self.pulse_offset = lock_random_byte(fd) if self._mount.forgets_locks else 0
             if self.presence_lock:
@@ -2497,10 +2473,7 @@ class LockTable(LockTableReader):
         return fd, inode
 
     def open_current(self) -> None:
-        """Open the lock file that the path names now, unless it is open; if the old one was removed, say so.
-
-        Locks in that prove nothing: free them (O4).
-        """
+        """Open the lock file that the path names now.  Locks in one that was removed prove nothing (O4)."""
         old_inode = self.inode
         super().open_current()
         if old_inode not in (None, self.inode):
@@ -2516,11 +2489,7 @@ class LockTable(LockTableReader):
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
-        """Return False if this host has lost the locks on `fd`, because it was cut off for too long.
-
-        A local file system loses none, and a closed lock file has none to lose.  After an answer True, ask a
-        network file system again only after `interval`: each time costs a round trip.
-        """
+        """Return False if this host has lost the locks on `fd`; True is remembered for `interval`."""
         if not self.network or not self.is_open:
             return True
         now = self.clock()
@@ -2542,9 +2511,7 @@ class LockTable(LockTableReader):
         """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
 
         Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
-        if the path no longer names this lock file.
-
-        on_locked: makes current what the block reads, for example by opening the job file again.
+        if the path no longer names this lock file.  on_locked: makes current what the block reads.
         """
         pause = 0.01 if self.network else 0.0005  # seconds to the second try; each try is a round trip there
         locked = keep_trying(partial(self._lock, offset, length), patience, pause)
@@ -2590,16 +2557,15 @@ class LockTable(LockTableReader):
     def open_job_lock(self) -> int:
         """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
 
-        A spare one was opened for an earlier line, and no other process has it (_keep_or_close()).
-        Not `fd`, which has all other locks of this process: a job that inherited it would keep them.
+        Not `fd`: a job that inherited that would keep all other locks of this process.
         """
         if self._spare_fds:
             return self._spare_fds.pop()
         fd = open_direct(self.path, os.O_RDWR, self.network)
         if self._mount.is_nfs:
             self._pipes[fd] = CLOSED
-            # never unlocked: without any lock, an NFS client gives its lock state up, and a spare description
-            # would need more round trips for the next lock
+            # never unlocked: without any lock an NFS client gives its lock state up, and the next lock takes
+            # more round trips
             with suppress(OSError):
                 lock(fd, PROBE_BYTES, shared=True)
         return fd
@@ -2610,13 +2576,10 @@ class LockTable(LockTableReader):
     def copy_job_lock(self, fd: int) -> LockFds:
         """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
 
-        Step 3, start the job: it gets a copy of the job lock's descriptor.  Runner and job now hold the lock
-        together (and with a whole bucket the mutex): it is free only when both are gone.  On NFS the job also
-        inherits the end of a pipe.  If no process has that when the lock is freed, the runner uses the
-        description again for another job.
-
-        A copy, because the I/O thread can close the original at any time.  All tries of a job share a pipe:
-        with one for each, a job that fails again and again would take all descriptors.
+        Step 3, start the job: runner and job now hold the lock together (and with a whole bucket the mutex).
+        It is free only when both are gone.  A copy, because the I/O thread can close the original.  The pipe
+        is for _keep_or_close(), on NFS.  All tries of a job share it: with one for each, a job that fails
+        again and again would take all descriptors.
         """
         if fd not in self._pipes:
             return os.dup(fd),
@@ -2634,9 +2597,9 @@ class LockTable(LockTableReader):
     def _keep_or_close(self, fd: int) -> None:
         """Keep a description without locks for the next job, if no other process has it; otherwise close it.
 
-        Keep it only on NFS, where opening one takes round trips.  A process that a job has left would hold
-        the lock of the next job, too.  Each process that inherited the description also has the write end of
-        its pipe: end of file means that none of them lives.
+        A process that a job has left would hold the lock of the next job, too.  Each process that inherited
+        the description has the write end of its pipe: end of file means that none lives.  Only on NFS, where
+        opening one takes round trips.
         """
         try:
             is_unused = fd in self._pipes and (
@@ -2650,10 +2613,9 @@ class LockTable(LockTableReader):
             self.close_job_lock(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock and return a free job lock of the command.
+        """Lock a free job lock of the command, the line's own if it is free: it shows which equal line runs.
 
-        Take the line's own if it is free: it shows which of several equal lines is running.  Call it while
-        holding the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
+        Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
         assert self.has_mutex(line.command)
         offsets = job_lock_offsets(line.command)
@@ -2673,16 +2635,11 @@ class LockTable(LockTableReader):
             raise
 
     def take_bucket(self, line: Line) -> JobLock | None:
-        """Try to lock all of a command's bucket for a job, in one call.
+        """Try to lock all of a command's bucket for a job, in one call; None: the mutex must be locked alone.
 
-        A bucket has all job locks of the command, and its mutex.  Success proves that no copy of the command
-        lives, and that no other process has the mutex.  Return None if another description has any of it
-        locked, or if the file server cannot unlock a part (can_trim): then claim() locks the mutex alone.
-
-        Step 2, claim a new line, for short jobs on NFS: this comes before the command mutex is locked alone.
-        If it is granted, the runner has the mutex, and no job lock of the command is held (h = 0): claim()
-        need not count lines `r`.  The runner unlocks all but the job's lock (trim_bucket()) 0.1 s after the
-        claim, or earlier if it needs the mutex for anything but the result, or cannot write that.
+        Step 2, claim a new line, for short jobs on NFS.  If it is granted, the runner has the mutex, and no
+        job lock of the command is held (h = 0): claim() need not count lines `r`.  The runner trims it 0.1 s
+        after the claim, or earlier if it needs the mutex for anything but the result, or cannot write that.
         """
         if self.can_trim is False:
             return None
@@ -2710,11 +2667,9 @@ class LockTable(LockTableReader):
         return job_lock
 
     def trim_bucket(self, bucket: int) -> None:
-        """If a job has locked all of a bucket, unlock all but the job lock: others can lock the mutex again.
+        """If a job has locked all of a bucket, unlock all but the job lock.
 
-        For example, the job is not short, or this process needs the mutex for another job.
-        The mutex is unlocked last, with the upper part.  Until then no other process can lock it, and decide
-        by the number of held job locks.
+        The mutex is unlocked last, with the upper part: who gets it decides by the number of held job locks.
         """
         if bucket not in self.buckets:
             return
@@ -2728,12 +2683,9 @@ class LockTable(LockTableReader):
             self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
-        """Unlock and close a job lock, for example after the result was written.
+        """Unlock and close a job lock: to close it is not enough, processes that the job left can have it.
 
-        To close it is not enough: processes that the job left can have it.
-
-        is_job_alive: this runner exits before processes that it could not kill.  Then do not unlock it: those
-        that inherited it keep it, as if the runner had died after it wrote the result.
+        is_job_alive: this runner exits before processes that it could not kill, and these keep it locked.
         """
         if is_job_alive:
             self.trim_bucket(job_lock.bucket)
@@ -2752,9 +2704,7 @@ class LockTable(LockTableReader):
     def drop_lost_job_locks(self) -> None:
         """Forget the job locks that a network file system has dropped (O4).
 
-        A description whose locks were lost stays useless, even if a lock on it seems to succeed.  Unlock all
-        of it before closing our descriptor: the job has a copy, and this host still remembers the lost locks,
-        which would conflict with new ones (seen on NFS v4.2).
+        A description whose locks were lost stays useless, even if a lock on it seems to succeed.
         """
         if not self.network:
             return
@@ -2764,6 +2714,8 @@ class LockTable(LockTableReader):
         for fd in offsets:
             if not lost_locks(fd, offsets[fd], self._mount):
                 continue
+            # the job has a copy, and this host remembers the lost locks, which would conflict with new ones
+            # (seen on NFS v4.2)
             with suppress(OSError):
                 unlock(fd, 0, 0)  # all bytes
             for offset in offsets[fd]:
@@ -2777,11 +2729,8 @@ class LockTable(LockTableReader):
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
-    Otherwise an edit has moved or changed the line, and nothing may be written there.  Called for what was
-    just read, for example before a claim or a result, or before a scan goes on.
-
-    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.  So it shows
-    that the line follows a newline, or is the first.  (Scan.reread_from() puts a newline there itself.)
+    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file, to show that
+    the line follows a newline, or is the first.
     """
     text_end = index + 1 + len(line.text)
     preceding = data[max(index - len(UTF8_MARK), 0):index]
@@ -3171,9 +3120,8 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    It keeps away programs that lock parts of the file exclusively.  On NFS it makes the size current, and a
-    write fail after the file server has freed the locks of this host.  Raises OSError(EBUSY) if another
-    process has locked a part exclusively.
+    On NFS it makes the size current, and a write fail after the file server has freed the locks of this host.
+    Raises OSError(EBUSY) if another process has locked a part exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3184,10 +3132,8 @@ def lock_all(fd: int) -> None:
 class JobFile(JobReader):
     """A job file, to write: the state of a line is written only while holding the mutex of the command.
 
-    The in-use lock keeps away programs that lock ranges of the file, and an NFS client from writing
-    neighbouring bytes back.  And it makes a write fail after the lease was lost.
-
-    While a process holds a command mutex, all reads of `reader` return data no older than that lock.
+    The in-use lock keeps an NFS client from writing neighbouring bytes back.  While a process holds a command
+    mutex, all reads of `reader` return data no older than that lock.
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
@@ -3199,16 +3145,14 @@ class JobFile(JobReader):
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Clock = boottime,
                  presence_lock: PresenceLock | None = None,
                  make_lock_table: Callable[..., LockTable] = LockTable) -> None:
-        """presence_lock: None: this process takes no jobs.  make_lock_table: a server has its own class."""
+        """presence_lock: None: this process takes no jobs."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = make_lock_table(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
-        # The seconds that a runner or server waits for a command mutex before it tries later.  On a local
-        # file system the event loop makes the calls, and does nothing else while it waits.
+        # seconds to wait for a command mutex; on a local file system the event loop waits itself
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
-        # The same for claim() and change_state().  A walk goes on to other lines: mostly this one is `r` when
-        # we get the mutex, and on a network each try is a round trip.
+        # The same in a walk, which can go on to other lines: mostly this one is `r` when we get the mutex
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self._has_unsynced_writes = False
 
@@ -3223,12 +3167,8 @@ class JobFile(JobReader):
                       job_lock: JobLock | None = None) -> contextlib.AbstractContextManager[bool]:
         """Lock the mutex of a command for the `with` block, and make reads of the file current.
 
-        Meanwhile no other process claims a line of this command, or writes its state: what we read there
-        stays true until we have written.
-
         Yield False if another process holds it for `patience` seconds.  job_lock: if it was locked with all
-        of the command's bucket, which includes the mutex, use that, and leave it locked.  If another job of
-        ours has the bucket, first unlock all but its job lock (trim_bucket()).
+        of the command's bucket, which includes the mutex, use that, and leave it locked.
 
         Step 8 of the protocol: On a network file system a host's cache can be old.  So a process that has
         locked command mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT
@@ -3248,19 +3188,15 @@ class JobFile(JobReader):
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
         Step 7 of the protocol: Each process of ours that can write the job file holds a shared lock on all of
-        it, and on one byte after that range; the offset of this byte identifies the lock file.  Called when
-        the files are opened and before each claim; it does nothing if both are those of the last call.
-
-        The inode number of the lock file selects the byte.  So processes that use two lock files, because
-        the job file has two names, notice each other: this raises OSError(EBUSY).
+        it, and on one byte after that range, which the inode number of the lock file selects.  So processes
+        that use two lock files, because the job file has two names, notice each other: OSError(EBUSY).
         """
         fd = self.fd
         inode = self.lock_table.inode
         if inode is None or inode == self.reader.marked_lock_file:
             return
         self.reader.marked_lock_file = None
-        # lock it again: the pulse is a byte that we lock to notice lost locks, and in a new lock file it
-        # shows only the loss of locks that were taken after it
+        # lock it again: the pulse in a new lock file shows only the loss of locks that were taken after it
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3290,12 +3226,11 @@ class JobFile(JobReader):
         self.reader.marked_lock_file = inode
 
     def open_to_write(self) -> None:
-        """Open the files at the path, unless they are open, and mark the lock file as in use."""
         self.open_files()
         self.mark_lock_file_in_use()
 
     def check_at_path(self) -> None:
-        """Raise FileChangedError if the path no longer names the open file: states written there are lost.
+        """Raise FileChangedError if the path no longer names the open file.
 
         Needs the command mutex: with it, this host's cache of names is new.
         """
@@ -3307,10 +3242,7 @@ class JobFile(JobReader):
             raise FileChangedError
 
     def check_writable(self) -> None:
-        """Check that a state may be written to the open file now.
-
-        Raises FileChangedError, or OSError(EBUSY) if another lock file is in use.  Needs the command mutex.
-        """
+        """Raise FileChangedError, or OSError(EBUSY), if no state may be written.  Needs the command mutex."""
         self.check_at_path()
         self.mark_lock_file_in_use()
 
@@ -3319,8 +3251,6 @@ class JobFile(JobReader):
 
     def change_state(self, line: Line, state: bytes) -> Attempt:
         """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
-
-        A walk does this to orphans; -r and --resume make finished lines new if make_new() was refused.
 
         Return what was written in `new_state` of an Attempt; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
@@ -3339,10 +3269,8 @@ class JobFile(JobReader):
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        The caller then writes the new state, still holding the command mutex.  Raises FileChangedError if the
-        line, or the directive with its settings, is not at its offset.
-        needs_room: also require can_run_another_copy().  A claim that has locked all of the bucket, with all
-        job locks of the command, knows that no copy lives.
+        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
+        needs_room: no copy of the command may be too many (can_run_another_copy()).
         """
         assert self.lock_table.has_mutex(line.command)
         self.check_writable()
@@ -3365,16 +3293,10 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        Until then the line may not be claimed, as its job could run without a line.
-
-        Remember the size up to which all lines are committed.  Otherwise no line could be claimed during an
-        append, and lines below those that were refused would start first.  On a network file system each
-        check is a round trip, so a line within that size is not checked again.  NFS can know an older,
-        smaller size: then the line waits.
-
-        An editor can shorten the file after that.  If lines are then appended on a full disk, this can return
-        True for a line that is cut off.  A line without its newline can be half appended after such an edit,
-        so it is checked each time.
+        Otherwise the job could run without a line.  The size up to which all lines are committed is
+        remembered, so that lines can be claimed during an append.  NFS can know an older, smaller size: then
+        the line waits.  An editor can shorten the file after that: if lines are then appended on a full disk,
+        this can return True for a line that is cut off.  One without its newline is checked each time.
         """
         assert self.lock_table.has_mutex(line.command)
         was_committed = line.is_complete and line.offset < self.reader.committed_size
@@ -3396,16 +3318,12 @@ class JobFile(JobReader):
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
         FileChangedError if a line has moved.
 
-        Before its first claim a runner with -r does this to all failed lines, one with --resume to those in
-        error (Cursor._make_failed_lines_new()).  If this is refused, the runner writes each line while
-        holding the command mutex (change_state()), after the same checks of path and line as for a claim.
+        One lock over all buckets includes the mutex of each command, and the append byte.  `runset4.py
+        --edit` holds that before it locks bucket after bucket, so the two never lock buckets at the same
+        time.
 
-        One lock over all buckets includes the mutex of each command, so no process of ours changes one of the
-        lines meanwhile.  It also includes the append byte.  `runset4.py --edit` holds that before it locks
-        bucket after bucket, so the two never lock buckets at the same time.
-
-        The bytes between the states are written as they are: only programs other than ours could change them.
-        As in change_state(), these have microseconds for that: the last read is after all lines were checked.
+        The bytes between the states are written as they are: only programs other than ours could change them,
+        and have microseconds for that, since the last read is after all lines were checked.
         """
         first, last = lines[0], lines[-1]
         with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, APPEND_BYTE + 1) as locked:
@@ -3428,12 +3346,12 @@ class JobFile(JobReader):
             return True
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was checked while holding the command mutex."""
+        """Write the state of a line that was checked.  Needs the command mutex."""
         assert self.lock_table.has_mutex(line.command)
         self._write(state, line.offset)
 
     def _write(self, data: bytes | bytearray, offset: int) -> None:
-        # with lost locks, another host can hold the mutex: then raise OSError, and write nothing
+        # with lost locks, another host can hold the mutex
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
         self._has_unsynced_writes = not self.network
