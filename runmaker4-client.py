@@ -4,9 +4,9 @@
     alice$ runmaker4-server.py runs.txt              bob$ runmaker4-client.py -j4 alice
 
 It is runmaker4.py's `Runner` with a connection instead of a file.  Everything that must not be lost (start,
-output and result of a run) is an event, which the client sends again after each reconnect, until the server
-has acknowledged it.  While the connection is lost, jobs keep running; once 2 MiB of output are unsent, the
-client stops reading the pipes of the jobs.
+output and result of a run) is an event, sent again after each reconnect until the server has acknowledged it.
+While the connection is lost, jobs keep running; once 2 MiB of output are unsent, the client stops reading the
+pipes of the jobs.
 
 The client gives back a job that gets no slot within a second.  The protocol is described in
 runmaker4-server.py.
@@ -273,7 +273,6 @@ class Endpoint:
     def try_to_connect(self, seconds: float) -> None:
         """Connect, authenticate both ends, and close the connection: a test before the event loop.
 
-        So errors appear on the user's terminal, and an unknown host or a wrong token ends the client at once.
         Raises OSError or WireError, for which why_unreachable() and why_rejected() have texts.  seconds: for
         all of this.
         """
@@ -298,16 +297,13 @@ class Endpoint:
         return f"port {self.port}: {text} (is runmaker4-server.py running on that host?)"
 
     def why_rejected(self, error: WireError) -> str:
-        """Return why authentication failed, and a remedy: 'wrong token, from ...'.
-
-        Any other RefusedError than for the token comes from another version of the protocol.
-        """
+        """Return why authentication failed, and a remedy: 'wrong token, from ...'."""
         if str(error) == "wrong token":
             return (
                 f"wrong token, from {printable(self.token.source)} (the first line that the server printed "
                 "names the file with the right one; give it with --token)"
             )
-        if isinstance(error, RefusedError):
+        if isinstance(error, RefusedError):         # by another version of the protocol
             return f"{error} (use the same release on both ends)"
         return f"no runmaker4-server.py: {error}"
 
@@ -342,7 +338,7 @@ class RemoteJob(Job):
     def from_message(cls, item: Message) -> RemoteJob:
         """Return a job from an item of a `jobs` message, which the server's make_job_entry() has made.
 
-        Raises WireError.  Offset and state of the line are unknown here: the server alone has the file.
+        Raises WireError.  Offset and state of the line are unknown here.
         """
         slots = item.integer("slots", 100_000)
         # null: no limit; negative: in percent; as in JobSettings
@@ -368,10 +364,7 @@ class RemoteJob(Job):
 
 
 class Outbox:
-    """Events for the server, in order.
-
-    Output is sent only as far as the server's window allows, and later events wait.
-    """
+    """Events for the server, in order."""
 
     def __init__(self) -> None:
         self._unsent: deque[Event] = deque()
@@ -391,11 +384,8 @@ class Outbox:
         self.backlog += size
 
     def send(self, link: ServerLink) -> None:
-        """Send events until the window is full: OUTPUT_WINDOW_BYTES of output that are not acknowledged.
-
-        Called after each new event and each acknowledgement.  If the output of an event does not fit, all
-        later events wait, too, because they must arrive in order.
-        """
+        """Send events until the window is full: OUTPUT_WINDOW_BYTES of output that are not acknowledged."""
+        # later events wait behind one that does not fit: they must arrive in order
         while self._unsent and self._in_flight_bytes + self._unsent[0].size <= OUTPUT_WINDOW_BYTES:
             event = self._unsent.popleft()
             self._in_flight.append(event)
@@ -417,9 +407,8 @@ class Outbox:
     def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
         """Make all events unsent after the `welcome` of a server; remove and return those that it has.
 
-        Events can be lost with the connection, so all that the server does not have are sent again.
-        last_number: of the last event that it has dealt with; 0: a new server has none.
-        to_repeat: events that an earlier server has acknowledged, and a new server needs.
+        last_number: of the last event that it has dealt with; 0: a new server has none.  to_repeat: events
+        that an earlier server has acknowledged, and a new server needs.
         """
         in_order = sorted(to_repeat, key=lambda event: int(event.message["n"]))
         # all of them, because acknowledge() looks only at those in flight
@@ -527,8 +516,8 @@ class LinkLife:
     def can_start_jobs(self) -> bool:
         """Return True if the server has answered a recent request.
 
-        A server that hears nothing from us for the grace (--grace) gives our jobs to others: a job that
-        starts later could run twice.  Half of the grace is the safety margin.
+        A server that hears nothing from us for the grace gives our jobs to others: one that starts later
+        could run twice.  Half of the grace is the safety margin.
         """
         max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
         request_age = boottime() - self._server_alive_at
@@ -555,13 +544,14 @@ class LinkLife:
 
     def on_answer(self, number: int) -> None:
         """Note that the server was alive when we sent this request."""
+        # a wrong answer may not name a time to come
         self._server_alive_at = max(self._server_alive_at, min(number / 1e6, boottime()))
 
     def on_lost(self, complaint: Complaint) -> bool:
         """Note a lost link, or a failed attempt to get one; return True if the caller must report it.
 
-        Attempts follow each other until a server answers.  So report a loss once, and once more a long
-        silence and a refusal, because these name a remedy.
+        Attempts follow each other: report a loss once, and once more a long silence and a refusal, which name
+        a remedy.
         """
         if not self.wants_server:
             return False
@@ -573,10 +563,9 @@ class LinkLife:
         return must_report
 
     async def connect(self, jobs: RemoteJobs, file_id: str) -> ServerLink:
-        """Open a connection to the server; return it as a link.  The handshake follows.
+        """Open a connection to the server; return it as a link, before the handshake.
 
-        Called by stay_connected() for each attempt.  file_id: of the file that the server must have; '': any.
-        Raises OSError, asyncio.TimeoutError.
+        file_id: of the file that the server must have; '': any.  Raises OSError, asyncio.TimeoutError.
         """
         endpoint = self._endpoint
         link = ServerLink(jobs, endpoint.open_channel(file_id))
@@ -590,8 +579,8 @@ class LinkLife:
     async def keep_alive(self, link: ServerLink) -> str:
         """Keep a new link until it is lost; return why.
 
-        Send pings after the `welcome`: their answers show that the server lives, and allow us to start jobs.
-        Drop the link if the server is silent, or if the `welcome` takes too long.
+        Pings show that the server lives, and allow us to start jobs.  Drop the link if the server is silent,
+        or if the `welcome` takes too long.
         """
         opened_at = boottime()
         while not link.lost_reason.done():
@@ -618,8 +607,8 @@ class LinkLife:
     async def pause_before_retry(self) -> float | None:
         """Wait before the next attempt to connect; but give up once the time of --give-up is over.
 
-        Return the seconds without a server if the client gives up: then wants_server is False, and the caller
-        kills the jobs.  Otherwise return None.
+        Return the seconds without a server if the client gives up: then the caller kills the jobs.  Otherwise
+        None.
         """
         if not self.wants_server:
             return None
@@ -666,9 +655,8 @@ class Requests:
     def send_claim(self, link: ServerLink, free: Resources, slots: int, exits_if_none: bool) -> None:
         """Ask the server for jobs by a `claim`, unless nothing has changed since the last one.
 
-        `want` and `memory` are changes: the server adds them to earlier claims.  So `memory` is negative if
-        less is free.  `last` announces that we exit if there is no job.  The server goes by the newest claim,
-        so each has `last` until the server has answered.
+        The server goes by the newest claim, so each has `last`, which announces our exit, until it is
+        answered.
 
         free: what the jobs that have arrived leave.  slots: in service.
         """
@@ -742,8 +730,8 @@ class RemoteJobs:
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> RemoteJob | NoJob:
         """Return a job that the server has sent, and ask for more; a NoJob if none can start now.
 
-        The runner calls this when a slot is free, and again when jobs arrive: _wake_runner().  So never wait
-        for the server here.  exits_if_none: the runner exits if the server has no job for it.
+        Never wait for the server: _wake_runner() has the runner call this again.  exits_if_none: the runner
+        exits if the server has no job for it.
         """
         first_job = next(iter(self._jobs_ahead.values()), None)
         # The first job waits until it fits and the server has answered, and the others wait for it: only
@@ -773,8 +761,8 @@ class RemoteJobs:
     async def finish(self, job: Job, state: bytes) -> str:
         """Queue the event that a job has finished, if it is still ours.
 
-        state: NEW: it was not started, so it is given back.  Return '', no error: if the server cannot write
-        the result, it sends a `fault` later.
+        state: NEW: it was not started, so it is given back.  Return '': a server that cannot write the result
+        sends a `fault` later.
         """
         if remote_job := self.our_job(job):
             if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
@@ -783,6 +771,7 @@ class RemoteJobs:
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
+        # until this is acknowledged greet() names the job, as a next server must also learn that
         self._jobs[job.key] = job
         self._queue_result(job, NEW)
 
@@ -798,9 +787,7 @@ class RemoteJobs:
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
         """Close the connection after the last job; return the server's summary of the file; None: unknown.
 
-        Called when the runner exits: exit status and closing line come from the summary.  First give back
-        jobs without a slot, and wait until the server has written all results.  Report how many could not be
-        sent.
+        First give back jobs without a slot, and wait until the server has written all results.
         """
         self._return_queued_jobs()
         started = boottime()
@@ -840,8 +827,8 @@ class RemoteJobs:
     async def _request_summary(self) -> None:
         """Ask the server for a summary of the file, and wait until it is in `_summary`, or time is over.
 
-        Ask on each new link again.  Jobs can still arrive, for an earlier claim.  Give them back, and ask
-        only when their lines are new: until then the server counts them as running.
+        Jobs can still arrive, for an earlier claim.  Give them back, and ask only when their lines are new:
+        until then the server counts them as running.
         """
         started = boottime()
         asked_link = None
@@ -865,13 +852,13 @@ class RemoteJobs:
     def _request_jobs(self, free: Resources, exits_if_none: bool = False) -> None:
         """Ask for jobs for the free slots, and report our free memory.
 
-        Subtract what the jobs need that have arrived and wait for a slot.  Without a link, or if the runner
-        starts no more jobs, ask for none.  exits_if_none: announce that we exit if there is no job.
+        Without a link, or if the runner starts no more jobs, do nothing.  exits_if_none: announce that we
+        exit if there is no job.
         """
         link = self.link_life.link
         if not link or self._runner.draining:
             return
-        for job in self._jobs_ahead.values():
+        for job in self._jobs_ahead.values():       # they wait for a slot
             free -= job.settings.needs
         self._requests.send_claim(link, free, self._runner.slots.in_service, exits_if_none)
 
@@ -908,17 +895,13 @@ class RemoteJobs:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Handle events that the server has acknowledged: it has written them to files.
-
-        Forget a job whose result is acknowledged.  Keep the `begin` of a run until its `end` is acknowledged,
-        because a next server would need it.
-        """
+        """Handle events that the server has written to files."""
         for event in events:
             job, kind = self._jobs.get(event.message["id"]), event.message["type"]
             if job and kind == "finish":
                 del self._jobs[job.key]
             elif job and kind == "begin":
-                job.begin = event
+                job.begin = event       # until the `end` is acknowledged a next server would need it
             elif job and kind == "end":
                 job.begin = None
         self._send_queued_events()
@@ -927,10 +910,7 @@ class RemoteJobs:
         self._runner.pump.resume()      # the backlog is smaller: job output can be read again
 
     def _on_job_lost(self, key: str) -> None:
-        """Handle a `lost`: another runner has the job's line, or the line is gone.  So kill our copy.
-
-        If the job has finished already, report that the result is not written.
-        """
+        """Handle a `lost`: another runner has the job's line, or the line is gone.  So kill our copy."""
         job = self._jobs.pop(key, None)
         self._jobs_ahead.pop(key, None)
         if not job:
@@ -952,9 +932,7 @@ class RemoteJobs:
     async def stay_connected(self) -> None:
         """Connect, and reconnect after each loss, until the client exits or gives up.
 
-        Raises UsageError if a server refuses us before any welcome.  A later refusal comes from an end that
-        has not proved that it knows the token: after a crash another user's server can have the port.  So
-        neither kill jobs nor stop waiting for our server.
+        Raises UsageError if a server refuses us before any welcome.
         """
         while self.link_life.wants_server:
             complaint = Complaint.LOSS
@@ -963,6 +941,8 @@ class RemoteJobs:
                 required_file_id = self.link_life.file_id if self._jobs else ""
                 link = await self.link_life.connect(self, required_file_id)
                 why = await self.link_life.keep_alive(link)
+                # After a welcome neither kill jobs nor give up: this end has not proved that it knows the
+                # token, and after a crash another user's server can have the port
                 if isinstance(link.channel.error, RefusedError):
                     complaint = Complaint.REFUSAL
                     if not self.link_life.was_accepted:
@@ -977,10 +957,7 @@ class RemoteJobs:
                 self._runner.kill_jobs()
 
     def greet(self, link: ServerLink) -> None:
-        """Name our jobs (`have`) and ourselves (`hello`) on a new link, when it is authenticated.
-
-        The server compares the jobs with the lines that it has for us, and answers with a `welcome`.
-        """
+        """Name our jobs (`have`) and ourselves (`hello`) on a new link, when it is authenticated."""
         if not self.link_life.wants_server:     # we exit, or give up; this attempt was still under way
             return
         for job in self._jobs.values():             # one by one: a command can fill a message
@@ -1027,10 +1004,7 @@ class RemoteJobs:
     # -- messages --------------------------------------------------------------------------------------------
 
     def handle(self, link: ServerLink, message: Message) -> None:
-        """Handle a message from the server.
-
-        Raises WireError if it is unknown, malformed, or comes before the welcome.
-        """
+        """Handle a message from the server.  Raises WireError: it is invalid, or comes before the welcome."""
         kind = message.text("type", 16)
         if not self.link_life.wants_server:
             return
@@ -1083,11 +1057,7 @@ class RemoteJobs:
             raise WireError(f"an unknown message {kind!a}")
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
-        """Use a link from now on, because the server has accepted us; send the events that it lacks.
-
-        Forget jobs whose results the server has acknowledged.  For each job that has no line any more, or
-        that another runner has, the server then sends a `lost`.
-        """
+        """Use a link from now on, and send the events that the server lacks."""
         file = message.text("file", 1000)
         grace = max(message.seconds("grace"), 0.1)
         last_event = message.integer("seen")
@@ -1106,10 +1076,7 @@ class RemoteJobs:
         self._wake_runner()
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
-        """Queue jobs for the runner, the answer to a `claim`, and wake it: claim() returns them one by one.
-
-        Some can be more than we have asked for: the server sends jobs ahead while they are short.
-        """
+        """Queue jobs for the runner, perhaps more than were requested, and wake it."""
         request_number = message.integer("request")
         arrived = list(map(RemoteJob.from_message, message.objects("jobs")))
         for job in arrived:
@@ -1118,8 +1085,7 @@ class RemoteJobs:
         # those that still have no slot by then go back, for other clients
         self.loop.call_later(MAX_QUEUED_SECONDS, self._return_late_jobs, arrived)
         self.link_life.on_answer(request_number)
-        # If the answered request is too old, the server can have given the jobs to others since.  So they may
-        # start only after the answer to a ping.
+        # if the answered request is too old, the server can have given the jobs to others since
         if not self.link_life.can_start_jobs:
             link.request("ping")
         self._requests.forget_no_job()          # an earlier answer is outdated
@@ -1133,10 +1099,7 @@ class RemoteJobs:
             link.send(type="ready", id=remote_job.key)
 
     def _on_no_job(self, message: Message) -> None:
-        """Handle `nothing`, the answer to a claim that announced our exit: there is no job for us.
-
-        Wake the runner, which claims again, and exits because of the answer.
-        """
+        """Handle `nothing`, the answer to a claim that announced our exit; the runner then exits."""
         request_number = message.integer("request")
         # jobs ahead have arrived since the request, so then the runner stays
         self._requests.on_no_job(request_number, NoJob(
@@ -1198,8 +1161,7 @@ class ServerSink(Sink):
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Hold output while the run is short, to send it with the `end`; send that of longer runs at once.
 
-        The server writes an `end` to the journal, so the output of a short run needs no file there.  A run is
-        short until it has printed MAX_SHORT_BYTES or taken MAX_SHORT_SECONDS (on_tick()).
+        A run is short until it has printed MAX_SHORT_BYTES or taken MAX_SHORT_SECONDS (on_tick()).
         """
         held_output = self._held_output.get(run)
         if held_output is None:
@@ -1210,10 +1172,7 @@ class ServerSink(Sink):
             self._send_held_output(run)
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        """Report the end of a run, with output that is still held.
-
-        Note in the job how the run ended: the event `finish` reports it, for the results of a group.
-        """
+        """Report the end of a run, with output that is still held."""
         self._record_result(run, str(run_result), run_result.cause == "timeout")
         # on_tick() does so, too, but only once a second
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
@@ -1276,9 +1235,8 @@ class ClientProgram(RunnerProgram):
     def check_and_open(self) -> None:
         """Check what the jobs need, and try to connect once.  Raises UsageError.
 
-        This comes before the program goes into the background.  If the server does not answer, go on all the
-        same: the client then waits for it.  With --give-up 0, or if waiting cannot help (an unknown host, a
-        wrong token), raise the error.
+        If the server does not answer, the client waits for it, except with --give-up 0, or if waiting cannot
+        help (an unknown host, a wrong token).
         """
         # a file of slots can be on a file system that blocks; a client keeps no records
         if self.slot_file:
