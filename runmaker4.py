@@ -5636,7 +5636,7 @@ class ProcessStat(NamedTuple):
         """Read the fields of a process.  Raises OSError if it has exited."""
         fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY)
         try:
-            # the first two fields are the pid and the name, '(NAME)'; the name can contain blanks and )
+            # after the pid and '(NAME)', a name that can contain blanks and )
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
@@ -5686,7 +5686,7 @@ class ProcessTable:
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's, or of this process."""
-        for fd in LOCK_FD, LOCK_FD + 2:         # mostly one of these has the lock: Processes.start()
+        for fd in LOCK_FD, LOCK_FD + 2:         # one has the lock, if no low limit of open files: _lock_fd
             with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
@@ -5857,7 +5857,7 @@ class TreeKiller:
         self._throttle = Throttle()     # of the last reading
 
     async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
-        """Kill the tree of a job: TERM and CONT, after the grace KILL.  Return [] once no process lives.
+        """Kill the tree of a job.  Return [] once no process lives.
 
         While processes outlive KILL, gives_up() is asked about them each second or so.  If it returns True,
         the shell counts as killed: return these processes.
@@ -5936,7 +5936,6 @@ class Processes(TreeKiller):
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
-        """grace: seconds from TERM to KILL; None: never KILL."""
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         self._own_peak = 0              # of this process's memory, when last asked, in KiB: see reap()
@@ -5966,8 +5965,8 @@ class Processes(TreeKiller):
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
         # The job lock gets the number `_lock_fd`, or, if our own descriptor has that, `_lock_fd` + 2: some C
-        # libraries leave close-on-exec set if dup2(2) gets one number twice.  ProcessTable and Holders look
-        # at both.  It is copied last, because one of ours above can have one of these numbers.
+        # libraries leave close-on-exec set if dup2(2) gets one number twice.  It is copied last, because one
+        # of ours above can have one of these numbers.
         free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
         copies += zip(lock_fds[1:], free_numbers)
         copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
