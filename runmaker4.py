@@ -3362,8 +3362,11 @@ class JobFile(JobReader):
 
 
 class JobQueue:
-    """The jobs that were claimed from a job file: claims lines, checks claimed lines and writes results."""
-    MAX_SINGLE_READS = 16       # lines of a command that are read one by one
+    """The jobs claimed from a job file: claims lines, checks claimed lines, writes results.
+
+    Hold no command mutex when you call it; each `with` block of a mutex must end before the next begins.
+    """
+    MAX_SINGLE_READS = 16       # lines of a command
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
     MAX_SPREAD = 32             # new lines
 
@@ -3372,24 +3375,20 @@ class JobQueue:
         self.file = file
         self.say = file.say
         self._say_once = once_per_subject(file.say)
-        self.claimed: dict[Job, None] = {}      # release_job() removes a job
-        # jobs that are "lost" to others or "cancelled"; the next check_jobs() returns them
-        self._jobs_to_kill: JobsToKill = {}
-        # Among so many new lines a runner chooses the next, so that not all try the same: MAX_SPREAD each
-        # time that another process has the line that it wants, one less after each claim
+        self.claimed: dict[Job, None] = {}
+        self._jobs_to_kill: JobsToKill = {}     # for the next check_jobs()
+        # A runner chooses among so many new lines, so that not all runners try the same one
         self.spread = 1
-        self._searched_at = -inf           # when check_jobs() last searched for moved lines (clock)
-        # when ENOTCONN first came (clock); None: the file was opened since
-        self._cut_off_since: float | None = None
-        # when the path first named no file (clock); None: it names a file
-        self._no_file_since: float | None = None
-        self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # to be closed when no descriptor is left for a result
+        # by the clock
+        self._searched_at = -inf                # for moved lines
+        self._cut_off_since: float | None = None        # since ENOTCONN; None: the file was opened since
+        self._no_file_since: float | None = None        # since the path named no file; None: it names one
+        self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # descriptors for one emergency: never filled again
 
     def open_files(self) -> None:
-        """Open the job file and the lock file that the path names now, and take back the locks of our jobs.
+        """Open the files that the path names now, and take back the locks of our jobs: O1 to O6.
 
-        This comes before each walk and each check of claimed jobs, and before a result whose line has moved.
-        Raises OSError(EBUSY) if another process uses another lock file: then no line may be claimed.
+        Raises OSError, also FileNotFoundError and FileChangedError: claim nothing, and call it again later.
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()                         # O1
@@ -3399,15 +3398,15 @@ class JobQueue:
             if not self.file.reader.is_checked:
                 self._on_file_opened()                      # O4
         finally:
-            self._forget_job_locks()                        # O4; those of the table are gone, whatever fails
+            self._forget_job_locks()                        # also if O3 freed them, and then failed
         self.take_back_locks()                              # O5
         self.file.mark_lock_file_in_use()                   # O6
 
     def _on_file_opened(self) -> None:
-        """Find out if job locks were lost before this job file was opened: reads of it do not tell that."""
+        # reads of this file cannot tell that locks were lost before it was opened
         self.file.lock_table.drop_lost_job_locks()
-        self.file.reader.is_checked = True
-        self._searched_at = -inf            # missing lines can be in this file
+        self.file.reader.is_checked = True      # after it: an error leaves it to the next open_files()
+        self._searched_at = -inf                # missing lines can be in this file
         self._cut_off_since = None
         if self.file.reader.reading_mode is Reading.DROPPED:
             self._say_once(
@@ -3417,19 +3416,19 @@ class JobQueue:
             )
 
     def take_back_locks(self) -> None:
-        """Lock a job lock again for each claimed job that has none; one without a line is "lost"."""
+        # jobs without a line are no matter here: the next check or result searches again
         self._reconcile_commands([job for job in self.claimed if not job.job_lock])
 
     def close_if_locks_lost(self, error: OSError) -> None:
-        """Close job file and lock file, to be opened again, if an error can mean that locks were lost."""
+        """Close both files, for open_files(), if an error can mean that locks were lost."""
         if error.errno == errno.ENOTCONN and self._cut_off_since is None:
-            self._cut_off_since = self.file.clock()     # finish() gives up a minute later
-        # not FileChangedError, which also has the errno ESTALE: it stands for an edit or a replaced file
+            self._cut_off_since = self.file.clock()
+        # a FileChangedError has the errno ESTALE, too
         if error.errno in LOCKS_LOST and not isinstance(error, FileChangedError):
             self.file.close_files()
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each claimed job whose job lock the lock table has lost or freed."""
+        """Clear `job_lock` of each job whose job lock the lock table has lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3440,77 +3439,75 @@ class JobQueue:
             job.job_lock = None
 
     def copy_lock_fds(self, job: Job) -> LockFds:
-        """Return what a job inherits (LockTable.copy_job_lock()); nothing if the job lock is lost."""
+        """Return what a job inherits, for the caller to close; (): the job lock is lost."""
         return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
 
     def still_has(self, job: Job) -> bool:
-        """Return True if we certainly still hold a job's job lock: only then may the job run again here."""
-        self.file.lock_table.expire_lock_check()
+        """Return True if we certainly hold the job lock: only then may the job run again here."""
+        self.file.lock_table.expire_lock_check()        # an old answer is not certain
         try:
             return job.job_lock is not None and self.file.is_open and self.file.lock_table.still_has_locks()
-        except OSError:                         # it is unknown, so not certain
+        except OSError:                         # unknown
             return False
 
     # -- claiming a line -------------------------------------------------------------------------------------
     #
-    # Short jobs on NFS, where each call is a round trip.  Once SHORT_JOBS jobs in a row have ended within
-    # SHORT_SECONDS of their claims, FileJobs expects that of the next, too (Consumer.runs_short_jobs).  Then
-    # a claim locks all of the bucket, mutex included, and the result needs no lock of its own.  The bucket of
-    # a job that runs for longer is trimmed: others can need the mutex.
+    # On NFS each call is a round trip.  After SHORT_JOBS short jobs in a row (FileJobs) a claim locks all of
+    # the bucket, so the result needs no mutex of its own.  The bucket of a job that runs for longer than
+    # SHORT_SECONDS is trimmed: others can need the mutex.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
-        """Claim a line for a consumer: while holding the command mutex, check it, lock a job lock, write `r`.
+        """Claim a line for a consumer.  Without a `job` in the result, `check` says why not.
 
-        `check` of the result is OPEN if that was done, otherwise it says why not.  Raises OSError, and
-        FileChangedError if the line or the file moved: then nothing is locked or written.
+        Raises FileChangedError if the line or the file moved, and OSError if locks were lost (EIO), another
+        lock file is in use (EBUSY) or no job lock is free (ENOLCK): then no lock of this claim remains.
 
-        Step 2 of the protocol.  (A server takes back the `r` of a job that a client still has in the same
-        way, if h < R: ServedQueue.reclaim_line().)
+        Step 2 of the protocol.  The theorem needs this order under one mutex: check path and line, count h
+        and R, lock a job lock, write `r`.
         """
         lock_table = self.file.lock_table
         bucket_lock = None
-        # The mutex with all job locks, so h = 0; not beside an equal job of ours, which has one of them
+        # with all of the bucket h was 0; an equal job of ours has a job lock in it
         if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
             bucket_lock = lock_table.take_bucket(line)
         attempt = Attempt(LineCheck.LOCKED)
         try:
             # without a bucket, the mutex alone: of equal lines others can be running
             with self.file.command_mutex(line.command, self.file.walk_patience, bucket_lock) as locked:
-                if locked:                      # h <= R: otherwise a copy lives whose line is no longer `r`
+                if locked:
                     attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
                 if attempt.check is LineCheck.OPEN:
                     attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock)
         finally:
-            # not claimed; if _lock_and_mark() has failed, it has freed the lock
+            # if _lock_and_mark() has failed, it has freed the lock
             if bucket_lock and not attempt.job and lock_table.is_ours(bucket_lock.offset):
                 lock_table.free_job_lock(bucket_lock)
-        # if another process was faster, choose among more lines
+        # mostly another process was faster: choose among more lines
         self.spread = max(self.spread - 1, 1) if attempt.job else self.MAX_SPREAD
         return attempt
 
     def trim_bucket(self, job: Job) -> None:
-        """Unlock all of a job's bucket but the job lock, so that other processes can lock the mutex."""
+        """Give the mutex back that claim() has locked for a short job; otherwise do nothing."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
                        job_lock: JobLock | None) -> Job:
-        """Lock a job lock for a line that can be claimed, write `r`, and add the new job to `claimed`.
+        """Lock a job lock, unless one is given; write `r`; add the new job to `claimed`.
 
-        job_lock: is locked already, with all of the bucket; None: lock one here.  Raises OSError, after it
-        has tried to take the `r` back; then the lock is free, too.
+        Needs the command mutex.  After an OSError the lock is free.
         """
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
-            if line.state != RUNNING:           # it is `r` if a server takes a job back
+            if line.state != RUNNING:           # a server takes back the `r` of a returning client
                 self.file.write(line, RUNNING)
         except OSError:
-            # If the disk is full, no `r` may remain.  After a lost lease one can: it is an orphan.
+            # on a full disk no `r` may remain; after a lost lease one can, and is an orphan
             with suppress(OSError):
                 if self.file.state_at(line) == RUNNING:              # an editor can have saved
                     self.file.write(line, line.state)
-            self._free_job_lock(job)
+            self._free_job_lock(job)            # after the `r`: I1
             raise
         self.claimed[job] = None
         return job
