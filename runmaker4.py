@@ -867,14 +867,14 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# On a local file system locks and reads do what fcntl(2) and read(2) promise.  On all others a lock excludes
+# On a local file system locks and reads do what fcntl(2) and read(2) promise.  On others a lock excludes
 # other hosts, but this host can answer from caches:
 #
 #  what is old                    where (for how long)          what makes it current, and who calls it
 #
 #  names and sizes in a           NFS (60 s), FUSE (1 s or      refresh_file(): LockTableReader.refresh()
-#  directory                      more)                         before each look, refresh_under_lock() once a
-#                                                               mutex is locked
+#  directory                      more)                         before each look, refresh_under_lock()
+#
 #  pages of a file                NFS, CephFS (no limit),       Reader.pread(): O_DIRECT, or drops the pages
 #                                 FUSE
 #  what a daemon has read for     MooseFS (60 s), JuiceFS (as   Reader.refresh(), a new description:
@@ -1068,8 +1068,8 @@ class Reader(Opened):
         """Make later reads return what other hosts had written by now.  Call refresh_file() first.
 
         A FUSE daemon can cache data for each open file description, even with O_DIRECT, so open a new one.
-        MooseFS caches for up to 60 s: one thread of its daemon learns that a file has changed, another that a
-        lock is granted, and the second can be first (mfsclient/extrapackets.c, readdata.c).
+        In MooseFS one thread of the daemon learns that a file has changed, another that a lock is granted,
+        and the second can be first (mfsclient/extrapackets.c, readdata.c).
         """
         if mount.is_fuse and self.is_open:
             direct = os.O_DIRECT if self.reading_mode is Reading.DIRECT else 0
@@ -1986,7 +1986,6 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
-        # If an editor has saved meanwhile, this is the old file; the first walk opens the new one
         size = os.fstat(file.fd).st_size
         if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
@@ -4200,10 +4199,8 @@ class Stop(Enum):
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
-    It ends at a *block*, below which no job can start: a barrier that waits, a check that failed, an invalid
-    directive or too big a group.  At a barrier it knows only the first job above that was unfinished when
-    met.  Once that has finished, others can be unfinished.  So only another walk, which has met no unfinished
-    job from the top on, passes the barrier.
+    It ends at a Block.  At a barrier it knows only the first job above that was unfinished when met: once
+    that has finished, others can be unfinished.  So only another walk, from the top, passes the barrier.
     """
 
     def __init__(
@@ -4234,16 +4231,14 @@ class Walk:
         self.above = Above()
         # up to the next directive no new job is for these consumers
         self._only_running_matter = False
-        # a line can soon be claimable: another runner had just taken it or held the command mutex, it may be
-        # an orphan, or lines are being appended
-        self.claimable_soon = False
+        self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
         self.passed: list[Line] = []            # new lines that are left to others, for later
         self._choose_among(queue.spread)        # sets `_to_pass`: how many more new lines to leave to them
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
-        # consumers that had too little free for a job: that job and the needs
+        # for consumers that had too little free for a job: that job and the needs
         self._waiting_for_capacity: dict[Consumer, tuple[Line, Resources]] = {}
         self.groups: list[PendingGroup] = []
         self.group_problem = ""     # a message about the first group, if this process starts none
@@ -4291,7 +4286,7 @@ class Walk:
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
-                    # all wait for slots or memory: continue here later, as a walk from the top takes long
+                    # continue here later, as a walk from the top takes long
                     self.scan.seek_back(line)
                     return Stop.SHORT
             self._note_if_half_saved()
@@ -4316,7 +4311,7 @@ class Walk:
         self.scan.seek_back(passed[0])
 
     def _note_if_half_saved(self) -> bool:
-        """Note for how long the end of the file can be half saved; return True if it can."""
+        """Set seconds_until_trusted; return True if it is not 0."""
         self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
         return self.seconds_until_trusted > 0
 
@@ -4403,8 +4398,7 @@ class Walk:
         scope = self.above.scope
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
-        # not if another walk follows, which checks the line: on a network each check is a round trip.  An
-        # idle runner on NFS checks only a random share: see Cursor._begin_walk()
+        # not if another walk follows, which checks the line: on a network each check is a round trip
         if not self.needs_another_walk and (
                 self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
@@ -4497,7 +4491,7 @@ class Walk:
 
 # NoJob.retry_after, if it is not seconds
 WAIT = None                     # until something changes
-AGAIN = 0.0                     # at once: only the time slice is over
+AGAIN = 0.0                     # at once: the time slice is over, or the next walk checks all lines `r`
 NOBODY_EXITS: Mapping[Consumer, str] = {}
 
 
@@ -4528,34 +4522,32 @@ class Cursor:
     It is in one of these states:
 
         RESET   failed lines of consumers in `_to_reset` are being made new; until then nothing is claimed
-        TOP     there is no walk
+        TOP     there is no walk: a claim begins one
         WALK    `_walk` has claimed a job, or all consumers that are here have too little free
         SLICED  `_walk` has paused between two reads of the file (`_is_sliced`)
         IDLE    `_idle_walk` has found no job
 
     The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
-    on; "wait": a NoJob; "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then
-    anew.
+    on; "wait": a NoJob; "pause": a NoJob until PAUSE_FACTOR times the length of the last walk is over.
 
-        a claim finds                                           TOP     WALK    SLICED  IDLE
-        consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
-        the file was opened again, or is closed                 anew    anew    anew    anew
-        the last line has moved (if it is read: _walk_on())     -       anew    -       -
-        the walk is overdue (_is_overdue())                     -       anew    on      anew *
-        one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
+        a claim finds                                           WALK    SLICED  IDLE
+        consumers with --retry or --resume have come            RESET   RESET   RESET (also in TOP)
+        the file was opened again, or is closed                 anew    anew    anew
+        the last line has moved (if it is read: _walk_on())     anew    -       -
+        the walk is overdue                                     anew    on      anew *
+        one has come, and `skipped_new` has jobs (not those     on      on      anew
           of groups, which a server has in its plans)
-        one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
-        one has come, a block was met, the last answer had a    anew    on      on      pause
+        one asks to exit, and was not answered (`_answered`)    on      on      anew; server: pause
+        one has come, a block was met, the last answer had a    on      on      pause
           time, or the file has changed since, or is another
-        none of these                                           anew    on      on      wait
+        none of these                                           on      on      wait
 
         the walk                                                the next state
         claims a job                                            WALK, and a Job is returned
         meets a job for which all have too little free          WALK, and WAIT
         has used its SLICE                                      SLICED, and AGAIN
-        meets an edit                                           anew, at once
-        ends: it began after an edit, it has claimed a job,     anew, at once
-          or one has asked to exit since it began
+        meets an edit; or ends, and it began after an edit,     another walk begins
+          it has claimed a job, or one asks to exit since
         ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
         raises OSError                                          TOP: _no_job_after_error()
 
@@ -4587,7 +4579,7 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        # of those: whom the current walk will answer, or whom the last idle walk and count did not let exit
+        # of those: whom the current walk will answer, or the last idle one did not let exit
         self._answered: frozenset[Consumer] = frozenset()
         self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -4598,11 +4590,10 @@ class Cursor:
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self.no_job = NoJob()                   # the last one that claim() has returned
         self._is_sliced = False                 # the last claim paused in the middle of the walk
-        # when (clock) the errors in a row began; while a file may be waited for without end: the last one
+        # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
-        # when (clock) to report that jobs wait, if the file still has that signature
-        self._report_waiting_at = inf
+        self._report_waiting_at = inf           # when (clock) to report that jobs wait, if it is still that
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
@@ -4843,8 +4834,8 @@ class Cursor:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
         A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
-        With --follow it also stays until there is a `#RUN end`.  If a line becomes new after the walk, the
-        count keeps the consumer.  One that becomes new after the count is of a living runner, or an orphan.
+        With --follow it also stays until there is a `#RUN end`.  A line that becomes new after the count is
+        that of a living runner, or an orphan.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
@@ -4886,7 +4877,7 @@ class Cursor:
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
-            # the runners exit because of it, and then report it; or the count failed, and another follows
+            # the runners exit, and then report it; or the count failed, and another follows
             problem = self._printed_block
         if problem and problem != self._printed_block:
             self.say(problem)
@@ -4895,10 +4886,7 @@ class Cursor:
             self._say_once("groups", walk.group_problem)
 
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
-        """Report, once, that new jobs wait although nothing has happened for MIN_IDLE_SECONDS.
-
-        An equal signature means that: each claim and each result writes to the file.
-        """
+        """Report, once, that new jobs wait although no claim or result has written for MIN_IDLE_SECONDS."""
         now = self.clock()
         if self._waiting_signature != signature:
             self._waiting_signature = signature
@@ -4938,7 +4926,7 @@ class Cursor:
         now, text = self.clock(), error_text(error)
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
         if self._wait_for_file and error.errno == errno.ENOENT:
-            # FileNotFoundError: our working directory is gone, and with it each relative path
+            # FileNotFoundError: our working directory is gone
             with suppress(FileNotFoundError):
                 folder = os.path.abspath(os.path.dirname(self.file.real_path))
                 patience = inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
@@ -4974,8 +4962,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
-            # A barrier check reads the states above only if no job there is unfinished.  Then any line `r`
-            # there is an orphan, which counts as in error: so RUNNING is a bad state, too
+            # A barrier check reads states only if no job above is unfinished.  Then any line `r` there is an
+            # orphan, so RUNNING is a bad state, too
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
