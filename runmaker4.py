@@ -585,18 +585,15 @@ class Throttle:
 
 # ======== Record locks ======================================================================================
 #
-# Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock: lock()
-# returns True or False at once, and a process that needs the lock tries again (keep_trying()).
+# Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock: one
+# that needs it tries again (keep_trying()).
 #
 # The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
 # process.  So two opens of one process exclude each other; closing another descriptor of the file frees
 # nothing; and a child that inherits the descriptor also holds the lock, until both have closed it or one has
-# unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.  A
-# description cannot query the locks that it owns.
-#
-# struct flock is short type, short whence, off_t start, off_t len, pid_t pid (0 for these locks).
+# unlocked it.  The kernel frees the locks of a process that dies in any way: so they are life signs.
 
-FLOCK = struct.Struct("hhqqi4x")
+FLOCK = struct.Struct("hhqqi4x")        # type, whence, start, length, pid (0 for these locks)
 # <bits/fcntl-linux.h>; a Python that was built with headers before glibc 2.20 does not know these
 OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_SETLK", 37)
 
@@ -604,12 +601,8 @@ OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes without waiting; return False if another description has any of them locked.
 
-    A description is what an open(2) makes.  It owns the lock, and a child that inherits the descriptor
-    shares it.
-
     Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
-    one with a 32-bit end (src/mds/flock.cc, adjust_locks()).  Seen on CephFS 16.2: of [0, 2^32 + 5)
-    the first five bytes remained.
+    one with a 32-bit end (src/mds/flock.cc, adjust_locks(); 16.2: of [0, 2^32 + 5) five bytes remained).
 
     shared: others can lock the bytes in this way, too.
     """
@@ -629,13 +622,13 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int) -> range | None:
-    """Return a part of these bytes that another open file description has locked; None: there is none.
+    """Return any one part of these bytes that another open file description has locked; None: there is none.
 
-    If several parts are locked, it is any one of them.  Locks of the description of `fd` are not found.
+    Locks of the description of `fd` itself are not found.
     """
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
-    # Ask for an exclusive lock, which shared locks exclude, too
+    # an exclusive lock would conflict with shared locks, too
     answer = fcntl.fcntl(fd, OFD_GETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
@@ -651,10 +644,7 @@ def is_free(fd: int, offset: int, length: int = 1) -> bool:
 
 
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
-    """Yield the ranges of these bytes that other descriptions have locked, in no order.
-
-    A query finds one lock, so go on with the bytes before and after that.
-    """
+    """Yield the ranges of these bytes that other descriptions have locked, in no order; a query for each."""
     unexplored = [(offset, offset + length)]
     while unexplored:
         first, stop = unexplored.pop()
@@ -667,8 +657,7 @@ def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
 def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
     """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
-    It replaces lock calls that wait: for these, an NFSv4.0 client polls with pauses of seconds.
-
+    In a lock call that waits, an NFSv4.0 client would poll with pauses of seconds.
     pause: seconds before the second call; later pauses double, up to 0.02 s.
     """
     deadline = time.monotonic() + patience
@@ -715,9 +704,8 @@ def job_lock_offsets(command: bytes) -> range:
 def find_held_job_locks(fd: int) -> Iterator[range]:
     """Yield ranges of job locks that other descriptions of a lock file than `fd` have locked.
 
-    A job lock is a life sign: a job that lives, or its runner, holds it.  Leave out a range with a command
-    mutex: it does not tell how many jobs live.  That byte is locked to write a state, by `runset4.py --edit`,
-    or with all job locks of the command for one short job (LockTable.take_bucket()).
+    Leave out a range with a command mutex, such as the bucket of a short job: it does not tell how many jobs
+    live.
     """
     for locked in other_locks(fd, 0, BUCKETS_END):
         mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
@@ -751,8 +739,7 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     """Open the lock file of the file at this path; create it if there is none.
 
     Only users with write permission for the file may open it: any user who can read a lock file can lock any
-    byte, shared, and so stop all runners.  The owner could remove it while jobs run, so that must be us,
-    root, or the owner of the file.
+    byte, shared, and so stop all runners.  Raises OSError, EPERM if we do not trust the owner.
     """
     lock_path = lock_file_of(path)
     try:
@@ -786,10 +773,8 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 def read_inode_line(fd: int, network: bool) -> bytes:
     """Return the first line of a lock file: the inode for which it was written; b"": there is none yet.
 
-    If that is not the inode of the lock file, this is a copy, for example from a backup.  Then a job whose
-    runner is dead seems dead, too: the job has locked a byte of the original.
-
-    Raises OSError if the file has other contents: then it is no lock file of ours.
+    Another inode than its own shows that it is a copy: a job of a dead runner has locked a byte of the
+    original.  Raises OSError if the file has other contents: then it is no lock file of ours.
     """
     with Reader.with_own_fd(fd, network) as reader:
         # runners of development versions appended NULs
@@ -802,7 +787,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
 def stat_file_with_one_name(fd: int) -> os.stat_result:
     """Return the status of an open file; raise OSError unless it is a regular file with one name.
 
-    By a hard link, as by a symbolic one (open_lock_file()), another user could choose the file that we open.
+    By a hard link, another user could choose the file that we open.
     """
     info = os.fstat(fd)
     if not S_ISREG(info.st_mode):
@@ -815,9 +800,8 @@ def stat_file_with_one_name(fd: int) -> os.stat_result:
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
     """Return True if a new job file, or the output directory beside it, belongs to a user whom we trust.
 
-    We run the commands of the one, and write to the other.  The user must be us, root, the owner of the old
-    file, or one who could have written to that.  old: of the replaced job file; for a directory, of the job
-    file, or of `/` if there is none.
+    That is us, root, the owner of the old file, or one who could have written to that.  old: of the replaced
+    job file; for a directory, of the job file, or of `/` if there is none.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
@@ -834,10 +818,8 @@ def stat_or_none(path: str) -> os.stat_result | None:
 def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) -> None:
     """Set group and mode of an open file or directory so that users who may write to `model` may write it.
 
-    So their runners can use the same lock file and the same records.
-
-    model: the status of the job file; for a record, that of its directory.  If `model` has the sticky bit, as
-    /tmp has, nothing is shared: the users of such a directory keep their files apart.
+    model: the status of the job file; for a record, that of its directory.  If it has the sticky bit, as /tmp
+    has, nothing is shared: the users of such a directory keep their files apart.
     mode: the mode to which these rights are added; None: the one that the file has.
     """
     status = os.fstat(fd)
