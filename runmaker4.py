@@ -2768,11 +2768,7 @@ class JobReader(Opened):
         self, states: bytes | None = None, counted: Counter[bytes] | None = None,
         with_directives: bool = False
     ) -> Scan:
-        """Start a scan over the job lines in some states; None: in all.
-
-        If the path names another file than the open one, open that first.  counted: gets the number of job
-        lines in each state during the scan.  with_directives: also yield lines that begin with #RUN.
-        """
+        """Start a scan of the file that the path names now; the arguments are those of Scan."""
         self.open_files()
         return Scan(self.reader, self.start, states, counted=counted, with_directives=with_directives)
 
@@ -2783,13 +2779,7 @@ class JobReader(Opened):
         return lines_of_command
 
     def snapshot(self) -> Snapshot:
-        """Read the whole file: count the lines in each state, and separate orphans from running jobs.
-
-        runwait4.py shows this.  A runner calls it seldom, for example after a long wait
-        (Cursor._report_if_idle()): on a network each lock query is a round trip.
-
-        half_saved: an editor can be about to write more, so lines can be missing.
-        """
+        """Read the whole file, with a lock query for each line `r`: on a network a round trip each."""
         snapshot = Snapshot(Counter())
         scan = self.scan_lines(RUNNING, counted=snapshot.states)
         for line in scan:
@@ -2805,7 +2795,7 @@ class JobReader(Opened):
 
         An editor that saves in place empties the file first, and another process can be in the middle of the
         last line.  So size and last byte must stay the same for a while, unless the file ends with a newline
-        when first read.  Until then no runner exits because it finds no job.
+        when first read.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2826,7 +2816,6 @@ class JobReader(Opened):
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
         Then the former last byte is missing; or NUL, in the gap before a state that a runner has written.
-        The caller then waits up to MAX_SAVE_SECONDS before it trusts the size, or takes a line for removed.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
@@ -2837,12 +2826,9 @@ class JobReader(Opened):
     ) -> Summary:
         """Count the open file for consumers (runners or clients) that exit, or that ask if they may.
 
-        keep_above: a consumer that could run a new job before this offset may not exit.  So it is neither in
-        `with_jobs` nor in `without_jobs` of the result.  Once no consumer may exit, the count ends, and is
-        incomplete.  -inf: each may exit.
-        groups: the consumers also run jobs with together=.
-        looks: check which lines `r` are orphans, at the cost of a lock query each; False: all of them count
-        as running.
+        keep_above: a consumer that could run a new job before this offset may not exit, and is neither in
+        `with_jobs` nor in `without_jobs`; once none may exit, the count is incomplete.  -inf: each may exit.
+        groups: the consumers also run jobs with together=.  looks: False: all lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
         scope = NO_DIRECTIVES
@@ -2853,10 +2839,9 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            # MAX_NAMED bad lines are named; and one that -r would run again is enough for `can_retry`
+            # one bad line that -r would run again is enough for `can_retry`
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
-            # A scan for directives and lines `r`, which are few, quickly skips other lines
             line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
                 break
@@ -2890,7 +2875,7 @@ class JobReader(Opened):
         )
 
     def has_no_other_users(self) -> bool:
-        # each answer is a round trip, and one is enough
+        # each answer is a round trip
         return self.lock_table.is_open and next(self.lock_table.other_presence_locks(), None) is None
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
@@ -2911,16 +2896,13 @@ class JobReader(Opened):
     # -- held locks ------------------------------------------------------------------------------------------
 
     def is_orphan(self, line: Line) -> bool:
-        """Return True if a line `r` is an orphan: it has neither a runner nor a job any more.
-
-        The answer is a hint; change_state() checks again while holding the command mutex.
+        """Return True if a line `r` is an orphan: a hint, change_state() asks again under the mutex.
 
         Step 5 of the protocol: A line `r` is an orphan if its own job lock is free, and the command has fewer
         held job locks than lines `r` (h < R).  One check is enough.  Where locks can be lost without an
         error, two checks 15 s apart are needed (Orphans), so that a living runner has locked its job lock
-        again by then.  A runner that finds an orphan writes `e` over it, while holding the command mutex;
-        with --resume or -r it writes `.`, so that the line is claimed like any new line.  An old `r` that an
-        editor has saved over a result is an orphan like any other.
+        again by then.  A runner that finds an orphan writes `e` over it; with --resume or -r it writes `.`.
+        An old `r` that an editor has saved over a result is an orphan like any other.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
@@ -2938,9 +2920,7 @@ class JobReader(Opened):
     def _locks_show_life(self, line: Line) -> bool:
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        Both hold the line's own job lock, or another if that was taken, or if the line has moved since.  So
-        if the own lock is free, count the bucket's held locks: if there are enough for all lines `r` of the
-        command, this line is no orphan.
+        Both can hold another job lock than the line's own, if that was taken, or if the line has moved since.
         """
         if self.lock_table.is_held(own_job_lock_offset(line)):
             return True
@@ -2955,19 +2935,17 @@ class JobReader(Opened):
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
         """Return True if a line `r` exists for each living copy of a command, so that one more may start.
 
-        If more copies live, an edit has overwritten an `r`, and a claim could start a second copy of that
-        job.  A held job lock counts as a living copy.  The new copy brings a line `r` of its own; for_orphan:
-        that line is `r` already, so one more is needed.  near: the offset of that line.
+        The new copy brings a line `r` of its own; for_orphan: that is `r` already, so one more is needed.
+        near: the offset of that line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
         return not living_copies or self._has_running_lines(command, needed_lines, near)
 
     def _has_running_lines(self, command: bytes, at_least: int, near: int) -> bool:
-        """Return True if at least so many lines of a command are `r`.  near: where most of them probably are.
+        """Return True if at least so many lines of a command are `r`; near: the offset of the next one.
 
-        Equal lines are claimed from the top, so the others that run are a little above the next one, or below
-        it: begin there.  Each line is looked at once, wherever that is.
+        Equal lines are claimed from the top, so those that run are mostly a little above the next one.
         """
         middle = self.start
         above = near - self.NEAR_BYTES
@@ -2981,11 +2959,9 @@ class JobReader(Opened):
     # -- the current file ------------------------------------------------------------------------------------
 
     def reopen_reader_on_fuse(self) -> None:
-        """On FUSE, open the file again, to read what other hosts have written.
+        """On FUSE, open the file again: a daemon can answer from old data as long as a file is open.
 
-        A FUSE daemon can answer from old data as long as a file is open.  Called once a mutex is locked,
-        before each walk, and before a line is taken for an orphan.  Raises FileChangedError if the file was
-        replaced.
+        Raises FileChangedError if the file was replaced.
         """
         try:
             self.reader.refresh(self.mount)
@@ -2993,10 +2969,7 @@ class JobReader(Opened):
             raise changed_if_gone(error) from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open).
-
-        Call LockTable.refresh() first, or lock the command mutex: otherwise the answer can be old.
-        """
+        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open)."""
         info = lstat_refusing_symlink(self.real_path)
         if not self.network:
             return info
@@ -3015,9 +2988,7 @@ class JobReader(Opened):
     def find_replacement(self) -> os.stat_result | None:
         """Return stat(2) of the file at the path; None: it is the open file.
 
-        Most editors replace the file when they save.  Then open_files() opens the new one, and
-        check_at_path() keeps us from writing to the old one.  Call LockTable.refresh() first, or lock the
-        command mutex, which does so: otherwise the answer can be old.
+        Call LockTable.refresh() first, or lock the command mutex, which does so: the answer can be old.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None                 # this host's cache of names is new, so no server need be asked
@@ -3028,8 +2999,7 @@ class JobReader(Opened):
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        This comes before each scan, because an editor can have replaced the file.  Raises OSError(EPERM) if
-        the new job file belongs to a user who could not write to the old one.
+        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
         """
         self.lock_table.refresh()
         if replacement := self.find_replacement():          # O2
@@ -3041,8 +3011,7 @@ class JobReader(Opened):
                 self.reopen_reader_on_fuse()
             except FileChangedError:
                 # The path names the open file in this host's cache only.  At ESTALE, open(2) of a path asks
-                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not.  If
-                # this fails in the same way, the file can still be there: the caller tries again.
+                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not
                 try:
                     self._open()
                 except OSError as error:
@@ -3050,11 +3019,7 @@ class JobReader(Opened):
         self.lock_table.open_current()                      # O3
 
     def _open(self) -> None:
-        """Open the job file that the path names now, and close the old one.
-
-        Raises OSError, and keeps the old one, if the file is UTF-16, or of a user who could not write to the
-        old one.
-        """
+        """Open the job file that the path names now, and close the old one, which an OSError keeps."""
         fd = os.open(self.real_path, self.ACCESS | os.O_NOFOLLOW)
         reader = OpenJobFile(fd)
         try:
