@@ -56,11 +56,10 @@ These rules keep jobs from being lost or run twice:
     and kills all others ("Recovery").  While the server cannot read the file, it drops the connection: the
     client keeps all jobs, and connects again.  A job that it does not list becomes `e` if it has begun, else
     `.`; so does a job that it gives back.  Another server gets the `begin` of running jobs again, and begins
-    new records.  After a restart, a client that lies can name a running line of another client.  A secret for
-    each line would not help: such a client knows the token, so it can pass for the server.
+    new records.  After a restart, a client that lies can name another client's running line; it has the
+    token, so it could also pass for the server.
  4.  All job locks are on one open file description, shared with a keeper: a process that outlives the server
-    by the grace, and passes the description, with the locks, to the next server.  Lines that no client has
-    named within the grace are orphans.
+    by the grace, and passes the description, with the locks, to the next server.
 """
 
 from __future__ import annotations
@@ -224,8 +223,8 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-server.py"
-MAX_HANDSHAKES = 100            # under way at a time, without stalled ones
-MAX_STALLED = 200               # stalled handshakes without a proof of the token
+MAX_HANDSHAKES = 100            # under way, without stalled ones
+MAX_STALLED = 200               # without a proof of the token
 BACKLOG = 4096                  # connections that wait for accept(2); the system can allow fewer
 LOOK_SECONDS = 0.01             # between looks for waiting connections
 STALLED_LOOKS = 20              # in which a handshake normally ends
@@ -236,13 +235,13 @@ MAX_BATCH_LINES = 32            # lines claimed before other work follows: `e` i
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
-OFFER_SECONDS = 5e-5            # pause for each client that gets nothing; an offer takes some 3 us
-FEW_OFFERS = 2 * MAX_BATCH_LINES    # are enough while each new line suits all clients
+OFFER_SECONDS = 5e-5            # pause for each waiting client; an offer takes some 3 us
+FEW_OFFERS = 2 * MAX_BATCH_LINES    # enough while each line suits all clients
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
-RETURN_SECONDS = 2.0            # within which a client normally starts a job or gives it back
-MAX_SETTLED_KEYS = 10_000       # finished jobs to remember
+RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
+MAX_SETTLED_KEYS = 10_000
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
@@ -305,9 +304,9 @@ def make_parser() -> Parser:
 
 # ======== The job file of a server ==========================================================================
 #
-# A runner has each job lock on a description (see open(2)) of its own, which the job inherits.  A server's
-# jobs run on other hosts, and the lines must stay locked when the server dies.  So all its job locks are on
-# one description, which the keeper also holds open:
+# A runner has each job lock on a description (open(2)) of its own, which the job inherits.  A server's jobs
+# run on other hosts, and the lines must stay locked when it dies.  So all its job locks are on one
+# description, which the keeper also holds open:
 #
 #     1.  Locks on one description do not exclude each other.  So the server counts its own in memory, where a
 #        runner would ask the kernel.
@@ -320,8 +319,7 @@ def make_parser() -> Parser:
 class SharedLockTable(LockTable):
     """A lock file with all job locks on one description, which outlives the server.
 
-    They are `job_locks` and `locks_without_line`.  `fd` is another description.  The shared one is replaced
-    only after a lost lease, or if the lock file was removed.
+    They are `job_locks` and `locks_without_line`.  `fd` is another description.
     """
 
     def __init__(self, *args: Any, give_to_keeper: Callable[[int], None], **named: Any) -> None:
@@ -354,15 +352,14 @@ class SharedLockTable(LockTable):
         self.discard(self._shared_fd)
 
     def count_job_locks(self, command: bytes) -> int:
-        """Return how many job locks of a command are held, by any runner or server."""
+        """Return how many job locks of a command are held, by any process."""
         offsets = job_lock_offsets(command)
         if self._shared_fd < 0:                 # none is ours
             return super().count_job_locks(command)
         # `fd` is on another description, so this call also finds our own
         if is_free(self.fd, offsets.start, len(offsets)):
             return 0
-        # through the shared descriptor the kernel names only other locks; a call for each of ours would be
-        # slow
+        # the kernel names only locks of other descriptions; a call for each of ours would be slow
         our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
         our_count = sum(offset in offsets for offset in our_offsets)
         return our_count + sum(map(len, other_locks(self._shared_fd, offsets.start, len(offsets))))
@@ -391,7 +388,7 @@ class SharedLockTable(LockTable):
         return own_job_lock_offset(line) in self.locks_without_line
 
     def take_lock_without_line(self, offset: int) -> JobLock:
-        """Return an inherited job lock, for which a line was found; it is in `job_locks` now."""
+        """Move an inherited job lock, whose line was found, to `job_locks`; return it."""
         self.locks_without_line -= {offset}
         job_lock = JobLock(self._shared_fd, offset)
         self.job_locks[offset] = job_lock
@@ -438,9 +435,9 @@ class ServedQueue(JobQueue):
         raise TemporaryError(attempt.check.value)
 
     def claim_inherited(self, line: Line, lock_offset: int) -> Job:
-        """Claim a line with a job lock of the previous server; check_jobs() repairs what edits changed.
+        """Claim a line whose job lock is held already, so without the command mutex.
 
-        The lock is held already, so no command mutex is needed.
+        check_jobs() repairs what edits changed.
         """
         job = Job(**vars(line))
         job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
@@ -457,19 +454,18 @@ class ServedQueue(JobQueue):
 #     2.  When the server dies, the keeper reads an end of file, and waits --grace for the next server.
 #     3.  The next server finds the keeper, which sends it the descriptor.  Once a keeper of its own has that,
 #        too, it lets the old keeper exit.
-#     4.  While the old server lives, its keeper accepts no connection.  After two seconds without an answer
-#        the new server refuses to start.
+#     4.  While the old server lives, its keeper accepts no connection, and the new server refuses to start.
 #
 # The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
-# name, so the name ends in random characters.  The next server finds it in the kernel's list of sockets, and
-# ignores processes of other users.  SOCK_SEQPACKET keeps messages, with their descriptors, apart.
+# name, so it ends in random characters.  The next server finds it in the kernel's list of sockets, and
+# ignores processes of other users.
 
 
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
-    """Hold the job locks, in the keeper process, until a server sends `exit`, or none follows a dead one.
+    """Hold the job locks until a server sends `exit`, or none follows a dead one within the grace.
 
     server_sock: the server sends it the descriptor with the job locks, and another after the lock file was
-    created again.  listener: for the next server.  grace: in seconds.
+    created again.
     """
     locks_fd = -1
     while True:
@@ -509,14 +505,12 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
 
 
 class KeeperLink:
-    """The server's connection to its keeper."""
     MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
     def __init__(self, path: str, grace: float) -> None:
         """Make the start of the keeper's address, by which the next server finds it.  Raises OSError.
 
-        Containers can share abstract names: one path can lead to two files there, and two paths to one.  So
-        device and inode of the directory stand for its path.
+        Containers can share abstract names: one path can lead to two files there, and two paths to one.
         """
         # not the inode of the lock file, which changes when that is created again
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
@@ -524,13 +518,13 @@ class KeeperLink:
         file = b"%d %d %b" % (folder_info.st_dev, folder_info.st_ino, name)
         # without the NUL; random characters follow
         self.address_start = b"runmaker4." + hashlib.sha256(file).hexdigest()[:32].encode()
-        self._grace = grace  # seconds
+        self._grace = grace
         # the keeper inherits _keeper_end
         self._keeper_sock, self._keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.locks_fd = -1                  # -1: none yet
 
     def take_over_and_start_keeper(self) -> None:
-        """Get the job locks from the previous server's keeper, if it still runs, and start our own.
+        """Get the job locks from the previous server's keeper, if any, and start our own.
 
         This forks: call it before the event loop.  Raises UsageError: another server of this user serves the
         file; OSError.
@@ -597,7 +591,7 @@ class KeeperLink:
             keep_locks(listener, self._keeper_end, self._grace)
             has_defect = False
         finally:
-            if has_defect:              # no runner may start the jobs of clients again sooner
+            if has_defect:              # no runner may start the jobs again sooner
                 time.sleep(self._grace)
             os._exit(0)
 
@@ -633,7 +627,6 @@ class ServerPhase(Enum):
 
 
 class Lifetime:
-    """The phase of the server, and the exit status after a signal or a defect."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.phase = ServerPhase.SERVING
@@ -656,7 +649,7 @@ class Lifetime:
             self.may_end.set()
 
     def start_exiting(self, status: int | None = None) -> None:
-        """Begin to exit.  The first call counts.  status: None: the counts of the file decide."""
+        """Begin to exit; the first call counts.  status: None: the counts of the file decide."""
         if self.phase is not ServerPhase.EXITING:
             self.phase = ServerPhase.EXITING
             self.exit_status = status
@@ -669,9 +662,9 @@ class Lifetime:
 
 # ======== Lines that clients have ===========================================================================
 #
-# A line that was claimed for a client is an `Assignment`, until the result is written.  Several events can
-# decide the result: the job ends, the client's grace is over, a user sets the state in the file, the group
-# is stopped.  The first `LineResult` counts, and only Assignment.decide_result() can alter it.
+# A line that was claimed for a client is an `Assignment`, until the result is written.  The job ends, the
+# client's grace is over, a user sets the state in the file, the group is stopped: the first `LineResult`
+# counts, and only decide_result() can alter it.
 
 
 # Its phases, which only methods of Assignment change:
@@ -759,7 +752,6 @@ class Assignment:
         return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> Fields:
-        """Return the job's fields for a `jobs` message."""
         job = self.job
         settings = job.settings
         return dict(
@@ -779,7 +771,6 @@ class Assignment:
         self.sent_at = boottime()
 
     def mark_unsent(self) -> None:
-        """Note that the message with the job was lost."""
         self.phase = AssignmentPhase.CLAIMED
         self.sent_at = 0.0
 
@@ -789,7 +780,7 @@ class Assignment:
     def decide_result(self, proposed_result: LineResult) -> LineResult | None:
         """Decide the result of the line, for the caller to write; None: it was decided, or the line is gone.
 
-        `d` and `!` stay as proposed.  These results are altered, in this order:
+        `d` and `!` stay as proposed.  Altered are, in this order:
 
             given back to a group that has begun    VANISHED (unless cancelled)
             `e`, and the group was stopped          STOPPED
@@ -821,20 +812,15 @@ Assignments = dict[str, Assignment]     # by key
 
 # ======== Clients and connections ===========================================================================
 #
-# A `Client` outlives connections: it has one `ClientLink` after the other.  Messages that must not be lost
-# are events, which have numbers and come again after a new connection; repeated ones are dropped.
+# A `Client` outlives connections: it has one `ClientLink` after the other.
 #
 # All clients' events are acknowledged together, a moment after the first came (Sessions.acknowledge): once
 # the journal is flushed and the executor has made all earlier calls, they are in the files.  Only a result
-# can take longer, if writing it must be repeated.  An acknowledgement makes room for output, so there is none
-# while the disk is too slow.
+# can take longer.  An acknowledgement makes room for output, so there is none while the disk is too slow.
 
 
 class Client(Consumer):
-    """A client that is connected, or can come back: until it has sent bye, or was away for the grace.
-
-    When a link (connection) is closed, `link` is None at once; serve_client() goes on a little later.
-    """
+    """A client that is connected, or can come back: until it has sent bye, or was away for the grace."""
 
     def __init__(self, sessions: Sessions, id: str) -> None:
         super().__init__("?", capacity=Resources(0))
@@ -842,7 +828,7 @@ class Client(Consumer):
         self.id = id                    # drawn by the client when it starts
         self.address = "?"
         self.directory = b""            # where jobs run
-        self.link: ClientLink | None = None     # on which it was welcomed; None: it is not connected
+        self.link: ClientLink | None = None     # on which it was welcomed; None at once when that is lost
         self.newest_link: ClientLink | None = None  # of the last `hello`; None: none came
         self._hello_came = asyncio.Event()      # until serve_client() has dealt with it
         self.assignments: Assignments = {}    # by key
@@ -872,16 +858,15 @@ class Client(Consumer):
 
     @property
     def line_allowance(self) -> int:
-        """Return how many more lines the client may get."""
-        # two for each slot, because slots out of service can still finish jobs
+        # two undecided lines for each slot, because slots out of service can still finish jobs
         return 2 * self.slots - sum(assignment.is_undecided for assignment in self.assignments.values())
 
     @property
     def slots_to_fill(self) -> int:
         """Return for how many slots the client may get jobs now: requested ones, and jobs ahead.
 
-        While its jobs are short, jobs come ahead of the requests, so that no slot waits for a round trip: one
-        for four short jobs in a row.  Behind a longer job, the client gives them back after a second.
+        After four short jobs in a row one comes ahead, and so on, so that no slot waits for a round trip.
+        Behind a longer job, the client gives them back after a second.
         """
         requested = min(self.requested_slots, self.line_allowance)
         if requested <= 0:
@@ -1052,12 +1037,10 @@ class Client(Consumer):
             self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
     def subtract_requested(self, slots: int) -> None:
-        """Subtract slots for which jobs are sent, perhaps more than were requested."""
         self.requested_slots = max(self.requested_slots - slots, 0)
 
     @property
     def unwritten_bytes(self) -> int:
-        """Return the bytes of output that are not in the files; OUTPUT_WINDOW_BYTES may be."""
         return self.output_bytes - self.written_bytes
 
     @property
@@ -1082,7 +1065,6 @@ class Client(Consumer):
 
 
 class ClientLink(Link, asyncio.Protocol):
-    """A connection of the server: passes messages on."""
     channel: ServerChannel
 
     def __init__(self, sessions: Sessions, dispatcher: Dispatcher, summaries: Summaries, token: str,
@@ -1100,7 +1082,7 @@ class ClientLink(Link, asyncio.Protocol):
     def detach(self) -> None:
         """Ignore further messages on this link, and send the client nothing until it has another.
 
-        A second call does nothing.  serve_client() goes on a little later.
+        A second call does nothing.
         """
         if not self.detached.done():
             self.detached.set_result(None)
@@ -1117,10 +1099,7 @@ class ClientLink(Link, asyncio.Protocol):
         self._sessions.links[self] = None
 
     def handle(self, message: Message) -> None:
-        """Pass a message of the client to the part that deals with it.
-
-        Raises WireError if it is invalid, or not allowed now, for example before the welcome.
-        """
+        """Pass a message of the client on.  Raises WireError if it is invalid, or not allowed now."""
         if self._sessions.lifetime.is_exiting:
             return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
@@ -1176,7 +1155,6 @@ NO_PIPE = -1                            # the descriptor of a client's streams
 
 
 class Records:
-    """Passes the events of clients' runs to the sinks: files and console."""
 
     def __init__(self, stores: tuple[LogFile | None, OutDir | None, JobLog | None], console: Writer | None,
                  executor: FileExecutor) -> None:
@@ -1190,7 +1168,6 @@ class Records:
         self.median = 0.0                       # of these; of a timeout in percent: each pong tells it
 
     def is_behind(self, limit: int) -> bool:
-        """Return True if more than `limit` bytes wait to be written to the disk or the terminal."""
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
 
     def begin_run(self, assignment: Assignment, message: Message) -> None:
@@ -1219,7 +1196,7 @@ class Records:
                 sink.on_started(run)
 
     def add_output(self, assignment: Assignment, message: Message) -> None:
-        """Pass on the output in an `output` event.  Raises WireError."""
+        """Pass on the output in an event.  Raises WireError."""
         run = assignment.run
         stream_name, data = message.data("stream"), message.data("data")
         streams = [stream for stream in run.streams if stream.name == stream_name] if run else []
@@ -1268,7 +1245,7 @@ class Records:
 
     @staticmethod
     def abandon_run(assignment: Assignment) -> None:
-        """End the records of the run, if any, without a result: no `end` can come."""
+        """End the records of the run, if any, when no `end` can come."""
         if run := assignment.run:
             assignment.run = None
             run.cause = "cancelled" if assignment.is_cancelled else "lost"
@@ -1277,7 +1254,6 @@ class Records:
                 sink.on_no_result(run)
 
     def on_tick(self) -> None:
-        """Write changed records of -l, and output of runs that are no longer short."""
         for sink in self._sinks:
             sink.on_tick()
 
@@ -1290,8 +1266,8 @@ class Records:
 #
 # The jobs of a group (together=) start together:
 #
-#     1.  The server claims all lines of the group.  Each client gets the first job, starts the shell, which
-#        waits at a pipe (the gate), and sends `ready`.
+#     1.  The server claims all lines.  Each client gets the first job, starts the shell, which waits at a
+#        pipe (the gate), and sends `ready`.
 #     2.  When all clients are ready, each gets one small frame, `go`, and lets the shell go on.
 #     3.  If a client is lost before `go`, or gives the job back, the attempt ends: no job has begun, and all
 #        lines become `.` again.  A client without a connection shuts the gate for good.
@@ -1353,7 +1329,6 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        """Return True if the first job can begin."""
         waits = self.is_at_gate and self.current is not None and self.current.phase is AssignmentPhase.SENT
         return waits and self.client.link is not None
 
@@ -1439,7 +1414,6 @@ class Group:
                 member.current.send_message("go")
 
     def _on_prepare_timeout(self) -> None:
-        """Name the hosts that are not ready, and give all lines back."""
         hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
@@ -1510,7 +1484,6 @@ class Group:
             self._finish()
 
     def _stop_group(self) -> None:
-        """Stop running jobs and begin no more: too many hosts are lost."""
         self.stage = Stage.STOPPED
         self._prepare_timer.cancel()
         for member in self._members:
@@ -1518,20 +1491,17 @@ class Group:
             self._settle_unsent_jobs(member)
 
     def _settle_unsent_jobs(self, member: Member) -> None:
-        """Settle the jobs that were not sent to a host: they become `e`."""
         for assignment in member.jobs:
             if assignment.phase is AssignmentPhase.CLAIMED:
                 self._sessions.settle(assignment, STOPPED)
 
     def _finish(self) -> None:
-        """Print the results in the order of the file, and let the hosts get other jobs.
-
-        The first line is for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'.
-        """
+        """Print the results in the order of the file, and let the hosts get other jobs."""
         lost_count = sum(member.is_lost for member in self._members)
         too_many_lost = self.stage is Stage.STOPPED
         verdict = "failed" if too_many_lost else "succeeded"
         hosts = plural(len(self._members), "host")
+        # for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'
         text = (f"{printable(self._name)}: {verdict}: {lost_count} of {hosts} lost "
                 f"(min-hosts {self._min_hosts})\n")
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
@@ -1558,7 +1528,7 @@ EVERYBODY = Everybody("")
 
 
 def make_summary_fields(summary: Summary | None, client: Client) -> Fields | None:
-    """Return a summary as message fields, for a client that exits; None: the file is unreadable."""
+    """Return a summary as message fields; None: the file is unreadable."""
     if not summary:
         return None
     return dict(
@@ -1571,7 +1541,6 @@ def make_summary_fields(summary: Summary | None, client: Client) -> Fields | Non
 
 
 class Summaries:
-    """Makes summaries of the file for clients that exit, and for a server that exits."""
     PAUSE_FACTOR = 4                    # in durations of the last one
 
     def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
@@ -1589,7 +1558,6 @@ class Summaries:
             self._answer_task = spawn_task(self._answer_requests())
 
     async def _answer_requests(self) -> None:
-        """Send summaries to clients that exit, until no request is left."""
         while self._requests:
             await asyncio.sleep(max(self._next_summary_at - boottime(), 0.0))
             links = self._requests
@@ -1618,7 +1586,7 @@ class Summaries:
             await asyncio.sleep(self._reader.interval)
 
     def _summarize_file(self, clients: Sequence[Client], throttle: Throttle) -> Summary | None:
-        """Scan the file once, perhaps in the executor's thread; None: it cannot be read.
+        """Scan the file once, in the executor; None: it cannot be read.
 
         EVERYBODY could run any new job, so each counts as left, and the server's exit status is 1.
         """
@@ -1636,7 +1604,7 @@ class Summaries:
 
 @dataclass(eq=False)
 class Sessions:
-    """The clients that are connected or can come back, and the lines that they have.
+    """The clients that are connected or can come back, and their lines.
 
     Between add_assignment() and remove_assignment() an assignment is in `assignments` here and in the client,
     by key, and the line is locked.
@@ -1709,7 +1677,7 @@ class Sessions:
 
         If a user has cancelled the job, the state in the file remains, and nothing is written.
         """
-        # results that come while the executor makes earlier calls share one flush of the records
+        # results that come before the executor's turn share one flush of the records
         await self.executor.call(int)
         # before the state: we can be killed in between, and no client sends a run again whose result is there
         self.records.flush()
@@ -1759,16 +1727,14 @@ class Sessions:
                     self.remove_assignment(assignment, TAKEN)
 
     def stop_cancelled_job(self, assignment: Assignment) -> None:
-        """Order the client to stop a cancelled job; if it is away, _welcome() repeats that."""
         if assignment.phase is AssignmentPhase.CLAIMED:
             self.settle(assignment, LineResult(CANCELLED, "cancelled"))
-        else:
+        else:                                   # if the client is away, _welcome() repeats this
             assignment.send_message("stop", cancelled=True)
 
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
-        """Hand out no more jobs, and print why."""
         job_count = plural(len(self.assignments), "job")
         self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
         self.lifetime.drain()
@@ -1777,7 +1743,6 @@ class Sessions:
 
     @staticmethod
     def abort_unstarted_groups(assignments: Assignments) -> None:
-        """Call off the groups of these jobs that have not started."""
         for assignment in assignments.values():
             if assignment.group:
                 assignment.group.abort()        # sets `assignment.member` of each unstarted job to None
@@ -1874,7 +1839,7 @@ class Sessions:
             self.acknowledge()
 
     def acknowledge(self) -> None:
-        """Acknowledge all events that came, once they are in the files: then clients can send more output.
+        """Acknowledge all events that came, once they are in the files.
 
         While the disk or terminal is too slow, do nothing; on_writer_relieved() calls this again.
         """
@@ -1896,15 +1861,14 @@ class Sessions:
         self.executor.then(on_written)
 
     def flush_records(self) -> None:
-        """Write gathered records, and acknowledge them."""
         self.records.on_tick()
         self.acknowledge()
 
 
 # ======== Recovery ==========================================================================================
 #
-# A client can bring jobs that this server has not assigned: from an earlier server, or after the grace.  It
-# names line and command of each, and reclaim_lines() answers:
+# A client can bring jobs that this server has not assigned: of an earlier server, or after the grace.  It
+# names line and command, and reclaim_lines() answers:
 #
 #     the line with that number and command, or
 #     the only line of that command                                 answer
@@ -1967,9 +1931,9 @@ class ClaimedBatch:
 class Claims(Cursor):
     """Does all that a server does with the job file, except counting.
 
-    Only the file executor calls the methods, perhaps in a thread, and no other object has this job file and
-    queue.  Both sides know three kinds of objects.  Each attribute is written on one side only, and has
-    immutable values, so the other side reads the old value or the new one:
+    Only the file executor calls the methods, perhaps in a thread, and no other object has this file and
+    queue.  Of objects that both sides know, each attribute is written on one side only, and has immutable
+    values, so the other side reads the old value or the new one:
 
         object                  written by Claims                  written in the event loop
         Job                     all attributes                     none
@@ -1980,11 +1944,11 @@ class Claims(Cursor):
 
     file: ServedFile
     queue: ServedQueue
-    # by number and command: lines `r` whose own job locks were the previous server's, when we started
+    # by number and command: lines `r` whose own job locks we have inherited
     _inherited_lines: Mapping[tuple[int, bytes], Line] = {}
 
     def take_presence_lock(self) -> None:
-        """Lock the byte that shows that this server runs, before the first client comes."""
+        """Lock the byte that shows that this server runs."""
         with suppress(OSError):              # the first claim will report it
             self.queue.open_files()
 
@@ -2050,13 +2014,13 @@ class Claims(Cursor):
     def inherit(self, lock_fd: int) -> int | None:
         """Take over the job locks of a dead server, which this descriptor holds; return how many.
 
-        None: the lock file was removed since, so these locks mean nothing.  Raises OSError before anything is
-        taken over.
+        None: the lock file was removed since, so these mean nothing.  Raises OSError before anything is taken
+        over.
         """
         self.queue.open_files()
         if not self.file.lock_table.inherit_locks(lock_fd):
             return None
-        # a lock does not show the line: look for all of them once, or each client would cost a search
+        # a lock does not show the line: look for all once, or each client would cost a search
         with suppress(OSError):
             self._inherited_lines = {(line.number, line.command): line
                                      for line in self.file.scan_lines(RUNNING)
@@ -2122,11 +2086,11 @@ class Claims(Cursor):
             own_line = reported_job.line
             lines = lines_by_command[own_line.command]
             line = own_lines.get((own_line.number, own_line.command))
-            # After the grace, the line was an orphan, and can be `e` or `.` by now.  A job that runs or has a
-            # result may still have it; one that will run again needs no such line.
+            # after the grace the line was an orphan, and can be `e` or `.` by now: a job that will run again
+            # needs no such line
             states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
-            # The only line of a command is the job's, even if an edit has moved it.  But a new one can be
-            # another, which must run.
+            # An edit can have moved the only line of the command.  But a new one can be another, which must
+            # run.
             if not line and len(lines) == 1 and is_whole_file:
                 line = lines[0]
                 states = states.replace(NEW, b"")
@@ -2140,7 +2104,6 @@ class Claims(Cursor):
 
 
 class Recovery:
-    """Finds the lines of jobs that this server has not assigned."""
     RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
 
     def __init__(self, sessions: Sessions) -> None:
@@ -2150,8 +2113,7 @@ class Recovery:
     async def inherit(self, lock_fd: int) -> None:
         """Hold the job locks of the previous server for the grace, in which clients come for them.
 
-        Call this before clients can connect.  Raises UsageError: the server must not start, and the keeper
-        holds the locks for the next one.
+        Raises UsageError: the server must not start, and the keeper holds the locks for the next one.
         """
         sessions = self._sessions
         try:
@@ -2177,8 +2139,8 @@ class Recovery:
     async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
         """Give a client the lines of the jobs that it reports; return `lost` ones, or the `doubt`.
 
-        In doubt try again, for MAX_LOOKS - 1 intervals; in the last try a missing line counts as gone.
-        `jobs` has only those of the last try.  Meanwhile the client can be lost again.
+        In doubt try again; in the last try a missing line counts as gone.  `jobs` has only those of that try.
+        Meanwhile the client can be lost again.
         """
         sessions = self._sessions
         deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
@@ -2192,8 +2154,8 @@ class Recovery:
                 )
                 for key, job in reclaimed.jobs.items():
                     sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN))
-            # not by reclaimed.jobs: an earlier try, or this server before, can have assigned a job; and while
-            # the executor searched, a result can have been written, or a line lost
+            # an earlier try can have assigned some; and while the executor searched, a result can have been
+            # written, or a line lost
             reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
             known_keys = {*client.assignments, *reclaimed.settled}
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
@@ -2206,9 +2168,9 @@ class Recovery:
 #
 # Clients that request jobs wait here, and get them in turn:
 #
-#     1. hand_out_lines() starts to claim lines when a client has requested jobs, when a group has started,
-#        ended or was aborted, with --exit-when-done when no client has a line any more, and while clients
-#        wait: every 0.1 s, on a network file system every second.  Only one claim runs at a time.
+#     1. hand_out_lines() starts to claim lines when a client has requested jobs, a group has started, ended
+#        or was aborted, with --exit-when-done when no client has a line any more, and while clients wait:
+#        every 0.1 s, on a network file system every second.  Only one claim runs at a time.
 #     2. claim_batch(), in the file executor, claims lines for waiting clients, one for each in turn: for the
 #        first of them, until a walk (a scan of the file) has met lines that do not suit these, then for all.
 #     3. _on_batch_claimed() sends the lines.
@@ -2221,7 +2183,6 @@ class Recovery:
 
 
 class Dispatcher:
-    """Hands out lines to the clients that wait for jobs, and starts groups."""
 
     def __init__(self, sessions: Sessions, stdout: Writer, exit_when_done: bool) -> None:
         """stdout: for results of groups.  exit_when_done: drain if no line is left that anyone could run."""
@@ -2242,17 +2203,14 @@ class Dispatcher:
         self.is_claiming = False
 
     def enqueue_client(self, client: Client) -> None:
-        """Queue a client that requested jobs; it gets them after all messages that were read together."""
+        """Queue a client that requested jobs."""
         self._leaving.discard(client)           # other lines can suit it now
         if client.requested_slots:
             self.waiting_clients.setdefault(client, None)
             self.hand_out_lines_soon()
 
     def hand_out_lines(self, walks_on: bool = True) -> None:
-        """Start to claim lines for the waiting clients; _on_batch_claimed() sends them.
-
-        Do nothing during another claim, in the pause after one that found no job, or while records are
-        written too slowly.  Once the server drains, let clients exit instead.
+        """Start to claim lines for the waiting clients; once the server drains, let clients exit instead.
 
         walks_on: if no client waits, walk on, to find groups and orphans.
         """
@@ -2287,10 +2245,7 @@ class Dispatcher:
         )
 
     def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
-        """Send the jobs that Claims.claim_batch() has claimed; claim again if lines can remain.
-
-        Also let clients exit that can get no job, and claim a group or reserve clients for groups.
-        """
+        """Send the jobs that were claimed, let clients exit that can get none, and go on to groups."""
         self.is_claiming = False
         to_send: dict[Client, list[Assignment]] = {}
         for job in batch.jobs:
@@ -2317,7 +2272,6 @@ class Dispatcher:
             self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
 
     def _assign(self, job: Job) -> Assignment:
-        """Assign a claimed line to the client for which it was claimed."""
         client = job.consumer
         assert isinstance(client, Client)       # Claims knows only the base class
         # a client that connects names keys, so they must be hard to guess, and unlike those of other servers
@@ -2352,16 +2306,12 @@ class Dispatcher:
             self._lifetime.drain()
 
     def is_startable(self, assignment: Assignment) -> bool:
-        """Return True if a client can start the job; otherwise print why not."""
         if error := command_error(assignment.job.command):
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:
-        """Send a client its jobs; if it wants more, it waits as the last in turn.
-
-        A message has MAX_JOBS_BYTES of commands at most, or a single job, as its length is limited.
-        """
+        """Send a client its jobs; if it wants more, it waits as the last in turn."""
         self.waiting_clients.pop(client, None)
         if client.requested_slots > 0:
             self.waiting_clients[client] = None
@@ -2371,6 +2321,7 @@ class Dispatcher:
             assignment.mark_sent()
             client.free_memory -= int(assignment.job.settings.needs.memory)
             job_bytes = len(assignment.job.text)
+            # the length of a message is limited
             if entries and message_bytes + job_bytes > MAX_JOBS_BYTES:
                 client.send_message(type="jobs", request=client.request_number, jobs=entries)
                 entries = []
@@ -2382,8 +2333,8 @@ class Dispatcher:
     def _let_clients_exit(self, why_left: dict[Client, str], summary: Summary | None = None) -> None:
         """Send `nothing` to these clients, unless they have jobs or belong to a group: they exit.
 
-        why_left: why jobs remain that will never start; '': none remain.  summary: of the count that lets
-        them exit; None: the server drains.
+        why_left: why jobs remain that will never start; '': none.  summary: of the count that lets them exit;
+        None: the server drains.
         """
         for client, why in why_left.items():
             # when the server exits, `closing` follows: after a signal clients must stay for the next server
@@ -2401,11 +2352,7 @@ class Dispatcher:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
-        """Start to claim a group if a client with a free slot waits for each of its hosts; one at a time.
-
-        If all hosts are connected, but some are busy, reserve a client of each, so that all are free at one
-        time.
-        """
+        """Start to claim a group if a client with a free slot waits for each of its hosts; one at a time."""
         if batch.no_job is not None and not batch.must_continue:
             self._group_plans = {}              # after a complete walk no others wait
         self._group_plans.update(batch.plans)
@@ -2419,7 +2366,7 @@ class Dispatcher:
                 for client in self.waiting_clients if client.can_get_jobs
             })
             is_paused = boottime() < self._groups_paused_until
-            if not clients:
+            if not clients:                     # perhaps all hosts are connected, but some are busy
                 self._reserved.update(self._choose_clients(plan, {
                     client: client.slots for client in self._sessions.clients.values() if client.link
                 }).values())
@@ -2453,10 +2400,7 @@ class Dispatcher:
         return chosen
 
     def _prepare_or_return_group(self, plan: GroupPlan, claimed: dict[str, list[Job]]) -> None:
-        """Prepare a group if all its lines are claimed and its clients connected; else give the lines back.
-
-        claimed: as claim_group() returns it.
-        """
+        """Prepare a group if all its lines are claimed and its clients connected; else give them back."""
         self.is_claiming = False
         assignments = {host: [self._assign(job) for job in jobs] for host, jobs in claimed.items()}
         all_assignments = [*itertools.chain.from_iterable(assignments.values())]
@@ -2538,10 +2482,7 @@ class Server(Program):
         self.say(self.task)
 
     async def connect_parts(self) -> int:
-        """Make the parts of the server and serve clients; return the exit status.
-
-        Return after a signal or a defect, or when the server drains and no line is kept for a client.
-        """
+        """Make the parts of the server and serve clients; return the exit status."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
@@ -2552,7 +2493,7 @@ class Server(Program):
         self._status_socket.listen()
         self._status_socket.setblocking(False)
         self.loop.add_reader(self._status_socket, self._answer_status_query)
-        # from now on, runwait4.py --status counts this server
+        # runwait4.py --status counts this server then
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
@@ -2599,9 +2540,9 @@ class Server(Program):
     def _accept_connections(self) -> None:
         """Accept waiting connections while at most MAX_HANDSHAKES handshakes are under way.
 
-        With more, each would take longer, and all must end before the clients give up; the others wait in the
-        backlog, which costs nothing.  A stalled handshake leaves its place to another one, and can go on.
-        Only of many stalled ones those without progress for the longest time are dropped.
+        With more, each would take longer, and all must end before the clients give up; the backlog costs
+        nothing.  A stalled handshake leaves its place to another one, and can go on, unless many have
+        stalled.
 
         A look is a turn of the event loop: it reads all that has come, so each handshake makes a step.  In
         seconds, handshakes would stall when the server is slow.
@@ -2636,7 +2577,6 @@ class Server(Program):
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 
     def _make_components(self) -> None:
-        """Create the objects that make up the server; each needs earlier ones."""
         # to count lines: only Claims may open another file in `served_file`
         reader = JobReader(self.path, say=self.say, mount=self.mount)
         self.records = Records(self.stores, self.stdout if self.options.print else None, self.executor)
@@ -2713,7 +2653,6 @@ class Server(Program):
             self.sessions.acknowledge()
 
     def shut_down_after_defect(self) -> None:
-        """Exit at once, as after a signal."""
         self.lifetime.start_exiting(1)
 
     def _on_stop_signal(self, signum: int) -> None:
@@ -2736,8 +2675,7 @@ class Server(Program):
     async def _poll(self) -> None:
         """Look for new lines while clients wait; once the server drains, exit when no line is kept for one.
 
-        With --exit-when-done, look also without clients.  Looking at an unchanged file costs a stat(2).
-        Never returns.
+        Looking at an unchanged file costs a stat(2).  Never returns.
         """
         # each poll on a network file system is a round trip
         poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
@@ -2763,10 +2701,7 @@ class Server(Program):
     # -- every second ----------------------------------------------------------------------------------------
 
     async def _check_clients_and_file(self) -> None:
-        """Drop silent connections, write records and scan the file, once a second.  Never returns.
-
-        A client sends a ping at least every PING_SECONDS.
-        """
+        """Drop silent connections, write records and scan the file, once a second.  Never returns."""
         check_seconds = min(1.0, runmaker4.MAX_SILENT_SECONDS / 5)      # more often if tests shorten that
         while True:
             await asyncio.sleep(check_seconds)
@@ -2782,10 +2717,10 @@ class Server(Program):
 
 # ======== The certificate ===================================================================================
 #
-# TLS needs a certificate and a key, which Python's library cannot make.  So the server makes them: a key on
-# the curve P-256 (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both in DER.  Clients
-# rely only on the hash of the certificate, which the proofs of the handshake name ("The wire" in
-# runmaker4.py), so the signature is a placeholder.  OpenSSL reads both from pipes: the key is in no file.
+# Python's library cannot make a certificate and a key.  So the server makes them: a key on the curve P-256
+# (FIPS 186-4, D.1.2.3), which takes 8 ms, and a certificate (RFC 5280), both in DER.  Clients rely only on
+# the hash of the certificate, which the proofs of the handshake name ("The wire" in runmaker4.py), so the
+# signature is a placeholder.  OpenSSL reads both from pipes: the key is in no file.
 #
 # A point of the curve is a pair of numbers modulo FIELD with y^2 = x^3 - 3 x + b.  The key is a number from 1
 # to ORDER - 1, the public key that multiple of BASE.  ORDER is the least factor whose multiple is not a
@@ -2796,8 +2731,8 @@ FIELD = 2**256 - 2**224 + 2**192 + 2**96 - 1
 ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
 BASE = (0x6b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296,
         0x4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5)
-# DER around the 64 bytes of the public key, and around the 32 bytes of the key: a type, a length in bytes
-# (after 81 if it is 128 or more), the contents
+# DER around the public key and the key: a type, a length in bytes (after 81 if it is 128 or more), the
+# contents
 CERTIFICATE = bytes.fromhex(
     "3081d9 3081bf"                                         # certificate: the signed part,
     "a003 020102 020101"                                    # which is version 3, serial number 1,
@@ -2843,9 +2778,9 @@ def multiply_base(factor: int) -> bytes:
 
 
 def write_pem_to_pipe(label: bytes, data: bytes) -> int:
-    """Return the read end of a pipe with this data as PEM, for OpenSSL, which takes only the names of files.
+    """Return the read end of a pipe with this data as PEM, for OpenSSL, which takes only names of files.
 
-    It has less than 4 KiB, which any pipe holds, so writing cannot block.  The caller closes it.
+    Any pipe holds 4 KiB, so writing these few bytes cannot block.  The caller closes it.
     """
     read_fd, write_fd = os.pipe()
     text = base64.encodebytes(data)
@@ -2883,7 +2818,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 def choose_token() -> tuple[str, str]:
     """Return the token that clients must know, and a text about it for the first line of output.
 
-    Raises UsageError if the file of the token cannot be used, for example if other users can read it.
+    Raises UsageError: the file cannot be used, or other users can read it.
     """
     if token_in_environment := token_of_environment():
         return token_in_environment, "$RUNMAKER4_TOKEN (neither shown nor written to a file)"
