@@ -3461,16 +3461,15 @@ class JobQueue:
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write the result of a job over its `r`, and remove the job from `claimed`.
+        """Write the result of a job over its `r`, and release the job.
 
-        Return '', or why the result will never be written.  Raises TemporaryError: try again.
+        Return '', or why the result will never be written.  Raises TemporaryError, never OSError: the job
+        stays claimed and locked; try again.
 
-        Step 4 of the protocol: When the job has finished, lock the command mutex, unless the whole bucket is
-        still locked; verify path and line; write the new state over the `r`; while holding the mutex, free
-        the job lock, or all of the bucket in one call.
+        Step 4 of the protocol: lock the command mutex, unless the bucket is still locked; check path and
+        line; write the state; before the mutex, free the job lock, or all of the bucket in one call.
 
-        state: CANCELLED: a user has cancelled the job; the line keeps the user's state.  NEW: it was not
-        started, and another runner can take it.
+        state: CANCELLED: write nothing, a user has set the state.  NEW: the job was not started.
         """
         if state == CANCELLED:
             self.release_job(job)
@@ -3480,15 +3479,14 @@ class JobQueue:
                 self._write_at_offset(job, state)
                 return ""
             except FileChangedError:
-                # The file or the lock file was replaced, the line was moved or overwritten, or locks were
-                # lost.  Open files without the command mutex: a new lock file has another.
+                # only now, without the mutex: a new lock file has another
                 self.open_files()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
             now = self.file.clock()
             if self._no_file_since is None:
                 self._no_file_since = now
-            # An editor can be about to create the file again
+            # an editor can be about to create it again
             if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
                 raise NoFile("the file does not exist") from None
             why = "the file is gone"
@@ -3497,22 +3495,22 @@ class JobQueue:
             why = error_text(error)
             while error.errno == errno.EMFILE and self._reserve:        # the next attempt has these
                 os.close(self._reserve.pop())
-            # Every call fails with ENOTCONN for ever once the process that serves a FUSE file system on this
-            # host is dead; on GlusterFS also while the servers do not answer, so wait for a minute
+            # On FUSE every call fails with ENOTCONN for ever once the client process on this host is dead; on
+            # GlusterFS also while the servers do not answer, so wait
             cut_off_since = self._cut_off_since
             if cut_off_since is None or self.file.clock() - cut_off_since < self.MAX_CUT_OFF_SECONDS:
                 raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
             why = f"the client of the file system has died ({why})"
         finally:
-            self.trim_bucket(job)               # until the next try others can have the mutex
+            self.trim_bucket(job)               # a job that is still claimed leaves the mutex to others
         self.release_job(job)
         return f"{why}; the result {display_text(state)} is not written"
 
     def _write_at_offset(self, job: Job, state: bytes) -> None:
-        """Write a result over the `r` at the job's offset, and remove the job from `claimed`.
+        """Write a result over the `r` at the job's offset, and release the job.
 
-        finish() tries this before it searches the file.  Raises LockedNow, or FileChangedError if the line
-        was moved or changed, or the job lock was lost.
+        Raises LockedNow; FileChangedError if open_files() and a search are needed; and other OSErrors, after
+        which the file can have the result.
         """
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
@@ -3521,103 +3519,93 @@ class JobQueue:
             if self._is_result_written(job):
                 self.release_job(job)
                 return
-            # Without our job lock, another runner can have claimed the line and written this `r`
+            # without our job lock, another runner can have claimed the line and written this `r`
             if not job.job_lock or self.file.state_at(job) != RUNNING:
-                # The caller searches without this command mutex, which can also be lost
                 raise FileChangedError("the line is not where it was, or the job lock was lost")
-            job.unconfirmed_state = state
+            job.unconfirmed_state = state       # first: write() can raise after the byte has arrived
             self.file.write(job, state)
-            # While holding the command mutex: the next holder must find as many job locks as lines `r`
+            # under the mutex: the next holder must find as many job locks as lines `r`
             self.release_job(job)
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
-        """Write a result although the job's line is no longer at the known offset as `r`.
+        """Do the same for a job whose line must be searched for; returns and raises as finish() does.
 
-        An edit has moved or removed the line, or a user has set another state.  So search the file for the
-        line of this job.  Return '', or why the result will never be written.  Raises TemporaryError if an
-        editor could still be saving.
+        Raises OSError, too.
         """
-        # The state that has replaced the `r`; b"": the file has no line for this job; None: the line was
-        # found elsewhere, or another process holds the command mutex
+        # b"": the file has no line for this job; None: its line was found, or the command mutex is held
         state_now = self._reconcile_commands([job]).get(job)
-        if job not in self.claimed:
-            self.release_job(job)                   # so that check_jobs() does not report it again
+        if job not in self.claimed:                 # lost, here or in open_files()
+            self.release_job(job)                   # so that check_jobs() does not report it
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
-        # Unless another state is at the job's offset, an editor can be about to write more
+        # unless another state is at the job's offset, an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
                 raise TemporaryError("the line is not where it was")
         self.release_job(job)
-        # NEW only gives the line up; and the state that is there can be the one to write
+        # NEW only gives the line up
         if state_now and state in (NEW, state_now):
             return ""
         why = "the line is gone"
         if state_now:
-            job.tracking = Tracking.CANCELLED
+            job.tracking = Tracking.CANCELLED       # it counts as cancelled, not as unwritten
             why = f"a user set the state '{display_text(state_now)}'"
         return f"{why}; the result {display_text(state)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
-        """Return True if a job's line has the result, although an earlier write() raised an error.
+        """Return True if the line has the result of an earlier try, whose write() or fsync() failed.
 
-        For example, an fsync(2) can fail after the file server has received the byte.  Without this check the
-        next try would write the result over another line `r` of the command.
+        Another try would write it over another line `r` of the command.
         """
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
     def release_job(self, job: Job) -> None:
-        """Forget a job and free the job lock, without writing anything."""
+        """Forget a job and free the job lock; write nothing.  Does nothing if that was done."""
         self.claimed.pop(job, None)
         self._jobs_to_kill.pop(job, None)
         self._free_job_lock(job)
 
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
-    # Step 5 of the protocol: If an editor overwrites an `r` with `.`, because it had read the file before,
-    # the line's runner makes it `r` again within a second, on a network file system within a few; until then
-    # no runner can claim the line.  Any other state over an `r` cancels the job, even an old `!` that vi
-    # saves after -r has started that line again.  If the runner is dead and an editor wrote `.`, the line
-    # waits until the copy has exited; then it is new.
+    # Step 5 of the protocol: an editor that read the file before a claim can save `.` over the `r`.  The
+    # runner makes it `r` again in a second, on a network in a few.  If the runner is dead, the line is new
+    # once the copy has exited.  Any other state over an `r` cancels the job, even an old `!` that vi saves
+    # after -r has started that line again.
     #
-    # A claimed line is astray if it is not at its offset as `r`, or if the job lock was lost.  Then
-    # _reconcile_command() puts all our jobs of the command in order, while holding the command mutex.
-    # Lines of one command are interchangeable; the invariant: each held job lock has a line `r`.
+    # A job is astray if its line is not at its offset as `r`, or if the job lock was lost.  Then
+    # _reconcile_command() puts all our jobs of the command in order, under one command mutex.  Lines of one
+    # command are interchangeable; the invariant: each held job lock has a line `r`.
     #
-    #     1. A job that lost the job lock takes one again if one line `r` has no job lock, or, if the job's
-    #        line is new again, if that line could be claimed.  Otherwise another runner has claimed the line:
-    #        the job is lost.
-    #     2. Our jobs keep offsets at which the line is `r`.  A cancelled job gets no other line.
+    #     1. A job that lost its lock takes one if h < R, or, if its line is new again, if h <= R.  Otherwise
+    #        another runner has claimed the line: the job is lost.  Before 4: no `r` without a job lock (I1).
+    #     2. A job keeps its offset if the line there is `r`.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the nearest.
-    #     4. If the lines `r` are too few, an `r` was overwritten.  A `.` at the line's offset is from an
-    #        editor that had read the file before the claim: the line is made `r` again.  If the command is
-    #        no longer at that offset, any new line of the command is made `r`.
-    #     5. A line that is still missing: the job is cancelled if another state is at the line's offset, or
-    #        on the only line of the command, and the next check also finds that.  So is the job of a deleted
-    #        line if an equal line is there.  Otherwise the line counts as gone after a while.
+    #     4. Otherwise an `r` was overwritten: at the job's offset, or, wherever an edit has moved it, on the
+    #        only line of the command.  That line is made `r` if it is new; if there is none such, any new
+    #        line of the command is.
+    #     5. A job that still has no line: see _on_line_missing().
 
     def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Runners and servers call this twice per `interval`.  Return the jobs to kill, each once: "lost" if
-        another runner has claimed the line, "cancelled" if a user has set another state.
+        Return the jobs to kill, each once: a lost one is released already, a cancelled one stays claimed
+        until finish().  Raises no OSError.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
         try:
             self.open_files()
             now = self.file.clock()
-            # our jobs whose line is not at its offset as `r`
             astray = []
-            # after the file was replaced, two jobs can seem to have the same line
+            # in a new file, two jobs can seem to have the same line
             used_offsets = set()
             for job in self.claimed:
                 if job.cancelled or self._is_result_written(job):
-                    continue                    # it needs no line `r`
+                    continue
                 if job.offset not in used_offsets and self.file.state_at(job) == RUNNING:
                     job.tracking = Tracking.FOUND
                     used_offsets.add(job.offset)
@@ -3628,9 +3616,8 @@ class JobQueue:
                     self._on_line_missing(job, state)
                 self._searched_at = now
         except OSError as error:
-            # The file is missing or cannot be read now.  Another check follows; finish() reports it.
+            # another check follows, and finish() reports it
             self.close_if_locks_lost(error)
-        # each of our job locks belongs to one claimed job
         assert self.file.lock_table.job_locks == {
             job.job_lock.offset: job.job_lock for job in self.claimed if job.job_lock
         }
@@ -3639,12 +3626,11 @@ class JobQueue:
         return to_kill
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for a job whose line is not at its offset as `r`.
+        """Return True if it is time to search the file for a job that is astray.
 
-        To read a long file each second would cost half a core.  So the longer the line is missing, the longer
-        are the pauses between two searches.
+        Pauses grow with the time of absence: to read a long file each second would cost half a core.
         """
-        # FOUND: not missing until now.  CHANGED_ONCE: this search decides if the job is cancelled.
+        # CHANGED_ONCE: this search decides if the job is cancelled
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         seconds_missing = now - job.absent_since
@@ -3652,16 +3638,16 @@ class JobQueue:
         return now - self._searched_at >= pause
 
     def _reconcile_commands(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
-        """Give these jobs, and our other jobs of the same commands, lines `r` and job locks again.
+        """Give these jobs lines `r` and job locks again.
 
-        An edit, a new lock file or lost locks have taken these away.  Leave out a command whose mutex another
-        process holds: the next check tries it again.  Return those of `jobs` without a line, each with the
-        state that has replaced the `r`; b"": the line is missing.
+        Return those of `jobs` without a line, each with the state that has replaced the `r`; b"": none.  A
+        command whose mutex another process holds is left for the next check.  After an OSError, some commands
+        are in order, and some not.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
             return {}
-        for job in self.claimed:
+        for job in self.claimed:                # with the others, whose lines would look like a surplus
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
         missing = {}
@@ -3669,8 +3655,7 @@ class JobQueue:
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
                     self.file.check_at_path()
-                    # The lines now: a few known ones one by one, each a round trip on a network file system;
-                    # otherwise from the whole file
+                    # the known lines are of before the mutex; each single read can be a round trip
                     lines = []
                     if len(known_lines) <= self.MAX_SINGLE_READS:
                         lines = [replace(line, state=state) for line in known_lines
@@ -3678,39 +3663,38 @@ class JobQueue:
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
-        # not the others: they can have results, or states that a user has just set
+        # the others can have results, or states that no check has seen twice
         return {job: missing[job] for job in jobs if job in missing}
 
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Give each of our jobs of a command a job lock and a line `r` again, after an edit or a lost lock.
+        """Do steps 1 to 4 above for all our jobs of a command; `lines`: all its lines.
 
-        Return the jobs without a line, each with the state that has replaced the `r`; b"": the line is
-        missing, or an `r` at the offset belongs to another job.  The steps are those of the list above
-        check_jobs(): first the job locks, then the lines.  Call check_at_path() first.
+        Needs the command mutex, and check_at_path() and `lines` under it.  Return the jobs without a line, as
+        _reconcile_commands() does; b"" also: another job has the `r` at the offset.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
-        # The lines `r` that none of our jobs has: at first all; each job removes one
+        # at first all: each of our jobs removes one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # Step 1: lock lost job locks again; a job whose result is written needs none
+        # step 1; a job whose result is written needs no lock
         unwritten = (job for job in our_jobs if job not in written)
         self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
-        # No other line for a job whose state is set: by the user, or as the result
+        # no other line for a job whose state is set, by the user or as the result
         missing = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
         }
         astray = []
         for job in our_jobs:
             is_running_here = job not in missing and job in self.claimed
-            # Step 2: unless step 1 gave it up, it keeps the line at its offset if that is `r`
+            # step 2; step 1 can have given the job up
             if is_running_here and not unused_running.pop(job.offset, None):
                 astray.append(job)
-        for job in astray:              # steps 3 and 4: another line `r`, or one that is made `r` again
+        for job in astray:              # steps 3 and 4, after all jobs of step 2 have theirs
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
                 self._restore_running_state(line)
@@ -3724,24 +3708,13 @@ class JobQueue:
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
-        """Decide which line of the command belongs to a running job, whose line is not where it was.
+        """Return the line of a job that is astray; None: there is none.
 
-        The first of these that exists:
-
-        1. A line `r` that belongs to no other job: an edit has moved the job's line.
-        2. The line at the job's offset, or the only line of the command, in another state than `r`:
-           a user or an editor has overwritten the `r`.
-        3. Any new line of the command.
-
-        by_offset: all lines of the command.  unused_running: those that are `r` and that none of our jobs
-        has; a returned line is removed from it.  locks_of_others: job locks of the command in other
-        processes.  Return None if none of these exists.
+        In any state but `r` and `.`, it is the user's: the job is perhaps cancelled.
+        unused_running: an `r` that is returned is removed from it.
         """
-        # Each of these locks stands for one line `r` of another process.  If more lines are `r`, one is ours.
         if unused_running and len(unused_running) > locks_of_others:
-            # any would do: lines of one command are interchangeable
             return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))
-        # The `r` was overwritten.  The only line of a command is the job's, even if an edit has moved it.
         is_only_line = len(by_offset) == 1
         own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
         if own_line and own_line.state != RUNNING:
@@ -3749,29 +3722,25 @@ class JobQueue:
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Lock a job lock again for each job that lost it, or give up the job as "lost".
-
-        Another runner has claimed the line of a lost job; check_jobs() returns that job, to be killed.
-        spare_lines: the lines `r` of the command minus the held job locks: so many can be ours.
-        """
+        """Do step 1 above.  spare_lines: R - h, so many lines can be ours."""
         for job in our_jobs:
             if job.job_lock:
                 continue
             usable_lines = spare_lines
             if self.file.state_at(job) == NEW:
-                usable_lines += 1               # an editor has overwritten its `r`, which can be restored
+                usable_lines += 1               # step 4 makes it `r`
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare_lines = usable_lines - 1
                 self.say(f"line {job.number}: locked again")
             else:
-                self.release_job(job)
+                self.release_job(job)           # first: it removes the job from `_jobs_to_kill`
                 self._jobs_to_kill[job] = "lost"
 
     def _restore_running_state(self, line: Line) -> None:
-        """Write `r` over another state of a running job's line, and report it.
+        """Make the line of a running job `r` again: else it could be claimed once the job has finished.
 
-        Otherwise the line could be claimed again once the job has finished.
+        Needs the mutex under which the line was read.
         """
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
@@ -3779,7 +3748,7 @@ class JobQueue:
                 f"line {line.number}: the job is running, so the {display_text(line.state)} that an editor "
                 "saved over r is r again (runset4.py --edit keeps states)"
             )
-            line.state = RUNNING
+            line.state = RUNNING                # no other job may get it as new
 
     def _mark_absent(self, job: Job) -> None:
         if job.tracking is Tracking.FOUND:
@@ -3787,27 +3756,22 @@ class JobQueue:
             job.absent_since = self.file.clock()
 
     def _is_gone(self, job: Job) -> bool:
-        """Return True if a job's line has been missing for longer than an editor takes to save.
-
-        Then it counts as removed: the job runs on, and the result is only reported.
-        """
+        """Return True if a line has been missing for longer than an editor takes to save."""
         max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
         if self.file.is_save_held_up():
             max_absence = self.file.MAX_SAVE_SECONDS
         return self.file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Decide what happens to a running job whose line was not found as `r`.
+        """Do step 5 above.  One search is not enough, as an editor can be saving the file.
 
-        state: it has replaced the `r`; b"": the line is missing.  An editor can be saving the file, so one
-        search is not enough:
-
-            another state, for the first time       CHANGED_ONCE
-            another state, for the second time      CANCELLED: check_jobs() returns the job
-            line missing                            MISSED
-            line missing for too long (_is_gone())  GONE: report it once; its run goes on
+        What has replaced the `r`       The job becomes
+        a state, for the first time     CHANGED_ONCE
+        a state, for the second time    CANCELLED, also if the line was deleted, and an equal one is there
+        b"": nothing                    MISSED
+        the same, for too long          GONE: it runs on, and the result is only reported
         """
-        if job.cancelled:                       # an earlier check has decided
+        if job.cancelled:
             return
         earlier = job.tracking
         self._mark_absent(job)
