@@ -198,9 +198,8 @@ def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
         raise UsageError(f"{subject}: {error_text(error)}{remedy}") from None
 
 
-# Control characters, C0 and C1; characters that turn the direction of writing, which could disguise a text
-# (Unicode Standard Annex 9, 2: bidirectional formatting characters); line and paragraph separators; and bytes
-# that are not UTF-8, but C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
+# Control characters, C0 and C1; characters that turn the direction of writing (Unicode Standard Annex 9, 2);
+# line and paragraph separators; and bytes that are C1 for an 8-bit terminal (PEP 383: byte 0x80 is \udc80)
 UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")
 
 
@@ -442,8 +441,8 @@ def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str
     for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
-    # Without handlers these now simply kill us: no job runs yet, and we could be waiting for a file system
-    # or a server that does not answer.  HUP, USR1 and QUIT remain blocked until they have a handler
+    # Without handlers these now kill us, even while a file system or a server does not answer.  HUP, USR1 and
+    # QUIT remain blocked until they have a handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILL_SIGNALS)
     try:
         if os.path.realpath("/proc/self") != f"/proc/{os.getpid()}":
@@ -1263,8 +1262,7 @@ def refuse_local_locks(fd: int, mount: Mount) -> None:
     """Raise OSError(EOPNOTSUPP) if locks on FUSE do not exclude other hosts.  `fd` must hold a lock.
 
     If the daemon takes no lock calls, or an option switches them off, the kernel of this host keeps the locks
-    (fs/fuse/file.c, fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).  On other file
-    systems the list tells nothing.
+    (fs/fuse/file.c, fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).
     """
     if mount.is_fuse:
         with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
@@ -1726,8 +1724,7 @@ class Directives(NamedTuple):
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more, which is below them in the file.
 
-        If that is malformed, it is unknown for which consumers the jobs below are.  So the result has an
-        `error`, of the first malformed directive, and the jobs wait.
+        If that is malformed, the result has an `error` (the first one remains), and no settings.
         """
         try:
             directive = parse_directive(line.text)
@@ -3879,7 +3876,7 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
 
 # ======== Finding work ======================================================================================
 #
-# A Cursor answers "which line next?".  It has these parts:
+# A Cursor answers "which line next?".  Its parts:
 #
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
 #                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
@@ -3907,8 +3904,7 @@ class Consumers:
         settings = scope.settings
         if settings.suits_all and not scope.below_end:
             return iter(self.all)
-        # Compute the set once for equal settings: a file can have many directives, and a server many clients.
-        # The filter keeps the order of `all`
+        # once for equal settings: a file can have many directives, and a server many clients
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
@@ -4458,7 +4454,7 @@ class Cursor:
         meets a job for which all have too little free          WALK, and WAIT
         has used its SLICE                                      SLICED, and AGAIN
         meets an edit; or ends, and it began after an edit,     another walk begins
-          it has claimed a job, or one asks to exit since
+          it has claimed a job, or one has asked to exit
         ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
         raises OSError                                          TOP: _no_job_after_error()
 
@@ -4602,8 +4598,7 @@ class Cursor:
                     line.state in consumer.retry for consumer in consumers.fitting(scope)
                 ):
                     lines.append(line)
-            # all at once is the next try; otherwise the first line alone
-            tries_all = True
+            tries_all = True                    # all at once is the next try, not the first line alone
             while lines:
                 if tries_all and self.file.make_new(lines):
                     made, check = len(lines), LineCheck.OPEN
@@ -4629,6 +4624,7 @@ class Cursor:
                     with self.file.reading_once(lines):
                         lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
             yield 0.0                           # also if no line was for these consumers
+            # a check of jobs has opened another file meanwhile, and `scan` reads the old one
             if scan.file is not self.file.reader:
                 raise FileChangedError
         for consumer in consumers.all:          # failed lines only once; orphans always
@@ -4657,13 +4653,13 @@ class Cursor:
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk until it claims a job or has to stop; begin another when that is due."""
         was_edited = False
-        # A walk that has only paused goes on: otherwise it would never come to the end of a long file
+        # A walk that has only paused goes on: otherwise it would never end in a long file
         if self._walk and not self._is_sliced:
             scan = self._walk.scan
             try:
-                # Other runners can have claimed lines below since, so read these again.  But old lines do no
-                # harm if we have met no others lately, and another walk follows: a claim reads its line
-                # again.  `passed`: the walk itself goes back to a passed line, and reads from there
+                # Other runners can have claimed lines below.  But old lines do no harm if we have met no
+                # others lately, and another walk follows: a claim reads its line again.  `passed`: the walk
+                # itself goes back to a passed line, and reads from there
                 if scan.last and not self._walk.passed and (
                         self.queue.spread > 1 or not self._walk.needs_another_walk):
                     scan.reread_from(scan.last)
@@ -4685,7 +4681,7 @@ class Cursor:
                 return NoJob(WAIT)
             self._walk = None
             was_edited = result is Stop.RESTART
-            # Since the walk began, the last job of one that asks to exit can have ended, and opened a barrier
+            # Since the walk began, the last job of one that asks can have ended, and opened a barrier
             asks_to_exit = not self._leaving <= self._answered
             if not (was_edited or walk.needs_another_walk or asks_to_exit):
                 return self._end_walk(walk, result)
@@ -4702,9 +4698,8 @@ class Cursor:
         )
         self._walk = Walk(self.queue, consumers, resuming_consumers, self.orphans,
                           serving=self._serving, after_edit=after_edit)
-        # On NFS each look at a line `r` is a round trip, and all idle runners could look at those of all
-        # others.  So a runner that neither asks to exit nor runs orphans again looks only at some two of
-        # them, and at none in its first idle walk.  (Before it exits, a walk and a count look at all.)
+        # On NFS each look at a line `r` is a round trip.  So an idle runner looks only at some two of them,
+        # and at none in its first idle walk; but before it exits, a walk and a count look at all
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
         if (is_idle and self.file.mount.is_nfs and not self._serving
                 and self.file.clock() - self.orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
@@ -4750,7 +4745,7 @@ class Cursor:
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
-        # with --follow only if there can be a `#RUN end`: a walk that no block has stopped would have met it
+        # with --follow only if there can be a `#RUN end`, met or below a block
         leaving = [consumer for consumer in self._leaving
                    if block or walk.above.scope.below_end or not consumer.follow]
         summary = None
@@ -4760,7 +4755,7 @@ class Cursor:
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
                     looks=walk.look_share == 1.0
                 )
-        # No count: nobody who may exit asks, or the file was just replaced.  Or lines can be missing
+        # none who may exit asks, or the file was just replaced; or lines can be missing
         if not summary or summary.half_saved:
             return NoJob(WAIT)
         exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
@@ -4788,7 +4783,7 @@ class Cursor:
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
-            # the runners exit, and then report it; or the count failed, and another follows
+            # the runners report it when they exit; or the count failed, and another follows
             problem = self._printed_block
         if problem and problem != self._printed_block:
             self.say(problem)
@@ -8689,8 +8684,7 @@ def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
 
 # ======== Background ========================================================================================
 #
-# With -d the program forks twice and leaves the session, so no terminal can send SIGHUP.  The original
-# process waits until the start has succeeded, and reports that by the exit status.
+# With -d the program forks twice and leaves the session, so no terminal can send SIGHUP.
 
 
 def open_descriptors() -> list[int]:
@@ -8990,7 +8984,6 @@ def add_general_options(parser: Parser) -> None:
 
 
 def make_parser() -> Parser:
-    # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
         purpose="Run the jobs of a text file on any number of hosts.  A job is a line '. COMMAND'; the dot "
@@ -9080,7 +9073,6 @@ class Program:
         options = self.options
         if options.no_records and options.outdir:
             raise UsageError("--no-records and --outdir exclude each other")
-        # no output file may also be an input or another output
         output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
         paths_and_uses = [(path, "read") for path in inputs]
         paths_and_uses += [(path, "written by another option") for path in output_paths]
@@ -9121,9 +9113,8 @@ class Program:
         try:
             with suppress(OSError):          # `open_outdir` reports it
                 os.makedirs(path, exist_ok=True)
-                # Another user could read job output, or a link could lead us anywhere.  So the owner must be
-                # us, root, or a user who can write the job file.  If that does not exist yet, `/` takes its
-                # place
+                # Another user could read job output, or a link could lead us anywhere.  Until the job file
+                # exists, trust only us and root, as for `/`
                 status = os.lstat(path)
                 file_status = stat_or_none(self.options.file)
                 if not is_trusted_replacement(status, file_status or os.stat("/")):
@@ -9429,8 +9420,7 @@ class RunnerProgram(Program):
         if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
             # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
             environ[b"SBATCH_ARRAY_INX"] = task
-        # Started like a job, the command can be killed with all its processes, so that none hires later.  It
-        # prints to stderr, and inherits no job lock
+        # Started like a job, the command can be killed with all its processes, so that none hires later
         hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
@@ -9540,9 +9530,8 @@ if __name__ == "__main__":
 # ======== The wire ==========================================================================================
 #
 # The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 13.  Both know the token,
-# 128 random bits, which never crosses the wire: each end answers a challenge of the other.  Then they start
-# TLS 1.3 (RFC 8446), so no bytes from an unauthenticated peer reach OpenSSL.  Finally they prove that TLS
-# ends at them, not at a man in the middle.
+# 128 random bits, which never crosses the wire.  TLS 1.3 (RFC 8446) starts only after the token is proved, so
+# no bytes from an unauthenticated peer reach OpenSSL.
 #
 #      bytes                                       the receiver knows
 #  1   S: {"runmaker4": 13, "nonce": NS}           C: the version
