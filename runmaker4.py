@@ -5158,7 +5158,7 @@ class Jobs(Protocol):
         """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
 
     async def copy_lock_fds(self, job: Job) -> LockFds:
-        """Return descriptors for the job to inherit, the first with the job lock, if it has one.
+        """Return descriptors for the job to inherit, the first with the job lock; (): it has none.
 
         The caller closes them in the executor, once the job's shell has copies.
         """
@@ -5184,10 +5184,9 @@ class Jobs(Protocol):
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
-    # Once so many jobs in a row have ended so soon after their claims, a claim on NFS tries to keep the
-    # mutex for the result (above JobQueue.claim()).  If the runner is killed so soon after a claim, the mutex
-    # of a job that runs longer stays locked until that ends.  Only on NFS: other network file systems can
-    # merge or split locks wrongly.
+    # After so many short jobs in a row a claim on NFS tries to keep the mutex for the result.  If the runner
+    # is killed so soon after a claim, the mutex stays locked until the job ends.  Other network file systems
+    # can merge or split locks wrongly
     SHORT_JOBS = 8
     SHORT_SECONDS = 0.1
 
@@ -5195,7 +5194,7 @@ class FileJobs:
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
-        self._reader = reader                   # for counts: only the queue may reopen its own file
+        self._reader = reader                   # for counts: only the queue may open its own file again
         self.executor = executor
         self._consumer = consumer               # this runner, as the cursor knows it
         self.interval = cursor.interval         # seconds; claimed lines are checked twice in it
@@ -5205,7 +5204,7 @@ class FileJobs:
         self._trims: dict[Job, asyncio.TimerHandle] = {}
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        # What the claim reads in the executor is set here: no other claim is under way (Runner._start_jobs())
+        # the claim reads these in the executor; no other claim is under way (Runner._start_jobs())
         consumer = self._consumer
         if capacity != consumer.capacity:
             consumer.capacity = capacity
@@ -5282,8 +5281,8 @@ class FileJobs:
         if summary and not self._can_change_soon(summary) and not (
                 summary.counts.running and await self.executor.call(self._file.has_no_other_users)):
             return summary
-        # With -1, once each slot has had its one job, no new one is left that this runner should have run.  A
-        # job that does not fit only because slots are out of service is left.
+        # With -1, once each slot has had its one job, no new one is left for this runner.  One that does not
+        # fit only because slots are out of service is left
         consumers = () if runner.slots.each_had_job else (self._consumer,)
         self._consumer.capacity = runner.full_capacity
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
@@ -5297,7 +5296,6 @@ class FileJobs:
                 file_never_came = error.errno == errno.ENOENT and not self._file.is_open
                 if file_never_came and runner.options.follow:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))
-                # claim_error: claims have met such errors for long enough already
                 if runner.kill_signal or runner.claim_error or is_last_attempt:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
@@ -5311,8 +5309,7 @@ class FileJobs:
 
 # ======== A run =============================================================================================
 #
-# What a job's run is, how it ends, and what is told of it.  The events of a run go to sinks: starting,
-# started, output, and ended, or no result.  The sinks are in the section "Output".
+# The events of a run go to sinks, which are in the section "Output".
 
 
 @dataclass(eq=False, repr=False)
@@ -5348,7 +5345,6 @@ class Run:
 
     @property
     def no_result(self) -> RunResult:
-        """Return the result of a run that was not started, or whose end will never be known."""
         return RunResult(UNKNOWN, self.cause or "lost")
 
     @property
