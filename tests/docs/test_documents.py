@@ -129,7 +129,8 @@ BY_SCRIPT = {                           # for commands that are not in RECIPES
     "runset4.py": Recipe(jobs("d!e" + "." * 24 + "x") + ". ./job_script.sh data_1\n#RUN end\n"),
     "runwait4.py": Recipe(jobs("d!edx")),
 }
-SERVER = "runmaker4-server.py runs.txt > said 2>&1 &\nuntil grep -q 'serving on' said; do sleep 0.05; done"
+SERVER = "runmaker4-server.py runs.txt > said 2>&1 &\n" \
+         "until grep -q 'serving on' said; do kill -0 $! || { cat said; exit 1; }; sleep 0.05; done"
 CLIENT = f"{SERVER}\ntouch hold; runmaker4-client.py --follow -j2 --name bob localhost > bob 2>&1 &\n" \
          "until [ $(grep -c forked bob) = 2 ]; do sleep 0.05; done"
 WORKER = "touch hold; runmaker4.py -d --follow -j2 --pidfile pid --errors errors runs.txt\n" \
