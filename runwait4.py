@@ -953,15 +953,18 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
         if name in recently_ended:
             continue
         previous = unended_entries.pop(name, None)
+        # most starts name no files, and are not decoded
+        if previous and b'"files"' in previous[1] and (previous_run := run_of_line(*previous)):
+            earlier_files[name] = previous_run.files
         if run and run.has_ended:
+            if name in earlier_files:           # the next server may have written nothing before this end
+                run.files = list(dict.fromkeys([*earlier_files.pop(name), *run.files]))
             recently_ended[name] = None
             if len(recently_ended) > MAX_REMEMBERED_RUNS:
                 recently_ended.popitem(last=False)
             yield run
             continue
         # the run goes on, or is lost.  If the client of a lost run comes back, an `end` can follow
-        if previous and (previous_run := run_of_line(*previous)):
-            earlier_files[name] = previous_run.files
         unended_entries[name] = position, line
     yield from filter(None, itertools.starmap(run_of_line, unended_entries.values()))
 

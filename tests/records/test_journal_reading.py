@@ -67,6 +67,15 @@ class Runs(JournalCase):
         self.assertEqual([(run.line, run.files) for run in self.runs()[0]],
                          [(8, ["8.out", "8.out.~1~"]), (7, ["7.out", "7.err"])])
 
+    def test_so_are_they_if_the_run_has_ended_before_the_next_server_writes_that_it_goes_on(self) -> None:
+        self.journal(start(1, 7), start(1, 7, files=["7.out"]), end(1, 7, runner=5, files=[]),
+                     start(2, 8, files=["8.out"]), start(2, 8, runner=5, files=["8.out.~1~"]),
+                     end(2, 8, runner=6, files=["8.out.~2~"]),
+                     start(3, 9, files=["9.out"]), end(3, 9, state="e", cause="lost", files=["9.out"]),
+                     end(3, 9, runner=5, files=["9.err"]))
+        self.assertEqual([(run.line, run.files) for run in self.runs()[0]],
+                         [(7, ["7.out"]), (8, ["8.out", "8.out.~1~", "8.out.~2~"]), (9, ["9.out", "9.err"])])
+
     def test_memory_does_not_grow_with_the_runs(self) -> None:
         def peak(count: int) -> int:
             with open(self.dir / "out" / "journal", "wb") as file:
