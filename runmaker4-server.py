@@ -747,7 +747,7 @@ class Assignment:
         """Return True if the line can soon be new again: no client may exit then, as it could take that."""
         if self.result:
             return self.result.state == NEW
-        # then a connected client that has reported no start can still give the job back
+        # then a connected client can still give the job back
         was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
         return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
 
@@ -1147,8 +1147,7 @@ class ClientLink(Link, asyncio.Protocol):
 
 # ======== Records ===========================================================================================
 #
-# Events of clients' runs go to the sinks that a runner uses.  A `Run` is created for a `begin`, and abandoned
-# if no `end` can come.
+# Events of clients' runs go to the sinks that a runner uses.
 
 
 NO_PIPE = -1                            # the descriptor of a client's streams
@@ -1512,9 +1511,9 @@ class Group:
 
 # ======== Summaries =========================================================================================
 #
-# Clients that exit need a summary of the file, for exit status and closing line; so does the server.  A long
-# file takes a while to read, so one summary answers all earlier requests, and the next begins after a pause
-# of four times the duration: some fifth of a CPU, however many clients ask.
+# Clients that exit need a summary of the file, and so does the server.  A long file takes a while to read, so
+# one summary answers all earlier requests, and the next begins after a pause of four times the duration: some
+# fifth of a CPU, however many clients ask.
 
 
 class Everybody(Consumer):
@@ -1662,7 +1661,8 @@ class Sessions:
     def settle(self, assignment: Assignment, proposed_result: LineResult) -> None:
         """Decide the result of a line, and have it written soon; a later call for the line does nothing.
 
-        The line stays assigned until the result is written, or never can be.
+        The line stays assigned until the result is written, or never can be: not in this call, so callers may
+        loop over assignments.
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
@@ -1713,13 +1713,13 @@ class Sessions:
         """Now and then check the claimed lines, and have cancelled and lost jobs killed.  Never returns."""
         while True:
             await asyncio.sleep(self.interval / 2)
-            # "cancelled": a user has set the line's state; "lost": another runner has the line, or it is gone
+            # "cancelled": a user has set the line's state; "lost": another runner has the line
             causes = await self.executor.call(self.claims.queue.check_jobs)
             for assignment in list(self.assignments.values()):
                 cause = causes.get(assignment.job)
                 if cause == "cancelled":
                     self.stop_cancelled_job(assignment)
-                # otherwise _write_result() reports it
+                # _write_result() reports that of a decided one
                 elif cause == "lost" and assignment.is_undecided:
                     self.say(f"line {assignment.number}: another runner took over this job")
                     self.runner_stats.add_result(assignment.job, ERROR)
@@ -2121,7 +2121,8 @@ class Recovery:
         except OSError as error:
             raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
         if count is None:
-            # all job locks in the old lock file, also for the keeper, which has this description
+            # all job locks in the old lock file (below BUCKETS_END, the same number), also for the keeper,
+            # which has this description
             with suppress(OSError):
                 unlock(lock_fd, 0, IN_USE_BYTES)
             sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
@@ -2482,7 +2483,7 @@ class Server(Program):
         self.say(self.task)
 
     async def connect_parts(self) -> int:
-        """Make the parts of the server and serve clients; return the exit status."""
+        """Make the parts of the server and serve clients; return the exit status.  Raises UsageError."""
         self.lifetime = Lifetime(self.loop)
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
@@ -2493,7 +2494,7 @@ class Server(Program):
         self._status_socket.listen()
         self._status_socket.setblocking(False)
         self.loop.add_reader(self._status_socket, self._answer_status_query)
-        # runwait4.py --status counts this server then
+        # for runwait4.py --status
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
