@@ -3314,24 +3314,23 @@ class JobQueue:
     MAX_SPREAD = 32             # new lines
 
     def __init__(self, file: JobFile) -> None:
-        """file: only this queue may call its open_files()."""
         self.file = file
         self.say = file.say
         self._say_once = once_per_subject(file.say)
         self.claimed: dict[Job, None] = {}
         self._jobs_to_kill: JobsToKill = {}     # for the next check_jobs()
-        # A runner chooses among so many new lines, so that not all runners try the same one
+        # among so many new lines a runner chooses, so that not all try the same
         self.spread = 1
         # by the clock
         self._searched_at = -inf                # for moved lines
-        self._cut_off_since: float | None = None        # since ENOTCONN; None: the file was opened since
-        self._no_file_since: float | None = None        # since the path named no file; None: it names one
-        self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # descriptors for one emergency: never filled again
+        self._cut_off_since: float | None = None        # by ENOTCONN, and not opened since
+        self._no_file_since: float | None = None        # at the path
+        self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # for one result without a descriptor; not renewed
 
     def open_files(self) -> None:
-        """Open the files that the path names now, and take back the locks of our jobs: O1 to O6.
+        """Open the files that the path names now, and take back the locks of our jobs.
 
-        Raises OSError, also FileNotFoundError and FileChangedError: claim nothing, and call it again later.
+        Raises OSError, also FileNotFoundError and FileChangedError: claim nothing.
         """
         if not self.file.lock_table.still_has_locks():
             self.file.close_files()                         # O1
@@ -3371,7 +3370,6 @@ class JobQueue:
             self.file.close_files()
 
     def _forget_job_locks(self) -> None:
-        """Clear `job_lock` of each job whose job lock the lock table has lost or freed."""
         for job in self.claimed:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
@@ -3382,7 +3380,7 @@ class JobQueue:
             job.job_lock = None
 
     def copy_lock_fds(self, job: Job) -> LockFds:
-        """Return what a job inherits, for the caller to close; (): the job lock is lost."""
+        """Return what a job inherits; (): the job lock is lost."""
         return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
 
     def still_has(self, job: Job) -> bool:
@@ -3396,17 +3394,16 @@ class JobQueue:
     # -- claiming a line -------------------------------------------------------------------------------------
     #
     # On NFS each call is a round trip.  After SHORT_JOBS short jobs in a row (FileJobs) a claim locks all of
-    # the bucket, so the result needs no mutex of its own.  The bucket of a job that runs for longer than
-    # SHORT_SECONDS is trimmed: others can need the mutex.
+    # the bucket, so the result needs no lock call.  After SHORT_SECONDS it is trimmed for others.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
-        """Claim a line for a consumer.  Without a `job` in the result, `check` says why not.
+        """Claim a line for a consumer; `check` of the result says why there is no `job`.
 
-        Raises FileChangedError if the line or the file moved, and OSError if locks were lost (EIO), another
-        lock file is in use (EBUSY) or no job lock is free (ENOLCK): then no lock of this claim remains.
+        Raises FileChangedError if line or file moved; OSError: EIO: locks were lost; EBUSY: another lock file
+        is in use; ENOLCK: no job lock is free.  Then no lock remains.
 
-        Step 2 of the protocol.  The theorem needs this order under one mutex: check path and line, count h
-        and R, lock a job lock, write `r`.
+        Step 2 of the protocol, under one mutex, in this order: check path and line, count h and R, lock a job
+        lock, write `r`.
         """
         lock_table = self.file.lock_table
         bucket_lock = None
@@ -3415,7 +3412,7 @@ class JobQueue:
             bucket_lock = lock_table.take_bucket(line)
         attempt = Attempt(LineCheck.LOCKED)
         try:
-            # without a bucket, the mutex alone: of equal lines others can be running
+            # without a bucket, the mutex alone: equal lines can be running
             with self.file.command_mutex(line.command, self.file.walk_patience, bucket_lock) as locked:
                 if locked:
                     attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
@@ -3425,12 +3422,12 @@ class JobQueue:
             # if _lock_and_mark() has failed, it has freed the lock
             if bucket_lock and not attempt.job and lock_table.is_ours(bucket_lock.offset):
                 lock_table.free_job_lock(bucket_lock)
-        # mostly another process was faster: choose among more lines
+        # mostly another process was faster
         self.spread = max(self.spread - 1, 1) if attempt.job else self.MAX_SPREAD
         return attempt
 
     def trim_bucket(self, job: Job) -> None:
-        """Give the mutex back that claim() has locked for a short job; otherwise do nothing."""
+        """Unlock the mutex that claim() has locked for a short job, if it did."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
@@ -3461,12 +3458,12 @@ class JobQueue:
         """Write the result of a job over its `r`, and release the job.
 
         Return '', or why the result will never be written.  Raises TemporaryError, never OSError: the job
-        stays claimed and locked; try again.
+        stays claimed and locked.
 
         Step 4 of the protocol: lock the command mutex, unless the bucket is still locked; check path and
-        line; write the state; before the mutex, free the job lock, or all of the bucket in one call.
+        line; write the state; free the job lock, then the mutex, or all of the bucket in one call.
 
-        state: CANCELLED: write nothing, a user has set the state.  NEW: the job was not started.
+        state: CANCELLED: the user's state stays.  NEW: the job was not started.
         """
         if state == CANCELLED:
             self.release_job(job)
@@ -3476,7 +3473,7 @@ class JobQueue:
                 self._write_at_offset(job, state)
                 return ""
             except FileChangedError:
-                # only now, without the mutex: a new lock file has another
+                # not under that mutex: a new lock file has another
                 self.open_files()
                 return self._search_and_write(job, state)
         except FileNotFoundError:
@@ -3492,22 +3489,20 @@ class JobQueue:
             why = error_text(error)
             while error.errno == errno.EMFILE and self._reserve:        # the next attempt has these
                 os.close(self._reserve.pop())
-            # On FUSE every call fails with ENOTCONN for ever once the client process on this host is dead; on
-            # GlusterFS also while the servers do not answer, so wait
+            # a dead FUSE client gives ENOTCONN for ever, GlusterFS also while its servers do not answer
             cut_off_since = self._cut_off_since
             if cut_off_since is None or self.file.clock() - cut_off_since < self.MAX_CUT_OFF_SECONDS:
                 raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
             why = f"the client of the file system has died ({why})"
         finally:
-            self.trim_bucket(job)               # a job that is still claimed leaves the mutex to others
+            self.trim_bucket(job)               # until the next try others can have the mutex
         self.release_job(job)
         return f"{why}; the result {display_text(state)} is not written"
 
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and release the job.
 
-        Raises LockedNow; FileChangedError if open_files() and a search are needed; and other OSErrors, after
-        which the file can have the result.
+        Raises LockedNow, OSError; FileChangedError: open_files() and a search are needed.
         """
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
@@ -3525,19 +3520,16 @@ class JobQueue:
             self.release_job(job)
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
-        """Do the same for a job whose line must be searched for; returns and raises as finish() does.
-
-        Raises OSError, too.
-        """
-        # b"": the file has no line for this job; None: its line was found, or the command mutex is held
+        """Do what finish() does after a search for the line; raises OSError, too."""
+        # b"": the file has no line for this job; None: its line was found, or the mutex is held elsewhere
         state_now = self._reconcile_commands([job]).get(job)
         if job not in self.claimed:                 # lost, here or in open_files()
-            self.release_job(job)                   # so that check_jobs() does not report it
+            self.release_job(job)                   # check_jobs() need not report it
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
-        # unless another state is at the job's offset, an editor can be about to write more
+        # an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
@@ -3553,14 +3545,11 @@ class JobQueue:
         return f"{why}; the result {display_text(state)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
-        """Return True if the line has the result of an earlier try, whose write() or fsync() failed.
-
-        Another try would write it over another line `r` of the command.
-        """
+        """Return True if a failed try has written the result: the next would overwrite another line `r`."""
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
     def release_job(self, job: Job) -> None:
-        """Forget a job and free the job lock; write nothing.  Does nothing if that was done."""
+        """Forget a job and free the job lock, unless that was done."""
         self.claimed.pop(job, None)
         self._jobs_to_kill.pop(job, None)
         self._free_job_lock(job)
@@ -3568,29 +3557,27 @@ class JobQueue:
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
     # Step 5 of the protocol: an editor that read the file before a claim can save `.` over the `r`.  The
-    # runner makes it `r` again in a second, on a network in a few.  If the runner is dead, the line is new
-    # once the copy has exited.  Any other state over an `r` cancels the job, even an old `!` that vi saves
-    # after -r has started that line again.
+    # runner makes it `r` again in a second, on a network in a few; if the runner is dead, the line is new
+    # once the copy has exited.  Any other state cancels the job, even an old `!` that vi saves after -r.
     #
-    # A job is astray if its line is not at its offset as `r`, or if the job lock was lost.  Then
-    # _reconcile_command() puts all our jobs of the command in order, under one command mutex.  Lines of one
-    # command are interchangeable; the invariant: each held job lock has a line `r`.
+    # If a line is not at its offset as `r`, or a job lock was lost, _reconcile_command() puts all our jobs of
+    # the command in order, under one mutex.  Lines of one command are interchangeable; the invariant: each
+    # held job lock has a line `r`.
     #
     #     1. A job that lost its lock takes one if h < R, or, if its line is new again, if h <= R.  Otherwise
-    #        another runner has claimed the line: the job is lost.  Before 4: no `r` without a job lock (I1).
+    #        another runner has the line: the job is lost.  Before 4: no `r` without a job lock (I1).
     #     2. A job keeps its offset if the line there is `r`.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the nearest.
-    #     4. Otherwise an `r` was overwritten: at the job's offset, or, wherever an edit has moved it, on the
-    #        only line of the command.  That line is made `r` if it is new; if there is none such, any new
-    #        line of the command is.
-    #     5. A job that still has no line: see _on_line_missing().
+    #     4. Otherwise an `r` was overwritten: at the job's offset, or on the only line of the command,
+    #        wherever that is.  If it is new, it is made `r`; if no such line exists, any new line is.
+    #     5. A job that still has no line: _on_line_missing().
 
     def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
 
-        Return the jobs to kill, each once: a lost one is released already, a cancelled one stays claimed
-        until finish().  Raises no OSError.
+        Return the jobs to kill, each once: a lost one is released, a cancelled one stays claimed until
+        finish().  Raises no OSError.
         """
         if not self.claimed and not self._jobs_to_kill:
             return {}
@@ -3623,9 +3610,9 @@ class JobQueue:
         return to_kill
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for a job that is astray.
+        """Return True if it is time to search the file for a job.
 
-        Pauses grow with the time of absence: to read a long file each second would cost half a core.
+        Pauses grow with absence: to read a long file each second costs half a core.
         """
         # CHANGED_ONCE: this search decides if the job is cancelled
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
@@ -3638,8 +3625,7 @@ class JobQueue:
         """Give these jobs lines `r` and job locks again.
 
         Return those of `jobs` without a line, each with the state that has replaced the `r`; b"": none.  A
-        command whose mutex another process holds is left for the next check.  After an OSError, some commands
-        are in order, and some not.
+        command whose mutex is held elsewhere is left for the next check, as are some after an OSError.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -3652,7 +3638,7 @@ class JobQueue:
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
                     self.file.check_at_path()
-                    # the known lines are of before the mutex; each single read can be a round trip
+                    # again, under the mutex; each single read can be a round trip
                     lines = []
                     if len(known_lines) <= self.MAX_SINGLE_READS:
                         lines = [replace(line, state=state) for line in known_lines
@@ -3666,14 +3652,13 @@ class JobQueue:
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Do steps 1 to 4 above for all our jobs of a command; `lines`: all its lines.
+        """Do steps 1 to 4 above; needs the mutex, and all lines of the command, read under it.
 
-        Needs the command mutex, and check_at_path() and `lines` under it.  Return the jobs without a line, as
-        _reconcile_commands() does; b"" also: another job has the `r` at the offset.
+        Return jobs without a line, as _reconcile_commands() does; b"": also if another job has the `r` there.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
-        # at first all: each of our jobs removes one
+        # each of our jobs removes one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
@@ -3707,8 +3692,7 @@ class JobQueue:
                    locks_of_others: int) -> Line | None:
         """Return the line of a job that is astray; None: there is none.
 
-        In any state but `r` and `.`, it is the user's: the job is perhaps cancelled.
-        unused_running: an `r` that is returned is removed from it.
+        States but `r` and `.` are a user's: the job can be cancelled.  Removes an `r` from unused_running.
         """
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))
@@ -3719,7 +3703,7 @@ class JobQueue:
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Do step 1 above.  spare_lines: R - h, so many lines can be ours."""
+        """Do step 1 above.  spare_lines: R - h."""
         for job in our_jobs:
             if job.job_lock:
                 continue
@@ -3735,10 +3719,7 @@ class JobQueue:
                 self._jobs_to_kill[job] = "lost"
 
     def _restore_running_state(self, line: Line) -> None:
-        """Make the line of a running job `r` again: else it could be claimed once the job has finished.
-
-        Needs the mutex under which the line was read.
-        """
+        """Make a line `r` again: else it could be claimed after its job.  Needs the mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3760,7 +3741,7 @@ class JobQueue:
         return self.file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Do step 5 above.  One search is not enough, as an editor can be saving the file.
+        """Do step 5 above; one search is not enough, as an editor can be saving.
 
         What has replaced the `r`       The job becomes
         a state, for the first time     CHANGED_ONCE
