@@ -155,7 +155,7 @@ else:
 #
 # - Errors.  An error that the user can fix is raised as a UsageError.
 # - Signals.  A script blocks them from its first line until run_main(), so that none causes a traceback.
-# - Bytes.  Job files and output are bytes, not always text, and kept unchanged.
+# - Bytes.  Job files and output are bytes, and kept unchanged.
 # - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
 VERSION = "4.1"
@@ -170,7 +170,7 @@ OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Clock = Callable[[], float]     # returns seconds
-Callback = Callable[[], None]   # is called when something has happened
+Callback = Callable[[], None]
 LockFds = tuple[int, ...]       # what a job inherits, see LockTable.copy_job_lock(); (): nothing
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
@@ -302,7 +302,7 @@ def parse_line_ranges(text: str) -> list[range]:
     ranges = []
     for word in text.split(","):
         match = LINES.fullmatch(word)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)     # refused below
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 0 < first <= last:
             raise ArgumentTypeError(
                 f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; "
@@ -375,7 +375,7 @@ class Parser(argparse.ArgumentParser):
         self.color = False                      # Python 3.14 would colour a part, 3.15 drop backticks
         self.purpose = purpose
         self.examples = examples
-        self.statuses = statuses  # by exit status: what it means
+        self.statuses = statuses
         self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
@@ -1901,14 +1901,13 @@ def parse_directive(text: bytes) -> JobSettings | str:
 
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
-# A line without the blank after the dot is a stray, neither a job nor a comment, and no runner runs it.
+# A stray is neither a job nor a comment, such as a line without the blank after the dot: no runner runs it.
 
 
-# A newline before a line that is neither a job, nor a comment, nor blank.  A single byte at the end of the
-# file is no stray: an editor could still be writing that line.
+# A newline before a stray.  A single byte at the end of the file is none: an editor can be writing that line.
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
-# In a file without a job, a line that looks like one is a stray as well, and one that begins with a path.  Of
-# lines with `/`, only those that begin with `//`, `/*`, or `/` and white space or nothing are comments there.
+# In a file without a job, a line that looks like one is a stray as well, and one that begins with a path.
+# There only `//`, `/*`, or `/` and white space or nothing begin a comment.
 STRAY_WITHOUT_JOBS = re.compile(rb"\n(?!#|/(?![^\s/*])|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
@@ -4112,13 +4111,12 @@ class Walk:
         self._starts_groups = serving
         self.look_share = 1.0                   # the share of lines `r` that are checked: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
-        self.throttle = Throttle(file.clock)    # its claims, without the pauses between
+        self.throttle = Throttle(file.clock)    # without the pauses between claims
         self.signature = file.signature()       # at the start
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.above = Above()
-        # up to the next directive no new job is for these consumers
-        self._only_running_matter = False
+        self._only_running_matter = False       # up to the next directive no new job is for these consumers
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
@@ -4152,7 +4150,7 @@ class Walk:
                 self._go_back_to_passed()
             while True:
                 line = self.scan.next(RUNNING if self._only_running_matter else b"")
-                # no more lines to choose from: take one of the passed lines
+                # no more lines to choose from
                 if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
                     self._choose_among(len(self.passed))
                     self._go_back_to_passed()
@@ -4255,7 +4253,7 @@ class Walk:
             if self._starts_groups:
                 group = self._current_or_new_group()
                 group.jobs.append((line, settings))
-                if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:       # block it and all below
+                if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
                     group.cannot_start_yet = True
                     self.above.block = Block(
                         Why.INVALID,
@@ -4265,7 +4263,7 @@ class Walk:
                     )
             else:
                 self.group_problem = self.group_problem or no_group_message(line, settings)
-        elif consumer and self._to_pass:        # leave it to another runner: see _choose_among()
+        elif consumer and self._to_pass:
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
@@ -4297,12 +4295,12 @@ class Walk:
             write = partial(self._orphans.write_next_state, line, state)
             attempt = self._try_change(line, write)
             if attempt.new_state == NEW:
-                self.scan.seek_back(line)       # the walk meets it again, to claim it
+                self.scan.seek_back(line)       # to claim it
             if attempt.new_state:
                 return
         self.above.record_first_unfinished(line)
         if suspicion is Suspicion.SOME:
-            self.claimable_soon = True          # perhaps an orphan: a later walk checks again
+            self.claimable_soon = True
         elif suspicion is Suspicion.NONE and scope.settings.together:
             # a server starts all jobs of a group together, and this one is running
             self._current_or_new_group().cannot_start_yet = True
@@ -4352,9 +4350,9 @@ class Walk:
         return self.groups[-1]
 
     def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
-        """Mark the last group, if there is one, as complete: the walk has met all its lines.
+        """Mark the last group, if there is one, as complete.
 
-        cannot_start_yet: it is unknown if these are all of its lines, so it waits for another walk.
+        cannot_start_yet: it is unknown if the walk has met all its lines, so it waits for another walk.
         """
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
@@ -4391,7 +4389,7 @@ class NoJob:
     may_exit: bool = False              # the runner that has asked `Jobs` for a job; a Cursor sets `exits`
     why_left: str = ""                  # why jobs are left that this runner could run; '': none are
     summary: Summary | None = None      # of a count that lets consumers exit; incomplete if nobody may
-    exits = NOBODY_EXITS                # without a count, see below
+    exits = NOBODY_EXITS
 
     def __bool__(self) -> bool:
         return False
@@ -4472,11 +4470,11 @@ class Cursor:
         self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
         self._retrying: set[Consumer] = set()           # for whom `_reset` makes lines new
-        self._known: Collection[Consumer] = ()          # at the last claim
+        self._known: Collection[Consumer] = ()
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
-        self._walk: Walk | None = None          # the current one
+        self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
-        self.no_job = NoJob()                   # the last one that claim() has returned
+        self.no_job = NoJob()
         self._is_sliced = False                 # the last claim paused in the middle of the walk
         # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
         self._errors_since: float | None = None
@@ -4532,9 +4530,9 @@ class Cursor:
         if wait is not None:                    # None: all are new
             return NoJob(wait)
         self._to_reset = set()
-        if self._idle_walk and not self._walk:          # a current walk goes on
+        if self._idle_walk and not self._walk:
             wait = self._seconds_until_walk(self._idle_walk)
-            if wait != 0.0:                     # seconds, or None: until something changes (WAIT)
+            if wait != 0.0:                     # seconds, or WAIT
                 return NoJob(wait)
         return self._walk_on(consumers)
 
@@ -4554,7 +4552,7 @@ class Cursor:
                 if wait or time.monotonic() > pause_at:
                     return wait
             seconds = None
-        except FileChangedError:                # begin again at the top
+        except FileChangedError:
             seconds = self.FIRST_RETRY_INTERVALS * self.interval
         self.restart_walk()
         return seconds
@@ -4616,7 +4614,7 @@ class Cursor:
 
         WAIT: none is, until the file or the consumers change.
         """
-        asks_to_exit = not self._leaving <= self._answered      # one that got no answer yet
+        asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
         # a runner that asks gets a walk at once, at a server after a pause; skipped jobs can be for newcomers
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.skipped_new):
@@ -4702,7 +4700,7 @@ class Cursor:
             has_grown = self.file.signature()[2] != walk.signature[2]
             walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
         waits = []                              # seconds until another walk is due even without a change
-        if walk.seconds_until_trusted:          # the file can be half saved
+        if walk.seconds_until_trusted:
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
             # soon for the first time, then once per interval
@@ -4711,7 +4709,7 @@ class Cursor:
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
-        if no_job.exits and walk.look_share < 1.0:      # the next walk looks at all
+        if no_job.exits and walk.look_share < 1.0:
             no_job = NoJob(AGAIN)
         self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
@@ -9004,7 +9002,7 @@ def as_argument(path: str) -> str:
 def refuse_as_output(path: str) -> None:
     """Raise UsageError if a job file is our stdout or stderr: job output would become jobs."""
     for fd, name in (1, "stdout"), (2, "stderr"):
-        with suppress(OSError):          # the stream is closed, or the file does not exist
+        with suppress(OSError):
             if os.path.samestat(os.fstat(fd), os.stat(path)):
                 raise UsageError(
                     f"{path}: {name} goes to this file, and output would become jobs (give another file)"
@@ -9014,7 +9012,7 @@ def refuse_as_output(path: str) -> None:
 class Program:
     """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
-    MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor when the program exits
+    MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor
     task: str                           # '-j8 on runs.txt', for the log of --errors
     loop: asyncio.AbstractEventLoop
     stdout: Writer
@@ -9031,8 +9029,8 @@ class Program:
         self._is_loop_running = False   # True: the attributes declared above exist
         self.executor = FileExecutor(False, self.on_writer_relieved)  # until open_record_files()
         self.runner_stats = RunnerStats()
-        self._errors: set[str] = set()      # reported by _on_error()
-        self.defects = 0            # unhandled exceptions
+        self._errors: set[str] = set()
+        self.defects = 0
         try:
             self.directory = os.getcwdb()       # now; the directory can be removed later
         except OSError:
@@ -9096,7 +9094,7 @@ class Program:
                 file_status = stat_or_none(self.options.file)
                 if not is_trusted_replacement(status, file_status or os.stat("/")):
                     raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
-                if file_status:                     # with --follow it need not exist yet
+                if file_status:
                     directory_fd = os.open(path, os.O_DIRECTORY)
                     share_with_writers(directory_fd, file_status)
                     os.close(directory_fd)
@@ -9127,12 +9125,12 @@ class Program:
                 if tasks:
                     self.loop.run_until_complete(asyncio.wait(tasks))
                 self.loop.close()
-        if self.executor.pending:           # a file system does not answer
+        if self.executor.pending:
             exit_without_waiting(exit_status)
         return exit_status
 
     def report_pending_records(self) -> None:
-        """Report that records can be lost, after a signal: the program does not wait for all."""
+        """Report that records can be lost, as after a signal."""
         if self.executor.pending:
             self.say("a file system does not answer, or records are locked (some can be missing)")
 
@@ -9198,7 +9196,7 @@ class Program:
             for number in numbers:
                 if signal.getsignal(number) != signal.SIG_IGN:      # else ignored at the start (nohup)
                     self.signals.handle(number, partial(handler, number))
-        self.signals.dispatch()             # signals that were blocked, before any job is started
+        self.signals.dispatch()             # blocked signals, before any job is started
 
     async def wait_until_printed(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
         """Wait until all is printed; once is_hurried(), as after a kill signal, two seconds at most."""
@@ -9219,7 +9217,7 @@ class Program:
 
     def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function in the event loop's thread, the main one: at once, or soon from another thread."""
-        import threading  # asyncio has loaded it
+        import threading
         if threading.current_thread() is threading.main_thread():
             function(*args)
         else:
@@ -9242,7 +9240,7 @@ class Program:
 
     def _on_stdout_broken(self, error: OSError) -> None:
         self.say(f"stdout: {error_text(error)}; the jobs go on, but job output is no longer shown")
-        # no error: the reader has exited and misses nothing
+        # no error: the reader has exited
         has_no_reader = error.errno == errno.EPIPE or (error.errno == errno.EIO and self.stdout.terminal)
         self.runner_stats.had_errors |= not has_no_reader
 
@@ -9263,7 +9261,7 @@ class RunnerProgram(Program):
                 self.slot_file = SlotFile(options.slots[1:])
                 self.slots = self.slot_file.names
         else:
-            count = 1 if options.jobs is None else options.jobs or available_cpus()     # -j0: the CPUs
+            count = 1 if options.jobs is None else options.jobs or available_cpus()
             self.slots = [str(number) for number in range(1, count + 1)]
         self.task = f"-j{len(self.slots)} on {label}"
         self.memory = options.memory or available_memory()  # bytes, for all running jobs together
@@ -9299,7 +9297,6 @@ class RunnerProgram(Program):
             raise UsageError(
                 f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
             )
-        # before Slurm kills, there must be time for the grace period, if it has an end, and a margin
         kill_time = inf if text == "NONE" else float(text)
         return kill_time - SLURM_MARGIN_SECONDS - (self.options.kill_after or 0.0) - time.time()
 
@@ -9411,8 +9408,6 @@ class RunnerProgram(Program):
 
 
 class App(RunnerProgram):
-    """The program runmaker4.py."""
-
     def __init__(self, options: Namespace) -> None:
         # refuse what can be refused without opening records; --dry-run goes no further
         super().__init__(PROG, options.file, options)
@@ -9459,9 +9454,9 @@ class App(RunnerProgram):
             JobQueue(self._file),
             [self._consumer],
             wait_for_file=self.options.follow,
-            unchecked=not self._is_checked,             # the file did not exist at the start
+            unchecked=not self._is_checked,
         )
-        reader = JobReader(self.path, say=self.say, mount=self._mount)  # for counts
+        reader = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
@@ -9488,7 +9483,7 @@ def run_app(words: Sequence[str]) -> int:
     app = App(make_parser().parse(words))
     app.report_if_no_slurm_time_left()
     if app.options.dry_run:
-        if os.path.lexists(app.path):           # with --follow the file need not exist yet
+        if os.path.lexists(app.path):
             app.print_dry_run()
         return 0
     app.check_and_open()
