@@ -1,4 +1,4 @@
-"""The format of the job file: random bytes, read by the real scripts and by a parser of a few lines."""
+"""Promise: the format of the job file (CR, byte-order mark, UTF-16, any bytes) is read alike everywhere."""
 import itertools
 import json
 import os

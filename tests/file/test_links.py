@@ -1,6 +1,4 @@
-"""Promise: all who use a job file meet in one lock file, whatever links there are; so a job file that is a
-symbolic link is refused, and links in the names of directories may be led elsewhere.
-"""
+"""Promise: a job file that is a symbolic link is refused; its directories may be led elsewhere by links."""
 import os
 
 from tests.support.case import GATE

@@ -1,4 +1,4 @@
-"""Promise: all who use a job file meet in its lock file; where they cannot, no job starts."""
+"""Promise: who uses a job file meets all others in its lock file; where not (hard links), no job starts."""
 import errno
 import json
 import os

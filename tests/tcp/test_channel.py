@@ -1,6 +1,4 @@
-"""Promise: what comes out of a Channel is what the other end said, whole, once, in order; all else is a
-WireError.
-"""
+"""Promise: a Channel opens for the right token alone, and gives what the other end said, whole, in order."""
 import asyncio
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Promise: the jobs that a client names go on as its own, after its server died, or it was away."""
+"""Promise: the next server finds the lines of jobs that a client names (parts; with kills: test_losses)."""
 import asyncio
 import contextlib
 import errno

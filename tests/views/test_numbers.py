@@ -1,4 +1,4 @@
-"""Promise: the numbers come out: runwait4.py --output has what each line's last run has printed, whole."""
+"""Promise: runwait4.py --output and --csv have what each last run has printed, whole, and as a table."""
 import argparse
 import csv
 import io
