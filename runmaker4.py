@@ -3304,9 +3304,9 @@ class JobFile(JobReader):
 
 
 class JobQueue:
-    """The jobs claimed from a job file: claims lines, checks claimed lines, writes results.
+    """Claims lines of a job file, checks claimed lines, writes results.
 
-    Hold no command mutex when you call it; each `with` block of a mutex must end before the next begins.
+    Hold no command mutex when you call it: `with` blocks of mutexes cannot be nested.
     """
     MAX_SINGLE_READS = 16       # lines of a command
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
@@ -3384,7 +3384,8 @@ class JobQueue:
 
     def still_has(self, job: Job) -> bool:
         """Return True if we certainly hold the job lock: only then may the job run again here."""
-        self.file.lock_table.expire_lock_check()        # an old answer is not certain
+        # an old answer is not certain; a host loses all its locks together
+        self.file.lock_table.expire_lock_check()
         try:
             return job.job_lock is not None and self.file.is_open and self.file.lock_table.still_has_locks()
         except OSError:                         # unknown
@@ -3528,7 +3529,7 @@ class JobQueue:
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
-        # an editor can be about to write more
+        # unless a user's state is there, an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
@@ -3584,7 +3585,7 @@ class JobQueue:
             self.open_files()
             now = self.file.clock()
             astray = []
-            # in a new file, two jobs can seem to have the same line
+            # in a new file two jobs can seem to have the same line
             used_offsets = set()
             for job in self.claimed:
                 if job.cancelled or self._is_result_written(job):
@@ -3609,13 +3610,10 @@ class JobQueue:
         return to_kill
 
     def _is_search_due(self, job: Job, now: float) -> bool:
-        """Return True if it is time to search the file for a job.
-
-        Pauses grow with absence: to read a long file each second costs half a core.
-        """
         # CHANGED_ONCE: this search decides if the job is cancelled
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
+        # pauses grow with absence: to read a long file each second costs half a core
         seconds_missing = now - job.absent_since
         pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
@@ -3657,7 +3655,7 @@ class JobQueue:
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
-        # each of our jobs removes one
+        # each of our jobs will remove one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
@@ -3744,7 +3742,7 @@ class JobQueue:
 
         What has replaced the `r`       The job becomes
         a state, for the first time     CHANGED_ONCE
-        a state, for the second time    CANCELLED, also if the line was deleted, and an equal one is there
+        a state, twice in a row         CANCELLED, also if the line was deleted, and an equal one is there
         b"": nothing                    MISSED
         the same, for too long          GONE: it runs on, and the result is only reported
         """
