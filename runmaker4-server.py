@@ -54,10 +54,10 @@ These rules keep jobs from being lost or run twice:
     grace (and less than 15 s) ago.  If the client slept longer, another runner can have the line.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
     and kills all others ("Recovery").  While the server cannot read the file, it drops the connection: the
-    client keeps all jobs, and connects again.  A job that it does not list becomes `e` if it has begun, else
-    `.`; so does a job that it gives back.  Another server gets the `begin` of running jobs again, and begins
-    new records.  After a restart, a client that lies can name another client's running line; it has the
-    token, so it could also pass for the server.
+    client keeps all jobs, and connects again.  A job that it gives back becomes `.`, and so does one that
+    it does not list, or `e` if that has begun.  Another server gets the `begin` of running jobs again, and
+    begins new records.  After a restart, a client that lies can name another client's running line; it has
+    the token, so it could also pass for the server.
  4.  All job locks are on one open file description, shared with a keeper: a process that outlives the server
     by the grace, and passes the description, with the locks, to the next server.
 """
