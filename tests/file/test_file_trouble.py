@@ -371,7 +371,7 @@ os.pwrite = pwrite
 
 class Synced(RunCase):
     """The states go to disk when the runner exits."""
-    NOTE = "import os\nos.fsync = lambda fd: print(os.readlink(f'/proc/self/fd/{fd}'))"
+    NOTE = "import os\nos.fsync = lambda fd: print(os.readlink(f'/proc/self/fd/{fd}'), flush=True)"
 
     def test_once_if_it_has_written_any_and_otherwise_not_at_all(self) -> None:
         path = f"{self.dir / 'runs.txt'}\n".encode()
