@@ -413,7 +413,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Stores the value of an option, and refuses a second one, of which the first would be lost."""
+    """Stores the value of an option, and refuses a second one, which would replace it."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: Namespace, values: object,
                  option_string: str | None = None) -> None:
@@ -867,8 +867,8 @@ def user_name(uid: int) -> str:
 #  files of up to 64 KiB          GlusterFS (1 s)               refresh_file()
 
 MOUNTINFO = "/proc/self/mountinfo"
-# Kinds that only one host can use; fuseblk is FUSE on a disk of this host (ntfs-3g), and only one host can
-# use the upper directory of an overlay.  Unknown kinds count as network file systems: slow, but right.
+# Kinds that only one host can use, also fuseblk (FUSE on a disk of this host) and the upper directory of an
+# overlay.  Unknown kinds count as network file systems: slow, but right.
 LOCAL_KINDS = {
     "", "adfs", "affs", "apfs", "bcachefs", "btrfs", "ecryptfs", "erofs", "exfat", "ext2", "ext3", "ext4",
     "f2fs", "fuse.fuse-overlayfs", "fuseblk", "hfs", "hfsplus", "hugetlbfs", "iso9660", "jfs", "minix",
@@ -1264,7 +1264,7 @@ def refuse_local_locks(fd: int, mount: Mount) -> None:
     If the daemon takes no lock calls, or an option switches them off, the kernel of this host keeps the locks
     (fs/fuse/file.c, fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).
     """
-    if mount.is_fuse:
+    if mount.is_fuse:                   # elsewhere the list tells nothing
         with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
             if any(line.startswith(b"lock:") for line in lines):
                 raise OSError(
@@ -4277,7 +4277,8 @@ class Walk:
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished; or give an orphan the next state.
 
-        That is new if a consumer, present or not, runs orphans again (--resume), and `e` if none does.
+        That is new if a consumer, present or not, runs orphans again (--resume); `e` if none does, in a
+        group, and below an invalid directive.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -4552,7 +4553,7 @@ class Cursor:
             seconds = None
         except FileChangedError:
             seconds = self.FIRST_RETRY_INTERVALS * self.interval
-        self.restart_walk()
+        self.restart_walk()                     # drops `_reset`, too: the next call begins at the top
         return seconds
 
     def _make_failed_lines_new(self, consumers: Consumers) -> Iterator[float]:
@@ -4628,7 +4629,7 @@ class Cursor:
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
-        """Continue the current walk until it claims a job or has to stop; begin another when that is due."""
+        """Continue the current walk, or begin another, until one claims a job or has to stop."""
         was_edited = False
         # A walk that has only paused goes on: otherwise it would never end in a long file
         if self._walk and not self._is_sliced:
@@ -4664,9 +4665,9 @@ class Cursor:
                 return self._end_walk(walk, result)
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin to search the file for new jobs, from the top of the file that the path names now.
+        """Begin a walk of the file that the path names now.  Hold no command mutex.
 
-        Hold no command mutex.  after_edit: an edit has ended the walk before.
+        after_edit: an edit has ended the walk before.
         """
         self.queue.open_files()
         self._restart_walk_if_replaced()
@@ -4752,10 +4753,7 @@ class Cursor:
     # -- messages --------------------------------------------------------------------------------------------
 
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
-        """Report, once, why jobs cannot start: a problem in the file, or a group that needs a server.
-
-        summary: of the count after the walk; None: there was none, or it failed.
-        """
+        """Report, once, why jobs cannot start.  summary: of the count; None: there was none, or it failed."""
         block = walk.above.block
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
@@ -9737,10 +9735,7 @@ class Tls:
         self._connection = context.wrap_bio(self._received, self._to_send, server_side)
 
     def decrypt(self, data: bytes) -> bytes:
-        """Continue TLS's handshake; once that is complete, return the bytes that `data` completes.
-
-        b"": more data must come first.  Raises WireError.
-        """
+        """Continue TLS's handshake, then decrypt; b"": more data must come first.  Raises WireError."""
         import ssl
         self._received.write(data)
         text = b""
@@ -10047,8 +10042,7 @@ class Link:
             # sockets have proto 0
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # if the server's queue was full (SYN cookies), its host may know nothing of this connection, and
-            # says so when it is asked
+            # if the server's queue was full (SYN cookies), its host can know nothing of this connection
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.flush()                        # a server speaks first (step 1)
