@@ -158,14 +158,10 @@ from runmaker4 import (
     whole_lines,
 )
 
-csv, html, json, secrets, socket, urls = map(
-    lazy_import, ("csv", "html", "json", "secrets", "socket", "urllib.parse"))
+csv, html, json, secrets, socket, subprocess, urls = map(
+    lazy_import, ("csv", "html", "json", "secrets", "socket", "subprocess", "urllib.parse"))
 if TYPE_CHECKING:
-    import subprocess
-
     from runset4 import TemplateReader
-else:
-    subprocess = lazy_import("subprocess")
 
 PROG = "runwait4.py"
 T = TypeVar("T")
@@ -2296,8 +2292,8 @@ def trace_events(events_by_slot: Mapping[tuple[str, str], Sequence[TraceEvent]])
         (host, f"{slot} ({number})" if number > 1 else slot, track)
         # node2 comes before node10
         for host, slot in sorted(events_by_slot, key=lambda names: [
-            [(int(part[:18]), "") if part.isdecimal() and part.isascii() else (0, part)
-             for part in re.split("([0-9]+)", name)] for name in names])
+            [int(part) if index % 2 else part for index, part in enumerate(re.split("([0-9]{1,18})", name))]
+            for name in names])
         for number, track in enumerate(assign_tracks(events_by_slot[host, slot]), 1)
     ]
     pid_of_host: dict[str, int] = {}        # the number of its first track
@@ -2376,11 +2372,10 @@ class Report:
         failed_lines = [*observation.watcher.select_lines(FAILED + ERROR), *observation.snapshot.orphans]
         failed_lines.sort(key=operator.attrgetter("number"))
         commands = {line.command for line in [*failed_lines, *observation.running_lines]}
-        journal_pass = observation.journal.start_pass()
         last_runs: dict[tuple[object, ...], RunRecord] = {}
         recent_runs: deque[RunRecord] = deque(maxlen=self.MAX_RUNS)
         self.run_count = 0
-        for run in journal_pass:
+        for run in observation.journal.start_pass():
             self.run_count += 1
             recent_runs.append(run)
             # the last run of a failed or running line can be older than the recent runs
@@ -2498,8 +2493,7 @@ class Reporter:
         group_of = {row: failures.add(row, report.last_lines.get(row.run, ()) if row.run else ())
                     for row in report.failed_rows}
         groups = failures.largest_first()
-        rank = {group: number for number, group in enumerate(groups)}
-        rank_of = {row: rank[group] for row, group in group_of.items()}
+        rank_of = {group: number for number, group in enumerate(groups)}
         link_base = find_link_base(self.options.outdir, self.path)
         group_items = [
             f'<li><button type="button"><b>{group.count:,}</b><code>{escape_html(group.words)}</code>'
@@ -2530,7 +2524,8 @@ class Reporter:
         fields: Fields = {}
         for row in report.rows:
             separator = "," if fields else ""
-            fields = {**report.fields_of_row(row, link_base), "group": rank_of.get(row)}
+            rank = rank_of[group_of[row]] if row in group_of else None
+            fields = {**report.fields_of_row(row, link_base), "group": rank}
             # Without names, which `fields` below has.  A `<` could end the element of the script
             yield separator + encode([*fields.values()]).decode().replace("<", "\\u003c")
         data = {
