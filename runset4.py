@@ -81,7 +81,6 @@ from runmaker4 import (
     JobFile,
     JobReader,
     Line,
-    Mount,
     Once,
     Parser,
     Reader,
@@ -265,10 +264,10 @@ def open_to_append(path: str) -> Iterator[int]:
         os.close(fd)
 
 
-def append_locked(fd: int, path: str, mount: Mount, lines: bytes | bytearray) -> None:
-    """Append lines to a file, all or none.  The caller has the append lock."""
-    with Reader.with_own_fd(fd, mount.network) as reader:
-        append_at(fd, lines, *find_append_position(reader, path, mount))
+def append_locked(file: JobFile, fd: int, lines: bytes | bytearray) -> None:
+    """Append lines to a job file, all or none, by a descriptor of it.  The caller has the append lock."""
+    with Reader.with_own_fd(fd, file.network) as reader:
+        append_at(fd, lines, *find_append_position(reader, file.real_path, file.mount))
 
 
 def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line],
@@ -372,12 +371,10 @@ class ChangeCounts:
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
-        phrases = []
-        for old_state, count in self.changed.items():
-            if count:           # 0: wait_for_exit() has taken the change back
-                old_text = display_text(describe_state(old_state))
-                new_text = display_text(describe_state(state))
-                phrases.append(f"{plural(count, 'line')}: {old_text} -> {new_text}")
+        new_text = display_text(describe_state(state))
+        # `+` drops the counts of 0: wait_for_exit() has taken these changes back
+        phrases = [f"{plural(count, 'line')}: {display_text(describe_state(old_state))} -> {new_text}"
+                   for old_state, count in (+self.changed).items()]
         if phrases and self.refused:
             phrases.append(f"{plural(self.refused, 'line')}: refused")
         return ", ".join(phrases)
@@ -407,11 +404,7 @@ class Selection:
         states nor numbers are given; None: any.  By default only states of ours are selected: the text
         `I have a list` would be a job in state `I`.
         """
-        states = default_states
-        if self.states:
-            states = self.states
-        elif self.ranges:
-            states = None
+        states = self.states or (None if self.ranges else default_states)
         missing = {span[0] for span in self.ranges if span[0] == span[-1] and not self.states}
         pattern = self.pattern
         # thousands of ranges are possible, and they can overlap: the one that begins first is the last here
@@ -938,7 +931,7 @@ def _write_in_place(file: JobFile, merged: FileLines, current: FileLines, offset
         with open_to_append(file.real_path) as append_fd:
             check_not_replaced(file, append_fd)
             lock_all(append_fd)
-            append_locked(append_fd, file.real_path, file.mount, appended)
+            append_locked(file, append_fd, appended)
     for line, old_line in zip(merged, current):
         if line != old_line:
             os.pwrite(file.fd, line[:1], offset)
@@ -985,7 +978,7 @@ def _replace_file(
         if appended.strip():
             appended = appended if appended.endswith(b"\n") else appended + b"\n"
             fcntl.fcntl(new_fd, fcntl.F_SETFL, os.O_APPEND)     # other processes can append already
-            append_locked(new_fd, path, file.mount, appended)
+            append_locked(file, new_fd, appended)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary_path)
@@ -1552,13 +1545,12 @@ def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
 def lines_of_tests(source: Source) -> Iterator[bytes]:
     """Yield the new lines for a NetJobs configuration.  Raises ValueError."""
     lines = (line for line in map(bytes.strip, source) if line[:1] not in b"#")     # b"" is in it, too
-    has_tests = False
+    label = None
     for line in lines:
         if not (label := TEST_LABEL.fullmatch(line)):
             raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
         yield from lines_of_test(label[1], source, lines)
-        has_tests = True
-    if has_tests:
+    if label:
         yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
 
 
@@ -1709,14 +1701,13 @@ def make_parser() -> Parser:
 def parse_options(argv: Sequence[str]) -> Namespace:
     """Return the options, with `sweep`, the `selection` of jobs, and the one `action`, such as "add_list"."""
     parser = make_parser()
-    sweep_index = next((index for index, word in enumerate(argv) if word in SWEEP_WORDS), len(argv))
-    words = [*argv[:sweep_index]]
+    words = [*itertools.takewhile(lambda word: word not in SWEEP_WORDS, argv)]
     if "--" in words:                   # parse_intermixed_args() forgets it (until Python 3.13)
         start = words.index("--") + 1
         words[start:] = map(as_argument, words[start:])
     options = parser.parse(words, intermixed=True)
     # the values after each `:::`: for '::: a b ::: x' [[b'a', b'b'], [b'x']]
-    sweep_words = argv[sweep_index:]
+    sweep_words = argv[len(words):]
     for word in sweep_words:
         if word in SWEEP_WORDS[1:]:
             raise UsageError(
@@ -1887,7 +1878,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
             with Reader.with_own_fd(fd, file.network) as reader:
                 new_lines, known_count = without_known_jobs(reader, new_lines)
         if new_lines:
-            append_locked(fd, file.real_path, file.mount, new_lines)
+            append_locked(file, fd, new_lines)
     directives = say_jobs_below_end(file)
     if not options.quiet:
         new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
