@@ -15,7 +15,7 @@ import unittest
 from tests.support.case import GATE
 from tests.support.processes import wait_until
 from tests.support.runs import RunCase
-from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SEED
 
 STORM = os.environ.get("RUNMAKER4_TEST_FULL") == "all"
 JOB = ("exec 9>lock.{0}; flock -n 9 || {{ echo {0} >>overlaps; exit; }}; echo {0} >>starts; "
@@ -29,7 +29,7 @@ class Campaign(RunCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.seed = int(os.environ.get("RUNMAKER4_TEST_SEED", "0")) or int.from_bytes(os.urandom(4), "big")
+        self.seed = SEED or os.urandom(4).hex()
         self.draws = random.Random(self.seed)
         self.runners: list[subprocess.Popen[bytes]] = []
 
