@@ -1971,7 +1971,7 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 
 # ======== The job file ======================================================================================
 #
-# The complete protocol by which runners share a file has eight steps.  A step is described where it is done:
+# The complete protocol by which runners share a file; each step is described where it is done:
 #
 #     1  locks belong to commands             below
 #     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket(), JobFile.make_new()
@@ -1984,24 +1984,23 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #
 # Step 1.  Next to the real job file NAME is the lock file `.NAME.lock`, which no editor knows.  Never delete
 # it while jobs run.  Each command hashes to a bucket of 2^16 bytes in it: 65,535 job locks, and after them
-# the command mutex.  A job lock is locked as long as a copy of the command or the runner of that copy lives.
-# The command mutex is locked while the state of a line of this command is written.  All of these are
+# the command mutex.  A job lock is locked as long as a copy of the command or the runner of that copy lives;
+# the command mutex, while the state of a line of this command is written.  All of these are
 # open-file-description record locks.
 #
 # Assumptions: the file system shares record locks between all hosts that use the file (check_mount() and
-# refuse_local_locks() refuse the exceptions), and no user or program removes the lock file; editors may
-# replace or rewrite the file, but programs other than ours do not write to it between the read and the
-# writes of a step 2 or 4 (microseconds; on a network some round trips); jobs keep descriptor 64 open, or
-# have a shell that does.  Lines that begin with "#RUN" are not part of the protocol: each runner reads them
-# before it claims.
+# refuse_local_locks() refuse the exceptions); the lock file is not removed; editors may replace or rewrite
+# the file, but other programs do not write to it between the read and the writes of a step 2 or 4
+# (microseconds; on a network some round trips); jobs keep descriptor 64 open, or have a shell that does.
+# Lines that begin with "#RUN" are not part of the protocol: each runner reads them before it claims.
 #
-# Invariants that follow from it:
+# Invariants:
 #
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
 #         changes lines of this command that the holder has read.  The mutex of a short job stays locked
-#         after the claim, until the result at most, by the description that the job inherits
-#         (LockTable.take_bucket()).  Only the runner writes under it.
+#         until the result at most, by the description that the job inherits (LockTable.take_bucket()).  Only
+#         the runner writes under it.
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
@@ -2016,33 +2015,29 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # only other programs can change them before the `r` is written.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
-# cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex can
-# be old.  It only decides which command mutex to lock next, or that there is nothing to do yet; and a walk
-# that finds nothing is repeated.
+# cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex only
+# decides which mutex to lock next, or that there is nothing to do yet; a walk that finds nothing is repeated.
 #
-# A line's own job lock is the line number modulo 65,535.  The runner takes it if it is free.  So until an
-# edit moves equal lines, job locks show which one is an orphan, and which one a cancel means.  Safety does
-# not depend on that.
+# A line's own job lock is the line number modulo 65,535; the runner takes it if it is free.  So until an edit
+# moves equal lines, job locks show which one is an orphan, or cancelled.  Safety does not depend on that.
 #
 # A whole bucket is not counted as 65,535 job locks: who decides by h holds the mutex, which is part of the
 # bucket.  Without the mutex (is_orphan()) a bucket shows life: the own job lock of each line is in it.
 #
-# If h > R, an editor has overwritten an `r`, and no line of the command can be claimed.  A living runner
+# If h > R, an editor has overwritten an `r`, and no line of the command can be claimed, until a living runner
 # repairs that in check_jobs().
 #
 # Steps of a state change: lock the command mutex (of a short job it can be locked already); drop this host's
 # cache; check that the path still names this file (check_writable()), and that the line has not moved
-# (read_line()); write; unlock the command mutex.  If the file or the lock file was replaced, raise
-# FileChangedError, which unlocks a mutex that this change has locked.  No process opens files in the middle
-# of a state change.
+# (read_line()); write; unlock the mutex.  If the file or the lock file was replaced, raise FileChangedError,
+# which unlocks a mutex that this change has locked.  No file is opened in the middle of a state change.
 #
 # The path can name other files at any time, and this host can lose its locks.  Between two state changes
 # JobQueue.open_files() sees to both.  The order of its steps is part of the proof:
 #
-#     O1  If our locks are lost, close both files: until the last step nothing can be claimed or written.
+#     O1  If our locks are lost, close both files: until O6 nothing can be claimed or written.
 #     O2  Open the job file that the path names, with the in-use lock on it, unless it is open.
-#     O3  The same for the lock file.  After O2, which refuses a file that must not be used: then nothing is
-#         locked.
+#     O3  The same for the lock file.  After O2, which refuses a file that must not be used.
 #     O4  Forget job locks that prove nothing: those in an old lock file, where no runner looks for them, and
 #         those that this host has lost.  Before O5, which counts the held ones.
 #     O5  Lock a job lock again for each claimed job that has none; one for which no line is left is "lost".
@@ -2052,13 +2047,10 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # Who has no jobs needs only some: JobReader.open_files() does O2 and O3, JobFile.open_to_write() also O6.
 # After an error the next call begins again at O1.  Only the JobQueue may do that for its JobFile; code that
 # counts lines at the same time has a separate JobReader.
-#
-# What is known of an open file is in one object that is dropped with it: OpenJobFile, and for the lock file
-# what LockTable._open() sets.
 
 
 class Tracking(Enum):
-    """What we know about the place of a claimed line."""
+    """What we know of a claimed line."""
     FOUND = "the line is at the known offset, as `r`"
     MISSED = "a check, or the result, has not found it"
     GONE = "it was missed for so long that it counts as removed, which was reported"
@@ -2069,12 +2061,12 @@ class Tracking(Enum):
 @dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is the one before the claim."""
-    job_lock: JobLock | None = None            # the job inherits it; None: lost, or none yet
+    job_lock: JobLock | None = None            # None: lost, or none yet
     tracking: Tracking = Tracking.FOUND
     absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
     settings: JobSettings = NO_SETTINGS
     consumer: Consumer = NOBODY
-    # the last result that we tried to write; the file can have it despite an error; b"": none
+    # the last result that we tried to write; despite an error the file can have it; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
@@ -2154,8 +2146,7 @@ def describe_counts(**numbers: int) -> list[str]:
 
 
 def count_states(snapshot: Snapshot) -> Counts:
-    # Orphans are `r` in the file, so their number comes from the lists.  Any state but the five below is
-    # `held`, also CANCELLED
+    # any state but the five below is `held`, also CANCELLED
     states = snapshot.states
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
@@ -2206,7 +2197,7 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_job_lock_offset(line: Line) -> int:
-    """Return the offset of a line's own job lock; lines of one command have different ones."""
+    """Return the offset of a line's own job lock."""
     return bucket_of(line.command) + line.number % JOB_LOCKS_PER_BUCKET
 
 
@@ -2221,14 +2212,14 @@ class JobLock(NamedTuple):
 
 
 class PresenceLock:
-    """A byte of the lock file that a runner or server keeps locked to show others that it runs.
+    """A random byte of the lock file that a runner or server keeps locked to show that it runs.
 
-    No job inherits its description, so the kernel frees it when the program dies.  The byte is drawn at
-    random, and identifies the program in the journal.
+    No job inherits its description, so the kernel frees it when the program dies.  The journal names the
+    program by it.
     """
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
-    TRIES = 9                   # in one take(), which must return even if another process locked all bytes
+    TRIES = 9                   # in one take(): another process can have locked all bytes
     # on which a server tells of its clients: an abstract socket (unix(7)), bound before others see the number
     SOCKET = "\0runmaker4.clients.%d"
 
@@ -2276,10 +2267,7 @@ class LockTableReader(Opened):
             refresh_file(self._file, self._mount)
 
     def is_current(self) -> bool:
-        """Return True if the path still names the open lock file, or no file if none is open.
-
-        Otherwise locks of the open one prove nothing.
-        """
+        """Return True if the path still names the open lock file, or no file if none is open."""
         if not self.is_open:
             return not os.path.lexists(self.path)
         try:
@@ -2343,7 +2331,7 @@ class LockTableReader(Opened):
         return not is_free(self.fd, APPEND_BYTE)
 
     def presence_locks(self) -> set[int] | None:
-        """Return the presence locks of other runners and servers; None: we may not read the lock file."""
+        """Return the presence locks of other programs; None: we may not read the lock file."""
         if self.is_unreadable:
             return None
         if not self.is_open:
@@ -2375,13 +2363,8 @@ class LockTableReader(Opened):
 #     to write a result:                          written     OSError(EIO)         FileChangedError
 #       JobQueue._write_at_offset()
 #     another run of a job: still_has()           it starts   it waits             it waits
-#     before a walk and a check of jobs:          HELD        HELD: a job that     the same
-#       JobQueue.open_files()                                 has lost its lock
-#                                                             gets one; if no line
-#                                                             is left for it, it
-#                                                             is "lost"
-#     the same, and the lock file is another      HELD: all job locks are freed in the old one, and locked in
-#                                                 the new one
+#     before a walk and a check of jobs:          HELD        HELD (O5)            HELD (O5)
+#       JobQueue.open_files()
 
 
 class LockTable(LockTableReader):
@@ -2395,11 +2378,10 @@ class LockTable(LockTableReader):
         the job ends                    the result is written under that mutex, and one call frees all
         the job runs for longer         trim_bucket() leaves the job lock
         we need the mutex otherwise     the same (JobFile.command_mutex())
-        its result cannot be written    the same, until the next try (JobQueue.finish())
-        trim_bucket() fails             it stays as it is until the job ends; the next one is a test again
+        its result cannot be written    the same (JobQueue.finish())
+        trim_bucket() fails             the bucket stays locked until the job ends; the next one is a test
         the server refuses to trim      the first one was a test, and we take no more
-        the runner dies                 the mutex is locked until the job has ended, too
-        this host loses its locks       drop_lost_job_locks()
+        the runner dies                 the mutex stays locked until the job has ended
 
     A read on NFS detects lost locks.  On all other network file systems `fd` keeps one more byte locked, the
     pulse: if it is lost, so are all locks of this host.
@@ -2411,22 +2393,20 @@ class LockTable(LockTableReader):
         self.clock = clock
         self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # by offset
-        # those with all of a bucket (the 2^16 bytes for a command) locked, by its offset; no other job lock
-        # of ours is in it
+        # those with all of a bucket locked, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
         # whether the server unlocks a part of what is locked; None: it must be tested
         self.can_trim: bool | None = None
-        # on NFS, by descriptor for a job lock: the read end of a pipe whose write ends the processes of that
-        # job inherit: see _keep_or_close(); CLOSED: there is no pipe yet
+        # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
-        self._spare_fds: list[int] = []         # those that no job uses: for the next jobs
+        self._spare_fds: list[int] = []         # for the next jobs: no process of a job has them
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # of a byte locked only to notice lost locks; 0: not needed
         self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
-        """Open or create the lock file, with locks that show that we live, and that no lock was lost."""
+        """Open or create the lock file, with presence lock and pulse."""
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
@@ -2442,7 +2422,7 @@ class LockTable(LockTableReader):
         except OSError:
             os.close(fd)
             raise
-        # no further job may get a description of the previous lock file
+        # those are of the previous lock file
         close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
@@ -2450,7 +2430,7 @@ class LockTable(LockTableReader):
         return fd, inode
 
     def open_current(self) -> None:
-        """Open the lock file that the path names now.  Locks in one that was removed prove nothing (O4)."""
+        """Open the lock file that the path names now; free all job locks in an old one (O4)."""
         old_inode = self.inode
         super().open_current()
         if old_inode not in (None, self.inode):
@@ -2488,9 +2468,9 @@ class LockTable(LockTableReader):
         """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
 
         Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
-        if the path no longer names this lock file.  on_locked: makes current what the block reads.
+        if the path no longer names this lock file.
         """
-        pause = 0.01 if self.network else 0.0005  # seconds to the second try; each try is a round trip there
+        pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
         locked = keep_trying(partial(self._lock, offset, length), patience, pause)
         try:
             if locked:
@@ -2532,17 +2512,13 @@ class LockTable(LockTableReader):
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
-        """Return a descriptor for the lock of one job: of a new open file description, or of a spare one.
-
-        Not `fd`: a job that inherited that would keep all other locks of this process.
-        """
+        """Return a descriptor for one job lock: a job that inherited `fd` would keep all our locks."""
         if self._spare_fds:
             return self._spare_fds.pop()
         fd = open_direct(self.path, os.O_RDWR, self.network)
         if self._mount.is_nfs:
             self._pipes[fd] = CLOSED
-            # never unlocked: without any lock an NFS client gives its lock state up, and the next lock takes
-            # more round trips
+            # never unlocked: without any lock an NFS client gives its lock state up, and must set up another
             with suppress(OSError):
                 lock(fd, PROBE_BYTES, shared=True)
         return fd
@@ -2551,12 +2527,11 @@ class LockTable(LockTableReader):
         close_all(fd, self._pipes.pop(fd, None))
 
     def copy_job_lock(self, fd: int) -> LockFds:
-        """Return descriptors for a job to inherit, which the caller closes: a copy, and the end of a pipe.
+        """Return descriptors for a job to inherit, which the caller closes: a copy, and on NFS a pipe's end.
 
         Step 3, start the job: runner and job now hold the lock together (and with a whole bucket the mutex).
-        It is free only when both are gone.  A copy, because the I/O thread can close the original.  The pipe
-        is for _keep_or_close(), on NFS.  All tries of a job share it: with one for each, a job that fails
-        again and again would take all descriptors.
+        It is free only when both are gone.  A copy, because the I/O thread can close the original.  All tries
+        of a job share the pipe of _keep_or_close(): one for each would take all descriptors.
         """
         if fd not in self._pipes:
             return os.dup(fd),
@@ -2572,11 +2547,11 @@ class LockTable(LockTableReader):
             raise
 
     def _keep_or_close(self, fd: int) -> None:
-        """Keep a description without locks for the next job, if no other process has it; otherwise close it.
+        """Keep a description without locks for the next job, if no process has it; otherwise close it.
 
-        A process that a job has left would hold the lock of the next job, too.  Each process that inherited
-        the description has the write end of its pipe: end of file means that none lives.  Only on NFS, where
-        opening one takes round trips.
+        A process that a job has left would hold the next job's lock, too.  Each process that inherited the
+        description has the write end of its pipe: end of file means that none lives.  Only on NFS, where
+        to open one takes round trips.
         """
         try:
             is_unused = fd in self._pipes and (
@@ -2590,7 +2565,7 @@ class LockTable(LockTableReader):
             self.close_job_lock(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
-        """Lock a free job lock of the command, the line's own if it is free: it shows which equal line runs.
+        """Lock a free job lock of the command, the line's own if it is free.
 
         Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
@@ -2615,8 +2590,7 @@ class LockTable(LockTableReader):
         """Try to lock all of a command's bucket for a job, in one call; None: the mutex must be locked alone.
 
         Step 2, claim a new line, for short jobs on NFS.  If it is granted, the runner has the mutex, and no
-        job lock of the command is held (h = 0): claim() need not count lines `r`.  The runner trims it 0.1 s
-        after the claim, or earlier if it needs the mutex for anything but the result, or cannot write that.
+        job lock of the command is held (h = 0): claim() need not count lines `r`.
         """
         if self.can_trim is False:
             return None
@@ -2625,9 +2599,8 @@ class LockTable(LockTableReader):
         try:
             taken = lock(job_lock.fd, job_lock.bucket, BUCKET_SIZE)
             if taken and self.can_trim is None:
-                # A server may refuse to unlock a part of a bucket (NFS4ERR_LOCK_RANGE, which the client
-                # reports as EIO; RFC 8881, 18.12.3).  Test it, once, with the first byte of the bucket, or
-                # with the second if the first is the job's lock.
+                # A server may refuse to unlock a part (NFS4ERR_LOCK_RANGE, which the client reports as EIO;
+                # RFC 8881, 18.12.3).  Test it, once, with the first byte that is not the job lock
                 try:
                     unlock(job_lock.fd, job_lock.bucket + (job_lock.offset == job_lock.bucket))
                     self.can_trim = True
@@ -2646,7 +2619,7 @@ class LockTable(LockTableReader):
     def trim_bucket(self, bucket: int) -> None:
         """If a job has locked all of a bucket, unlock all but the job lock.
 
-        The mutex is unlocked last, with the upper part: who gets it decides by the number of held job locks.
+        The mutex is in the upper part, and is unlocked last: who gets it counts held job locks.
         """
         if bucket not in self.buckets:
             return
@@ -2660,9 +2633,9 @@ class LockTable(LockTableReader):
             self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
-        """Unlock and close a job lock: to close it is not enough, processes that the job left can have it.
+        """Unlock and close a job lock: closing is not enough, processes that the job left can have it.
 
-        is_job_alive: this runner exits before processes that it could not kill, and these keep it locked.
+        is_job_alive: leave it locked by processes that this runner could not kill.
         """
         if is_job_alive:
             self.trim_bucket(job_lock.bucket)
@@ -2706,8 +2679,7 @@ class LockTable(LockTableReader):
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
-    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file, to show that
-    the line follows a newline, or is the first.
+    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.
     """
     text_end = index + 1 + len(line.text)
     preceding = data[max(index - len(UTF8_MARK), 0):index]
@@ -2717,7 +2689,7 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 
 
 class OpenJobFile(Reader):
-    """A job file that is open, and what is known of it: each time one is opened, another object begins."""
+    """An open job file, and what is known of it: each opening makes another object."""
     info: os.stat_result | None = None      # when it was opened; None: none was yet
     committed_size = 0                      # up to which all lines are committed (JobFile.check_committed())
     marked_lock_file: Identity | None = None    # the one that mark_lock_file_in_use() shows; None: none yet
@@ -2725,7 +2697,7 @@ class OpenJobFile(Reader):
 
 
 class JobReader(Opened):
-    """A job file, to read: it follows the path, reads and counts lines, and finds orphans.  It locks nothing.
+    """A job file, to read: it follows the path, counts lines, and finds orphans.  It locks nothing.
 
     Use it in one thread at a time; on a network file system not in the event loop's: calls can take long.
     """
@@ -2734,7 +2706,7 @@ class JobReader(Opened):
     # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
-    NEAR_BYTES = 1 << 14                # above a line: equal lines that run are mostly there
+    NEAR_BYTES = 1 << 14                # above a line
 
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Clock = boottime) -> None:
         self.path = path
@@ -2757,14 +2729,14 @@ class JobReader(Opened):
 
     @property
     def start(self) -> int:
-        """Return the offset of the first line: an editor can add or remove a byte-order mark."""
+        """Return the offset of the first line; an editor can change it."""
         return first_line_offset(self.reader)
 
     def scan_lines(
         self, states: bytes | None = None, counted: Counter[bytes] | None = None,
         with_directives: bool = False
     ) -> Scan:
-        """Start a scan of the file that the path names now; the arguments are those of Scan."""
+        """Start a Scan of the file that the path names now."""
         self.open_files()
         return Scan(self.reader, self.start, states, counted=counted, with_directives=with_directives)
 
@@ -2789,9 +2761,8 @@ class JobReader(Opened):
     def seconds_until_trusted(self, size: int) -> float:
         """Return the seconds until a scan that has read `size` bytes can be trusted; 0: now.
 
-        An editor that saves in place empties the file first, and another process can be in the middle of the
-        last line.  So size and last byte must stay the same for a while, unless the file ends with a newline
-        when first read.
+        Another process can be writing: an editor that saves in place empties the file first.  So size and
+        last byte must stay the same for a while, unless the file ends with a newline when first read.
         """
         now = self.clock()
         last_byte = self.reader.pread(1, max(size - 1, 0))
@@ -2811,7 +2782,7 @@ class JobReader(Opened):
     def is_save_held_up(self) -> bool:
         """Return True if a network file system seems to hold up an editor that is saving the file in place.
 
-        Then the former last byte is missing; or NUL, in the gap before a state that a runner has written.
+        Then the former last byte is missing, or NUL in the gap before a state that a runner has written.
         """
         return (self.network and self.reader.is_open and self._trusted_size > 0
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
@@ -2820,10 +2791,10 @@ class JobReader(Opened):
         self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf,
         looks: bool = True
     ) -> Summary:
-        """Count the open file for consumers (runners or clients) that exit, or that ask if they may.
+        """Count the open file for consumers that exit, or that ask if they may.
 
         keep_above: a consumer that could run a new job before this offset may not exit, and is neither in
-        `with_jobs` nor in `without_jobs`; once none may exit, the count is incomplete.  -inf: each may exit.
+        `with_jobs` nor in `without_jobs`; once none may exit, the count is incomplete.
         groups: the consumers also run jobs with together=.  looks: False: all lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
@@ -2835,7 +2806,6 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            # one bad line that -r would run again is enough for `can_retry`
             wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
             line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
@@ -2884,7 +2854,7 @@ class JobReader(Opened):
         return self.read_line(line)[:1] or None
 
     def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
-        """Read lines that are near each other in one call: in the `with` block they come from memory."""
+        """Read lines near each other in one call: in the `with` block they come from memory."""
         start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
         end = max(line.offset + 1 + len(line.text) for line in lines)
         return self.reader.reading_once(start, end + 1)         # each with its newline
@@ -2894,15 +2864,14 @@ class JobReader(Opened):
     def is_orphan(self, line: Line) -> bool:
         """Return True if a line `r` is an orphan: a hint, change_state() asks again under the mutex.
 
-        Step 5 of the protocol: A line `r` is an orphan if its own job lock is free, and the command has fewer
-        held job locks than lines `r` (h < R).  One check is enough.  Where locks can be lost without an
-        error, two checks 15 s apart are needed (Orphans), so that a living runner has locked its job lock
-        again by then.  A runner that finds an orphan writes `e` over it; with --resume or -r it writes `.`.
-        An old `r` that an editor has saved over a result is an orphan like any other.
+        Step 5 of the protocol: A line `r` is an orphan if its own job lock is free, and h < R.  Where locks
+        can be lost without an error, two checks 15 s apart are needed (Orphans), so that a living runner has
+        locked its job lock again by then.  A runner that finds an orphan writes `e` over it; with --resume or
+        -r `.`.  An old `r` that an editor has saved over a result is an orphan like any other.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
-            return False                        # its locks are unknown: the line counts as running
+            return False
         if lock_table.is_open and self._locks_show_life(line):
             return False
         lock_table.refresh()
@@ -2910,17 +2879,17 @@ class JobReader(Opened):
         # Read the state after the job locks: the job can have just finished
         if self.state_at(line) != RUNNING:
             return False
-        # A lock file that was just removed or created proves nothing: the users lock the next one
+        # a lock file that was just removed or created proves nothing
         return lock_table.is_current()
 
     def _locks_show_life(self, line: Line) -> bool:
         """Return True if the held job locks show that a line `r` has a runner or a job.
 
-        Both can hold another job lock than the line's own, if that was taken, or if the line has moved since.
+        Their job lock is not the line's own if that was taken, or if the line has moved since.
         """
         if self.lock_table.is_held(own_job_lock_offset(line)):
             return True
-        for _ in range(2):                      # a job can be started after the locks were counted: try twice
+        for _ in range(2):                      # a job can start after the locks were counted
             job_locks = self.lock_table.count_job_locks(line.command)
             if not job_locks:
                 return False
@@ -2929,19 +2898,18 @@ class JobReader(Opened):
         return False
 
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
-        """Return True if a line `r` exists for each living copy of a command, so that one more may start.
+        """Return True if h <= R, so that one more copy of a command may start; for_orphan: if h < R.
 
-        The new copy brings a line `r` of its own; for_orphan: that is `r` already, so one more is needed.
-        near: the offset of that line.
+        near: the offset of the line.
         """
         living_copies = self.lock_table.count_job_locks(command)
         needed_lines = living_copies + 1 if for_orphan else living_copies
         return not living_copies or self._has_running_lines(command, needed_lines, near)
 
     def _has_running_lines(self, command: bytes, at_least: int, near: int) -> bool:
-        """Return True if at least so many lines of a command are `r`; near: the offset of the next one.
+        """Return True if at least so many lines of a command are `r`.
 
-        Equal lines are claimed from the top, so those that run are mostly a little above the next one.
+        Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
         middle = self.start
         above = near - self.NEAR_BYTES
@@ -2955,7 +2923,7 @@ class JobReader(Opened):
     # -- the current file ------------------------------------------------------------------------------------
 
     def reopen_reader_on_fuse(self) -> None:
-        """On FUSE, open the file again: a daemon can answer from old data as long as a file is open.
+        """On FUSE, open the file again: a daemon can answer from old data as long as it is open.
 
         Raises FileChangedError if the file was replaced.
         """
@@ -2984,10 +2952,10 @@ class JobReader(Opened):
     def find_replacement(self) -> os.stat_result | None:
         """Return stat(2) of the file at the path; None: it is the open file.
 
-        Call LockTable.refresh() first, or lock the command mutex, which does so: the answer can be old.
+        Call LockTable.refresh() first, or lock the command mutex, which does so.
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
-            return None                 # this host's cache of names is new, so no server need be asked
+            return None
         info = self._stat()
         opened = self.reader.info
         return None if self.is_open and opened and os.path.samestat(info, opened) else info
@@ -3007,7 +2975,7 @@ class JobReader(Opened):
                 self.reopen_reader_on_fuse()
             except FileChangedError:
                 # The path names the open file in this host's cache only.  At ESTALE, open(2) of a path asks
-                # the file system (fs/namei.c, do_filp_open()); that of the open file in /proc does not
+                # the file system (fs/namei.c, do_filp_open()), of /proc/self/fd it does not
                 try:
                     self._open()
                 except OSError as error:
@@ -3015,7 +2983,7 @@ class JobReader(Opened):
         self.lock_table.open_current()                      # O3
 
     def _open(self) -> None:
-        """Open the job file that the path names now, and close the old one, which an OSError keeps."""
+        """Open the job file that the path names now; after an OSError the old one stays."""
         fd = os.open(self.real_path, self.ACCESS | os.O_NOFOLLOW)
         reader = OpenJobFile(fd)
         try:
@@ -3062,8 +3030,8 @@ USERS = 1 << 61
 def lock_all(fd: int) -> None:
     """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
 
-    On NFS it makes the size current, and a write fail after the file server has freed the locks of this host.
-    Raises OSError(EBUSY) if another process has locked a part exclusively.
+    On NFS it makes the size current, and a write fail once this host has lost its locks.  Raises
+    OSError(EBUSY) if another process has locked a part exclusively.
     """
     if not lock(fd, 0, IN_USE_BYTES, shared=True):
         raise OSError(
@@ -3072,7 +3040,7 @@ def lock_all(fd: int) -> None:
 
 
 class JobFile(JobReader):
-    """A job file, to write: the state of a line is written only while holding the mutex of the command.
+    """A job file, to write.
 
     The in-use lock keeps an NFS client from writing neighbouring bytes back.  While a process holds a command
     mutex, all reads of `reader` return data no older than that lock.
@@ -3094,7 +3062,7 @@ class JobFile(JobReader):
         )
         # seconds to wait for a command mutex; on a local file system the event loop waits itself
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
-        # The same in a walk, which can go on to other lines: mostly this one is `r` when we get the mutex
+        # the same in a walk, which can go on to other lines
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self._has_unsynced_writes = False
 
@@ -3112,11 +3080,10 @@ class JobFile(JobReader):
         Yield False if another process holds it for `patience` seconds.  job_lock: if it was locked with all
         of the command's bucket, which includes the mutex, use that, and leave it locked.
 
-        Step 8 of the protocol: On a network file system a host's cache can be old.  So a process that has
-        locked command mutexes drops the cache (refresh_file()) before it reads.  It reads with O_DIRECT
-        (Reader), on FUSE also through a new description (reopen_reader_on_fuse()).  It syncs each write.  On
-        NFS the description that it reads through also has the in-use lock (lock_all()): so a read fails once
-        this host has lost its locks.
+        Step 8 of the protocol, on a network file system: a process that has locked a command mutex drops this
+        host's cache (refresh_file()) before it reads.  It reads with O_DIRECT (Reader), on FUSE also through
+        a new description (reopen_reader_on_fuse()).  It syncs each write.  On NFS the description that it
+        reads through has the in-use lock, too: so a read fails once this host has lost its locks.
         """
         lock_table, bucket = self.lock_table, bucket_of(command)
         if job_lock and lock_table.buckets.get(bucket) is job_lock:
@@ -3129,16 +3096,16 @@ class JobFile(JobReader):
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
 
-        Step 7 of the protocol: Each process of ours that can write the job file holds a shared lock on all of
-        it, and on one byte after that range, which the inode number of the lock file selects.  So processes
-        that use two lock files, because the job file has two names, notice each other: OSError(EBUSY).
+        Step 7 of the protocol: Each process of ours that can write the job file holds the in-use lock, and a
+        shared lock on one byte after it, which the inode number of the lock file selects.  So processes that
+        use two lock files, because the job file has two names, notice each other: OSError(EBUSY).
         """
         fd = self.fd
         inode = self.lock_table.inode
         if inode is None or inode == self.reader.marked_lock_file:
             return
         self.reader.marked_lock_file = None
-        # lock it again: the pulse in a new lock file shows only the loss of locks that were taken after it
+        # again: the pulse in a new lock file shows only the loss of locks that were taken after it
         unlock(fd, 0, IN_USE_BYTES)
         try:
             lock_all(fd)
@@ -3156,7 +3123,7 @@ class JobFile(JobReader):
             is_unused = is_free(*part)
             if is_unused and start < stop and self.mount.kind == "nfs":
                 # On NFSv3 a query shows no shared lock of another host (Linux 6.1.0-56, 6.12.117), but no
-                # exclusive lock is granted beside one.  Nor is it while another process asks in this way.
+                # exclusive lock is granted beside one, nor while another process asks in this way
                 is_unused = keep_trying(partial(lock, *part), self.PROBE_SECONDS)
                 unlock(*part)
             if not is_unused:
@@ -3172,10 +3139,7 @@ class JobFile(JobReader):
         self.mark_lock_file_in_use()
 
     def check_at_path(self) -> None:
-        """Raise FileChangedError if the path no longer names the open file.
-
-        Needs the command mutex: with it, this host's cache of names is new.
-        """
+        """Raise FileChangedError if the path no longer names the open file.  Needs the command mutex."""
         try:
             replacement = self.find_replacement()
         except FileNotFoundError:               # an editor is replacing it
@@ -3192,16 +3156,16 @@ class JobFile(JobReader):
         return os.fstat(self.fd).st_size
 
     def change_state(self, line: Line, state: bytes) -> Attempt:
-        """Write `state` over the state of an orphan (a line `r` without a job) or a finished line.
+        """Write `state` over the state of an orphan (a line `r`) or a finished line.
 
-        Return what was written in `new_state` of an Attempt; b"": nothing, and `check` says why.  Raises
+        In the Attempt, `new_state` is what was written; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
         """
         attempt = Attempt(LineCheck.LOCKED)
         with self.command_mutex(line.command, self.walk_patience) as locked:
             if locked:
                 is_orphan = line.state == RUNNING
-                # a finished line made new changes neither the number of locks nor that of lines `r`
+                # a finished line made new changes neither h nor R
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
             if attempt.check is LineCheck.OPEN:
                 self.write(line, state)
@@ -3212,7 +3176,7 @@ class JobFile(JobReader):
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
         Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
-        needs_room: no copy of the command may be too many (can_run_another_copy()).
+        needs_room: one more copy of the command must be allowed.
         """
         assert self.lock_table.has_mutex(line.command)
         self.check_writable()
@@ -3235,10 +3199,9 @@ class JobFile(JobReader):
     def check_committed(self, line: Line) -> bool:
         """Return True if a line is committed: no append is in progress that could cut it off after an error.
 
-        Otherwise the job could run without a line.  The size up to which all lines are committed is
-        remembered, so that lines can be claimed during an append.  NFS can know an older, smaller size: then
-        the line waits.  An editor can shorten the file after that: if lines are then appended on a full disk,
-        this can return True for a line that is cut off.  One without its newline is checked each time.
+        Otherwise the job could run without a line.  The committed size is remembered, so that lines can be
+        claimed during an append.  NFS can know an older, smaller size: then the line waits.  If an editor
+        shortens the file after that, and an append fails, this can return True for a line that is cut off.
         """
         assert self.lock_table.has_mutex(line.command)
         was_committed = line.is_complete and line.offset < self.reader.committed_size
@@ -3260,12 +3223,9 @@ class JobFile(JobReader):
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
         FileChangedError if a line has moved.
 
-        One lock over all buckets includes the mutex of each command, and the append byte.  `runset4.py
-        --edit` holds that before it locks bucket after bucket, so the two never lock buckets at the same
-        time.
-
-        The bytes between the states are written as they are: only programs other than ours could change them,
-        and have microseconds for that, since the last read is after all lines were checked.
+        One lock over all buckets includes each command mutex, and the append byte: `runset4.py --edit` locks
+        that before it locks bucket after bucket, so the two never lock buckets at the same time.  The bytes
+        between the states are written as they were read, which only programs other than ours could change.
         """
         first, last = lines[0], lines[-1]
         with self.lock_table.locking(0, 0.0, self.reopen_reader_on_fuse, APPEND_BYTE + 1) as locked:
@@ -3288,7 +3248,7 @@ class JobFile(JobReader):
             return True
 
     def write(self, line: Line, state: bytes) -> None:
-        """Write the state of a line that was checked.  Needs the command mutex."""
+        """Write the state of a checked line.  Needs the command mutex."""
         assert self.lock_table.has_mutex(line.command)
         self._write(state, line.offset)
 
@@ -3299,14 +3259,14 @@ class JobFile(JobReader):
         self._has_unsynced_writes = not self.network
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
-            # if locks were lost meanwhile, another host could have changed the line before this write
+            # if locks were lost meanwhile, another host can have changed the line
             self.lock_table.check_still_has_locks()
 
 
 class JobQueue:
     """Claims lines of a job file, checks claimed lines, writes results.
 
-    Hold no command mutex when you call it: `with` blocks of mutexes cannot be nested.
+    Hold no command mutex when you call it: they cannot be nested.
     """
     MAX_SINGLE_READS = 16       # lines of a command
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
@@ -3318,7 +3278,7 @@ class JobQueue:
         self._say_once = once_per_subject(file.say)
         self.claimed: dict[Job, None] = {}
         self._jobs_to_kill: JobsToKill = {}     # for the next check_jobs()
-        # among so many new lines a runner chooses, so that not all try the same
+        # among so many new lines a runner chooses: not all shall try the same
         self.spread = 1
         # by the clock
         self._searched_at = -inf                # for moved lines
@@ -3344,7 +3304,7 @@ class JobQueue:
         self.file.mark_lock_file_in_use()                   # O6
 
     def _on_file_opened(self) -> None:
-        # reads of this file cannot tell that locks were lost before it was opened
+        # reads of this file do not show that locks were lost before it was opened
         self.file.lock_table.drop_lost_job_locks()
         self.file.reader.is_checked = True      # after it: an error leaves it to the next open_files()
         self._searched_at = -inf                # missing lines can be in this file
@@ -3357,7 +3317,7 @@ class JobQueue:
             )
 
     def take_back_locks(self) -> None:
-        # jobs without a line are no matter here: the next check or result searches again
+        # the answer is no matter here: the next check or result searches again
         self._reconcile_commands([job for job in self.claimed if not job.job_lock])
 
     def close_if_locks_lost(self, error: OSError) -> None:
@@ -3394,7 +3354,7 @@ class JobQueue:
     # -- claiming a line -------------------------------------------------------------------------------------
     #
     # On NFS each call is a round trip.  After SHORT_JOBS short jobs in a row (FileJobs) a claim locks all of
-    # the bucket, so the result needs no lock call.  After SHORT_SECONDS it is trimmed for others.
+    # the bucket, which is trimmed after SHORT_SECONDS.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer; `check` of the result says why there is no `job`.
@@ -3402,8 +3362,8 @@ class JobQueue:
         Raises FileChangedError if line or file moved; OSError: EIO: locks were lost; EBUSY: another lock file
         is in use; ENOLCK: no job lock is free.  Then no lock remains.
 
-        Step 2 of the protocol, under one mutex, in this order: check path and line, count h and R, lock a job
-        lock, write `r`.
+        Step 2 of the protocol, under one mutex: check path and line, count h and R, lock a job lock, write
+        `r`.
         """
         lock_table = self.file.lock_table
         bucket_lock = None
@@ -3443,7 +3403,7 @@ class JobQueue:
             if line.state != RUNNING:           # a server takes back the `r` of a returning client
                 self.file.write(line, RUNNING)
         except OSError:
-            # on a full disk no `r` may remain; after a lost lease one can, and is an orphan
+            # no `r` may remain; after a lost lease one can, and is an orphan
             with suppress(OSError):
                 if self.file.state_at(line) == RUNNING:              # an editor can have saved
                     self.file.write(line, line.state)
@@ -3460,8 +3420,8 @@ class JobQueue:
         Return '', or why the result will never be written.  Raises TemporaryError, never OSError: the job
         stays claimed and locked.
 
-        Step 4 of the protocol: lock the command mutex, unless the bucket is still locked; check path and
-        line; write the state; free the job lock, then the mutex, or all of the bucket in one call.
+        Step 4 of the protocol: lock the command mutex, unless the bucket is locked; check path and line;
+        write the state; free the job lock, then the mutex, or all of the bucket in one call.
 
         state: CANCELLED: the user's state stays.  NEW: the job was not started.
         """
@@ -3489,7 +3449,7 @@ class JobQueue:
             why = error_text(error)
             while error.errno == errno.EMFILE and self._reserve:        # the next attempt has these
                 os.close(self._reserve.pop())
-            # a dead FUSE client gives ENOTCONN for ever, GlusterFS also while its servers do not answer
+            # a dead FUSE client gives ENOTCONN for ever, GlusterFS also while no server answers
             cut_off_since = self._cut_off_since
             if cut_off_since is None or self.file.clock() - cut_off_since < self.MAX_CUT_OFF_SECONDS:
                 raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
@@ -3521,7 +3481,7 @@ class JobQueue:
 
     def _search_and_write(self, job: Job, state: bytes) -> str:
         """Do what finish() does after a search for the line; raises OSError, too."""
-        # b"": the file has no line for this job; None: its line was found, or the mutex is held elsewhere
+        # None: its line was found, or the mutex is held elsewhere
         state_now = self._reconcile_commands([job]).get(job)
         if job not in self.claimed:                 # lost, here or in open_files()
             self.release_job(job)                   # check_jobs() need not report it
@@ -3560,17 +3520,17 @@ class JobQueue:
     # runner makes it `r` again in a second, on a network in a few; if the runner is dead, the line is new
     # once the copy has exited.  Any other state cancels the job, even an old `!` that vi saves after -r.
     #
-    # If a line is not at its offset as `r`, or a job lock was lost, _reconcile_command() puts all our jobs of
-    # the command in order, under one mutex.  Lines of one command are interchangeable; the invariant: each
-    # held job lock has a line `r`.
+    # If a line is not at its offset as `r`, or a job lock was lost, _reconcile_command() gives all our jobs
+    # of the command lines, under one mutex.  Equal lines are interchangeable, but each held job lock has an
+    # `r`.
     #
     #     1. A job that lost its lock takes one if h < R, or, if its line is new again, if h <= R.  Otherwise
     #        another runner has the line: the job is lost.  Before 4: no `r` without a job lock (I1).
     #     2. A job keeps its offset if the line there is `r`.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the nearest.
-    #     4. Otherwise an `r` was overwritten: at the job's offset, or on the only line of the command,
-    #        wherever that is.  If it is new, it is made `r`; if no such line exists, any new line is.
+    #     4. Otherwise an `r` was overwritten: at the job's offset, or on the only line of the command.  If it
+    #        is new, it is made `r`; if no such line exists, any new line is.
     #     5. A job that still has no line: _on_line_missing().
 
     def check_jobs(self) -> JobsToKill:
@@ -3613,7 +3573,7 @@ class JobQueue:
         # CHANGED_ONCE: this search decides if the job is cancelled
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
-        # pauses grow with absence: to read a long file each second costs half a core
+        # growing pauses: to read a long file each second costs half a core
         seconds_missing = now - job.absent_since
         pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
@@ -3622,12 +3582,12 @@ class JobQueue:
         """Give these jobs lines `r` and job locks again.
 
         Return those of `jobs` without a line, each with the state that has replaced the `r`; b"": none.  A
-        command whose mutex is held elsewhere is left for the next check, as are some after an OSError.
+        command whose mutex is held elsewhere is left for the next check.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
             return {}
-        for job in self.claimed:                # with the others, whose lines would look like a surplus
+        for job in self.claimed:                # all: lines of the others would look like a surplus
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
         missing = {}
@@ -3635,7 +3595,7 @@ class JobQueue:
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
                     self.file.check_at_path()
-                    # again, under the mutex; each single read can be a round trip
+                    # again, under the mutex; each read can be a round trip
                     lines = []
                     if len(known_lines) <= self.MAX_SINGLE_READS:
                         lines = [replace(line, state=state) for line in known_lines
@@ -3643,7 +3603,6 @@ class JobQueue:
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
-        # the others can have results, or states that no check has seen twice
         return {job: missing[job] for job in jobs if job in missing}
 
     def _reconcile_command(
@@ -3651,11 +3610,10 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Do steps 1 to 4 above; needs the mutex, and all lines of the command, read under it.
 
-        Return jobs without a line, as _reconcile_commands() does; b"": also if another job has the `r` there.
+        Return as _reconcile_commands() does; b"": also if another job has the `r` there.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
-        # each of our jobs will remove one
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
@@ -3716,7 +3674,7 @@ class JobQueue:
                 self._jobs_to_kill[job] = "lost"
 
     def _restore_running_state(self, line: Line) -> None:
-        """Make a line `r` again: else it could be claimed after its job.  Needs the mutex."""
+        """Make a line `r` again.  Needs the mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -3740,11 +3698,7 @@ class JobQueue:
     def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Do step 5 above; one search is not enough, as an editor can be saving.
 
-        What has replaced the `r`       The job becomes
-        a state, for the first time     CHANGED_ONCE
-        a state, twice in a row         CANCELLED, also if the line was deleted, and an equal one is there
-        b"": nothing                    MISSED
-        the same, for too long          GONE: it runs on, and the result is only reported
+        state: what has replaced the `r`, also in an equal line if that of the job was deleted; b"": nothing.
         """
         if job.cancelled:
             return
@@ -3776,9 +3730,8 @@ LOCK_REMEDIES = {
 
 
 def check_lock_file(file: JobFile) -> None:
-    """Check before the first job that all users of a job file will use one lock file, and that locks work.
+    """Raise UsageError unless all users of a job file will use one lock file, and locks work.
 
-    Otherwise two runners could run the same job, so raise UsageError.  Servers and runset4.py call this, too.
     Leave both files open: on NFS, opening them costs some 20 round trips.  If the job file does not exist,
     make no lock file: its group and mode come from the job file.
     """
@@ -3801,7 +3754,6 @@ def check_lock_file(file: JobFile) -> None:
     if os.path.lexists(path):
         try:
             os.close(open_lock_file_of(path))       # creates it if there is none
-            # A lock of one description must be seen through another
             with open(lock_path, "rb+", buffering=0) as first, open(lock_path, "rb+", buffering=0) as second:
                 if is_free(second.fileno(), lock_random_byte(first.fileno())):
                     raise UsageError(
@@ -3832,11 +3784,10 @@ def check_lock_file(file: JobFile) -> None:
 
 
 def _refuse_copied_lock_file(file: JobFile) -> None:
-    """Raise UsageError if the lock file is a copy, and lines are `r` without a lock.
+    """Raise UsageError if the lock file is a copy, such as a backup, and lines are `r` without a lock.
 
-    For example, a backup was put back, and jobs still hold locks of the original.  Then a line `r` without a
-    lock can have a living job.  A copy shows itself by its first line, which has the inode number of the
-    original.  Write the present number if that line is missing, or if no line `r` is in doubt.
+    Their jobs can live, and hold locks of the original, whose inode number is in the first line.  Write the
+    present number if that line is missing, or if no line `r` is in doubt.
     """
     lock_table = file.lock_table
     own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
@@ -3849,7 +3800,7 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
             f"{name_lines(line.number for line in orphans)} (when it does not, remove this file)"
         )
     with suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
-        lock_file.write(own_line)               # on a full disk it is not: then a copy is not noticed
+        lock_file.write(own_line)               # on a full disk no copy will be noticed
 
 
 # ======== Finding work ======================================================================================
