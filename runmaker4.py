@@ -4333,11 +4333,11 @@ NOBODY_EXITS: Mapping[Consumer, str] = {}
 
 @dataclass(frozen=True)
 class NoJob:
-    """Why no job was claimed, for a runner, or a Cursor.  In a condition it is false; a Job is true."""
+    """Why no job was claimed, for a runner, or a Cursor; it is false, a Job true."""
     retry_after: float | None = WAIT    # seconds until there can be a job
     final_error: str = ""               # why nothing can be claimed any more
-    may_exit: bool = False              # the runner that has asked `Jobs` for a job; a Cursor sets `exits`
-    why_left: str = ""                  # why jobs are left that this runner could run; '': none are
+    may_exit: bool = False              # the runner that has asked `Jobs`; a Cursor sets `exits`
+    why_left: str = ""                  # why jobs are left that it could run; '': none are
     summary: Summary | None = None      # of a count that lets consumers exit; incomplete if nobody may
     exits = NOBODY_EXITS
 
@@ -4347,7 +4347,7 @@ class NoJob:
 
 @dataclass(frozen=True)
 class CountedNoJob(NoJob):
-    """The NoJob of a Cursor that has counted the file: it answers all consumers that ask to exit."""
+    """The NoJob of a Cursor that has counted the file."""
     # who may, and why jobs are left that it could run; '': none are
     exits: Mapping[Consumer, str] = field(default_factory=dict)
 
@@ -4355,9 +4355,7 @@ class CountedNoJob(NoJob):
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many.
 
-    It is in one of these states:
-
-        RESET   failed lines of consumers in `_to_reset` are being made new; until then nothing is claimed
+        RESET   failed lines of consumers in `_to_reset` are being made new; nothing is claimed
         TOP     there is no walk: a claim begins one
         WALK    `_walk` has claimed a job, or all consumers that are here have too little free
         SLICED  `_walk` has paused between two reads of the file (`_is_sliced`)
@@ -4370,9 +4368,8 @@ class Cursor:
         consumers with --retry or --resume have come            RESET   RESET   RESET (also in TOP)
         the file was opened again, or is closed                 anew    anew    anew
         the last line has moved (if it is read: _walk_on())     anew    -       -
-        the walk is overdue                                     anew    on      anew *
-        one has come, and `skipped_new` has jobs (not those     on      on      anew
-          of groups, which a server has in its plans)
+        the walk is overdue                                     anew    on      anew (after the rows below)
+        one has come, and `skipped_new` has jobs                on      on      anew
         one asks to exit, and was not answered (`_answered`)    on      on      anew; server: pause
         one has come, a block was met, the last answer had a    on      on      pause
           time, or the file has changed since, or is another
@@ -4384,10 +4381,8 @@ class Cursor:
         has used its SLICE                                      SLICED, and AGAIN
         meets an edit; or ends, and it began after an edit,     another walk begins
           it has claimed a job, or one has asked to exit
-        ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
+        ends otherwise                                          IDLE, and a time, or who may exit
         raises OSError                                          TOP: _no_job_after_error()
-
-    * checked after the rows below it: a file system with coarse time stamps can hide a change.
     """
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
@@ -4396,14 +4391,14 @@ class Cursor:
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
-    SLICE = 0.05                # then a claim returns, for all else that waits: results, clients, signals
+    SLICE = 0.05                # then a claim returns: results, clients and signals wait
     SILENT_SECONDS = 2.0        # then report how many failed lines were made new
-    RESET_BYTES = 1 << 16       # of the file: failed lines in it are made new at once
+    RESET_BYTES = 1 << 16       # failed lines in so much of the file are made new at once
 
     def __init__(self, queue: JobQueue, consumers: Iterable[Consumer] = (), *,
                  wait_for_file: bool = False, unchecked: bool = False, serving: bool = False) -> None:
         """consumers: claim for these unless claim() gets others.  wait_for_file: the file can be created
-        later.  unchecked: so claim() warns of stray lines, once it exists.  serving: for a server.
+        later.  unchecked: claim() warns of stray lines, once it exists.  serving: for a server.
         """
         self.queue = queue
         self.file = file = queue.file
@@ -4415,7 +4410,7 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        # of those: whom the current walk will answer, or the last idle one did not let exit
+        # whom of those the current walk will answer, or the last idle one did not let exit
         self._answered: frozenset[Consumer] = frozenset()
         self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -4425,11 +4420,11 @@ class Cursor:
         self._walk: Walk | None = None
         self._idle_walk: Walk | None = None     # the last one, if no other is due
         self.no_job = NoJob()
-        self._is_sliced = False                 # the last claim paused in the middle of the walk
+        self._is_sliced = False
         # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
-        self._report_waiting_at = inf           # when (clock) to report that jobs wait, if it is still that
+        self._report_waiting_at = inf           # (clock) if it is still that
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
@@ -4444,7 +4439,7 @@ class Cursor:
 
         No OSError comes out.  Call it in one thread at a time, and hold no command mutex.
         leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
-        consumers: those that want a job now, as for Walk.claim_next(); None: those of the last claim.
+        consumers: those that want a job now; None: those of the last claim.
         known: all consumers, also those that want jobs later; empty: there are no others.
         """
         result: Job | NoJob
@@ -4453,7 +4448,7 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
-                # At the start, a file with plain text and no job is refused; now only warn
+                # at the start such a file is refused
                 self._is_file_unchecked = False
                 with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
@@ -4464,10 +4459,7 @@ class Cursor:
         return result
 
     def _walk_if_due(self, consumers: Consumers, known: Collection[Consumer]) -> Job | NoJob:
-        """Walk on to the next job and claim it; a NoJob if no walk is due, or not all failed lines are new.
-
-        Raises OSError.  The parameters are those of claim().
-        """
+        """Walk on to the next job and claim it; a NoJob: no walk is due, or not all failed lines are new."""
         self.consumers = consumers
         known = known or consumers.all
         # in a batch of claims they are the same 10,000 clients
@@ -4487,10 +4479,7 @@ class Cursor:
         return self._walk_on(consumers)
 
     def _go_on_with_reset(self, consumers: set[Consumer]) -> float | None:
-        """Make failed lines new for SLICE seconds, so that signals and results need not wait for all of them.
-
-        Return the seconds until the next call; None: all are new.  Until then the caller claims nothing.
-        """
+        """Make failed lines new for SLICE seconds.  Return the seconds until the next call; None: all are."""
         pause_at = time.monotonic() + self.SLICE
         if not self._reset or self._retrying != consumers:
             self._retrying = consumers
@@ -4512,7 +4501,7 @@ class Cursor:
 
         Nothing is claimed before all are new, so no line starts before a failed one above it.  Lines of
         groups, and those below an invalid directive, stay as they are.  Yield the seconds until the next
-        step: signals act between two steps.  Raises FileChangedError if a line has moved.
+        step.  Raises FileChangedError if a line has moved.
         """
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
@@ -4545,15 +4534,14 @@ class Cursor:
                                              f"{check.value}")
                     yield self.FIRST_RETRY_INTERVALS * self.interval
                 yield 0.0
-                # Read without a mutex which lines are still to be made new: a line with another state was
-                # made new by another runner, or set by a user
+                # without a mutex: another state was set by another runner, or by a user
                 if tries_all:
                     self.file.lock_table.refresh()
                     self.file.check_at_path()
                     with self.file.reading_once(lines):
                         lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
-            yield 0.0                           # also if no line was for these consumers
-            # a check of jobs has opened another file meanwhile, and `scan` reads the old one
+            yield 0.0
+            # a check of jobs can have opened another file meanwhile
             if scan.file is not self.file.reader:
                 raise FileChangedError
         for consumer in consumers.all:          # failed lines only once; orphans always
@@ -4566,7 +4554,7 @@ class Cursor:
         """
         asks_to_exit = not self._leaving <= self._answered
         has_newcomers = not self.consumers.all.keys() <= walk.consumers.all.keys()
-        # a runner that asks gets a walk at once, at a server after a pause; skipped jobs can be for newcomers
+        # skipped jobs can be for newcomers
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.skipped_new):
             return 0.0
         # even if the file is as it was
@@ -4576,19 +4564,19 @@ class Cursor:
         return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
-        """Return True if a walk is so old that lines that it has read can have been edited in place since."""
+        """Return True if a walk is so old that lines above can have been edited in place since."""
         return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, or begin another, until one claims a job or has to stop."""
         was_edited = False
-        # A walk that has only paused goes on: otherwise it would never end in a long file
+        # one that has only paused goes on: otherwise it would never end in a long file
         if self._walk and not self._is_sliced:
             scan = self._walk.scan
             try:
-                # Other runners can have claimed lines below.  But old lines do no harm if we have met no
-                # others lately, and another walk follows: a claim reads its line again.  `passed`: the walk
-                # itself goes back to a passed line, and reads from there
+                # Other runners can have claimed lines below.  But old data does no harm if we have met no
+                # others lately, and another walk follows: a claim reads its line again.  With `passed` lines
+                # the walk itself reads again from one of them
                 if scan.last and not self._walk.passed and (
                         self.queue.spread > 1 or not self._walk.needs_another_walk):
                     scan.reread_from(scan.last)
@@ -4610,7 +4598,7 @@ class Cursor:
                 return NoJob(WAIT)
             self._walk = None
             was_edited = result is Stop.RESTART
-            # Since the walk began, the last job of one that asks can have ended, and opened a barrier
+            # since the walk began, the last job of one that asks can have opened a barrier
             asks_to_exit = not self._leaving <= self._answered
             if not (was_edited or walk.needs_another_walk or asks_to_exit):
                 return self._end_walk(walk, result)
@@ -4627,8 +4615,8 @@ class Cursor:
         )
         self._walk = Walk(self.queue, consumers, resuming_consumers, self.orphans,
                           serving=self._serving, after_edit=after_edit)
-        # On NFS each look at a line `r` is a round trip.  So an idle runner looks only at some two of them,
-        # and at none in its first idle walk; but before it exits, a walk and a count look at all
+        # On NFS each look at a line `r` is a round trip.  So an idle runner looks only at some two, at none
+        # in its first idle walk; but before it exits, a walk and a count look at all
         last, is_idle = self._idle_walk, self._leaving <= self._answered and not resuming_consumers.all
         if (is_idle and self.file.mount.is_nfs and not self._serving
                 and self.file.clock() - self.orphans.last_found_at > self.LOOK_AT_ALL_SECONDS):
@@ -4637,23 +4625,18 @@ class Cursor:
         return self._walk
 
     def _end_walk(self, walk: Walk, stop: Stop) -> NoJob:
-        """Find out when another walk is due after one that has found no job, or who may exit now.
-
-        While a line can become claimable without a change of the file, no consumer exits.
-        """
+        """Find out when another walk is due after one that has found no job, or who may exit now."""
         last, self._idle_walk = self._idle_walk, walk
         if walk.groups and not walk.groups[-1].is_complete:
-            # The walk can have met only a part of the last group.  Ask before the size: if no process is
-            # appending, the size includes all appended lines
+            # can have more lines below.  Ask before the size, which then includes all appended lines
             is_appended_to = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
             walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
-        waits = []                              # seconds until another walk is due even without a change
+        waits = []                              # seconds until a walk is due without a change; none may exit
         if walk.seconds_until_trusted:
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
-            # soon for the first time, then once per interval
             intervals = 1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS
             waits.append(self.interval * intervals)
         no_job = self._find_exits(walk) if not waits else NoJob(
@@ -4669,12 +4652,11 @@ class Cursor:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
         A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
-        With --follow it also stays until there is a `#RUN end`.  A line that becomes new after the count is
-        that of a living runner, or an orphan.
+        With --follow it also stays until there is a `#RUN end`.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
-        # with --follow only if there can be a `#RUN end`, met or below a block
+        # a `#RUN end` can be below a block
         leaving = [consumer for consumer in self._leaving
                    if block or walk.above.scope.below_end or not consumer.follow]
         summary = None
@@ -4684,7 +4666,7 @@ class Cursor:
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
                     looks=walk.look_share == 1.0
                 )
-        # none who may exit asks, or the file was just replaced; or lines can be missing
+        # none asks, or the file was just replaced; or lines can be missing
         if not summary or summary.half_saved:
             return NoJob(WAIT)
         exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
@@ -4693,7 +4675,7 @@ class Cursor:
         return CountedNoJob(summary=summary, exits=exits)
 
     def _restart_walk_if_replaced(self) -> None:
-        """Drop the current walk if the job file was opened again or is closed: offsets can be wrong now."""
+        """Drop the walk if the job file was opened again or is closed: offsets can be wrong now."""
         walk = self._walk or self._idle_walk
         if not self.file.is_open or (walk and walk.scan.file is not self.file.reader):
             self.restart_walk()                 # the next walk opens it
@@ -4709,7 +4691,7 @@ class Cursor:
         problem = block.text if block else ""
         is_stopped = block is not None and block.why is Why.STOPPED
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
-            # the runners report it when they exit; or the count failed, and another follows
+            # the runners report it when they exit; or another count follows
             problem = self._printed_block
         if problem and problem != self._printed_block:
             self.say(problem)
@@ -4718,7 +4700,7 @@ class Cursor:
             self._say_once("groups", walk.group_problem)
 
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
-        """Report, once, that new jobs wait although no claim or result has written for MIN_IDLE_SECONDS."""
+        """Report, once, that new jobs wait although the file has not changed for MIN_IDLE_SECONDS."""
         now = self.clock()
         if self._waiting_signature != signature:
             self._waiting_signature = signature
@@ -4737,10 +4719,9 @@ class Cursor:
     # -- results ---------------------------------------------------------------------------------------------
 
     def finish(self, job: Job, state: bytes) -> str:
-        """Write the result of a job.  Return '', or why it will never be written.
+        """Write the result of a job, as JobQueue.finish().
 
         state: NEW gives up a job that was not started; one that a user has cancelled keeps the user's state.
-        Raises TemporaryError: the job stays claimed and locked; try again.
         """
         if state == NEW and job.cancelled:
             state = CANCELLED
@@ -4749,7 +4730,7 @@ class Cursor:
     # -- errors ----------------------------------------------------------------------------------------------
 
     def _no_job_after_error(self, error: OSError) -> NoJob:
-        """Return a NoJob after an error of the file system: try again in a while, or `final_error`.
+        """Return a NoJob after an error: try again in a while, or `final_error`.
 
         With --follow, a missing file is waited for without end, but a missing directory for a minute only.
         """
@@ -4787,19 +4768,17 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     """
     above = Above()
     first_reason = None
-    # why none of a command can be claimed; '': one can
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     only_running = False                # True: all new jobs up to the next directive wait for the same
     scan = file.scan_lines(NEW + RUNNING, with_directives=True)
     while line := scan.next(RUNNING if only_running else b""):
         if line.state == DIRECTIVE:
             only_running = False
-            # A barrier check reads states only if no job above is unfinished.  Then any line `r` there is an
-            # orphan, so RUNNING is a bad state, too
+            # a check reads states only if no job above is unfinished: then each line `r` is an orphan
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
-            # is_orphan() last: it can take a lock query, and a barrier names only the first unfinished job
+            # is_orphan() last: it can take a lock query
             if not (above.block or above.unfinished or file.is_orphan(line)):
                 above.record_first_unfinished(line)
         elif above.block:
@@ -4823,7 +4802,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
-    """Return why a job below a block cannot start; at a barrier that waits, also what that waits for."""
+    """Return why a job below a block cannot start; at a barrier, also what that waits for."""
     is_waiting_barrier = block.why is Why.WAITS
     awaited, settings = above.unfinished, above.unfinished_settings
     if not is_waiting_barrier or not awaited:
@@ -4847,11 +4826,7 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
 
 
 def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterator[str]:
-    """Yield a message for each directive whose settings apply to no job.
-
-    A directive clears the settings of the one above it: perhaps no job is between the two, or no job is below
-    the last.
-    """
+    """Yield a message for each directive whose settings apply to no job."""
     for line in directives:
         if b"=" not in line.text:
             continue                            # it clears settings, or is a barrier
@@ -4875,8 +4850,7 @@ def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterat
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, and report what it cannot run.
 
-    memory: the limit of this runner, reported if a directive has memory=.  Raises UsageError for a command
-    that its shell would misread, and OSError.
+    memory: of this runner.  Raises UsageError for a command that its shell would misread, and OSError.
     """
     for text in settings_without_jobs(file, file.scan_lines(b"", with_directives=True)):
         file.say(text)
@@ -4890,7 +4864,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
         if line.state == DIRECTIVE:
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
-                return                          # a failed check or an invalid directive: no job below starts
+                return                          # no job below starts
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
                 say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
@@ -4907,12 +4881,11 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 # ======== The executor ======================================================================================
 #
 # An event loop must not wait for a file system.  So a FileExecutor makes every file operation: on a local
-# file system at once, on a network file system in one thread.  Calls keep their order, so the start of a job
-# is recorded before the end.  A record that another process has locked holds up the thread: see RecordFile.
+# file system at once, on a network file system in one thread, in order.
 
 
 def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Start a task that is never awaited; an exception, a defect, goes to the loop's handler."""
+    """Start a task that is not awaited; an exception, a defect, goes to the loop's handler."""
     def raise_error(task: asyncio.Future[Any]) -> None:
         if not task.cancelled():
             task.result()
@@ -4929,15 +4902,14 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
     return event.is_set()
 
 
-FIRST_RETRY_SECONDS = 0.05      # after the first attempt to write a result
-MAX_RETRY_SECONDS = 30.0        # each further pause is twice as long, up to this
+FIRST_RETRY_SECONDS = 0.05
+MAX_RETRY_SECONDS = 30.0        # each pause is twice as long as the last, up to this
 
 
 async def write_with_retries(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> str:
     """Call write() until it raises no TemporaryError; return '', or the permanent error.
 
-    interval: seconds after which to report a command that another process keeps locked; other reasons are
-    reported at once.
+    interval: seconds after which to report a locked command; other reasons are reported at once.
     """
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
@@ -4958,9 +4930,8 @@ async def write_with_retries(write: Callable[[], Awaitable[str]], interval: floa
 def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     """Return an executor whose threads block signals, so that the main thread gets them.
 
-    While the main thread blocks signals to start a job, SIGCHLD would go to another thread (signal(7)), which
-    then waits for the GIL: 10 % of the CPU time of a short job (tests/outside/
-    python-sigchld-wakes-idle-threads.sh).  size: None: as many threads as Python chooses.
+    Otherwise SIGCHLD can wake another thread, which waits for the GIL: 10 % of the CPU time of a short job
+    (signal(7), tests/outside/python-sigchld-wakes-idle-threads.sh).  size: None: Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
     # TTOU stops a program in the background that writes to a terminal with `stty tostop`, as it should
@@ -4971,15 +4942,11 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
 
 
 class FileExecutor:
-    """Makes file operations in order: at once, or in one thread if they can block.
-
-    While an NFS server does not answer, output, timeouts and signals are processed; claims, results and
-    records wait.
-    """
+    """Makes file operations in order: at once, or in one thread if they can block."""
 
     def __init__(self, threaded: bool, on_relieved: Callback = lambda: None,
                  say: Say = lambda text: None) -> None:
-        """on_relieved: called when the backlog can have become smaller.  say: for messages about records."""
+        """on_relieved: called when the backlog can be smaller.  say: for messages about records."""
         self.pool = thread_pool(1) if threaded else None
         self._on_relieved = on_relieved
         self.say = say
@@ -4989,8 +4956,7 @@ class FileExecutor:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue; return the future answer.
 
-        An exception of a call made now is raised here, except TemporaryError: that is the answer, as from the
-        thread.
+        An exception of a call made now is raised here, except TemporaryError.
         """
         if self.pool:
             future = self.pool.submit(function, *args, **kwargs)
@@ -5006,7 +4972,7 @@ class FileExecutor:
 
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
-        """Make a call; on_answer() gets the answer later, in the event loop.  An exception is a defect."""
+        """Make a call; on_answer() gets the answer in the event loop.  An exception is a defect."""
         self.call(function, *args, **kwargs).add_done_callback(lambda answer: on_answer(answer.result()))
 
     def then(self, on_done: Callable[[], object]) -> None:
@@ -5057,20 +5023,15 @@ class FileCounter:
             self._executor.call_then(self._on_counted, self._count_states)
 
     def _count_states(self) -> Counts | None:
-        """Return the number of lines in each state; None: the file is away, or does not exist yet.
-
-        Orphans count as running: each would take a lock query.
-        """
+        """Return the number of lines in each state, orphans as running; None: there is no file now."""
         snapshot = Snapshot(Counter())
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
-            # the scan counts all lines in `states`, and yields the few lines `r`
             snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
             return count_states(snapshot)
         return None
 
     def _on_counted(self, counts: Counts | None) -> None:
-        """Store a count; None: it failed."""
         self._is_counting = False
         self.counts = counts or self.counts
 
@@ -5081,38 +5042,37 @@ class Jobs(Protocol):
     poll: float                         # seconds between checks for new jobs while there are none
 
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
-        """Return a job, or why there is none.  exits_if_none: the runner exits if it may."""
+        """Return a job, or why there is none.  exits_if_none: then the runner exits if it may."""
 
     async def copy_lock_fds(self, job: Job) -> LockFds:
         """Return descriptors for the job to inherit, the first with the job lock; (): it has none.
 
-        The caller closes them in the executor, once the job's shell has copies.
+        The caller closes them in the executor.
         """
 
     async def still_has(self, job: Job) -> bool:
-        """Return True if surely no other runner has the line, so the job can run here again."""
+        """Return True if surely no other runner has the line."""
 
     def on_ready_to_start(self, job: Job) -> None:
         """Handle a shell that waits at the gate, until the server starts the group."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give the line up.  Return the permanent error, or ''.
+        """Write a job's new state (NEW: it was not started) and give the line up.
 
-        state: NEW: the job was not started.  Raises TemporaryError.
+        Return '', or the permanent error.  Raises TemporaryError.
         """
 
     async def check_jobs(self) -> JobsToKill:
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Finish after the last job; return the last summary of the file, or None: it is unknown."""
+        """Sync after the last job; return the last summary of the file; None: it is unknown."""
 
 
 class FileJobs:
     """The `Jobs` of a runner on the shared file: a `FileExecutor` calls a cursor and a queue."""
-    # After so many short jobs in a row a claim on NFS tries to keep the mutex for the result.  If the runner
-    # is killed so soon after a claim, the mutex stays locked until the job ends.  Other network file systems
-    # can merge or split locks wrongly
+    # after so many short jobs in a row a claim on NFS locks the bucket; other network file systems can merge
+    # or split locks wrongly
     SHORT_JOBS = 8
     SHORT_SECONDS = 0.1
 
@@ -5120,11 +5080,11 @@ class FileJobs:
         self._cursor = cursor
         self._queue = cursor.queue
         self._file = cursor.file
-        self._reader = reader                   # for counts: only the queue may open its own file again
+        self._reader = reader                   # for counts: only the queue may open its file again
         self.executor = executor
-        self._consumer = consumer               # this runner, as the cursor knows it
-        self.interval = cursor.interval         # seconds; claimed lines are checked twice in it
-        self.poll = 5.0 if cursor.file.network else 0.25        # seconds between checks for new jobs
+        self._consumer = consumer               # this runner
+        self.interval = cursor.interval
+        self.poll = 5.0 if cursor.file.network else 0.25
         self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
         # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
         self._trims: dict[Job, asyncio.TimerHandle] = {}
@@ -5137,7 +5097,6 @@ class FileJobs:
             self._cursor.consumers.fitting_by_key.clear()       # other settings can fit now
         consumer.free = free
         consumer.runs_short_jobs = self._short_jobs >= self.SHORT_JOBS
-        # a consumer in the argument asks if it may exit
         result = await self.executor.call(self._cursor.claim, [consumer] if exits_if_none else ())
         if isinstance(result, NoJob):
             if consumer in result.exits:
@@ -5148,7 +5107,6 @@ class FileJobs:
         return result
 
     def _on_long_job(self, job: Job) -> None:
-        """Unlock the command mutex, which the claim kept for a short job."""
         self._short_jobs = 0
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
@@ -5160,10 +5118,9 @@ class FileJobs:
         return await self.executor.call(self._queue.still_has, job)
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Do nothing: only a server starts groups."""
+        """Only a server starts groups."""
 
     async def finish(self, job: Job, state: bytes) -> str:
-        """Write a job's new state and give the line up; return the permanent error, or '' (Jobs.finish())."""
         if job in self._trims:                  # it has ended before _on_long_job()
             self._trims.pop(job).cancel()
             self._short_jobs += 1
@@ -5173,10 +5130,7 @@ class FileJobs:
         return await self.executor.call(self._queue.check_jobs)
 
     async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Bring all writes to disk, and return a summary.
-
-        None: the file is unreadable, or does not answer soon after a signal that has killed the jobs.
-        """
+        """Sync, and return a summary; None: unreadable, or no answer soon after a signal that killed jobs."""
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
         runner.runner_stats.orphans += self._cursor.orphans.marked
         return summary
@@ -5184,10 +5138,9 @@ class FileJobs:
     def _summarize_now(self, consumers: Collection[Consumer]) -> Summary:
         """Count the jobs in the file.  consumers: this runner, or none: then no new job counts as left.
 
-        Jobs that run although no other process uses the file count as left: no runner will see their exit
-        status.
+        Jobs without a runner count as left: no runner will see their exit status.
         """
-        # asked before and after: a runner that exits or starts in between can have the running jobs
+        # before and after: a runner that exits or starts in between can have the running jobs
         was_only_runner = self._file.has_no_other_users()
         self._reader.open_files()
         summary = self._reader.summarize(consumers)
@@ -5196,19 +5149,14 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and return a summary; None: the file cannot be read, which is reported.
-
-        The summary that let the runner exit is enough, unless the file can change soon, or lines are `r`
-        although no other process uses the file.
-        """
+        """Sync the file, and return a summary; None: the file cannot be read, which is reported."""
         if not runner.kill_signal:
             await self.executor.call(self._file.sync)
         summary = runner.exit_summary
         if summary and not self._can_change_soon(summary) and not (
                 summary.counts.running and await self.executor.call(self._file.has_no_other_users)):
             return summary
-        # With -1, once each slot has had its one job, no new one is left for this runner.  One that does not
-        # fit only because slots are out of service is left
+        # jobs that do not fit only because slots are out of service are left
         consumers = () if runner.slots.each_had_job else (self._consumer,)
         self._consumer.capacity = runner.full_capacity
         for attempt in range(1, self._reader.MAX_LOOKS + 1):
@@ -5229,7 +5177,7 @@ class FileJobs:
         return None
 
     def _can_change_soon(self, summary: Summary) -> bool:
-        """Return True if an editor seems to be saving, or, with --resume or -r, orphans can be claimed."""
+        """Return True if an editor seems to be saving, or orphans can be claimed."""
         return summary.half_saved or (summary.orphans > 0 and RUNNING in self._consumer.retry)
 
 
