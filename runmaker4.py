@@ -5182,8 +5182,6 @@ class FileJobs:
 
 
 # ======== A run =============================================================================================
-#
-# The events of a run go to sinks, which are in the section "Output".
 
 
 @dataclass(eq=False, repr=False)
@@ -5193,16 +5191,16 @@ class Run:
     slots: Sequence[str]                # names; the first is the slot of records
     host: bytes
     started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = field(default_factory=time.monotonic)      # the same by this host's monotonic clock
+    started: float = field(default_factory=time.monotonic)
     duration: float = 0.0               # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
     sinks: Sequence[Sink] = ()
     directory: bytes = b""              # the run's working directory; b"": ours
-    cause: str = ""                     # why it is being killed, or was; see RunResult
+    cause: str = ""                     # why it is being killed, or was: as in RunResult
     why: str = ""                       # why it could not be started, or killed; "": neither
     requested_memory: int = 0           # bytes, by memory=; 0: none
-    peak: int = 0                       # the most bytes of memory seen in use by all processes
+    peak: int = 0                       # bytes of memory seen in use by all processes
     limit: float = 0.0                  # seconds of a timeout in percent that it has exceeded; 0.0: none
 
     @property
@@ -5243,10 +5241,10 @@ class Stream:
 
 @dataclass(eq=False, repr=False)
 class Shell:
-    """The shell of a running job, as far as records need it."""
+    """The shell of a job, as far as records need it."""
     pid: int                        # also the session number
     job_tag: bytes
-    # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet known
+    # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None as above
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
@@ -5258,9 +5256,9 @@ UNKNOWN = 0x7F                          # a wait status of neither an exit nor a
 
 
 class RunResult(NamedTuple):
-    """How a run ended: the shell's wait status, and the cause if it did not end by itself."""
+    """How a run ended."""
     status: int                         # UNKNOWN: there is none
-    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": none
+    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": it ended by itself
     cause: str = ""
     limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
     peak: int = 0                       # of memory, in bytes; 0: unknown
@@ -5279,7 +5277,7 @@ class RunResult(NamedTuple):
     def state(self) -> bytes:
         if self.cause == "cancelled":
             return CANCELLED
-        if self.cause:                  # not by itself; "stopped" or "lost" is not the job's own failure
+        if self.cause:                  # "stopped" or "lost" is not the job's own failure
             return FAILED if self.cause in FAILURE_CAUSES else ERROR
         return FAILED if self.status else DONE
 
@@ -5301,11 +5299,7 @@ class RunResult(NamedTuple):
 
 
 class Sink:
-    """Receives the events of jobs.
-
-    A run has on_starting(), on_started(), on_output() and on_ended(), in this order; on_no_result() can
-    replace the remaining ones.
-    """
+    """Receives the events of a run, in this order; on_no_result() can replace the remaining ones."""
 
     def on_starting(self, run: Run) -> None:
         """Handle a run that has no process yet."""
@@ -5338,15 +5332,15 @@ class Sink:
 #
 # To kill a job is to kill a tree: the processes of the session, all with the tag, all that share the job lock
 # with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
-# The tree is read again and again, because a process can have been forked meanwhile.  A process that outlives
-# KILL, of another user or in state D, keeps the job alive.
+# The tree is read again and again, because processes fork.  A process that outlives KILL, of another user or
+# in state D, keeps the job alive.
 #
 # A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
 # the soft limit of open files of jobs, while ours can be raised: select(2) fails above 1,024
 START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-# descriptors of make -j, which no job inherits: a job would use its own files of these numbers
+# descriptors of make -j, which no job inherits: make would use the job's files of these numbers
 # (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
 # tests/outside/make-writes-jobserver-tokens-into-files.sh)
 JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
@@ -5355,7 +5349,7 @@ GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# the exclusive lock of an open file description in /proc/PID/fdinfo/FD (proc(5)): no other one has it
+# the exclusive lock of an open file description in /proc/PID/fdinfo/FD (proc(5))
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
 # of a job; our own can ignore SIGCHLD (tests/outside/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
@@ -5374,18 +5368,18 @@ class Child(Shell):
         super().__init__(pid, job_tag)
         self.exited = exited            # the wait status (waitpid(2))
         self._exit_callback = on_exit
-        self.session_ended = False      # True: another session can get its number
-        self.tags = {job_tag}           # and the job lock, once a process of the job was seen with it
+        self.session_ended = False      # another session can get its number
+        self.tags = {job_tag}           # and the job lock, once a process was seen with it
 
     def on_exit(self, status: int) -> None:
         if not self.exited.done():
             self.exited.set_result(status)
             self._exit_callback(status)
-            del self._exit_callback         # of a JobTask, which has us: leave no cycle to the collector
+            del self._exit_callback         # of a JobTask, which has us: leave no cycle
 
 
 class ProcessStat(NamedTuple):
-    """The fields of /proc/PID/stat that a ProcessTable needs (proc(5))."""
+    """Fields of /proc/PID/stat (proc(5))."""
     state: bytes
     parent: int
     session: int
@@ -5394,7 +5388,7 @@ class ProcessStat(NamedTuple):
 
     @classmethod
     def read(cls, pid_text: str) -> ProcessStat:
-        """Read the fields of a process.  Raises OSError if it has exited."""
+        """Raises OSError if the process has exited."""
         fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY)
         try:
             # after the pid and '(NAME)', a name that can contain blanks and )
@@ -5406,7 +5400,7 @@ class ProcessStat(NamedTuple):
 
     @property
     def is_alive(self) -> bool:
-        """Return False for a zombie.  A process also shows Z if only the first thread has exited."""
+        """Return False for a zombie.  A process shows Z, too, if only the first thread has exited."""
         return self.state not in (b"Z", b"X") or self.threads > 1
 
 
@@ -5429,17 +5423,14 @@ class ProcessTable:
                     self.processes[pid] = process
                     self.children.setdefault(process.parent, []).append(pid)
                     self.sessions.setdefault(process.session, []).append(pid)
-                    # Last, because this raises for a process of another user.  With tags, the lock does not
-                    # count: it can be that of another job
+                    # Last: this raises for a process of another user.  With tags, the lock does not count: it
+                    # can be that of another job
                     for tag in self._tags_of(pid_text) or self._inherited_locks(pid):
                         self.tagged.setdefault(tag, []).append(pid)
 
     @classmethod
     def _tags_of(cls, pid_text: str) -> list[bytes]:
-        """Return the tags of the jobs that a process belongs to, the outermost first; []: it shows none.
-
-        Raises OSError, also for a process of another user.
-        """
+        """Return the tags of the jobs that a process belongs to, the outermost first; []: it shows none."""
         with open(f"/proc/{pid_text}/environ", "rb") as file:
             match = cls.TAG_ENTRY.search(file.read())
         return match[1].split(b"/") if match else []
@@ -5455,8 +5446,8 @@ class ProcessTable:
     def job_processes(self, shell: Child) -> list[int]:
         """Return the living processes of a job, each parent before the children.
 
-        Not found: a process that has left session and tag (`env -i setsid`), and has closed the job lock or
-        is another user's.
+        Not found: one that has left session and tag (`env -i setsid`), and closed the job lock or is another
+        user's.
         """
         # a shell that outlived its command would start the next one
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
@@ -5477,7 +5468,7 @@ class ProcessTable:
     def needing_term(self, pids: Iterable[int], got_term: Collection[int]) -> list[int]:
         """Return the processes that must still get TERM; pids: each parent before the children.
 
-        A new child of a process that got TERM gets none: it cleans up, as a command of a trap does.
+        A new child of a process that got TERM gets none: it can be a command of a trap.
         """
         needing_term = []
         spared_parents = set(got_term)
@@ -5492,7 +5483,7 @@ class ProcessTable:
 
 
 class Holders:
-    """The processes that have job locks of a lock file, as this host's /proc shows: ours, or to root all."""
+    """The processes here that have job locks of a lock file: ours, or to root all."""
     JOB_LOCK = re.compile(
         rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
     )
@@ -5522,7 +5513,7 @@ PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
-    """Return the resident memory of a process, in bytes; 0: nothing is readable, or it has exited.
+    """Return the resident memory of a process, in bytes; 0: unreadable, or it has exited.
 
     Of shared pages its share counts (proc(5): Pss), or nothing if that is unreadable.
     """
@@ -5558,23 +5549,20 @@ class OomKills:
 
 
 class Signals:
-    """Calls handlers in the event loop when signals come.
-
-    asyncio's add_signal_handler would wake the loop twice: for SIGCHLD that costs 5 % of a short job.
-    """
+    """Calls handlers in the event loop.  asyncio's add_signal_handler wakes it twice: 5 % of a short job."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._handlers: dict[int, Callback] = {}      # by signal number
         self.read_fd, write_fd = os.pipe()
         os.set_blocking(write_fd, False)
-        # no warning if the pipe is full of SIGCHLD: one byte suffices for reap()
+        # a pipe full of SIGCHLD is no matter: one byte suffices for reap()
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         os.set_blocking(self.read_fd, False)
         loop.add_reader(self.read_fd, self.dispatch)
 
     def handle(self, number: int, handler: Callback) -> None:
         self._handlers[number] = handler
-        signal.signal(number, lambda *_: None)      # only the byte in the pipe matters
+        signal.signal(number, lambda *_: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))   # we, or our parent, can have blocked it
 
     def ignore_from_now_on(self) -> None:
@@ -5588,7 +5576,7 @@ class Signals:
             numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
         except BlockingIOError:
             return                                              # no signal came
-        # SIGCHLD is last: StopSignals has a signal that also came to a job before the job is reaped
+        # SIGCHLD is last: StopSignals has a signal before the job that also got it is reaped
         for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
             self._handlers[number]()
 
@@ -5603,25 +5591,23 @@ def describe_process(pid: int) -> str:
 
 class TreeKiller:
     """Kills process trees."""
-    # in a row, until a job counts as dead: during execve(2) a process shows no tag
-    EMPTY_READINGS = 2
+    EMPTY_READINGS = 2              # in a row: during execve(2) a process shows no tag
     MAX_DYING_SECONDS = 5.0         # from KILL until a process should be dead
-    UNDYING_PAUSE = 1.0             # seconds between two looks for processes that are not
+    UNDYING_PAUSE = 1.0             # seconds between two looks for those that are not
 
     def __init__(self, loop: asyncio.AbstractEventLoop, grace: float | None) -> None:
         """grace: seconds from TERM to KILL; None: never KILL."""
         self._loop = loop
         self.grace = inf if grace is None else grace
         self.kills_at_once = False  # True: without the grace, after a second INT
-        # of all jobs that are being killed, because a reading takes long; None: no caller waits
+        # for all jobs that are being killed: a reading takes long; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._throttle = Throttle()     # of the last reading
 
     async def kill_tree(self, shell: Child, gives_up: Callable[[list[int]], bool]) -> list[int]:
         """Kill the tree of a job.  Return [] once no process lives.
 
-        While processes outlive KILL, gives_up() is asked about them each second or so.  If it returns True,
-        the shell counts as killed: return these processes.
+        gives_up: is asked about processes that outlive KILL; True: return them, the shell counts as killed.
         """
         start = self._loop.time()
         got_term: set[int] = set()
@@ -5652,7 +5638,7 @@ class TreeKiller:
                 pids = table.needing_term(alive, got_term)
                 got_term.update(pids)
                 self._signal(pids, signal.SIGTERM)
-                # a stopped process acts on TERM only now; but not before all others have got it, too
+                # a stopped process acts on TERM only now, when all others have got it, too
                 self._signal(pids, signal.SIGCONT)
             await asyncio.sleep(0.02 if empty_readings else pause)
             pause = min(2 * pause, 0.1)
@@ -5666,7 +5652,7 @@ class TreeKiller:
 
     @staticmethod
     def _signal(pids: Iterable[int], number: int) -> None:
-        # another process can have a PID by now: older kernels lack what prevents that (pidfd_open(2))
+        # another process can have the PID by now: older kernels lack pidfd_open(2)
         for pid in pids:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
@@ -5675,16 +5661,16 @@ class TreeKiller:
 class Processes(TreeKiller):
     """Starts, reaps and kills jobs.  It reaps all children of this process: nothing else may wait for one."""
     # $1 is the job's command, one line.  First the shell checks that the command does not lack its end, as
-    # `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the `break` before it
-    # comes first, and ends the eval.  To zsh `echo a &&` and `while false` lack nothing, so there the check
-    # is that a `:` below remains a command of its own (zshmodules(1): functions).  The line of a blank is for
-    # a command that ends with a backslash; an empty line would end `cat <<''`.
+    # `echo a &&` and `cat <<END` do, and runs nothing of it: whatever it closes here, the `break` comes
+    # first.  To zsh `echo a &&` and `while false` lack nothing, so there the check is that a `:` below
+    # remains a command of its own (zshmodules(1): functions).  The line of a blank is for a command that ends
+    # with a backslash; an empty line would end `cat <<''`.
     #
-    # The last eval opens nothing that the command could close.  A shell parses a whole line before it runs
-    # any of it, so it refuses an end too many, such as `}` or `else`.  Without the exit, shells exec the last
-    # command; if that closes all descriptors above 2, as ssh does, the job lock is lost.  ksh93 takes `exit`
-    # for the body of `f()`, but not `! exit`.  Of a command that was killed, $? is 256 + the signal in ksh93,
-    # 384 + the signal in yash, and 128 + the signal elsewhere.
+    # The last eval opens nothing that the command could close: so the shell refuses an end too many, such as
+    # `}` or `else`, before it runs anything.  Without the exit, shells exec the last command; if that closes
+    # all descriptors above 2, as ssh does, the job lock is lost.  ksh93 takes `exit` for the body of `f()`,
+    # but not `! exit`.  Of a killed command $? is 256 + the signal in ksh93, 384 + the signal in yash, and
+    # 128 + the signal elsewhere.
     SHELL_SCRIPT = (
         b'case ${ZSH_VERSION-} in\n'
         b'"") while :; do eval "break; { :\n$1\n \n}"; exit; done ;;\n'
@@ -5703,9 +5689,9 @@ class Processes(TreeKiller):
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)     # stdin of jobs, and what no pipe is given for
-        # the number of the job lock in a job; start() needs some numbers above it, below the limit
+        # the number of the job lock in a job; start() needs some above it, below the limit
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
-        # the token is secret, and memory that another runner has allocated is ours, not each job's
+        # the token is secret, and memory that an outer runner has allocated is not each job's
         hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
         self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
         for name in self.environ.keys() & {b"MAKEFLAGS", b"MFLAGS"}:
@@ -5720,21 +5706,19 @@ class Processes(TreeKiller):
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
-        err_fd: None: /dev/null.  lock_fds: from Jobs.copy_lock_fds().  on_exit: called once, with the wait
-        status.  gate_fd: see GATE; None: no gate.
+        err_fd: None: /dev/null.  on_exit: called once, with the wait status.  gate_fd: see GATE.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
-        # The job lock gets the number `_lock_fd`, or, if our own descriptor has that, `_lock_fd` + 2: some C
-        # libraries leave close-on-exec set if dup2(2) gets one number twice.  It is copied last, because one
-        # of ours above can have one of these numbers.
+        # The job lock gets the number `_lock_fd`, or, if ours has that, `_lock_fd` + 2: some C libraries
+        # leave close-on-exec set if dup2(2) gets one number twice.  It is copied last: one of ours above can
+        # have one of these numbers.
         free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
         copies += zip(lock_fds[1:], free_numbers)
         copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
         actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
         gate = b"" if gate_fd is None else GATE
-        # For ps the script begins with the command, as a comment.  The # after it keeps a backslash at its
-        # end from the newline
+        # ps shows the comment.  Its last # keeps a backslash of the command from the newline
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
@@ -5753,8 +5737,8 @@ class Processes(TreeKiller):
                 # None: a child from before execve(2) of this program
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
-                    # ru_maxrss begins with our own peak, also after execve(2): only a peak above ours is that
-                    # of the job (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
+                    # ru_maxrss begins with our own peak, also after execve(2)
+                    # (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
                     if usage.ru_maxrss > self._own_peak:
                         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > self._own_peak:
@@ -5766,7 +5750,7 @@ class Processes(TreeKiller):
 
 # ======== The allocation ====================================================================================
 #
-# How many CPUs, how much memory and how much time this process has, by the kernel, control groups and Slurm.
+# CPUs, memory and time of this process, by the kernel, control groups and Slurm.
 
 CGROUP_ROOT, PROC_CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 
@@ -5780,10 +5764,7 @@ def available_cpus() -> int:
 
 
 def cgroup_texts(name: str) -> Iterator[str]:
-    """Yield the text of a file, such as 'cpu.max', of our control group, then of each group above.
-
-    Only of version 2 (cgroups(7)).
-    """
+    """Yield a file, such as 'cpu.max', of our control group (version 2, cgroups(7)), then of those above."""
     try:
         with open(PROC_CGROUP, encoding="utf-8", errors="surrogateescape") as lines:
             group = "".join(line.rstrip("\n")[3:] for line in lines if line.startswith("0::"))
@@ -5798,9 +5779,9 @@ def cgroup_texts(name: str) -> Iterator[str]:
 
 
 def slurm_cpus() -> float:
-    """Return the number of CPUs that Slurm gives a task; infinite if no variable is set to a number.
+    """Return the number of CPUs that Slurm gives a task; infinite if it sets no variable.
 
-    Option -c sets it.  Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
+    Without -c the tasks of a step share the CPUs of a node, and a batch script has all.
     """
     task_cpus = positive_number("SLURM_CPUS_PER_TASK")
     if task_cpus < inf:
@@ -5819,10 +5800,7 @@ def is_slurm_step() -> bool:
 
 
 def slurm_tasks() -> int:
-    """Return the number of tasks on this node, which Slurm lists as `4,5` (srun(1)); 1 if it does not.
-
-    A batch script has `0`, also if sbatch was called in a step.
-    """
+    """Return the number of tasks on this node, which Slurm lists as `4,5` (srun(1)); batch script: `0`."""
     return os.environ.get("SLURM_GTIDS", "").count(",") + 1
 
 
@@ -5831,8 +5809,8 @@ def slurm_tasks() -> int:
 
 def available_memory() -> float:
     """Return the memory that this process can use, in bytes: the least of all known limits."""
-    # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Only a step (srun) has tasks, which
-    # share the memory of a node; a batch script can use all that the Slurm job has there, regardless of -c.
+    # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Tasks of a step (srun) share it; a
+    # batch script can use all that the Slurm job has on the node, regardless of -c
     cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
     limits = [
         float(os.sysconf("SC_PHYS_PAGES") * PAGE),
@@ -5846,8 +5824,7 @@ def available_memory() -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end a margin before Slurm kills the runner: at SLURM_JOB_END_TIME (Slurm 23.02
-# or later).
+# With --walltime auto, jobs end before Slurm kills the runner, at SLURM_JOB_END_TIME (Slurm 23.02 or later).
 
 
 AUTO = "auto"                       # --walltime auto
@@ -5859,7 +5836,7 @@ SLURM_MARGIN_SECONDS = 30.0
 
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
-    """Raise the soft limit of open files to `needed`; UsageError, with user and remedy, if it cannot be."""
+    """Raise the soft limit of open files to `needed`, or UsageError with user and remedy."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
         if hard != resource.RLIM_INFINITY and hard < needed:
@@ -5870,9 +5847,9 @@ def allow_descriptors(needed: int, user: str = "so many jobs need",
 # ======== Output ============================================================================================
 #
 # Sinks are the console, the log file, the output directory and the job log.  No sink blocks the event loop:
-# the console writes through a Writer, which has an executor of its own, the others through that of the files.
-# While the backlog, the bytes still to be written, is large, the runner reads no job output, and jobs block
-# on the pipes.
+# the console writes through a Writer with an executor of its own, the others through that of the files.
+# While the backlog, the bytes still to be written, is large, the runner reads no job output: jobs block on
+# the pipes.
 
 
 class Writer:
@@ -5888,9 +5865,8 @@ class Writer:
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, on_broken: Callable[[OSError], None],
                  on_relieved: Callback = lambda: None) -> None:
-        """on_broken: called once, when a write has failed; later data is dropped.
-
-        on_relieved: called after each write of the thread: the backlog is smaller.
+        """on_broken: called once, when a write has failed; later data is dropped.  on_relieved: called after
+        each write of the thread.
         """
         self.fd = fd
         self.loop = loop
@@ -5916,7 +5892,7 @@ class Writer:
 
     def _flush_soon(self) -> None:
         if self.executor.backlog:
-            # _on_written() calls this again; a queue of many small writes would take far more memory
+            # _on_written() calls this again; many small writes would take more memory
             return
         if len(self.gathered) >= self.MAX_GATHERED_BYTES:
             self.flush()
@@ -5978,9 +5954,8 @@ class MessageLog(Writer):
 class Terminal(Writer):
     """A terminal with a status line below all printed lines.
 
-    The cursor stays at the beginning of the status line.  If a narrower window breaks the line in two, both
-    parts follow the cursor and are erased; a typed `^C` overwrites the line.  In the background, the cursor
-    is in a line of the shell, and nothing is erased or drawn.
+    The cursor stays at its beginning: so both parts are erased if a narrower window breaks it in two, and a
+    typed `^C` overwrites it.  In the background, where the cursor is the shell's, nothing is erased or drawn.
     """
     MIN_DRAWING_PAUSE = 0.1             # seconds between drawings
     ERASE = b"\r\x1b[J"                 # from here to the end of the screen
@@ -6001,7 +5976,7 @@ class Terminal(Writer):
     def ignore_backlog(self) -> None:
         """Let jobs go on although the terminal accepts nothing, as after Ctrl-S.
 
-        The data that waits now is no backlog until all of it is written.  What follows must be skipped.
+        The data that waits now is no backlog until it is written.  What follows must be skipped.
         """
         self.flush()                        # gathered data waits, too
         self.ignored = self.executor.backlog
@@ -6012,7 +5987,7 @@ class Terminal(Writer):
         self.ignored = 0
 
     def flush(self) -> None:
-        """Erase the status line, print the gathered data, and draw the line again, all in one write."""
+        """Erase the status line, print the gathered data, and draw the line again, in one write."""
         try:
             may_draw = os.tcgetpgrp(self.fd) == os.getpgrp()    # no shell has put us into the background
         except OSError:                     # not our controlling terminal
@@ -6218,17 +6193,14 @@ class Console(LinePrinter):
 
 
 class TerminalConsole(LinePrinter):
-    """Prints for people: job output with line numbers, results, at the bottom the progress.
-
-    A terminal that accepts nothing (Ctrl-S, a frozen ssh) must not stop the jobs for good: see on_tick().
-    """
+    """Prints for people: job output with line numbers, results, at the bottom the progress."""
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
     PLAIN = b"\x1b[0m"
     # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
     INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
-    # what would outlast the job: escape sequences but colours (ECMA-48: CSI ... m), and control characters,
-    # also C1 (U+009B is CSI), for an 8-bit terminal as bytes (see UNPRINTABLE)
+    # escape sequences but colours (ECMA-48: CSI ... m), and control characters, also C1 (U+009B is CSI), for
+    # an 8-bit terminal as bytes (see UNPRINTABLE)
     SEQUENCES = re.compile(
         r"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
         r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
@@ -6238,8 +6210,8 @@ class TerminalConsole(LinePrinter):
 
     def __init__(self, terminal: Terminal, with_output: bool, file_counter: FileCounter | None,
                  bar: ProgressBar | None, colour: bool, is_recorded: bool) -> None:
-        """bar: None: no status line.  with_output: also print job output.  file_counter: None: a server has
-        the file, so the line counts only our jobs.  is_recorded: an output directory has all job output.
+        """bar: None: no status line.  with_output: also print job output.  file_counter: None: the status
+        line counts only our jobs.  is_recorded: an output directory has all job output.
         """
         super().__init__(terminal, with_output)
         self._is_recorded = is_recorded
@@ -6255,10 +6227,7 @@ class TerminalConsole(LinePrinter):
             terminal.status = self._format_status_line
 
     def _format_status_line(self, columns: int) -> str:
-        """Return a line of at most `columns` - 1 characters, so that it does not wrap; "": nothing to show.
-
-        Without counts of the file it is, for example, 'progress: 3 done, 1 failed, 2 running'.
-        """
+        """Return a line of at most `columns` - 1 characters, so it does not wrap; "": nothing to show."""
         if self._bar and self._file_counter and (counts := self._file_counter.counts):
             hanging = ""
             if self._running and not counts.new:
@@ -6279,7 +6248,7 @@ class TerminalConsole(LinePrinter):
         return text[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
-        self._running.pop(run.job, None)        # of an earlier try: the order is that of the starts
+        self._running.pop(run.job, None)        # of an earlier try: the oldest start is first
         self._running[run.job] = run.started
         self._request_count()
 
@@ -6305,8 +6274,8 @@ class TerminalConsole(LinePrinter):
 
     def on_tick(self) -> None:
         self._request_count()
-        # A large backlog holds up all jobs (Pump).  After MAX_FULL_SECONDS print no more, until the terminal
-        # has accepted the backlog.  Only what is also recorded may be skipped
+        # A terminal that accepts nothing (Ctrl-S, a frozen ssh) must not hold up all jobs for good.  Only
+        # what is also recorded may be skipped
         is_full = self._is_recorded and self.writer.backlog > Writer.HIGH_BACKLOG
         self._full_seconds = self._full_seconds + 1 if is_full else 0  # a tick is a second
         if self._full_seconds > self.MAX_FULL_SECONDS:
@@ -6378,18 +6347,17 @@ class Plain(Sink):
         try:
             outputs[stream.name].write(data)
         except OSError as error:
-            # Without a free descriptor the output stays in memory.  That does not grow without end, because
-            # no job can start then
+            # without a free descriptor the output stays in memory: no further job can start then
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 self._report_lost_output(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
-        """Print a job's output; with in_order, that of all finished jobs before the first unfinished one."""
+        """Print a job's output; with in_order, of all finished jobs before the first unfinished one."""
         if job in self.pending:             # False: it was never started
             self.finished.add(job)
         printable = [job]
         if self.in_order:
-            # a list, because _print_job() changes `pending`
+            # a list: _print_job() changes `pending`
             printable = list(itertools.takewhile(self.finished.__contains__, self.pending))
         for next_job in printable:
             self._print_job(next_job)
@@ -6403,7 +6371,6 @@ class Plain(Sink):
         for name, output in self.pending.pop(job, {}).items():
             writer, size = self.writers[name], output.tell()
             writer.flush()              # what was written before comes first
-            # each piece is read only when it is written
             writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop), size=size)
 
     def _read_pieces(self, job: Job, output: Any, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
@@ -6541,20 +6508,18 @@ class RecordFile:
     """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
 
     On a file system of one host no lock is needed: write(2) with O_APPEND finds the end and writes there in
-    one step (open(2)), and a write at an offset changes no bytes around it.  After an error nothing is
-    truncated, because another runner can have written those bytes; the next record starts with a newline.
+    one step (open(2)).  After an error nothing is truncated, because another runner can have written those
+    bytes; the next record starts with a newline.
 
-    On a network file system each record needs a lock.  Otherwise two hosts append at the same offset, and NFS
-    writes back complete pages, with old data of other hosts around the record.  While the lock is refused, or
-    the file system is away, the thread waits, and all later calls with it.  But any user who can read the
-    file can hold a shared lock for any time.  So a record is given up after MAX_AWAY_SECONDS, or after
-    MAX_LOCKED_SECONDS in which the file has not grown, and the next ones are tried once until it grows.
-    After a failed append a line can be in the file twice: readers ignore the second.
-
-    A lock file of its own would not do: on NFS a granted lock makes only the locked file current in this
-    host's cache, and a runner would append at an old size.
+    On a network file system each record needs a lock on this file, which on NFS makes its size current in
+    this host's cache.  Otherwise two hosts append at the same offset, and NFS writes back old data around the
+    record.  While the lock is refused, or the file system is away, the thread waits, and all later calls with
+    it.  But any user who can read the file can hold a shared lock for any time.  So a record is given up
+    after MAX_AWAY_SECONDS, or after MAX_LOCKED_SECONDS in which the file has not grown, and the next ones are
+    tried once until it grows.  After a failed append a line can be in the file twice: readers ignore the
+    second.
     """
-    # without a record of others; less than Runner.MAX_RESULT_SECONDS: states follow after a signal
+    # less than Runner.MAX_RESULT_SECONDS: states follow after a signal
     MAX_LOCKED_SECONDS = 8.0
     MAX_AWAY_SECONDS = JobQueue.MAX_CUT_OFF_SECONDS
     MAX_SECONDS = 120.0                 # of waiting for one record, even while the file grows
@@ -6596,8 +6561,7 @@ class RecordFile:
         self._end = -1                  # of the file after our last append; -1: unknown
         # of the file when the last record was given up; None: that was written
         self._size_when_stuck: int | None = None
-        # seconds for the last record, with all waits; it falls by half at most, because one quick append does
-        # not mean that few others append
+        # seconds for the last record, with all waits; it falls by half at most: one append can be quick
         self.took = 0.0
 
     def _open(self, path: str) -> int:
@@ -6618,7 +6582,7 @@ class RecordFile:
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
-        # -inf: no error yet.  The wait begins with the first, which GlusterFS reports only after 42 s
+        # the wait begins with the first error, which GlusterFS reports only after 42 s
         failing_since = -inf
         while True:
             try:
@@ -6630,8 +6594,8 @@ class RecordFile:
             except (OSError, UsageError) as error:
                 max_seconds = self._prepare_retry(error)
                 now = time.monotonic()
-                # The first error always comes here: a record is given up at once if the file has not grown
-                # since the last one was
+                # the first error always: a record is given up at once if the last one was, and the file has
+                # not grown since
                 if now - failing_since >= max_seconds:
                     last_size, size = size, -1          # -1: the file is away
                     with suppress(OSError):
@@ -6661,9 +6625,9 @@ class RecordFile:
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 
     def _write(self, offset: int, record: bytearray) -> None:
-        """Write a record without a lock, on a file system of one host.  offset: APPEND_BYTE: append it.
+        """Write a record without a lock.  offset: APPEND_BYTE: append it, and remove it from `record`.
 
-        Remove from `record` the lines that were appended: after an error only the others are lost.
+        After an error only the lines that remain there are lost.
         """
         if offset != APPEND_BYTE:
             return pwrite_all(self.fd, record, offset)
@@ -6678,10 +6642,7 @@ class RecordFile:
             del record[:record.rfind(b"\n", 0, written_bytes) + 1]
 
     def _write_locked(self, offset: int, record: bytearray) -> None:
-        """Lock the bytes at an offset, write a record there, and sync it.
-
-        APPEND_BYTE: append it, and lock 1 byte.
-        """
+        """Lock bytes at an offset, write a record there (APPEND_BYTE: append it), and sync it."""
         locked_bytes = 1 if offset == APPEND_BYTE else len(record)
         self._lock(offset, locked_bytes)
         try:
@@ -6700,11 +6661,10 @@ class RecordFile:
     def _find_position(self) -> tuple[int, bytes]:
         """Return the size of the file, and the bytes to write before the next line.
 
-        If the file was renamed or removed, for example by logrotate, create a new one first.  On a network
-        file system the caller must hold the append lock: without it, NFS answers with an old size.  Raises
-        OSError, UsageError.
+        If the file was renamed or removed, as by logrotate, create a new one first.  On a network file system
+        the caller must hold the append lock, or NFS answers with an old size.  Raises OSError, UsageError.
         """
-        # setting the times makes the daemon answer with the size, also on JuiceFS; it can be refused
+        # setting the times makes a daemon answer with the size, also on JuiceFS; it can be refused
         if self._mount.is_fuse:
             with suppress(OSError):
                 os.utime(self.fd)
@@ -6715,7 +6675,7 @@ class RecordFile:
             self._say(f"{self.path}: was renamed or removed; the {self.kind} goes on in a new file")
             if self._mount.network:
                 self._lock(APPEND_BYTE, 1)      # the old lock has gone with the old file
-        # the last byte is our newline: others only make the file longer, or cut off what they have added
+        # the last byte is our newline: others make the file longer, or cut off what they have added
         elif info.st_size == self._end:
             return self._end, b""
         if not self._reader.is_open:
@@ -6788,7 +6748,7 @@ class OutputFile:
         return "" if self._fd is None else os.path.basename(self._path)
 
     def write_text(self) -> None:
-        """Append `text` to the file, created if need be, and empty it.  An error is reported, not raised."""
+        """Append `text` to the file, created if need be, and empty it.  An error is only reported."""
         try:
             if self.text and not self.has_failed:
                 if self._fd is None:
@@ -6799,7 +6759,7 @@ class OutputFile:
         self.text.clear()
 
     def close(self) -> None:
-        """Close the file; an error is that of a failed write.  Nothing may be written after this."""
+        """Close the file; an error is that of a failed write."""
         if self._fd is None:
             return
         try:
@@ -6821,13 +6781,13 @@ def create_with_free_name(path: str) -> tuple[int, str]:
 
     Return descriptor and path.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL        # so no run gets the file of another, on any host
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL        # no run gets the file of another, on any host
     number = 0
     while True:
         unused_path = f"{path}.~{number}~" if number else path
         with suppress(FileExistsError):
             fd = os.open(unused_path, flags, 0o666)
-            # users who may write to the directory can use the file, too (not if it is like /tmp)
+            # not if the directory is like /tmp
             share_with_writers(fd, os.stat(os.path.dirname(path)))
             return fd, unused_path
         number += 1
@@ -6886,7 +6846,7 @@ Field = tuple[str, Callable[[Any], bool], Any]        # name, check, default
 
 
 class BeginFields:
-    """What the host of a run tells when it starts: the `begin` message of a client has it."""
+    """What the host of a run tells when it starts, in a client's `begin` message."""
     time: float                 # seconds since 1970 by the clock of `host`; of the end in an `end` event
     run: str                    # unique forever: the job tag, without a shell host and time
     slot: str
@@ -6906,9 +6866,9 @@ class StartFields(BeginFields):
 
 
 class RunFields(StartFields):
-    """The schema of a run: the fields, their types, and their values in an object that lacks them.
+    """The schema of a run: the fields, their types and defaults; without one a field is required.
 
-    Required are fields without a default, and of an `end` event also `state` and `seconds`.
+    An `end` event must also have `state` and `seconds`.
     """
     # what the host of a run tells when it ends, in a client's `end` message
     state: State = ""           # d ! e; x, c: cancelled; .: a stopped job, put back; without an end: r e ?
@@ -6927,10 +6887,9 @@ class RunFields(StartFields):
     incomplete: bool = False    # output was lost
 
     def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
-        """Take `fields`, such as START, from a JSON object: a message, or an event of a journal.
+        """Take `fields`, such as START, from a JSON object; all others keep the defaults.
 
-        The attributes of all other fields keep the defaults.  Raises WireError if a value is not of its type,
-        or a required field is missing.
+        Raises WireError if a value is not of its type, or a required field is missing.
         """
         for name, is_valid, default in fields:
             value = values.get(name, default)
@@ -6980,15 +6939,15 @@ class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
     All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, or, if
-    the last write was just before, a moment later (OutDir): short jobs end hundreds of times a second.  So it
-    comes later than the state of its line, and readers wait for it (Watcher in runwait4.py).  A `start` waits
-    for the next write, and is left out if the `end`, which repeats its fields, comes first.
+    the last write was just before, a moment later (OutDir).  So it can come later than the state of its line,
+    and readers wait for it (Watcher in runwait4.py).  A `start` waits for the next write, and is left out if
+    the `end`, which repeats its fields, comes first.
     """
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
     GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
-    MEDIAN_BYTES = 1 << 18              # of the last runs; more if too few of them ended well
+    MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
     MAX_MEDIAN_BYTES = 1 << 26
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
@@ -6996,8 +6955,7 @@ class Journal:
         """Open or create the journal.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is lost with the `end`.  on_error: gets
-        a message about lost events.  may_be_shared: a journal of another user that all may write to is not
-        refused.
+        a message about lost events.  may_be_shared: another user's, to which all may write, is not refused.
         """
         import json  # takes 3 ms to load
         self._encode = json.JSONEncoder().encode
@@ -7031,8 +6989,7 @@ class Journal:
 
     def flush_after(self, seconds: float) -> None:
         """Append the gathered events, unless the last append was less than `seconds` ago."""
-        # Over a network one runner appends at a time, in some five round trips.  If there are many runners,
-        # an append waits for its turn, and all claims and results with it
+        # Over a network one runner appends at a time, in some five round trips; all claims and results wait
         if self.network:
             seconds = max(seconds, min(20 * self._file.took, self.MAX_GATHER_SECONDS))
         if time.monotonic() - self._flushed_at > seconds:
@@ -7047,10 +7004,7 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self) -> float:
-        """Return the median() of the last runs that ended well, of all runners, in seconds.
-
-        0.0: there are too few (MIN_ENDED), or the journal cannot be read now.
-        """
+        """Return the median() of the last runs that ended well, of all runners; 0.0 also: unreadable now."""
         size = self.MEDIAN_BYTES
         with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             while True:
@@ -7073,8 +7027,8 @@ class Journal:
 class RunEntry:
     """The records of a run that has not ended."""
     start: Fields               # the `start` event
-    uses_files: bool                    # in the I/O thread: output is written as it comes
-    can_be_short: bool = True           # in the event loop: _switch_to_files() was not posted
+    uses_files: bool                    # (I/O thread) output is written as it comes
+    can_be_short: bool = True           # (event loop) _switch_to_files() was not posted
     outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
 
     @property
@@ -7085,7 +7039,7 @@ class RunEntry:
 class OutDir(Sink):
     """The output directory: the journal, with short output, and files with all other output.
 
-    Most jobs print little or nothing, and a file costs more than a short job (several round trips on NFS).
+    A file costs more than a short job, on NFS several round trips.
     """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
     MAX_SHORT_BYTES = 4096              # of each stream of a run
@@ -7104,8 +7058,8 @@ class OutDir(Sink):
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is incomplete.  on_error: gets a message
-        about each loss.  directory: where jobs run.  presence_lock: ours, for the journal; None: unknown.
-        is_default: it is FILE.out, which has short output in the journal, and a trusted owner.
+        about each loss.  directory: where jobs run.  presence_lock: ours; None: unknown.  is_default: it is
+        FILE.out, which has short output in the journal, and a trusted owner.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -7141,17 +7095,17 @@ class OutDir(Sink):
         # on_started() has made an entry, unless the run could not be started
         entry = self._entries.pop(run, None) or self._new_entry(run)
         self.executor.post(self._write_end, entry, end_fields(run, run_result))
-        # many ends share one write; on a network file system the next on_tick() flushes
+        # on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
             loop = asyncio.get_running_loop()
             self._flush_timer = loop.call_later(self.journal.END_GATHER_SECONDS, self.flush)
 
     def on_tick(self) -> None:
-        now = time.monotonic()          # not started_at: that is by the clock of a client
+        now = time.monotonic()
         for run in self._entries:
             if now - run.started > self.MAX_SHORT_SECONDS:
                 self.write_output(run)
-        # also starts, for which no end may follow soon
+        # also starts
         self.executor.post(self.journal.flush_after, 0.0)
 
     def flush(self) -> None:
@@ -7169,7 +7123,7 @@ class OutDir(Sink):
 
     def _new_entry(self, run: Run) -> RunEntry:
         start = {
-            # None: a place in the order that PLAIN_END of runwait4.py expects; begin_fields() has the value
+            # None: begin_fields() has the value; this is the order that PLAIN_END of runwait4.py expects
             "time": None,
             "event": "start",
             "run": None,
@@ -7187,7 +7141,7 @@ class OutDir(Sink):
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
-        """Keep a piece of output, or write it to a file.  path: of that file, if no other file has it."""
+        """Keep a piece of output, or write it to the file `path`, or one with a free name."""
         if not (output := entry.outputs.get(stream_name)):
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
         output.text += data
@@ -7210,7 +7164,7 @@ class OutDir(Sink):
         short_output = {to_text(stream_name): to_text(bytes(output.text))
                         for stream_name, output in entry.outputs.items() if output.text}
         event = {**entry.start, "event": "end", "files": entry.file_names, **result, **short_output}
-        # before add_end(): after an error on close, too, the event says that output is incomplete
+        # before add_end(): closing can fail, too
         for output in entry.outputs.values():
             output.close()
         if any(output.has_failed for output in entry.outputs.values()):
@@ -7222,15 +7176,15 @@ class OutDir(Sink):
 # ======== Slots =============================================================================================
 #
 # A slot is the right to run one job at a time.  `--slots` gives slots names, which the jobs receive; several
-# can have the same.  With `--slots @FILE` the names can change while the runner runs.
+# can have the same.  With `--slots @FILE` names can change.
 
 
 class Slots:
-    """The slots of a runner.  Each name has as many slots as the times that it is listed."""
+    """The slots of a runner.  A name has as many as the times that it is listed."""
 
     def __init__(self, one_only: bool, max_broken: int) -> None:
-        """one_only: each slot gets one job.  max_broken: jobs in a row that could not run, until a name is
-        out of service; 0: no limit.
+        """one_only: each slot gets one job.  max_broken: ends in a row of jobs that could not run, until a
+        name is out of service; 0: no limit.
         """
         self._one_only = one_only
         self._max_broken = max_broken
@@ -7238,15 +7192,15 @@ class Slots:
         self._ranks: dict[str, int] = {}        # the idle slot with the lowest rank gets the next job
         self._busy: Counter[str] = Counter()    # have a job, or are about to get one; also of removed names
         self._spent: Counter[str] = Counter()   # have run their only job; also of removed names
-        # how the last jobs in a row ended that probably could not run there, such as '127 within a second'
+        # how the last jobs in a row ended that probably could not run there
         self._broken_ends: dict[str, list[str]] = {}
-        self._idle: list[tuple[int, str]] = []  # a heap of ranks and names: they can get a job now
+        self._idle: list[tuple[int, str]] = []  # a heap of ranks and names
         self.in_service = 0                     # slots that get jobs, now or later
 
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
 
-        A name that is out of service is usable again if it is missing here once, and comes back later.
+        A name out of service is usable again after it was missing here once.
         """
         old, self._listed = self._listed, Counter(names)
         self._ranks = {name: rank for rank, name in enumerate(self._listed)}
@@ -7256,7 +7210,6 @@ class Slots:
         self._update()
 
     def _update(self) -> None:
-        """Find out again which slots are in service, and which are idle."""
         usable = {name: self._count_usable(name) for name in self._listed}
         self.in_service = sum(usable.values())
         # sorted lists are heaps
@@ -7303,14 +7256,14 @@ class Slots:
             if was_used and self._one_only:
                 self._spent[name] += 1
                 self._update()
-            # False: the name is out of service now, or no longer listed so often
+            # otherwise the name is out of service now, or no longer listed so often
             elif self._count_usable(name) > self._busy[name]:
                 heapq.heappush(self._idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record the end of a job.  If that takes the name out of service, return the ends in a row; else [].
 
-        broken_end: how the job ended, if it probably could not run there; '': any other end.
+        broken_end: such as '127 within a second', if the job probably could not run there; '': any other end.
         """
         if self._is_broken(name):       # by an earlier job, which was reported
             return []
@@ -7323,7 +7276,7 @@ class Slots:
 
 
 class SlotFile:
-    """A file with one name per line; blank lines and lines with # are ignored."""
+    """A file with one name per line; blank lines and # lines are ignored."""
     INTERVAL = 0.25                     # seconds from one look to the next
     MAX_FILE_BYTES = 1 << 20
 
@@ -7334,14 +7287,14 @@ class SlotFile:
         with refused_as(path, " (expected a file of names, one per line)"):
             self.names = self._read_names()
         self._last_names = self.names
-        # The file can get more names later, each with descriptors of a job.  Jobs still get START_LIMIT
+        # for more names later; jobs still get START_LIMIT
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def reload_names(self) -> Sequence[str] | None:
         """Return new names once two calls in a row have read them; None: no change.  Raises OSError.
 
-        An editor can write the file in pieces: a single call could read a part of the names.
+        An editor can write the file in pieces.
         """
         names = self._read_names()
         is_stable = names == self._last_names
@@ -7359,7 +7312,7 @@ class SlotFile:
         with open(fd, "rb") as file:
             if not is_regular(fd):
                 raise OSError(errno.EINVAL, "not a regular file")
-            # without a byte-order mark; one byte more than allowed shows that the file is too long
+            # without a byte-order mark; one byte more than allowed
             data = file.read(self.MAX_FILE_BYTES + 1)[first_line_offset(Reader(fd)):]
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
@@ -7373,17 +7326,18 @@ class SlotFile:
 # ======== The runner ========================================================================================
 #
 # A Runner waits for a free slot, claims a job, and starts a shell.  For each job, a JobTask waits for the
-# shell's exit, runs the job again according to --retries, and writes the state.
+# shell's exit, runs the job again according to --retries, and writes the state.  A Pump moves job output from
+# the pipes to the sinks.
 #
 # A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
-# jobs, and the tasks finish.  All the while a Pump moves job output from the pipes to the sinks.
+# jobs, and the tasks finish.
 
 
 @dataclass(eq=False, repr=False)
 class RunnerStats:
     """The results of a runner's jobs."""
     results: Counter[bytes] = field(default_factory=Counter)    # jobs by state
-    had_errors: bool = False            # output or records were lost, or file or slots unusable
+    had_errors: bool = False            # records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
@@ -7392,17 +7346,17 @@ class RunnerStats:
     def add_result(self, job: Job, state: bytes) -> None:
         """Count a job.  state: of the line after the run."""
         if job.cancelled:
-            state = CANCELLED                   # even if the job has ended at that moment
+            state = CANCELLED                   # even if the job has just ended
         self.results[state] += 1
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
 
     def add_unwritten(self, job: Job) -> None:
-        if not job.cancelled:           # otherwise the state that a user has set is right
+        if not job.cancelled:           # otherwise a user has set the state
             self.unwritten_lines.append(job.number)
 
     def exit_status(self, summary: Summary | None) -> int:
-        """Return the exit status, unless a signal decides it.  summary: None: the file's state is unknown."""
+        """Return the exit status, unless a signal decides it.  summary: None: unknown."""
         if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
             return 1
         if self.unwritten_lines or self.had_errors:
@@ -7416,8 +7370,8 @@ class RunnerStats:
     ) -> str:
         """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        summary: None: the file's state is unknown.  seconds: since the start.  retry: the option or command
-        that runs failed jobs again; reasons_command: shows why they failed; '': none.
+        summary: None: unknown.  seconds: since the start.  retry: the option or command that runs failed jobs
+        again; reasons_command: shows why they failed; '': none.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         error_count = self.results[ERROR] + len(self.orphans)
@@ -7446,7 +7400,7 @@ class RunnerStats:
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
-        # lines whose results we could not write are still `r`, and orphans once we exit
+        # lines without their result are `r`, and orphans once we exit
         will_be_orphaned = self.unwritten_lines and counts.running
         if summary.can_retry or will_be_orphaned:
             text += f"; {retry} runs them again"
@@ -7458,7 +7412,7 @@ class RunnerStats:
 
 
 def failure_report_command(options: Namespace) -> str:
-    """Return for example 'runwait4.py --failed runs.txt'; '': no records are kept here, as in a client."""
+    """Return for example 'runwait4.py --failed runs.txt'; '': no records are kept here."""
     if getattr(options, "no_records", True):
         return ""
     outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
@@ -7470,27 +7424,26 @@ def too_many_failures(count: int) -> str:
 
 
 class Backlogged(Protocol):
-    """Has a backlog."""
+    """Has bytes yet to be written."""
 
     @property
     def backlog(self) -> int:
-        """Return the bytes yet to be written."""
+        """Return how many."""
 
 
 class Pump:
-    """Moves job output from the pipes to the sinks; reads nothing while a writer's backlog is large."""
+    """Moves job output from pipes to sinks; reads nothing while a writer's backlog is large."""
     WATCH_AFTER_SECONDS = 0.01          # from the start: most short jobs have ended then
     MAX_READ_BYTES = 1 << 18
-    QUIET_SECONDS = 0.3                 # without output; then processes left by a shell print no more
-    MAX_READING_SECONDS = 5.0           # of reading after the exit of a shell
+    QUIET_SECONDS = 0.3                 # then processes left by a shell print no more
+    MAX_READING_SECONDS = 5.0           # after the exit of a shell
 
     def __init__(self, loop: asyncio.AbstractEventLoop, writers: Sequence[Backlogged],
                  on_resumed: Callback) -> None:
-        # writers: of the console and of files.  on_resumed: called when a pause ends
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
-        # that have started and not ended; each event is set on output, and when a pause begins or ends
+        # that have not ended; each event is set on output, and when a pause begins or ends
         self.runs: dict[Run, asyncio.Event] = {}
         self.is_paused = False              # no job output is read
 
@@ -7499,10 +7452,7 @@ class Pump:
         return max(writer.backlog for writer in self._writers)
 
     def finish_reading(self, run: Run) -> None:
-        """Read what is in the pipes of a run that has ended, and close them.
-
-        Background processes can keep a pipe open, so there may be no end of file.
-        """
+        """Read what is in the pipes of a run that has ended, and close them: others can keep them open."""
         self.runs.pop(run, None)
         for stream in run.streams:
             if stream.fd is not None:
@@ -7513,7 +7463,7 @@ class Pump:
                 self._close(stream)
 
     def resume(self) -> None:
-        """End a pause if all backlogs are small again; to be called after each write of a writer."""
+        """End a pause if all backlogs are small again; call it after each write of a writer."""
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
             self.is_paused = False
             for run, event in self.runs.items():
@@ -7522,21 +7472,21 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Read from the pipes of the run whenever they are readable.  A second call changes nothing."""
+        """Read from the pipes of the run whenever they are readable."""
         for stream in run.streams:
             if stream.fd is not None and not self.is_paused:        # after a pause, resume() calls this
                 stream.was_watched = True
                 self._loop.add_reader(stream.fd, self._on_readable, run, stream, stream.fd)
 
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
-        """Read from a pipe, or close it at end of file.  Pause all reading at a large backlog."""
+        """Read from a pipe, or close it at end of file; pause all reading at a large backlog."""
         if run in self.runs:                # False: a defect has ended the task of the job
             self.runs[run].set()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
             return self._close(stream)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
-            self.is_paused = True           # until resume(): jobs block on full pipes
+            self.is_paused = True           # jobs block on full pipes
             for paused_run, event in self.runs.items():
                 for paused_stream in paused_run.streams:
                     if paused_stream.fd is not None:
@@ -7554,15 +7504,13 @@ class Pump:
 class StopSignals:
     """Remembers when the runner got stop signals, which can also have ended jobs.
 
-    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order, and a process
-    cannot see which others got a signal.  So a run counts as interrupted if, within TOGETHER_SECONDS of a
-    stop signal of the runner, it dies of such a signal or exits with 128 plus its number (as srun does).
-    After a signal that kills all jobs any end counts: a program can save its state and exit with 0, and
-    --resume leaves out a `d`.  A job that was done then runs once more, which loses nothing.
+    Slurm, systemd and Ctrl-C in some programs signal the runner and the jobs, in any order.  So a run counts
+    as interrupted if, within TOGETHER_SECONDS of a stop signal of the runner, it dies of such a signal or
+    exits with 128 plus its number (as srun does).  After a signal that kills all jobs any end counts: a
+    program can save its state and exit with 0, and --resume leaves out a `d`.
 
-    The runner can see such an end before its own signal, so the result of a run of MIN_HELD_RUN seconds or
-    more is held back for a moment.  A later signal takes no state back: jobs below a barrier can have
-    started.
+    The runner can see such an end before its own signal, so results of runs of MIN_HELD_RUN seconds or more
+    are held back for a moment.  A later signal takes no state back: jobs below a barrier can have started.
     """
     TOGETHER_SECONDS = 1.0
     MIN_HELD_RUN = 0.25
@@ -7570,7 +7518,7 @@ class StopSignals:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # when each signal came (loop's time), and True if all jobs had to be killed by then
+        # when each signal came (loop's time), and True if all jobs had to be killed
         self.received: list[tuple[float, bool]] = []
         self._came = asyncio.Event()
 
@@ -7580,11 +7528,8 @@ class StopSignals:
         self._came.clear()
 
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run: then the line becomes `e`.
-
-        Wait for the runner's signal, which can come after the end of the run.
-        """
-        if run_result.cause:                    # the end has a known reason, such as a timeout
+        """Return True if a signal that also came to the runner, perhaps later, interrupted a run: `e`."""
+        if run_result.cause:
             return False
         exited_at = run.started + run.duration
         died_of_signal = run_result.fatal_signal in STOP_SIGNALS
@@ -7627,25 +7572,24 @@ class StopSignals:
 # nothing: nothing is written.
 #
 # Processes of the run that outlive KILL make the job UNDYING.  Job lock, slots, memory and `r` stay until
-# these are gone; then the line gets what the table says, or the job runs again.  If the runner kills all jobs
-# because it exits, the line gets that at once: no runner at work can take it for an orphan and start a second
-# copy.  The job lock is not unlocked then, so a process that has it keeps it.
+# these are gone; then the line gets what the table says, or the job runs again.  If the runner exits, the
+# line gets that at once: no runner can take it for an orphan and start a second copy.  The job lock is not
+# unlocked then, so a process that has it keeps it.
 #
-# A second INT ends all grace periods (TreeKiller.kills_at_once); a second TERM changes nothing, because Slurm
-# sends it twice.  Only a stronger cause replaces a cause (CAUSES_BY_STRENGTH).
+# A second INT ends all grace periods; a second TERM changes nothing, because Slurm sends it twice.  Only a
+# stronger cause replaces a cause (CAUSES_BY_STRENGTH).
 #
 # Three events concern one run only; the job can run again after them.  A timeout kills a RUNNING run, which
 # has then failed, and the remaining processes of a READING_ON run, which keeps the result.  Too much memory
-# kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.  In other phases these events have no
-# effect.
+# kills a RUNNING run.  The exit of the shell ends RUNNING and AT_GATE.
 #
 # The phase changes in the same call as the event, not when the coroutine wakes up.  Time, exit status, signal
-# and the kernel's OOM kills are recorded when the shell exits: reading the remaining output can take longer
-# than the interval between two signals that belong together.
+# and OOM kills are recorded when the shell exits: reading the remaining output can take longer than the
+# interval between two signals that belong together.
 
 
 class Phase(Enum):
-    """The phases of a JobTask."""
+    """The phase of a JobTask."""
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
@@ -7669,7 +7613,7 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 class JobTask:
     """One job, from the claim until the final state is written."""
-    # a resource is used up for now: a later attempt can succeed
+    # a later attempt can succeed
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
     MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
 
@@ -7677,8 +7621,8 @@ class JobTask:
         self._runner = runner
         self.job = job
         self.slots = slots
-        self._is_gated = job.gated      # the shell waits until open_gate() lets the job begin
-        self.needs = job.settings.needs         # slots and memory; more memory after a run that lacked it
+        self._is_gated = job.gated
+        self.needs = job.settings.needs         # slots and memory
         self._larger_needs = [*job.settings.larger_needs]       # for runs after one that lacked memory
         self.phase = Phase.STARTING
         self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
@@ -7717,17 +7661,17 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let a shell at the gate start the command; without effect in other phases."""
+        """Let a shell at the gate start the command."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
                 os.write(self._gate_fd, b"\n")
-            self._record_start()                # again: the time at the gate is no time of the run
+            self._record_start()                # again, without the time at the gate
             self._enter_phase(Phase.RUNNING)
             self._close_gate()
 
     def kill(self, cause: str) -> None:
-        """Begin to kill the processes of the job, and keep it from starting (again).
+        """Kill the processes of the job, and keep it from starting (again).
 
         cause: "stopped", "cancelled" or "lost": see the table above.
         """
@@ -7742,7 +7686,7 @@ class JobTask:
         self._forbid_start(cause)
 
     def kill_run(self, cause: str) -> None:
-        """Begin to kill the run; the job can run again.  cause: "timeout" or "memory"."""
+        """Kill the run; the job can run again.  cause: "timeout" or "memory"."""
         self._runner.processes.reap()
         if self.phase is Phase.RUNNING or (self.phase is Phase.READING_ON and cause == "timeout"):
             self._kill_processes(cause)
@@ -7755,7 +7699,7 @@ class JobTask:
             self._close_gate()
             self._enter_phase(Phase.SETTLING)
             return
-        # A KILL that is not ours comes from the kernel's OOM killer if that has killed since the start
+        # a KILL that is not ours is of the OOM killer if that has killed since the start
         is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
         if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
             run.cause = "oom"
@@ -7763,7 +7707,7 @@ class JobTask:
             self._enter_phase(Phase.READING_ON)
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
-        """Let a GROWING job run again if enough memory is free; False: it waits on."""
+        """Let a GROWING job run again if enough memory is free."""
         if free.memory < self.needs.memory:
             return False
         self._enter_phase(Phase.STARTING)
@@ -7800,17 +7744,17 @@ class JobTask:
     async def run_until_settled(self) -> None:
         """Wait for the end of the first run, run the job again if it must, and write the final state.
 
-        Call start() before; it need not have started a shell.
+        Call start() before, which need not have started a shell.
         """
         failures = 0
-        while self.shell:                      # None: start() could not start a shell, or was not allowed to
+        while self.shell:                      # None: start() could not, or was not allowed to
             await self._follow_run(self.shell)
             has_stopped_at_gate = self.phase is Phase.SETTLING
             was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
             if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
                 break
             lacked_memory = self.run.cause in ("memory", "oom")
-            if lacked_memory and self._larger_needs:        # this is no failure
+            if lacked_memory and self._larger_needs:
                 can_run = await self._wait_for_more_memory()
             else:
                 failures += 1
@@ -7818,7 +7762,7 @@ class JobTask:
                 can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
             if not can_run:
                 break
-            if self.phase is not Phase.STARTING:    # restart_if_memory_is_free() has already changed it
+            if self.phase is not Phase.STARTING:    # by restart_if_memory_is_free()
                 self._enter_phase(Phase.STARTING)
             self.run = self._new_run()
             self.run_result = self._kill_task = None
@@ -7826,9 +7770,9 @@ class JobTask:
         await self.write_final_state()
 
     async def write_final_state(self) -> None:
-        """Determine the final state of the job, pass it to the sinks, and write it to the line.
+        """Pass the final state of the job to the sinks, and write it, until that succeeds or never can.
 
-        Writing is tried until it succeeds, or never can.  Raises CancelledError after a kill signal.
+        Raises CancelledError after a kill signal.
         """
         runner, jobs, job = self._runner, self._runner.jobs, self.job
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
@@ -7858,7 +7802,7 @@ class JobTask:
     # -- running again ---------------------------------------------------------------------------------------
 
     async def _wait_for_more_memory(self) -> bool:
-        """Wait until the next size of memory= is free; False: the job must not run again."""
+        """Wait until the next size of memory= is free; False: the job will not run again."""
         needs = self._larger_needs.pop(0)
         if needs.memory > self._runner.memory:
             size, available = memory_text(needs.memory), memory_text(self._runner.memory)
@@ -7868,15 +7812,14 @@ class JobTask:
         if not self._runner.admit_or_drain(self.job):
             return False
         self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
-        self._runner.changed.set()              # Runner tries this job before it claims another
+        self._runner.changed.set()
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_until_woken(None)
         await self._wait_until_line_is_ours()
         return self._can_start and self._runner.admit_or_drain(self.job)
 
     async def _wait_until_line_is_ours(self) -> None:
-        """Wait until the line is surely ours, after a pause in which its job lock can have been lost."""
-        # a file server, or a client's server, can be out of reach
+        """Wait until the line is surely ours: in a pause the job lock can be lost, a server out of reach."""
         while self._can_start and not await self._runner.jobs.still_has(self.job):
             await self._wait_until_woken(1.0)
 
@@ -7894,12 +7837,12 @@ class JobTask:
         `shell` stays None if the job must not start (_can_start), or after an error: the state is then ERROR.
         """
         runner = self._runner
-        # wait until --delay allows a start, and reserve the next turn at once, before another task can
+        # wait for --delay, and reserve the next turn before another task can
         while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
             await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
         runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
-        # the start of a gated job is announced when it passes the gate
+        # a gated job is announced when it passes the gate
         if not self._is_gated and self._can_start:
             self._announce_start()
         error = command_error(self.job.command)
@@ -7924,7 +7867,7 @@ class JobTask:
     async def _try_to_start(self) -> tuple[str, bool]:
         """Start the shell.  Return the reason of a failure, and True if another attempt can succeed.
 
-        '': it has started, or must not start (any more): then `shell` stays None.
+        '': it has started, or must not: then `shell` stays None.
         """
         lock_fds: LockFds = ()
         try:
@@ -7956,12 +7899,12 @@ class JobTask:
     def _spawn_shell(self, lock_fds: Sequence[int]) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
-        lock_fds: of Jobs.copy_lock_fds(); the caller closes them.  Raises OSError, ValueError (a NUL).
+        The caller closes lock_fds.  Raises OSError, ValueError (a NUL).
         """
         run, has_gate = self.run, self._is_gated
         stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
-        # No job keeps one of the last numbers: results, records (two files of each job) and kills need them.
-        # So running jobs can always end, and free their descriptors for jobs that wait to start.
+        # Results, records (two files of each job) and kills need the last numbers.  So running jobs can
+        # always end, and free their descriptors for jobs that wait to start
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
         read_ends = {}
         write_ends = {}
@@ -7994,7 +7937,7 @@ class JobTask:
     def _record_start(self) -> None:
         self.run.started_at = time.time()
         self.run.started = self._runner.loop.time()
-        # start() has reserved a turn, but --delay counts from the real start
+        # --delay counts from the real start
         self._runner.next_start_at = self.run.started + (self._runner.options.delay or 0)
         self._oom_kills = self._runner.oom_kills.recent_count()
 
@@ -8004,7 +7947,7 @@ class JobTask:
         # SLAVE_IP and JOB_ID: for job scripts of cli.py, a cluster scheduler (docs/coming-from.md)
         environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
-        # in a job of Grid Engine JOB_ID is that of the batch job: qrsh -inherit, and so mpirun, needs it
+        # in Grid Engine JOB_ID is that of the batch job, which qrsh -inherit, and so mpirun, needs
         if "SGE_TASK_ID" not in os.environ:
             environ[b"JOB_ID"] = line
         if self.run.requested_memory:
@@ -8029,7 +7972,7 @@ class JobTask:
                 self._announce_start()
             await self._wait_for_result(shell)
         finally:
-            # True only after a defect: nothing would record the exit status
+            # only after a defect
             if self.run in self._runner.runs:
                 del self._runner.runs[self.run]
                 self._kill_processes("stopped")
@@ -8053,13 +7996,12 @@ class JobTask:
         if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
         if timer:
-            timer.cancel()                      # until here a timeout also ends processes that the shell left
+            timer.cancel()                      # until here a timeout ends processes that the shell left, too
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
-        if run.peak:        # measured for all processes together, but wait4(2) names the largest process only
+        if run.peak:        # of all processes together; wait4(2) has that of the largest
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
-        # bytes of memory, or seconds of the timeout
         limit = run.requested_memory if run.cause == "memory" else run.limit or timeout or 0.0
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
@@ -8070,10 +8012,7 @@ class JobTask:
             sink.on_ended(run, self.run_result)
 
     async def _kill_after_timeout(self, timeout: float) -> None:
-        """Kill the run after a timeout in seconds; negative: in percent of the median run time.
-
-        The median is read again while the run lasts: it can change.  While it is unknown it kills no job.
-        """
+        """Kill the run after a timeout in seconds; negative: in percent of the median run time, if known."""
         runner, age, median = self._runner, 0.0, 0.0
         limit = timeout if timeout > 0 else MIN_PERCENT_SECONDS
         while age < limit:
@@ -8083,7 +8022,7 @@ class JobTask:
             age += min(runner.loop.time() - paused_at, 2.0)
             if timeout < 0 and age >= limit:
                 median = await runner.executor.call(runner.read_median) or inf     # 0.0: unknown yet
-                # read it again when the run is half as old again, at the latest
+                # it can change: read it again when the run is half as old again, at the latest
                 limit = min(max(-timeout / 100 * median, MIN_PERCENT_SECONDS), 1.5 * age)
         self.kill_run("timeout")
         if timeout < 0 and self.run.cause == "timeout":
@@ -8092,16 +8031,13 @@ class JobTask:
             self.run.limit = limit
 
     async def _read_remaining_output(self) -> None:
-        """Read the output of processes that outlive the shell, for a while.
-
-        For example, bash with `exec > >(tee log)` exits before tee has written most of the output.
-        """
+        """Read the output of processes that outlive the shell, as in `exec > >(tee log)`, for a while."""
         pump, run, loop = self._runner.pump, self.run, self._runner.loop
         poll = select.poll()
         fds = [stream.fd for stream in run.streams if stream.fd is not None]
         for fd in fds:
             poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
-        if len(poll.poll(0)) == len(fds):       # finish_reading() reads what is in the pipes
+        if len(poll.poll(0)) == len(fds):       # the rest is for finish_reading()
             return
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
@@ -8118,9 +8054,9 @@ class JobTask:
         """Return the bytes of memory that the processes of the run use, and record the peak."""
         assert self.shell
         pids = table.job_processes(self.shell)
-        # an estimate: shared pages count for each process, and the kernel adds up counters late, by some MB
+        # an estimate: shared pages count for each process, and the kernel's counters are late by some MB
         used_bytes = sum(table.processes[pid].resident_pages for pid in pids) * PAGE
-        # near the size at which the run is killed: the exact share, which takes a while to read
+        # near the limit: the exact share, which takes a while to read
         if used_bytes >= self.run.requested_memory * 0.75:
             used_bytes = sum(map(resident_memory, pids))
         self.run.peak = max(self.run.peak, used_bytes)
@@ -8128,7 +8064,7 @@ class JobTask:
 
 
 class ExitStep(enum.IntEnum):
-    """The steps of a runner towards the exit.  A runner never goes back."""
+    """The steps of a runner towards the exit, never back."""
     NONE = 0            # starts jobs
     DRAINING = 1        # starts no more jobs and waits for running jobs
     EARLY = 2           # kills all jobs, or the wall time is too near: waits for no UNDYING job
@@ -8137,14 +8073,13 @@ class ExitStep(enum.IntEnum):
 class Runner:
     """Assigns jobs to slots.
 
-    One loop starts all jobs (`_start_jobs`), so one claim is under way at a time, and only this loop makes
-    slots busy.  Every event that concerns the loop sets `changed`; otherwise the loop tries again after the
-    time that the last claim returned.
+    One loop (`_start_jobs`) starts all jobs, so one claim is under way at a time, and only this loop makes
+    slots busy.  It tries again when an event sets `changed`, or after the time that the last claim returned.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
     MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
-    # of ssh(1); seconds or minutes pass if a host does not answer.  A killed command can give it, too
+    # of ssh(1), after any time; a killed command can give it, too
     # (tests/outside/ssh-255-for-a-killed-command.sh)
     SSH_FAILED = 255
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
@@ -8183,7 +8118,7 @@ class Runner:
         self.runs = self.pump.runs
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
-        # of the count that lets it exit; None: none did, or it leaves out jobs for slots out of service
+        # None: no count lets it exit, or the count leaves out jobs for slots out of service
         self.exit_summary: Summary | None = None
         self.claim_error = ""  # why nothing can be claimed any more; "": nothing is known
         self._exit_step = ExitStep.NONE
@@ -8199,11 +8134,11 @@ class Runner:
     # -- from start to end -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run jobs until none remain, or until the runner drains and the last job has finished.
+        """Run jobs until none remain, or the runner drains and the last has finished.
 
         Then report why jobs remain, if that was not reported before.
         """
-        # first the chores: _watch_memory() must list the processes before a job starts
+        # first: _watch_memory() must list the processes before a job starts
         chores = [spawn_task(chore) for chore in (
             self._watch_wall_time(), self._kill_lost_and_cancelled_jobs(), self._tick_sinks(),
             self._poll_slot_file(), self._watch_memory())]
@@ -8211,7 +8146,6 @@ class Runner:
         await asyncio.wait([self._starting_jobs])
         if self._job_runs:
             await asyncio.wait(self._job_runs)
-        # most chores are endless loops
         for chore in chores:
             chore.cancel()
         if self.kill_signal:                    # reported when it came
@@ -8227,9 +8161,9 @@ class Runner:
             self.runner_stats.had_errors = True
 
     async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
-        """Return the answer of a file system or server, which can be out of reach when the runner exits.
+        """Return an answer; None: a kill signal came, and in MAX_ANSWER_SECONDS none.
 
-        None: a kill signal came, and in MAX_ANSWER_SECONDS no answer; the call is not cancelled.
+        The call is not cancelled then.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
@@ -8246,7 +8180,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit, because of a signal; a later INT ends the grace period."""
+        """Kill the jobs and exit; a later INT ends the grace period."""
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -8302,8 +8236,8 @@ class Runner:
             task.kill("stopped")
 
     async def _exit_if_results_hang(self) -> None:
-        """After a kill signal, exit even if a file system that does not answer holds up results."""
-        while self.runs:                        # killing takes its own time: the grace
+        """Exit after a kill signal even if a file system that does not answer holds up results."""
+        while self.runs:                        # killing takes its own time
             await asyncio.sleep(0.05)
         await asyncio.sleep(self.MAX_RESULT_SECONDS)
         for future in filter(None, (self._starting_jobs, *self._job_runs)):
@@ -8326,8 +8260,7 @@ class Runner:
 
         Reading all processes of a large host takes too long.  A process that starts outside of these runs
         never becomes part of one.  So a measurement reads the processes of these runs, each new process once,
-        and a few of the others: one can have the PID of a process that has exited, or was read during
-        execve(2), when it showed no tag.
+        and a few others: one can have the PID of another now, or was read during execve(2), without a tag.
         """
         exceeding = set()         # runs that used too much at the last measurement
         others = {*os.listdir("/proc")}     # outside of these runs: no job has started yet
@@ -8340,7 +8273,7 @@ class Runner:
                 task for task in self.tasks.values()
                 if task.phase is Phase.RUNNING and task.run.requested_memory and not task.run.cause
             ]
-            # on a busy host a measurement waits for a CPU, which costs nothing
+            # to wait for a CPU costs nothing
             throttle = Throttle(self.loop.time, max_waiting_seconds=0.0)
             with throttle:
                 known = others
@@ -8355,7 +8288,7 @@ class Runner:
                         if task.shell:
                             others.difference_update(map(str, table.job_processes(task.shell)))
                     tasks = [task for task in tasks if task.measure_memory(table) > task.run.requested_memory]
-                # a shell at a gate can become the program of a run that is measured later
+                # one at a gate is measured later
                 others -= {str(task.shell.pid) for task in self.tasks.values() if task.shell}
             for task in tasks:
                 if task.run in exceeding:
@@ -8379,7 +8312,7 @@ class Runner:
 
     @property
     def full_capacity(self) -> Resources:
-        """Return the resources as if all slots were in service."""
+        """Return the resources with all slots."""
         return Resources(self.slots.listed, self.memory)
 
     @property
@@ -8389,21 +8322,21 @@ class Runner:
 
     def _free_resources(self) -> Resources:
         """Return the resources that one job can get now."""
-        # in these two phases a job has no process: a GROWING one waits until more memory is free
+        # in these two phases a job has no process
         allocated_memory = sum(task.needs.memory for task in self.tasks.values()
                                if task.phase not in (Phase.GROWING, Phase.SETTLING))
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
     async def _start_jobs(self) -> None:
         while not self.draining:
-            # with --follow, wait for new names in the slot file even if no slot is in service
+            # with --follow, names can come
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
             if not (self.tasks or can_get_slots or self.slots.in_service):
                 return
             self.changed.clear()                # before the claim, to miss no event during it
             pause = await self._start_next_job()  # seconds; None: until `changed`
             if pause == 0:
-                await asyncio.sleep(0)          # handle signals and the job just started
+                await asyncio.sleep(0)          # for signals and the job just started
                 continue
             # wait_for() would make a task for each job of a client, before Python 3.12
             timer = self.loop.call_later(pause, self.changed.set) if pause else None
@@ -8436,7 +8369,7 @@ class Runner:
                 self.fail(claimed.final_error)
             elif claimed.may_exit and not self.tasks:
                 self._why_jobs_left = claimed.why_left
-                # with slots out of service, the count can leave out jobs that need more slots
+                # otherwise the count can leave out jobs that need more slots
                 if self.capacity == self.full_capacity:
                     self.exit_summary = claimed.summary
                 self.drain()
@@ -8447,7 +8380,7 @@ class Runner:
     async def _start_claimed_job(self, job: Job) -> float | None:
         """Start a job, or release it if too few slots are idle, or the runner drains.
 
-        Return 0.0 to start another job at once; None if no slot is idle: wait for `changed`.
+        Return as _start_next_job().
         """
         slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
@@ -8459,7 +8392,7 @@ class Runner:
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
             self._say_once(why, f"line {job.number}: {why}")
-        # float: there is no journal to read the run times from
+        # float: there is no journal
         if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         await task.start()          # --delay, or an error that passes, holds up all later claims
@@ -8474,10 +8407,7 @@ class Runner:
         return self.options.timeout if job_timeout == 0 else job_timeout
 
     def admit_or_drain(self, job: Job) -> bool:
-        """Return True if the runner can start this job; False: it drains.
-
-        It begins to drain if the timeout is longer than the remaining wall time.
-        """
+        """Return True if the runner can start this job; False: it drains, from now on if wall time lacks."""
         timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
@@ -8497,10 +8427,7 @@ class Runner:
     # -- finished jobs ---------------------------------------------------------------------------------------
 
     async def _run_to_end(self, task: JobTask) -> None:
-        """Run a started job until it is settled, count it, and release the slots.
-
-        After an exception (a defect) the slots stay busy, so the loop starts no other job there.
-        """
+        """Run a started job until it is settled, count it, and release the slots (not after a defect)."""
         await task.run_until_settled()
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
@@ -8522,10 +8449,7 @@ class Runner:
         del self.tasks[task.job]
 
     def _describe_broken_end(self, task: JobTask) -> str:
-        """Return for example '127 within a second' if the job probably could not run; otherwise ''.
-
-        Then the slot can be to blame: a host that lacks the program, or is out of reach.
-        """
+        """Return for example '127 within a second' if the job probably could not run there; else ''."""
         result = task.run_result
         if not result or result.cause:  # not run, or killed
             return ""
@@ -8542,7 +8466,7 @@ def ssh_words(runner: str) -> list[str]:
 
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`."""
-    # a blank, because the shell would take a job that begins with - or + for an option
+    # a blank, or the shell takes a job that begins with - or + for an option
     job = b" " + command if command[:1] in (b"-", b"+") else command
     words = [os.fsencode(shell), b"-c", job]
     # by the local shell, and after each ssh, which joins arguments to one string for another shell
