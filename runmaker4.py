@@ -854,8 +854,8 @@ def user_name(uid: int) -> str:
 #  what is old                    where (for how long)          what makes it current, and who calls it
 #
 #  names and sizes in a           NFS (60 s), FUSE (1 s or      refresh_file(): LockTableReader.refresh()
-#  directory                      more)                         before each look, refresh_under_lock()
-#
+#  directory                      more)                         before each look, refresh_under_lock() once a
+#                                                               mutex is locked
 #  pages of a file                NFS, CephFS (no limit),       Reader.pread(): O_DIRECT, or drops the pages
 #                                 FUSE
 #  what a daemon has read for     MooseFS (60 s), JuiceFS (as   Reader.refresh(), a new description:
@@ -2363,8 +2363,13 @@ class LockTableReader(Opened):
 #     to write a result:                          written     OSError(EIO)         FileChangedError
 #       JobQueue._write_at_offset()
 #     another run of a job: still_has()           it starts   it waits             it waits
-#     before a walk and a check of jobs:          HELD        HELD (O5)            HELD (O5)
-#       JobQueue.open_files()
+#     before a walk and a check of jobs:          HELD        HELD: a job that     the same
+#       JobQueue.open_files()                                 has lost its lock
+#                                                             gets one; if no line
+#                                                             is left for it, it
+#                                                             is "lost"
+#     the same, and the lock file is another      HELD: all job locks are freed in the old one, and locked in
+#                                                 the new one
 
 
 class LockTable(LockTableReader):
@@ -4355,34 +4360,39 @@ class CountedNoJob(NoJob):
 class Cursor:
     """Finds and claims the next line for one consumer or, at a server, for many.
 
-        RESET   failed lines of consumers in `_to_reset` are being made new; nothing is claimed
-        TOP     there is no walk: a claim begins one
+        RESET   failed lines of consumers in `_to_reset` are being made new; until then nothing is claimed
+        TOP     there is no walk
         WALK    `_walk` has claimed a job, or all consumers that are here have too little free
         SLICED  `_walk` has paused between two reads of the file (`_is_sliced`)
         IDLE    `_idle_walk` has found no job
 
     The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
-    on; "wait": a NoJob; "pause": a NoJob until PAUSE_FACTOR times the length of the last walk is over.
+    on; "wait": a NoJob; "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then
+    anew.
 
-        a claim finds                                           WALK    SLICED  IDLE
-        consumers with --retry or --resume have come            RESET   RESET   RESET (also in TOP)
-        the file was opened again, or is closed                 anew    anew    anew
-        the last line has moved (if it is read: _walk_on())     anew    -       -
-        the walk is overdue                                     anew    on      anew (after the rows below)
-        one has come, and `skipped_new` has jobs                on      on      anew
-        one asks to exit, and was not answered (`_answered`)    on      on      anew; server: pause
-        one has come, a block was met, the last answer had a    on      on      pause
+        a claim finds                                           TOP     WALK    SLICED  IDLE
+        consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
+        the file was opened again, or is closed                 anew    anew    anew    anew
+        the last line has moved (if it is read: _walk_on())     -       anew    -       -
+        the walk is overdue (_is_overdue())                     -       anew    on      anew *
+        one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
+          of groups, which a server has in its plans)
+        one asks to exit, and was not answered (`_answered`)    anew    on      on      anew; server: pause
+        one has come, a block was met, the last answer had a    anew    on      on      pause
           time, or the file has changed since, or is another
-        none of these                                           on      on      wait
+        none of these                                           anew    on      on      wait
 
         the walk                                                the next state
         claims a job                                            WALK, and a Job is returned
         meets a job for which all have too little free          WALK, and WAIT
         has used its SLICE                                      SLICED, and AGAIN
-        meets an edit; or ends, and it began after an edit,     another walk begins
-          it has claimed a job, or one has asked to exit
-        ends otherwise                                          IDLE, and a time, or who may exit
+        meets an edit                                           anew, at once
+        ends: it began after an edit, it has claimed a job,     anew, at once
+          or one has asked to exit since it began
+        ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
         raises OSError                                          TOP: _no_job_after_error()
+
+    * checked after the rows below it: a file system with coarse time stamps can hide a change.
     """
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow

@@ -673,7 +673,7 @@ class Setter:
 
     def append(self, line: bytes) -> None:
         with SETTER.open_and_lock_to_append(self.file) as fd:
-            SETTER.append_locked(fd, self.file.real_path, self.file.mount, line)
+            SETTER.append_locked(self.file, fd, line)
 
 
 # ======== Actors ============================================================================================
