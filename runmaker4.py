@@ -16,13 +16,12 @@ in place.  Any number of runners, on any number of hosts, can work on one file a
 
 A job's life.  The first line `.` that the runner may run (Walk) gets an `r`, while a byte of the lock file
 beside it, `.runs.txt.lock`, is locked for the command (JobQueue.claim()).  /bin/sh inherits that lock
-(JobTask, Processes.start()).  So it is held as long as the runner or the job lives: it is the life sign, and
-there are no heartbeats and no time limits.  An `r` whose lock is free has neither: an orphan (Orphans).
-While a job outlives its runner, no other copy starts (JobReader.can_run_another_copy()).  When the job has
-ended, its output and result go to console, logs and journal (Sink, end_fields()); then `d`, `!` or `e`
-replaces the `r`, and the lock is freed (JobQueue.finish()).  A runner exits when a walk through the whole
-file finds no line for it.  If the file has one line of a command, no second copy of the command starts while
-one lives, however the file is edited.
+(JobTask, Processes.start()).  So it is held as long as the runner or the job lives: there are no heartbeats
+and no time limits.  An `r` whose lock is free is an orphan (Orphans).  While a job outlives its runner, no
+other copy starts (JobReader.can_run_another_copy()).  When the job has ended, its output and result go to
+console, logs and journal (Sink, end_fields()); then `d`, `!` or `e` replaces the `r`, and the lock is freed
+(JobQueue.finish()).  A runner exits when a walk through the whole file finds no line for it.  If the file has
+one line of a command, no second copy of the command starts while one lives, however the file is edited.
 
 The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
 Runner._start_jobs():
@@ -33,25 +32,24 @@ Runner._start_jobs():
     File systems            mounts; Reader, which reads what other hosts have written; lost locks
     Job lines and           Line; Scan, from one line to the next; the settings of #RUN lines
       directives
-    The job file            the protocol by which runners share a file, with its proof; LockTable, JobReader,
-                            JobFile, and JobQueue with the lines that this process has claimed
+    The job file            the protocol, with its proof; LockTable, JobReader, JobFile, JobQueue
     Finding work            Walk, Cursor: which line is the next, when to look again, who may exit; Orphans
     The executor            calls files, if need be in a thread; FileJobs, as a Runner sees the job file
     A run                   one run of a job, and how it ends; Sink: who is told of it
     Processes               shells, signals, and the end of a process tree
-    The allocation          CPUs, memory and time that this process may use
-    Output                  the sinks: console, log, job log, and the output directory with the journal
+    The allocation          CPUs, memory and time of this process
+    Output                  the sinks
     Slots                   which are idle, busy or out of service
-    The runner              Runner, which knows slots and signals, and a JobTask with a phase for each job
+    The runner              Runner, and a JobTask with a phase for each job
     Background              -d and --pidfile
-    Command line            the options; App makes and connects the parts; the calls from main() to the loop
-    The wire                what server and client share: messages, proofs of the token, TLS
+    Command line            the options; App, from main() to the loop
+    The wire                what server and client share
 """
 # ======== Starting fast =====================================================================================
 #
 # A user's script can start ours a thousand times.  So each loads only what it needs, and when runmaker4.py is
-# the script, what is below `exit_now(main())` is not even defined.  Here run_main() does not yet report what
-# goes wrong: neither a signal nor an old Python may cause a traceback.
+# the script, what is below `exit_now(main())` is not even defined.  No signal and no old Python may cause a
+# traceback here, before run_main().
 
 from __future__ import annotations
 
@@ -584,8 +582,8 @@ class Throttle:
 
 # ======== Record locks ======================================================================================
 #
-# Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock: one
-# that needs it tries again (keep_trying()).
+# Runners coordinate by locks on bytes, which need not exist in the file.  No process blocks on a lock
+# (keep_trying()).
 #
 # The locks are open-file-description locks (fcntl(2)): the description that open() made owns them, not the
 # process.  So two opens of one process exclude each other; closing another descriptor of the file frees
@@ -600,10 +598,8 @@ OFD_GETLK, OFD_SETLK = getattr(fcntl, "F_OFD_GETLK", 36), getattr(fcntl, "F_OFD_
 def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     """Lock bytes without waiting; return False if another description has any of them locked.
 
-    Never lock bytes twice in the same way with one description.  The CephFS server merges the two locks into
+    Never lock bytes twice in the same way with one description: the CephFS server merges the two locks into
     one with a 32-bit end (src/mds/flock.cc, adjust_locks(); 16.2: of [0, 2^32 + 5) five bytes remained).
-
-    shared: others can lock the bytes in this way, too.
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
@@ -621,10 +617,7 @@ def unlock(fd: int, offset: int, length: int = 1) -> None:
 
 
 def other_lock(fd: int, offset: int, length: int) -> range | None:
-    """Return any one part of these bytes that another open file description has locked; None: there is none.
-
-    Locks of the description of `fd` itself are not found.
-    """
+    """Return any one part of these bytes that another open file description has locked; None: none has."""
     if not length:
         return None                             # for fcntl(2) a length of 0 means all up to the end
     # an exclusive lock would conflict with shared locks, too
@@ -643,7 +636,7 @@ def is_free(fd: int, offset: int, length: int = 1) -> bool:
 
 
 def other_locks(fd: int, offset: int, length: int) -> Iterator[range]:
-    """Yield the ranges of these bytes that other descriptions have locked, in no order; a query for each."""
+    """Yield the ranges that other descriptions have locked, in no order; a query for each."""
     unexplored = [(offset, offset + length)]
     while unexplored:
         first, stop = unexplored.pop()
@@ -657,7 +650,6 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     """Call `attempt` until it returns True, for `patience` seconds at most; return the last result.
 
     In a lock call that waits, an NFSv4.0 client would poll with pauses of seconds.
-    pause: seconds before the second call; later pauses double, up to 0.02 s.
     """
     deadline = time.monotonic() + patience
     while not (succeeded := attempt()) and time.monotonic() < deadline:
@@ -680,7 +672,7 @@ def lock_random_byte(fd: int) -> int:
 JOB_LOCKS_PER_BUCKET = (1 << 16) - 1
 MUTEX_OFFSET = JOB_LOCKS_PER_BUCKET            # of the command mutex in a bucket
 BUCKET_SIZE = JOB_LOCKS_PER_BUCKET + 1         # bytes
-# Bytes of a lock file after all buckets.  The first only marks the end: older versions lock it in journals.
+# The first byte after all buckets: older versions lock it in journals.
 BUCKETS_END = 1 << 62
 APPEND_BYTE = BUCKETS_END + 1      # locked exclusively to append
 HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can write states: LockTable._open()
@@ -701,13 +693,9 @@ def job_lock_offsets(command: bytes) -> range:
 
 
 def find_held_job_locks(fd: int) -> Iterator[range]:
-    """Yield ranges of job locks that other descriptions of a lock file than `fd` have locked.
-
-    Leave out a range with a command mutex, such as the bucket of a short job: it does not tell how many jobs
-    live.
-    """
+    """Yield ranges of job locks that others hold, but none with a command mutex, such as a whole bucket."""
     for locked in other_locks(fd, 0, BUCKETS_END):
-        mutex_of_bucket = locked.start | MUTEX_OFFSET       # the last of the bucket's 2^16 bytes
+        mutex_of_bucket = locked.start | MUTEX_OFFSET
         if mutex_of_bucket not in locked:
             yield locked
 
@@ -720,7 +708,7 @@ def lock_file_of(path: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
-# O_NONBLOCK: opening a pipe of this name must not wait for the other end
+# O_NONBLOCK: opening a pipe must not wait
 LOCK_FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
@@ -770,10 +758,9 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
 
 
 def read_inode_line(fd: int, network: bool) -> bytes:
-    """Return the first line of a lock file: the inode for which it was written; b"": there is none yet.
+    """Return the first line of a lock file: the inode for which it was written (another one: it is a copy).
 
-    Another inode than its own shows that it is a copy: a job of a dead runner has locked a byte of the
-    original.  Raises OSError if the file has other contents: then it is no lock file of ours.
+    b"": there is none yet.  Raises OSError if the file has other contents: then it is no lock file of ours.
     """
     with Reader.with_own_fd(fd, network) as reader:
         # runners of development versions appended NULs
@@ -797,10 +784,10 @@ def stat_file_with_one_name(fd: int) -> os.stat_result:
 
 
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
-    """Return True if a new job file, or the output directory beside it, belongs to a user whom we trust.
+    """Return True if the owner of a new job file, or output directory, is trusted.
 
-    That is us, root, the owner of the old file, or one who could have written to that.  old: of the replaced
-    job file; for a directory, of the job file, or of `/` if there is none.
+    That is us, root, or one who owned the old file or could write to it.  old: of the replaced job file; for
+    a directory, of the job file, or of `/` if there is none.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
@@ -817,9 +804,8 @@ def stat_or_none(path: str) -> os.stat_result | None:
 def share_with_writers(fd: int, model: os.stat_result, mode: int | None = None) -> None:
     """Set group and mode of an open file or directory so that users who may write to `model` may write it.
 
-    model: the status of the job file; for a record, that of its directory.  If it has the sticky bit, as /tmp
-    has, nothing is shared: the users of such a directory keep their files apart.
-    mode: the mode to which these rights are added; None: the one that the file has.
+    model: of the job file; for a record, of its directory.  With the sticky bit, as /tmp has it, nothing is
+    shared.  mode: to which these rights are added; None: the one that the file has.
     """
     status = os.fstat(fd)
     old_mode = S_IMODE(status.st_mode)     # with setgid
@@ -848,8 +834,7 @@ def user_name(uid: int) -> str:
 
 # ======== File systems ======================================================================================
 #
-# On a local file system locks and reads do what fcntl(2) and read(2) promise.  On others a lock excludes
-# other hosts, but this host can answer from caches:
+# On network file systems a lock excludes other hosts, but this host can answer from caches:
 #
 #  what is old                    where (for how long)          what makes it current, and who calls it
 #
@@ -914,11 +899,11 @@ def find_mount(path: str) -> Mount:
     longest_point, its_line = LOCAL.point, ""
     try:
         path = os.path.realpath(path) + "/"
-        # In names only blank, tab, newline and backslash are escaped; only a newline ends a line here
+        # in names blank, tab, newline and backslash are escaped
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as mounts:
             for line in mounts:
                 point = decode_octal_escapes(line.split(" ")[4])
-                # The longest mount point counts, and of several mounts there the last
+                # the longest mount point counts, of several mounts there the last
                 if len(point) >= len(longest_point) and path.startswith(point.rstrip("/") + "/"):
                     longest_point, its_line = point, line
     except OSError:
@@ -976,9 +961,8 @@ def refresh_file(path: str, mount: Mount) -> None:
 # ---- reading data of other hosts ---------------------------------------------------------------------------
 #
 # A lock alone makes cached pages current on NFS only.  So on network file systems the protocol reads with
-# O_DIRECT, which bypasses the page cache, in whole aligned blocks, as some of them require (open(2), NOTES).
-# It writes through another descriptor, without O_DIRECT (GlusterFS refuses to write single bytes with it),
-# and syncs.
+# O_DIRECT, in whole aligned blocks, as some of them require (open(2), NOTES).  It writes through another
+# descriptor, without O_DIRECT (GlusterFS refuses to write single bytes with it), and syncs.
 
 BLOCK = 4096                    # bytes
 MAKING = 20                     # attempts to open a file that another host is creating
@@ -987,8 +971,7 @@ MAKING = 20                     # attempts to open a file that another host is c
 LOCKS_LOST = (errno.EIO, errno.ESTALE, errno.EBADF, errno.EBADFD, errno.ENOTCONN)
 
 
-# The kernel gives no process this descriptor (sysctl_nr_open_max in fs/file.c), so all calls fail with EBADF;
-# for -1, fcntl() raises ValueError.
+# No process has this descriptor (sysctl_nr_open_max in fs/file.c): EBADF; for -1 fcntl() raises ValueError
 CLOSED = (1 << 31) - 1
 
 
@@ -1012,10 +995,7 @@ class Reader(Opened):
     """An open file; reads return the current contents, not old pages of this host's cache."""
 
     def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
-        """Read through `fd`, which close() will close; CLOSED: there is no file yet.
-
-        network: reads must not come from this host's cache, so open_direct() has opened `fd`.
-        """
+        """Read through `fd`, which close() will close.  network: open_direct() has opened it."""
         self.fd = fd
         self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
         self.reading_mode = Reading.CACHED
@@ -1049,8 +1029,8 @@ class Reader(Opened):
         """Make later reads return what other hosts had written by now.  Call refresh_file() first.
 
         A FUSE daemon can cache data for each open file description, even with O_DIRECT, so open a new one.
-        In MooseFS one thread of the daemon learns that a file has changed, another that a lock is granted,
-        and the second can be first (mfsclient/extrapackets.c, readdata.c).
+        In MooseFS a thread of the daemon learns that a file has changed, perhaps after another one that a
+        lock is granted (mfsclient/extrapackets.c, readdata.c).
         """
         if mount.is_fuse and self.is_open:
             direct = os.O_DIRECT if self.reading_mode is Reading.DIRECT else 0
@@ -1062,8 +1042,7 @@ class Reader(Opened):
     def reading_once(self, start: int, stop: int) -> Iterator[None]:
         """Read this part now; reads of it in the `with` block then come from memory, without round trips.
 
-        What other hosts write meanwhile is not seen.  So the caller only wants a hint, or holds the command
-        mutex of each line: without it, no other process of ours writes the line's state.
+        The caller only wants a hint, or holds the command mutex of each line.
         """
         self._window = start, stop, self.pread(stop - start, start)
         try:
@@ -1087,12 +1066,11 @@ class Reader(Opened):
             fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
             self.reading_mode = Reading.DROPPED
         if self.reading_mode is Reading.DROPPED:
-            # otherwise pread(2) could return old pages of this host's cache
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         return os.pread(self.fd, size, offset)
 
     def _read_blocks(self, size: int, offset: int) -> bytes:
-        """Do pread() with O_DIRECT, which needs whole blocks and aligned memory: mmap() gives whole pages."""
+        """Do pread() with O_DIRECT, which needs whole blocks and aligned memory: mmap() gives pages."""
         skipped = offset % BLOCK
         first_block = offset - skipped
         blocks = -(-(skipped + size) // BLOCK)          # rounded up
@@ -1150,10 +1128,8 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
     """Return the size of a file, and the bytes to write before the next line that is appended.
 
     These are `header` for an empty file, and a newline if the last line has none.  Raises OSError(ENOENT) if
-    the file was removed.
-
-    On a network file system the size can be an older one.  If an append has ended there, the answer is still
-    right; within a line, the file gets an empty line; and if the file only seems empty, a second header.
+    the file was removed.  On a network file system the size can be an older one: within a line, the file then
+    gets an empty line; if the file only seems empty, a second header.
     """
     size, last_byte = _read_size_and_last_byte(file)
     if mount.network and not last_byte:
@@ -1168,8 +1144,8 @@ def find_append_position(file: Reader, path: str, mount: Mount, header: bytes = 
 def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) -> None:
     """Append lines to a file, all or none, and sync: a network file system reports errors only then.
 
-    The caller has opened `fd` with O_APPEND, and holds the append lock: it excludes other processes of ours
-    that append.  size, separator: of find_append_position(), called under that lock.
+    The caller has opened `fd` with O_APPEND, and holds the append lock.  size, separator: of
+    find_append_position(), called under that lock.
     """
     written = 0
     try:
@@ -1196,7 +1172,7 @@ def lost_locks(fd: int, offsets: Iterable[int], mount: Mount) -> set[int]:
     """Return the offsets at which this descriptor, which had locked them all, has no lock now.
 
     On NFS, a read through `fd` then fails, and all locks count as lost.  Elsewhere, a query through a second
-    description must find our lock; and one through `fd`, which ignores our own locks, must find no other.
+    description must find our lock, and one through `fd` no other.
     """
     if not mount.forgets_locks:
         try:
@@ -1221,10 +1197,9 @@ def file_identity_lines(fd: int) -> list[bytes]:
 
 
 def path_names_fd(path: str, fd: int) -> bool:
-    """Return True if a path names this open file; False: another file, or a symbolic link, has replaced it.
+    """Return True if a path names this open file; False: another file, or a symbolic link.
 
-    Call refresh_file() first: this host's cache of names answers.  Raises FileNotFoundError if the path names
-    no file.
+    Call refresh_file() first: this host's cache of names answers.  Raises FileNotFoundError.
     """
     path_fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
@@ -1261,8 +1236,8 @@ OTHER_MOUNT = "use another file system, or --single-host if no other host uses t
 def refuse_local_locks(fd: int, mount: Mount) -> None:
     """Raise OSError(EOPNOTSUPP) if locks on FUSE do not exclude other hosts.  `fd` must hold a lock.
 
-    If the daemon takes no lock calls, or an option switches them off, the kernel of this host keeps the locks
-    (fs/fuse/file.c, fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).
+    If the daemon gets no lock calls, the kernel of this host keeps the locks (fs/fuse/file.c,
+    fuse_file_lock()), and lists them in fdinfo (proc(5), since Linux 4.1).
     """
     if mount.is_fuse:                   # elsewhere the list tells nothing
         with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
@@ -1288,13 +1263,13 @@ def check_mount(path: str, single_host: bool) -> Mount:
 
 # ======== Job lines and directives ==========================================================================
 #
-# A Scan finds the next line in a wanted state, or directive, by one regular expression.  Nothing else is
-# parsed, so a million done lines cost no more than a search.
+# A Scan finds the next line in a wanted state, or directive, by one regular expression: a million done lines
+# cost no more than a search.
 
 UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
-# A directive, or a comment that looks like one: if runners ignored it, the author could lose a barrier.
+# a directive, or a comment that looks like one: its author could lose a barrier
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
@@ -1901,7 +1876,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
 
 # ---- stray lines -------------------------------------------------------------------------------------------
 #
-# A stray is neither a job nor a comment, such as a line without the blank after the dot: no runner runs it.
+# A stray is neither a job nor a comment, such as a line without the blank after the dot.
 
 
 # A newline before a stray.  A single byte at the end of the file is none: an editor can be writing that line.
@@ -1933,7 +1908,7 @@ def check_for_strays(
     """Report the first stray line of a job file.  Raises UsageError, also if the file cannot be read.
 
     refuse: raise UsageError if the file has a stray, and no line is a job in one of `job_states` (None: in
-    any state).  Then it is probably a plain list of commands, of which some look like jobs: `( cd a; b )`.
+    any state): a list of commands, of which some look like jobs, as `( cd a; b )`.
     """
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse, job_states)
@@ -2220,7 +2195,7 @@ class PresenceLock:
     COUNT = 1 << 32
     SERVERS = 1 << 31           # presence locks from here on are for servers
     TRIES = 9                   # in one take(): another process can have locked all bytes
-    # on which a server tells of its clients: an abstract socket (unix(7)), bound before others see the number
+    # an abstract socket on which a server tells of its clients (unix(7)), bound before others see the number
     SOCKET = "\0runmaker4.clients.%d"
 
     def __init__(self, of_server: bool) -> None:
@@ -2233,7 +2208,7 @@ class PresenceLock:
         return self.SERVERS + drawn if self._of_server else drawn
 
     def take(self, fd: int) -> None:
-        """Lock the byte through `fd`, or another one; if none can be had, is_held is False."""
+        """Lock the byte through `fd`, or another one; `is_held` says whether that succeeded."""
         for _ in range(self.TRIES):
             self.is_held = lock(fd, PRESENCE_BYTES + self.offset)
             if self.is_held:
@@ -2299,7 +2274,7 @@ class LockTableReader(Opened):
             return CLOSED, None
         except PermissionError:
             self.is_unreadable = True
-            if not was_hidden:                  # otherwise it was reported before
+            if not was_hidden:
                 self.say("cannot tell whether jobs marked r are still running: no permission to read "
                          f"{self.path}")
             return CLOSED, None
@@ -2415,8 +2390,7 @@ class LockTable(LockTableReader):
         opened_at = self.clock()                # before the call: locks can be lost while it runs
         fd = open_lock_file_of(self._file, self.network)
         try:
-            # An NFS client notices only with a lock on a file that the server has dropped its locks; and the
-            # next lock takes fewer round trips
+            # without a lock on a file an NFS client does not notice that the server has dropped its locks
             lock(fd, HERE_BYTE, shared=True)
             self.pulse_offset = lock_random_byte(fd) if self._mount.forgets_locks else 0
             if self.presence_lock:
@@ -2451,7 +2425,7 @@ class LockTable(LockTableReader):
             raise OSError(errno.EIO, "the locks were lost")
 
     def still_has_locks(self) -> bool:
-        """Return False if this host has lost the locks on `fd`; True is remembered for `interval`."""
+        """Return False if this host has lost the locks on `fd`."""
         if not self.network or not self.is_open:
             return True
         now = self.clock()
@@ -2486,7 +2460,7 @@ class LockTable(LockTableReader):
         finally:
             self.locked_now = range(0)
             if locked:
-                # EIO, ESTALE: lost; all writes were synced.  EBADF: close() in the block has unlocked all.
+                # EIO, ESTALE: lost; all writes were synced.  EBADF: closed in the block
                 with suppress(OSError):
                     unlock(self.fd, offset, length)
 
@@ -2513,7 +2487,7 @@ class LockTable(LockTableReader):
     # -- job locks -------------------------------------------------------------------------------------------
 
     def is_ours(self, offset: int) -> bool:
-        """Return True if this process holds this job lock; it could lock it again, so that is no test."""
+        """Return True if this process holds this job lock, which it could lock again."""
         return offset in self.job_locks
 
     def open_job_lock(self) -> int:
@@ -2634,7 +2608,7 @@ class LockTable(LockTableReader):
                 unlock(fd, bucket, offset - bucket)
             unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
             del self.buckets[bucket]
-        except OSError:                         # the locks are lost, which check_jobs() finds out
+        except OSError:                         # locks are lost: check_jobs() finds that out
             self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
@@ -2657,10 +2631,7 @@ class LockTable(LockTableReader):
             self.free_job_lock(job_lock)
 
     def drop_lost_job_locks(self) -> None:
-        """Forget the job locks that a network file system has dropped (O4).
-
-        A description whose locks were lost stays useless, even if a lock on it seems to succeed.
-        """
+        """Forget job locks that a network file system has dropped (O4), with their useless descriptions."""
         if not self.network:
             return
         offsets = defaultdict(list)              # of job locks, by descriptor
@@ -2669,8 +2640,7 @@ class LockTable(LockTableReader):
         for fd in offsets:
             if not lost_locks(fd, offsets[fd], self._mount):
                 continue
-            # the job has a copy, and this host remembers the lost locks, which would conflict with new ones
-            # (seen on NFS v4.2)
+            # the job has a copy; without this the lost locks conflict with new ones (seen on NFS v4.2)
             with suppress(OSError):
                 unlock(fd, 0, 0)  # all bytes
             for offset in offsets[fd]:
@@ -2999,14 +2969,14 @@ class JobReader(Opened):
             old_info = self.reader.info
             if self.is_open:
                 with suppress(OSError):      # the file server can have lost it
-                    old_info = os.fstat(self.fd)                # owner and mode can have changed
+                    old_info = os.fstat(self.fd)                # now
             if old_info and not is_trusted_replacement(info, old_info):
                 raise OSError(
                     errno.EPERM,
                     f"was replaced by a file of {user_name(info.st_uid)}, who could not write to the old one "
                     "(put that back, or start again)",
                 )
-            if self.ACCESS == os.O_RDWR:        # before anything is written: see JobFile
+            if self.ACCESS == os.O_RDWR:        # before anything is written
                 lock_all(fd)
                 if self.mount.is_nfs:           # so a read fails (EIO) once this host has lost its locks
                     lock_all(reader.fd)
@@ -3016,7 +2986,7 @@ class JobReader(Opened):
         close_all(self.fd, self.reader.detach())
         self.fd = fd
         self.reader = reader
-        # A file that replaces another one can be half saved: its size is not trusted yet
+        # one that replaces another can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
 
     def close_files(self) -> None:
@@ -3052,8 +3022,7 @@ class JobFile(JobReader):
     """
     ACCESS = os.O_RDWR
     lock_table: LockTable
-    # seconds to wait for a command mutex, if there is nothing else to do
-    MUTEX_SECONDS = 2.0
+    MUTEX_SECONDS = 2.0         # to wait for a command mutex
     MUTEX_SECONDS_LOCAL = 0.01  # for runners and servers on a local file system
     PROBE_SECONDS = 10.0        # on NFSv3, for others that start at the same time
 
@@ -3065,7 +3034,7 @@ class JobFile(JobReader):
         self.lock_table = make_lock_table(
             self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
         )
-        # seconds to wait for a command mutex; on a local file system the event loop waits itself
+        # seconds to wait for a command mutex; on a local file system in the event loop
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
         # the same in a walk, which can go on to other lines
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
@@ -3073,7 +3042,7 @@ class JobFile(JobReader):
 
     def sync(self) -> None:
         if self.is_open and self._has_unsynced_writes:
-            with suppress(OSError):  # each write was checked; this only brings it to disk sooner
+            with suppress(OSError):  # each write was checked
                 os.fsync(self.fd)
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3153,7 +3122,7 @@ class JobFile(JobReader):
             raise FileChangedError
 
     def check_writable(self) -> None:
-        """Raise FileChangedError, or OSError(EBUSY), if no state may be written.  Needs the command mutex."""
+        """Raise FileChangedError, or OSError(EBUSY), if no state may be written.  Needs the mutex."""
         self.check_at_path()
         self.mark_lock_file_in_use()
 
@@ -3258,7 +3227,7 @@ class JobFile(JobReader):
         self._write(state, line.offset)
 
     def _write(self, data: bytes | bytearray, offset: int) -> None:
-        # with lost locks, another host can hold the mutex
+        # without locks another host can hold the mutex
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
         self._has_unsynced_writes = not self.network
@@ -3392,7 +3361,7 @@ class JobQueue:
         return attempt
 
     def trim_bucket(self, job: Job) -> None:
-        """Unlock the mutex that claim() has locked for a short job, if it did."""
+        """Unlock the mutex, if claim() has locked it for a short job."""
         if job.job_lock:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
@@ -3813,13 +3782,12 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
 # A Cursor answers "which line next?".  Its parts:
 #
 #     Walk        goes down the file with a Scan, gives each line to the first Consumer that may have it, and
-#                 records directives, unfinished jobs and skipped lines.  JobQueue.claim() decides if a line
-#                 can be claimed.
-#     Orphans     decides which lines `r` are orphans, and writes new states there.
+#                 records directives, unfinished jobs and skipped lines
+#     Orphans     decides which lines `r` are orphans, and writes new states there
 #
-# If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit.  Who may, a
-# count of the file after the walk decides (JobReader.summarize()).  Walks and counts get a twentieth of the
-# time at most, and a hundredth while the file looks unchanged.
+# If a walk has claimed no line, the answer is a NoJob: the time to ask again, and who may exit, by a count of
+# the file after the walk (JobReader.summarize()).  Walks and counts get a twentieth of the time at most, a
+# hundredth while the file looks unchanged.
 
 
 class Consumers:
@@ -3970,8 +3938,8 @@ def default_outdir(path: str) -> str:
 class Orphans:
     """Finds the orphans among lines `r`, and writes their next states."""
     MAX_REPORTED = 10
-    # Where locks can be lost without an error: seconds between two checks that must find a line `r` without a
-    # lock.  By then all runners have noticed lost locks and locked them again.
+    # where locks can be lost without an error: between two checks that must find a line `r` without a lock;
+    # by then all runners have noticed lost locks and locked them again
     MIN_UNLOCKED_SECONDS = 15.0
 
     def __init__(self, file: JobFile) -> None:
@@ -3993,12 +3961,12 @@ class Orphans:
         if not self._file.mount.forgets_locks:
             return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
-        # with pulse_offset: a check through an earlier description of our lock file does not count
+        # pulse_offset: a check through an earlier description of our lock file does not count
         key = lock_table.pulse_offset, line.number, line.command
         if not looks_orphaned:
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
-        # If we have lost our own locks since, the first check proves nothing.
+        # if our own locks were lost, the first check proves nothing
         lock_table.expire_lock_check()
         lock_table.check_still_has_locks()
         now = self._file.clock()
@@ -4040,8 +4008,8 @@ class Stop(Enum):
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
-    It ends at a Block.  At a barrier it knows only the first job above that was unfinished when met: once
-    that has finished, others can be unfinished.  So only another walk, from the top, passes the barrier.
+    It ends at a Block.  At a barrier it knows only the first unfinished job above: once that has finished,
+    others can be unfinished.  So only another walk, from the top, passes the barrier.
     """
 
     def __init__(
@@ -4055,7 +4023,7 @@ class Walk:
         after_edit: bool,
     ) -> None:
         """resuming_consumers: those for which orphans become new again, even if they want no job now.
-        serving: for a server, which starts groups.  after_edit: an edit ended the previous walk.
+        serving: for a server, which starts groups.
         """
         self._queue = queue
         self._file = file = queue.file
@@ -4074,7 +4042,7 @@ class Walk:
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
-        self.passed: list[Line] = []            # new lines that are left to others, for later
+        self.passed: list[Line] = []            # new lines that are left to others
         self._choose_among(queue.spread)        # sets `_to_pass`: how many more new lines to leave to them
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
@@ -4088,10 +4056,9 @@ class Walk:
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
 
-        consumers: between two calls the caller can remove consumers from this object.  To add one, it gives
+        consumers: between two calls the caller can remove some from this object.  To add one, it gives
         another object: then the walk goes back to jobs that it has skipped.
-        pause_at: when (time.monotonic()) to return Stop.SLICED.  After an OSError begin another walk: this
-        one has passed the line.
+        pause_at: (time.monotonic()).  After an OSError begin another walk: this one has passed the line.
         """
         self.scan.pause_at = pause_at
         try:
@@ -4104,14 +4071,13 @@ class Walk:
                 self._go_back_to_passed()
             while True:
                 line = self.scan.next(RUNNING if self._only_running_matter else b"")
-                # no more lines to choose from
                 if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
                     self._choose_among(len(self.passed))
                     self._go_back_to_passed()
                     continue
                 if not line:
                     break
-                # a process is perhaps still writing an incomplete line
+                # a process can be writing it
                 if not line.is_complete and self._note_if_half_saved():
                     return Stop.CUT
                 if line.state == DIRECTIVE:
@@ -4126,7 +4092,7 @@ class Walk:
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
-                    # continue here later, as a walk from the top takes long
+                    # a walk from the top takes long
                     self.scan.seek_back(line)
                     return Stop.SHORT
             self._note_if_half_saved()
@@ -4137,16 +4103,15 @@ class Walk:
             return Stop.RESTART
 
     def _choose_among(self, count: int) -> None:
-        """Choose one of the next `count` new lines at random; pass those above it: others can take these.
+        """Choose one of the next `count` new lines at random, or all runners would try the same line.
 
-        Otherwise all would try the same line, a round trip each.  On a local file system, and at a server,
-        take the first.
+        On a local file system, and at a server, take the first.
         """
         is_runner_on_network = self._file.network and not self._starts_groups
         self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
 
     def _go_back_to_passed(self) -> None:
-        """Go back to the first line that was passed.  Raises FileChangedError if an edit has moved it."""
+        """Go back to the first line that was passed.  Raises FileChangedError."""
         passed, self.passed = self.passed, []
         self.scan.seek_back(passed[0])
 
@@ -4158,7 +4123,7 @@ class Walk:
     def _continue_for_consumers(self, consumers: Consumers) -> None:
         """Go back to the first skipped line that one of these consumers may take, if there is one.
 
-        What the walk met from there on is forgotten.  Raises FileChangedError if an edit has moved the line.
+        What the walk met from there on is forgotten.  Raises FileChangedError.
         """
         self.consumers = consumers
         self._only_running_matter = False       # new jobs here can be for these consumers
@@ -4180,7 +4145,7 @@ class Walk:
     # -- consumers with too little free ----------------------------------------------------------------------
 
     def _end_waits_for_capacity(self, consumers: Mapping[Consumer, None]) -> None:
-        """End the wait of each consumer that now has enough for its job, or whose job's line has changed."""
+        """End the wait of each consumer that has enough now, or whose job's line has changed."""
         state_at_offset = {}
         for consumer in self._waiting_for_capacity.keys() & consumers.keys():
             line, needs = self._waiting_for_capacity[consumer]
@@ -4193,16 +4158,13 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line for the first consumer that may have it and has enough free.
-
-        Return None if the line was skipped, or the claim has failed: the walk goes on below it.
-        """
+        """Claim a new line for the first consumer that may have it and has enough free; None: walk on."""
         scope = self.above.scope
         settings = scope.settings
         self.above.record_first_unfinished(line)
         consumer = self._choose_consumer(line)
         if settings.together:
-            # a runner takes no job of a group, so it can skip the new lines up to the next directive
+            # a runner takes no job of a group
             self._only_running_matter = not self._starts_groups
             if self._starts_groups:
                 group = self._current_or_new_group()
@@ -4225,7 +4187,7 @@ class Walk:
             return self._try_change(line, claim).job
         else:
             if not self._waiting_for_capacity:
-                # none waits for capacity, so none may take the new jobs up to the next directive
+                # none may take the new jobs up to the next directive
                 self._only_running_matter = True
             self.skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
@@ -4233,13 +4195,13 @@ class Walk:
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished; or give an orphan the next state.
 
-        That is new if a consumer, present or not, runs orphans again (--resume); `e` if none does, in a
-        group, and below an invalid directive.
+        That is new if a consumer, present or not, runs it again (--resume); `e` otherwise, in a group, and
+        below an invalid directive.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
-        # not if another walk follows, which checks the line: on a network each check is a round trip
+        # not if another walk follows: on a network each check is a round trip
         if not self.needs_another_walk and (
                 self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
@@ -4276,16 +4238,15 @@ class Walk:
     # -- claims ----------------------------------------------------------------------------------------------
 
     def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
-        """Try to claim a line or to change its state, by calling `change`; return how that went.
+        """Try to claim a line or to change its state.  Raises FileChangedError.
 
-        A command that was refused once is not tried again in this walk.  Raises FileChangedError if an edit
-        has moved the line.
+        A command that was refused once is not tried again in this walk.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
-        # Others can have changed the lines below meanwhile; but a lock that is refused is hardly waited for
+        # others can have changed the lines below meanwhile; but a refused lock is hardly waited for
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
@@ -4305,10 +4266,7 @@ class Walk:
         return self.groups[-1]
 
     def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
-        """Mark the last group, if there is one, as complete.
-
-        cannot_start_yet: it is unknown if the walk has met all its lines, so it waits for another walk.
-        """
+        """Mark the last group, if any, as complete.  cannot_start_yet: lines of it can be missing."""
         if self.groups and not self.groups[-1].is_complete:
             self.groups[-1].is_complete = True
             if cannot_start_yet:
@@ -4321,7 +4279,7 @@ class Walk:
         directives_above = self.above.scope
         self.above.enter(line)
         if self.groups and self.above.scope.group_key != directives_above.group_key:
-            # Below an invalid directive it is unknown if jobs belong to the group above
+            # below an invalid one it is unknown if jobs belong to the group above
             self.mark_group_complete(cannot_start_yet=self.above.scope.error != "")
         self._only_running_matter = False       # new jobs can be for other consumers
         self.above.block = self.above.find_block_below(line, self._file)
@@ -5013,8 +4971,8 @@ class FileExecutor:
 
 
 class FileCounter:
-    """Counts the lines of a job file by state, now and then, for the status line of a terminal."""
-    PAUSE_FACTOR = 50                   # so counts take at most 1/50 of a CPU
+    """Counts the lines of a job file by state, for the status line of a terminal."""
+    PAUSE_FACTOR = 50                   # counts take at most 1/50 of a CPU
     MIN_COUNT_SECONDS = 2.0             # from one count to the next
     MIN_COUNT_SECONDS_FAR = 15.0        # on a network file system
 
@@ -5022,11 +4980,11 @@ class FileCounter:
         self._file = file
         self._executor = executor
         self.counts: Counts | None = None       # the last successful count; None: none yet
-        self._is_counting = False               # a count is in the executor
-        self._throttle = Throttle()             # measures the last count: the next one waits accordingly
+        self._is_counting = False
+        self._throttle = Throttle()             # of the last count
 
     def request_count_if_due(self) -> None:
-        """Start a count, unless one is in progress or the last is recent; `counts` has the result later."""
+        """Start a count, unless one is in progress or recent; `counts` has the result later."""
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
@@ -5064,7 +5022,7 @@ class Jobs(Protocol):
         """Return True if surely no other runner has the line."""
 
     def on_ready_to_start(self, job: Job) -> None:
-        """Handle a shell that waits at the gate, until the server starts the group."""
+        """Handle a shell that waits at the gate."""
 
     async def finish(self, job: Job, state: bytes) -> str:
         """Write a job's new state (NEW: it was not started) and give the line up.
@@ -9359,8 +9317,8 @@ if __name__ == "__main__":
 # other than D, and he has no proof for step 5.  If he leads C to another server of the same user, C
 # recognizes that by F, unless both serve the same path.  Against a downgrade, each proof includes the
 # version, and both ends refuse every TLS version but 1.3; against replay, two new challenges and a label for
-# the step.  An attacker who learns the token later cannot decrypt a recording: TLS 1.3 makes new keys for
-# each connection.
+# the step.  Who learns the token later cannot decrypt a recording: TLS 1.3 makes new keys for each
+# connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
 # UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
@@ -9445,7 +9403,7 @@ def decode(frame: bytes) -> Fields:
 class Message:
     """Reads and checks the fields of a message: each getter raises WireError.
 
-    So handlers read all fields before they change anything.  A string is a text, for people, or data.
+    So handlers read all fields before they change anything.
     """
 
     def __init__(self, fields: Any) -> None:
