@@ -1392,8 +1392,8 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes = b"") -> None:
         """Read the file again from the line returned last: others can have claimed lines below.
 
-        data: what the caller has just read there, the line and more; b"": nothing.  Raises FileChangedError
-        unless the line is still there, in any state: line numbers can be wrong.
+        data: what the caller has just read there; b"": nothing.  Raises FileChangedError unless the line is
+        still there, in any state: line numbers can be wrong.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
         if not data:
@@ -1414,7 +1414,7 @@ class Scan:
             state_index = 1
             while newline < 0:
                 length = len(self._buffer)
-                # the buffer doubles at least, so a long line takes few reads
+                # at least twice as much, so a long line takes few reads
                 self._buffer += self.file.pread(max(self.chunk_size, length), self._buffer_offset + length)
                 if len(self._buffer) == length:     # the end of the file
                     break
@@ -1422,7 +1422,7 @@ class Scan:
         self._count_lines_to(state_index)
         is_complete = newline >= 0
         line_end = newline if is_complete else len(self._buffer)
-        # A malformed directive can begin with a blank (DIRECTIVE_LIKE)
+        # a malformed directive can begin with a blank
         state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[state_index + 1:line_end]
         offset = self._buffer_offset + state_index
@@ -1432,15 +1432,15 @@ class Scan:
     def _count_lines_to(self, stop: int) -> None:
         self.line_number += self._buffer.count(b"\n", self._position, stop)
         if self.counted is not None:
-            # The last newline can be at stop - 1; two more bytes, state and blank, show if a job follows it
+            # the last newline can be at stop - 1, and a job follow it
             self.counted.update(JOB_LINE.findall(self._buffer, self._position, stop + 2))
         self._position = stop
 
     def _read_chunk(self) -> bool:
         """Add the next chunk of the file, also if Paused is raised.  Return False at the end of the file."""
         data = self.file.pread(self.chunk_size, self._buffer_offset + len(self._buffer))
-        # A match can begin in one chunk and end in the next.  At the end of the file only a newline and a
-        # byte after it are kept: all lines but one that has only begun are counted.
+        # A match can begin in one chunk and end in the next.  At the end of the file only a line that has
+        # just begun is not counted
         overlap = 64 if data else 2
         self._drop_buffer_to(max(self._position, len(self._buffer) - overlap))
         self._buffer += data
@@ -1464,10 +1464,7 @@ class Scan:
 
 @functools.cache
 def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Pattern[bytes]:
-    """Return a pattern that begins with the newline before a line.
-
-    states: None: all; b"": no job line.  with_directives: or a #RUN line, or one that looks like it.
-    """
+    """Return a pattern that begins with the newline before a line.  states: None: all; b"": no job line."""
     beginnings = []
     if states is None:
         beginnings.append(rb"[^#/ \t\n][ \t]")
@@ -1485,8 +1482,7 @@ def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     """
     incomplete: list[bytes] = []
     offset = start
-    # With O_DIRECT an NFS client asks the server for all bytes of a read, also those beyond the end of the
-    # file.  So the first reads are small, and a short read is the last
+    # small at first: with O_DIRECT an NFS client asks the server also for bytes beyond the end of the file
     size = 4096
     while True:
         data = file.pread(int(min(size, stop - offset)), offset)
@@ -1516,7 +1512,7 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
     for lines in whole_lines(file, start):
         for whole_line in lines_of_piece(lines):
             number += 1
-            # A look-up is faster than parsing each line
+            # a look-up is faster than parsing
             if whole_line[2:].removesuffix(b"\r") in commands and JOB_LINE.match(b"\n" + whole_line):
                 yield Line(number, offset, whole_line[:1], whole_line[1:], lines.endswith(b"\n"))
             offset += len(whole_line) + 1
@@ -1528,7 +1524,7 @@ def count_running_lines(file: Reader, start: int, stop: float, command: bytes, l
                for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n")]
     count = 0
     for lines in whole_lines(file, start, stop):
-        # Each line gets two newlines, because count() finds no overlapping matches
+        # two newlines each: count() finds no overlapping matches
         text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
         count += sum(map(text.count, matches))
         if count >= limit:
@@ -1539,7 +1535,7 @@ def count_running_lines(file: Reader, start: int, stop: float, command: bytes, l
 def first_line_offset(file: Reader) -> int:
     """Return the offset of the first line: 3 after a UTF-8 byte-order mark, otherwise 0.
 
-    Raises OSError for UTF-16: in it no line begins with a state and a blank, so no job would be found.
+    Raises OSError for UTF-16, in which no job would be found.
     """
     head = file.pread(BLOCK, 0)
     low, high = sorted([head[::2].count(0), head[1::2].count(0)])
@@ -1879,10 +1875,10 @@ def parse_directive(text: bytes) -> JobSettings | str:
 # A stray is neither a job nor a comment, such as a line without the blank after the dot.
 
 
-# A newline before a stray.  A single byte at the end of the file is none: an editor can be writing that line.
+# A newline before a stray; not before a single last byte: an editor can be writing that line
 STRAY = re.compile(rb"\n(?![^ \t\n][ \t]|[#/]|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
-# In a file without a job, a line that looks like one is a stray as well, and one that begins with a path.
-# There only `//`, `/*`, or `/` and white space or nothing begin a comment.
+# In a file without a job, a line that looks like one is a stray, too, and one that begins with a path: only
+# `//`, `/*`, or `/` and white space or nothing begin a comment
 STRAY_WITHOUT_JOBS = re.compile(rb"\n(?!#|/(?![^\s/*])|[ \t\r\f\v]*(?:[#\n]|\Z)|.\Z)")
 JOB_OR_COMMENT = "a job is '. COMMAND', a comment begins with #"
 
@@ -1921,7 +1917,6 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
         return
     if has_job or not refuse:
         say(f"{stray_line_message(number)} ({JOB_OR_COMMENT})")
-    # without NULs it can be a list of commands, so name the command that converts it
     elif b"\0" not in file.pread(4096, 0):
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
@@ -1934,7 +1929,7 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
     with job_file(path, network) as file:
-        # with any other state, a line is mostly a plain command, such as `R CMD BATCH`
+        # others are mostly plain commands, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
@@ -2059,7 +2054,7 @@ class TemporaryError(Exception):
 
 
 class LockedNow(TemporaryError):
-    """Another process holds the command mutex: mostly for a moment, so no message is needed."""
+    """Another process holds the command mutex, mostly for a moment."""
 
 
 class NoFile(TemporaryError):
@@ -2079,7 +2074,7 @@ class LineCheck(Enum):
 class Attempt:
     """The result of an attempt to claim a line."""
     check: LineCheck
-    data: bytes = b""           # a piece of the file from the line's state on; b"": nothing was read
+    data: bytes = b""           # from the line's state on; b"": nothing was read
     job: Job | None = None
     new_state: bytes = b""         # the line was not claimed, but got this state
 
@@ -2145,7 +2140,7 @@ class Summary:
     orphans: int = 0
     first_stray: int = 0        # 0: none
     has_end: bool = False       # there is a `#RUN end`
-    # of the consumers that were asked for: new jobs are left for these, but none that keeps them
+    # consumers for which new jobs are left, but none that keeps them
     with_jobs: frozenset[Consumer] = frozenset()
     without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
 
@@ -2324,8 +2319,8 @@ class LockTableReader(Opened):
 #
 #     HELD    as far as is known, LockTable.fd, JobFile.fd and each JobLock have their locks
 #     LOST    LockTable.fd has not, and this process does not know it yet
-#     CLOSED  it does: job file and lock file are closed.  Lost job locks are forgotten (Job.job_lock: None),
-#             by the next open_files() at the latest; others are still held
+#     CLOSED  it does: job file and lock file are closed.  Lost job locks are forgotten by the next
+#             open_files() at the latest; others are still held
 #
 #     event                                       HELD        LOST                 CLOSED
 #     to lock a mutex, to write a state:          it is       OSError(EIO)         FileChangedError
@@ -2351,7 +2346,7 @@ class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks.
 
     `fd` has all locks of this process except job locks.  Each of these is on another description, which the
-    job inherits, and where queries through `fd` find it.
+    job inherits.
 
     On NFS a short job has all of its bucket locked on that description (take_bucket()).  What can happen:
 
@@ -2375,19 +2370,18 @@ class LockTable(LockTableReader):
         self.job_locks: dict[int, JobLock] = {}        # by offset
         # those with all of a bucket locked, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
-        # whether the server unlocks a part of what is locked; None: it must be tested
-        self.can_trim: bool | None = None
+        self.can_trim: bool | None = None       # None: it must be tested
         # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
-        self._spare_fds: list[int] = []         # for the next jobs: no process of a job has them
+        self._spare_fds: list[int] = []         # for the next jobs
         self.presence_lock = presence_lock
-        self.pulse_offset = 0                   # of a byte locked only to notice lost locks; 0: not needed
-        self.locked_now = range(0)              # the bytes that the `with` block in progress has locked
+        self.pulse_offset = 0                   # 0: not needed
+        self.locked_now = range(0)              # by the `with` block in progress
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
         """Open or create the lock file, with presence lock and pulse."""
-        opened_at = self.clock()                # before the call: locks can be lost while it runs
+        opened_at = self.clock()                # before: locks can be lost during the call
         fd = open_lock_file_of(self._file, self.network)
         try:
             # without a lock on a file an NFS client does not notice that the server has dropped its locks
@@ -2405,7 +2399,7 @@ class LockTable(LockTableReader):
         close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
-        self.can_trim = None                    # it can have failed only because locks were lost
+        self.can_trim = None                    # False: perhaps only because locks were lost
         return fd, inode
 
     def open_current(self) -> None:
@@ -2536,7 +2530,7 @@ class LockTable(LockTableReader):
             is_unused = fd in self._pipes and (
                 self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)
             )
-        except BlockingIOError:                 # a process of the job lives, and has a write end
+        except BlockingIOError:                 # one lives
             is_unused = False
         if is_unused:
             self._spare_fds.append(fd)
@@ -2553,7 +2547,6 @@ class LockTable(LockTableReader):
         preferred = own_job_lock_offset(line)
         fd = self.open_job_lock()
         try:
-            # from the line's own on, and around the end of the bucket
             for offset in itertools.chain(range(preferred, offsets.stop), range(offsets.start, preferred)):
                 # all job locks of a server are on one description, which could lock its own again
                 if not self.is_ours(offset) and lock(fd, offset):
@@ -2677,7 +2670,7 @@ class JobReader(Opened):
     Use it in one thread at a time; on a network file system not in the event loop's: calls can take long.
     """
     ACCESS = os.O_RDONLY
-    MAX_LOOKS = 3  # a file or a line is gone after so many looks, an interval apart, missed it
+    MAX_LOOKS = 3  # after so many looks, an interval apart, a file or line is gone
     # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
@@ -2696,10 +2689,10 @@ class JobReader(Opened):
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
-        self._tail_since = 0.0                  # when `_tail` was first seen (clock)
+        self._tail_since = 0.0                  # when that was first seen (clock)
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
-        self.reader = OpenJobFile()             # _open() makes another one; close_files() leaves it closed
+        self.reader = OpenJobFile()
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
     @property
@@ -2750,8 +2743,8 @@ class JobReader(Opened):
         unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
-            return min(wait, self.interval)         # by then the save can have ended
-        self._trusted_size = size               # is_save_held_up() looks for the byte before it
+            return min(wait, self.interval)
+        self._trusted_size = size
         return 0.0
 
     def is_save_held_up(self) -> bool:
@@ -2820,7 +2813,7 @@ class JobReader(Opened):
         return self.lock_table.is_open and next(self.lock_table.other_presence_locks(), None) is None
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
-        """Read a line again, with state and `after` bytes that follow the text; b'' if it has moved."""
+        """Read a line again, with state and `after` more bytes; b'' if it has moved."""
         margin = min(line.offset, len(UTF8_MARK))       # has_line_at() needs the bytes before the line
         data = self.reader.pread(margin + 1 + len(line.text) + after, line.offset - margin)
         return data[margin:] if has_line_at(data, margin, line) else b""
@@ -2851,7 +2844,7 @@ class JobReader(Opened):
             return False
         lock_table.refresh()
         self.reopen_reader_on_fuse()
-        # Read the state after the job locks: the job can have just finished
+        # after the job locks: the job can have just finished
         if self.state_at(line) != RUNNING:
             return False
         # a lock file that was just removed or created proves nothing
@@ -2869,7 +2862,7 @@ class JobReader(Opened):
             if not job_locks:
                 return False
             if not self._has_running_lines(line.command, job_locks + 1, line.offset):
-                return True                     # there are no more lines `r` than locks
+                return True
         return False
 
     def can_run_another_copy(self, command: bytes, for_orphan: bool = False, near: int = 0) -> bool:
@@ -2908,7 +2901,7 @@ class JobReader(Opened):
             raise changed_if_gone(error) from None
 
     def _stat(self) -> os.stat_result:
-        """Return stat(2) of the file at the path; opening it makes NFS ask the server (close-to-open)."""
+        """Return stat(2) of the file at the path; NFS asks the server at open(2)."""
         info = lstat_refusing_symlink(self.real_path)
         if not self.network:
             return info
@@ -2938,7 +2931,7 @@ class JobReader(Opened):
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
 
-        Raises OSError(EPERM) if the new job file belongs to a user who could not write to the old one.
+        Raises OSError(EPERM): the new job file is of a user who could not write to the old one.
         """
         self.lock_table.refresh()
         if replacement := self.find_replacement():          # O2
@@ -3182,7 +3175,7 @@ class JobFile(JobReader):
         if self.network and was_committed:
             return True
         size = self.size()
-        # Check the append lock first: if it is free, the size includes all appended lines
+        # before the second size: if the append lock is free, that includes all appended lines
         if self.lock_table.is_appended_to():
             return was_committed
         self.lock_table.refresh()
@@ -3318,7 +3311,7 @@ class JobQueue:
 
     def still_has(self, job: Job) -> bool:
         """Return True if we certainly hold the job lock: only then may the job run again here."""
-        # an old answer is not certain; a host loses all its locks together
+        # a host loses all its locks together
         self.file.lock_table.expire_lock_check()
         try:
             return job.job_lock is not None and self.file.is_open and self.file.lock_table.still_has_locks()
@@ -3421,7 +3414,7 @@ class JobQueue:
         except OSError as error:
             self.close_if_locks_lost(error)
             why = error_text(error)
-            while error.errno == errno.EMFILE and self._reserve:        # the next attempt has these
+            while error.errno == errno.EMFILE and self._reserve:        # for the next attempt
                 os.close(self._reserve.pop())
             # a dead FUSE client gives ENOTCONN for ever, GlusterFS also while no server answers
             cut_off_since = self._cut_off_since
@@ -3429,14 +3422,14 @@ class JobQueue:
                 raise TemporaryError(f"the result {display_text(state)} cannot be written: {why}") from None
             why = f"the client of the file system has died ({why})"
         finally:
-            self.trim_bucket(job)               # until the next try others can have the mutex
+            self.trim_bucket(job)               # others can need the mutex
         self.release_job(job)
         return f"{why}; the result {display_text(state)} is not written"
 
     def _write_at_offset(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and release the job.
 
-        Raises LockedNow, OSError; FileChangedError: open_files() and a search are needed.
+        Raises LockedNow, OSError; FileChangedError: open_files() and search.
         """
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
@@ -3445,7 +3438,7 @@ class JobQueue:
             if self._is_result_written(job):
                 self.release_job(job)
                 return
-            # without our job lock, another runner can have claimed the line and written this `r`
+            # without our job lock the `r` can be that of another runner
             if not job.job_lock or self.file.state_at(job) != RUNNING:
                 raise FileChangedError("the line is not where it was, or the job lock was lost")
             job.unconfirmed_state = state       # first: write() can raise after the byte has arrived
@@ -3458,12 +3451,12 @@ class JobQueue:
         # None: its line was found, or the mutex is held elsewhere
         state_now = self._reconcile_commands([job]).get(job)
         if job not in self.claimed:                 # lost, here or in open_files()
-            self.release_job(job)                   # check_jobs() need not report it
+            self.release_job(job)                   # so check_jobs() does not report it
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
             self._write_at_offset(job, state)
             return ""
-        # unless a user's state is there, an editor can be about to write more
+        # an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
             self._mark_absent(job)
             if not self._is_gone(job):
@@ -3479,7 +3472,7 @@ class JobQueue:
         return f"{why}; the result {display_text(state)} is not written"
 
     def _is_result_written(self, job: Job) -> bool:
-        """Return True if a failed try has written the result: the next would overwrite another line `r`."""
+        """Return True if a failed try has written the result: another would overwrite another line `r`."""
         return job.unconfirmed_state != b"" and self.file.state_at(job) == job.unconfirmed_state
 
     def release_job(self, job: Job) -> None:
@@ -3619,9 +3612,9 @@ class JobQueue:
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
-        """Return the line of a job that is astray; None: there is none.
+        """Return the line of a job that is astray; None: there is none.  Remove an `r` from unused_running.
 
-        States but `r` and `.` are a user's: the job can be cancelled.  Removes an `r` from unused_running.
+        States but `r` and `.` are a user's: the job can be cancelled.
         """
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))
@@ -4354,8 +4347,8 @@ class Cursor:
     """
     MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
-    MIN_IDLE_SECONDS = 30.0     # without any change: then report that new jobs wait
-    LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: a host that dies leaves many
+    MIN_IDLE_SECONDS = 30.0     # then report that new jobs wait
+    LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: a dead host leaves many
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
     FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
@@ -4391,7 +4384,7 @@ class Cursor:
         self._is_sliced = False
         # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
         self._errors_since: float | None = None
-        self._waiting_signature: tuple[int, ...] = ()   # of the file, at the last walk without a job
+        self._waiting_signature: tuple[int, ...] = ()   # at the last walk without a job
         self._report_waiting_at = inf           # (clock) if it is still that
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
@@ -5296,7 +5289,7 @@ class Sink:
 
 # ======== Processes =========================================================================================
 #
-# A job is a shell in a new session, with the descriptor of the job lock, and with a tag in the environment.
+# A job is a shell in a new session, with the job lock, and with a tag in the environment.
 #
 # To kill a job is to kill a tree: the processes of the session, all with the tag, all that share the job lock
 # with them, and all descendants, as /proc shows them.  Each process gets TERM once, and KILL after the grace.
@@ -5306,7 +5299,7 @@ class Sink:
 # A runner kills only its own jobs.  Of a job whose runner is dead, Holders finds processes, to name them.
 
 LOCK_FD = 64                        # descriptor of the job lock in a job: out of the way of `exec 3>file`
-# the soft limit of open files of jobs, while ours can be raised: select(2) fails above 1,024
+# the soft limit of open files of jobs; ours can be higher: select(2) fails above 1,024
 START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # descriptors of make -j, which no job inherits: make would use the job's files of these numbers
 # (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
@@ -5359,7 +5352,7 @@ class ProcessStat(NamedTuple):
         """Raises OSError if the process has exited."""
         fd = os.open(f"/proc/{pid_text}/stat", os.O_RDONLY)
         try:
-            # after the pid and '(NAME)', a name that can contain blanks and )
+            # after the pid and '(NAME)', which can contain blanks and )
             state, parent, _, session, *fields = os.read(fd, 4096).rpartition(b")")[2].split()
         finally:
             os.close(fd)
@@ -5406,7 +5399,7 @@ class ProcessTable:
     @staticmethod
     def _inherited_locks(pid: int) -> Iterator[bytes]:
         """Yield the job locks that a process has inherited; none of another user's, or of this process."""
-        for fd in LOCK_FD, LOCK_FD + 2:         # one has the lock, if no low limit of open files: _lock_fd
+        for fd in LOCK_FD, LOCK_FD + 2:         # unless the limit of open files is low: _lock_fd
             with suppress(OSError), open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
                 if pid != os.getpid():
                     yield from EXCLUSIVE_LOCK.findall(file.read())
@@ -5428,7 +5421,7 @@ class ProcessTable:
             pid = todo.popleft()
             if pid not in found:
                 found[pid] = None
-                # for the next table, which finds a process without session and tag by its job lock
+                # for the next table
                 shell.tags.update(self._inherited_locks(pid))
                 todo.extendleft(self.children.get(pid, []))
         return list(found)
@@ -5466,7 +5459,7 @@ class Holders:
                     if (info.st_dev, info.st_ino) == lock_file:
                         with open(f"/proc/{name}/fdinfo/{fd}", "rb") as file:
                             match = self.JOB_LOCK.search(file.read())
-                        # only a job has it without close-on-exec, by inheritance
+                        # only a job has it without close-on-exec
                         if match and not int(match[1], 8) & os.O_CLOEXEC:
                             self._by_lock[int(match[2])].append(int(name))
 
@@ -5568,7 +5561,7 @@ class TreeKiller:
         self._loop = loop
         self.grace = inf if grace is None else grace
         self.kills_at_once = False  # True: without the grace, after a second INT
-        # for all jobs that are being killed: a reading takes long; None: no caller waits
+        # one for all jobs that are being killed; None: no caller waits
         self._reading: asyncio.Task[ProcessTable] | None = None
         self._throttle = Throttle()     # of the last reading
 
@@ -5613,7 +5606,7 @@ class TreeKiller:
 
     async def _read_after_pause(self) -> ProcessTable:
         await asyncio.sleep(self._throttle.seconds_until_due(3))
-        self._reading = None            # callers that come from now on wait for the next reading
+        self._reading = None            # callers from now on wait for the next reading
         self._throttle = Throttle()
         with self._throttle:
             return ProcessTable()
@@ -5653,10 +5646,10 @@ class Processes(TreeKiller):
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
-        self._own_peak = 0              # of this process's memory, when last asked, in KiB: see reap()
+        self._own_peak = 0              # of this process's memory, when last asked, in KiB
         id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
         self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
-        self._null = os.open(os.devnull, os.O_RDWR)     # stdin of jobs, and what no pipe is given for
+        self._null = os.open(os.devnull, os.O_RDWR)
         # the number of the job lock in a job; start() needs some above it, below the limit
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret, and memory that an outer runner has allocated is not each job's
