@@ -1873,11 +1873,12 @@ class Sessions:
 #     the line with that number and command, or
 #     the only line of that command                                 answer
 #     has the job's result                                          settled
-#     is `r`, `e` or `.`, and no other job or runner has it         the client has that line
+#     is `r` (or `e` or `.`, unless the result is that), and no     the client has that line
+#       other job or runner has it
 #     was the previous server's, and a user has set its state       stop: the job is cancelled
 #     otherwise, or there is none                                   lost: the client kills the job
 #
-# So if an edit has moved one of several equal lines while no server ran, its job is lost, and runs again.
+# So if an edit has moved one of several equal lines while no server ran, its job is lost.
 #
 # No second copy can start: for the grace, lines with job locks of the previous server have no other runner,
 # and any other line is claimed as by a runner, under the command mutex and by the count of job locks.
@@ -1909,7 +1910,7 @@ class ReportedJob:
 
 @dataclass
 class Reclaimed:
-    """What becomes of the jobs of a returning client.  With a doubt, some are in no list."""
+    """What becomes of the jobs of a returning client.  With a doubt, those in `lost` can have a line."""
     jobs: dict[str, Job] = field(default_factory=dict)      # by key: the client has the line again
     settled: list[str] = field(default_factory=list)        # keys: the line has the job's result already
     lost: list[str] = field(default_factory=list)           # keys: all others; Recovery.reclaim() sets this

@@ -1974,8 +1974,8 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
-#         raises h - R above 0: a claim adds one to both, a result takes one from both, a repair adds to R
-#         alone, and an orphan is taken from R while h < R.
+#         raises h - R above 0: a claim adds one to both, a result takes one from both, a repair writes an
+#         `r` for a job lock that has none, or locks one while h < R; an orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
@@ -1998,19 +1998,20 @@ def check_job_file(path: str, network: bool, say: Say) -> None:
 # repairs that in check_jobs().
 #
 # Steps of a state change: lock the command mutex (of a short job it can be locked already); drop this host's
-# cache; check that the path still names this file (check_writable()), and that the line has not moved
+# cache; check that the path still names this file (check_at_path()), and that the line has not moved
 # (read_line()); write; unlock the mutex.  If the file or the lock file was replaced, raise FileChangedError,
 # which unlocks a mutex that this change has locked.  No file is opened in the middle of a state change.
 #
 # The path can name other files at any time, and this host can lose its locks.  Between two state changes
 # JobQueue.open_files() sees to both.  The order of its steps is part of the proof:
 #
-#     O1  If our locks are lost, close both files: until O6 nothing can be claimed or written.
+#     O1  If our locks are lost, close both files: until O3 nothing can be written.
 #     O2  Open the job file that the path names, with the in-use lock on it, unless it is open.
 #     O3  The same for the lock file.  After O2, which refuses a file that must not be used.
 #     O4  Forget job locks that prove nothing: those in an old lock file, where no runner looks for them, and
 #         those that this host has lost.  Before O5, which counts the held ones.
-#     O5  Lock a job lock again for each claimed job that has none; one for which no line is left is "lost".
+#     O5  Lock a job lock again for each claimed job that has none (if its mutex is held, at the next check).
+#         One for which no line is left is "lost".
 #     O6  Mark the lock file as in use, last: as long as the mark is at an old lock file, no other process can
 #         use the new one (step 7), and take lines of these jobs for orphans.
 #
@@ -3385,7 +3386,7 @@ class JobQueue:
         """Write the result of a job over its `r`, and release the job.
 
         Return '', or why the result will never be written.  Raises TemporaryError, never OSError: the job
-        stays claimed and locked.
+        stays claimed, and locked unless its locks are lost.
 
         Step 4 of the protocol: lock the command mutex, unless the bucket is locked; check path and line;
         write the state; free the job lock, then the mutex, or all of the bucket in one call.
@@ -3492,7 +3493,8 @@ class JobQueue:
     # `r`.
     #
     #     1. A job that lost its lock takes one if h < R, or, if its line is new again, if h <= R.  Otherwise
-    #        another runner has the line: the job is lost.  Before 4: no `r` without a job lock (I1).
+    #        another runner has the line, or it was removed: the job is lost.  Before 4: no `r` without a job
+    #        lock (I1).
     #     2. A job keeps its offset if the line there is `r`.
     #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
     #        ours: a job gets the nearest.
@@ -3614,7 +3616,7 @@ class JobQueue:
                    locks_of_others: int) -> Line | None:
         """Return the line of a job that is astray; None: there is none.  Remove an `r` from unused_running.
 
-        States but `r` and `.` are a user's: the job can be cancelled.
+        Another state than `r` and `.` is mostly a user's: the job can be cancelled.
         """
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))

@@ -651,7 +651,7 @@ class TerminalProgress(Progress):
 # and repeats all fields of the start.
 #
 # The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
-# complete journal only if a run is missing.
+# complete journal only if a run is missing, or could be one of several equal lines.
 
 STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "c": "cancelled",
                "x": "cancelled", "?": "unknown"}      # x: in journals of earlier versions
@@ -1185,7 +1185,7 @@ class RunnersAtWork:
         self._presence_locks = presence_locks  # None: unknown
 
     def has_runner_exited(self, run: RunRecord | None) -> bool:
-        """Return True if the runner that started a run, or the server that assigned it, has surely exited.
+        """Return True if the runner that started a run, or each server if one assigned it, has surely exited.
 
         If the run or that program is unknown, return True only if no runner or server is alive.
         """
