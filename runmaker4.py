@@ -169,7 +169,7 @@ OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Clock = Callable[[], float]     # returns seconds
 Callback = Callable[[], None]
-LockFds = tuple[int, ...]       # what a job inherits, see LockTable.copy_job_lock(); (): nothing
+LockFds = tuple[int, ...]       # what a job inherits: LockTable.copy_job_lock()
 Fields = dict[str, Any]         # of a JSON object
 Identity = tuple[int, int]      # of a file: device and inode number
 T = TypeVar("T")
@@ -377,8 +377,7 @@ class Parser(argparse.ArgumentParser):
         self.notes = notes  # by title: a paragraph below the options
 
     def format_help(self) -> str:
-        # The formatter leaves description and epilog as they are, for the examples.  So break the paragraphs
-        # here, at the width at which argparse breaks the options
+        # the formatter leaves description and epilog as they are, for the examples
         import shutil  # not above: it loads zlib, bz2 and lzma
         width = max(shutil.get_terminal_size().columns - 2, 20)
         self.description = f"{filled(self.purpose, width)}\n\n{self.examples}"
@@ -430,17 +429,17 @@ def filled(text: str, width: int, indent: str = "") -> str:
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run the main() of a script, and return the exit status.  argv: None: the arguments of this process."""
+    """Run the main() of a script, and return the exit status."""
     # No other file may get the number of a closed standard descriptor
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
-    # One of KILL_SIGNALS came while they were blocked: exit as after it, before anything is done
+    # one of KILL_SIGNALS came while they were blocked
     for signum in set(KILL_SIGNALS).intersection(signal.sigpending()):
         if signal.getsignal(signum) != signal.SIG_IGN:
             return 128 + signum
-    # Without handlers these now kill us, even while a file system or a server does not answer.  HUP, USR1 and
-    # QUIT remain blocked until they have a handler
+    # These now kill us, even while a file system or a server does not answer.  HUP, USR1 and QUIT remain
+    # blocked until they have a handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, KILL_SIGNALS)
     try:
         if os.path.realpath("/proc/self") != f"/proc/{os.getpid()}":
@@ -469,7 +468,7 @@ def exit_now(status: int) -> None:
 
 
 def warn(text: str) -> None:
-    with suppress(OSError):      # stderr is closed or full: there is nowhere to report it
+    with suppress(OSError):      # stderr is closed or full
         write_all(2, os.fsencode(printable(text)) + b"\n")
 
 
@@ -521,7 +520,7 @@ def once_per_subject(say: Say) -> Callable[[str, str], None]:
 def print_lines(lines: Iterable[bytes]) -> int:
     """Print many lines, and return how many; an iterator's need not fit in memory."""
     count = 0
-    # a command's control characters must not reach a terminal; a file or a pipe gets each line as it is
+    # a command's control characters must not reach a terminal
     printed_lines = map(one_line, lines) if os.isatty(1) else iter(lines)
     while batch := list(itertools.islice(printed_lines, 1000)):
         print_bytes(b"\n".join(batch) + b"\n")
@@ -1602,8 +1601,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 
 SHELL = "/bin/sh"
-# Names of shells that understand Processes.SHELL_SCRIPT.  Other programs must not get `-c JOB`:
-# `true -c JOB` does nothing, and the job would count as done.
+# Names of shells that understand Processes.SHELL_SCRIPT; with `true -c JOB` the job would count as done
 POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 
 
@@ -1693,7 +1691,7 @@ class Directives(NamedTuple):
         return self.settings.hosts, self.settings.needs, self.below_end
 
     def with_directive(self, line: Line) -> Directives:
-        """Return these directives with the effect of one more, which is below them in the file.
+        """Return these directives with the effect of one more, below them in the file.
 
         If that is malformed, the result has an `error` (the first one remains), and no settings.
         """
@@ -1761,9 +1759,9 @@ def parse_shell(text: str) -> str:
     return text
 
 
-# Shell code before an operator that is searched for: no quotes are open there, and no comment has begun.  In
-# double quotes, a substitution can have quotes and parentheses of its own, but none within these; otherwise
-# nothing is found behind it.
+# Shell code before an operator that is searched for: no quotes are open there, and no comment has begun.  A
+# substitution in double quotes can have quotes and parentheses, but none within these, or nothing is found
+# behind it
 SHELL_CODE = rb"""(?:
     [^'"\\\#&|;<>]
     | \\.
@@ -1797,10 +1795,10 @@ MISREAD = {
 
 
 def why_misread(command: bytes, shell: str) -> str:
-    """Return what a command does in this shell that its author will not expect, and a remedy; '': nothing."""
+    """Return what a command does in this shell that its author does not expect, and a remedy; '': nothing."""
     if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
-    # First a quick test: is there a & that is no part of && or >&?
+    # first a quick test: a & that is no part of && or >&
     if re.search(rb"(?<![&<>;])&(?!&)", command):
         for pattern, (shells, why) in MISREAD.items():
             # /bin/sh is a link to dash or bash
@@ -1831,7 +1829,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
     The result is shared by all equal directives, so do not change it.  text: Line.text, of a valid directive
-    all after the `#`, so that it begins with `RUN`.
+    all after the `#`.
     """
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
@@ -1929,7 +1927,7 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
 def check_job_file(path: str, network: bool, say: Say) -> None:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
     with job_file(path, network) as file:
-        # others are mostly plain commands, such as `R CMD BATCH`
+        # lines in other states are mostly plain commands, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
@@ -2347,7 +2345,7 @@ class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks.
 
     `fd` has all locks of this process except job locks.  Each of these is on another description, which the
-    job inherits.
+    job inherits, and where queries through `fd` find it.
 
     On NFS a short job has all of its bucket locked on that description (take_bucket()).  What can happen:
 
@@ -2531,7 +2529,7 @@ class LockTable(LockTableReader):
             is_unused = fd in self._pipes and (
                 self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)
             )
-        except BlockingIOError:                 # one lives
+        except BlockingIOError:                 # a process lives
             is_unused = False
         if is_unused:
             self._spare_fds.append(fd)
@@ -2625,7 +2623,10 @@ class LockTable(LockTableReader):
             self.free_job_lock(job_lock)
 
     def drop_lost_job_locks(self) -> None:
-        """Forget job locks that a network file system has dropped (O4), with their useless descriptions."""
+        """Forget job locks that a network file system has dropped (O4).
+
+        Their descriptions stay useless, even if a lock on one seems to succeed.
+        """
         if not self.network:
             return
         offsets = defaultdict(list)              # of job locks, by descriptor
@@ -2963,7 +2964,7 @@ class JobReader(Opened):
             old_info = self.reader.info
             if self.is_open:
                 with suppress(OSError):      # the file server can have lost it
-                    old_info = os.fstat(self.fd)                # now
+                    old_info = os.fstat(self.fd)                # owner and mode can have changed
             if old_info and not is_trusted_replacement(info, old_info):
                 raise OSError(
                     errno.EPERM,
@@ -3542,7 +3543,7 @@ class JobQueue:
         # CHANGED_ONCE: this search decides if the job is cancelled
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
-        # growing pauses: to read a long file each second costs half a core
+        # pauses grow: to read a long file each second costs half a core
         seconds_missing = now - job.absent_since
         pause = min(seconds_missing / 2, 60 * self.file.interval)
         return now - self._searched_at >= pause
@@ -3643,7 +3644,7 @@ class JobQueue:
                 self._jobs_to_kill[job] = "lost"
 
     def _restore_running_state(self, line: Line) -> None:
-        """Make a line `r` again.  Needs the mutex."""
+        """Make a line `r` again: else it could be claimed after its job.  Needs the mutex."""
         if line.state != RUNNING:
             self.file.write(line, RUNNING)
             self.say(
@@ -4373,7 +4374,7 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        # whom of those the current walk will answer, or the last idle one did not let exit
+        # those of `_leaving` whom the current walk will answer, or the last idle one did not let exit
         self._answered: frozenset[Consumer] = frozenset()
         self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -4387,7 +4388,7 @@ class Cursor:
         # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # at the last walk without a job
-        self._report_waiting_at = inf           # (clock) if it is still that
+        self._report_waiting_at = inf           # when (clock) to report that jobs wait, if it is still that
         self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
@@ -4411,7 +4412,7 @@ class Cursor:
             result = self._walk_if_due(consumers or self.consumers, known)
             self._errors_since = None
             if self._is_file_unchecked:
-                # at the start such a file is refused
+                # at the start a file of plain text was refused; now only warn
                 self._is_file_unchecked = False
                 with suppress(UsageError):   # it is gone again
                     check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
@@ -4533,7 +4534,7 @@ class Cursor:
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, or begin another, until one claims a job or has to stop."""
         was_edited = False
-        # one that has only paused goes on: otherwise it would never end in a long file
+        # a walk that has only paused goes on: otherwise it would never end in a long file
         if self._walk and not self._is_sliced:
             scan = self._walk.scan
             try:
@@ -4591,7 +4592,7 @@ class Cursor:
         """Find out when another walk is due after one that has found no job, or who may exit now."""
         last, self._idle_walk = self._idle_walk, walk
         if walk.groups and not walk.groups[-1].is_complete:
-            # can have more lines below.  Ask before the size, which then includes all appended lines
+            # the last group can go on.  Ask before the size, which then includes all appended lines
             is_appended_to = self.file.lock_table.is_appended_to()
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
@@ -4919,7 +4920,7 @@ class FileExecutor:
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Make a call now, or put it into the thread's queue; return the future answer.
 
-        An exception of a call made now is raised here, except TemporaryError.
+        An exception of a call made now is raised here, except TemporaryError: that is the answer.
         """
         if self.pool:
             future = self.pool.submit(function, *args, **kwargs)
@@ -7300,7 +7301,7 @@ class SlotFile:
 class RunnerStats:
     """The results of a runner's jobs."""
     results: Counter[bytes] = field(default_factory=Counter)    # jobs by state
-    had_errors: bool = False            # records were lost, or file or slots unusable
+    had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
     orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
@@ -7491,7 +7492,7 @@ class StopSignals:
         self._came.clear()
 
     async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
-        """Return True if a signal that also came to the runner, perhaps later, interrupted a run: `e`."""
+        """Return True if a signal that also came to the runner interrupted a run (`e`); await a late one."""
         if run_result.cause:
             return False
         exited_at = run.started + run.duration
@@ -8251,7 +8252,7 @@ class Runner:
                         if task.shell:
                             others.difference_update(map(str, table.job_processes(task.shell)))
                     tasks = [task for task in tasks if task.measure_memory(table) > task.run.requested_memory]
-                # one at a gate is measured later
+                # a shell at a gate is measured later
                 others -= {str(task.shell.pid) for task in self.tasks.values() if task.shell}
             for task in tasks:
                 if task.run in exceeding:
@@ -8292,7 +8293,7 @@ class Runner:
 
     async def _start_jobs(self) -> None:
         while not self.draining:
-            # with --follow, names can come
+            # with --follow, the slot file can get names
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
             if not (self.tasks or can_get_slots or self.slots.in_service):
                 return
