@@ -26,7 +26,7 @@ one line of a command, no second copy of the command starts while one lives, how
 The sections, each of which uses almost only those above it.  Begin at App.connect_parts() and
 Runner._start_jobs():
 
-    Starting fast           what comes before the first import of a script, and why
+    Starting fast           what comes before the first import of a script
     Basics                  errors, texts, sizes, the options' parser; run_main(), which calls each main()
     Record locks            to lock a byte; the bytes of a lock file
     File systems            mounts; Reader, which reads what other hosts have written; lost locks
@@ -35,7 +35,7 @@ Runner._start_jobs():
     The job file            the protocol, with its proof; LockTable, JobReader, JobFile, JobQueue
     Finding work            Walk, Cursor: which line is the next, when to look again, who may exit; Orphans
     The executor            calls files, if need be in a thread; FileJobs, as a Runner sees the job file
-    A run                   one run of a job, and how it ends; Sink: who is told of it
+    A run                   one run of a job; Sink: who is told of it
     Processes               shells, signals, and the end of a process tree
     The allocation          CPUs, memory and time of this process
     Output                  the sinks
@@ -2841,7 +2841,7 @@ class JobReader(Opened):
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
-            return False
+            return False                        # unknown
         if lock_table.is_open and self._locks_show_life(line):
             return False
         lock_table.refresh()
@@ -3313,7 +3313,7 @@ class JobQueue:
 
     def still_has(self, job: Job) -> bool:
         """Return True if we certainly hold the job lock: only then may the job run again here."""
-        # a host loses all its locks together
+        # an old answer is not certain; a host loses all its locks together
         self.file.lock_table.expire_lock_check()
         try:
             return job.job_lock is not None and self.file.is_open and self.file.lock_table.still_has_locks()
@@ -3573,6 +3573,7 @@ class JobQueue:
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
+        # the others can have results, or states that no check has seen twice
         return {job: missing[job] for job in jobs if job in missing}
 
     def _reconcile_command(
@@ -3839,7 +3840,7 @@ class Block(NamedTuple):
 
 @dataclass(eq=False, repr=False)
 class Above:
-    """The directives and the first unfinished job from the top of a file to the walk's last line."""
+    """The directives and the first unfinished job from the top of a file to the last line."""
     scope: Directives = NO_DIRECTIVES       # of the last line
     unfinished: Line | None = None          # the first job that was unfinished when reached
     unfinished_settings: JobSettings = NO_SETTINGS
@@ -3870,7 +3871,7 @@ class Above:
             return Block(Why.WAITS, directive)
         is_barrier_check = self.scope.check
         if is_barrier_check:
-            # Only a scan from the top knows line numbers.  Mostly a shorter scan shows that none is needed.
+            # only a scan from the top knows line numbers; mostly a shorter one shows that none is needed
             unchecked_start = max(self.checked_offset, file.start)
             bad_line = _first_line_between(unchecked_start, directive, file, bad_states)
             if bad_line:
@@ -3886,7 +3887,7 @@ class Above:
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
     """Return the first line in one of `states` from an offset to a barrier; or None."""
-    # the barrier is a directive itself, so the scan ends there at the latest
+    # the barrier is a directive itself, so the scan meets it
     for line in Scan(file.reader, start, states, with_directives=True):
         if line.offset >= barrier.offset:
             break
@@ -3904,7 +3905,7 @@ def no_group_message(line: Line, settings: JobSettings) -> str:
 
 @dataclass(eq=False, repr=False)
 class PendingGroup:
-    """The new jobs of a group that a walk has found, with settings."""
+    """The new jobs of a group that a walk has found."""
     MAX_GROUP_JOBS = 10_000
 
     name: str
@@ -4616,7 +4617,8 @@ class Cursor:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
         A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
-        With --follow it also stays until there is a `#RUN end`.
+        With --follow it also stays until there is a `#RUN end`.  A line that becomes new after the count has
+        a living runner, or was an orphan.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
@@ -5633,8 +5635,7 @@ class Processes(TreeKiller):
     # The last eval opens nothing that the command could close: so the shell refuses an end too many, such as
     # `}` or `else`, before it runs anything.  Without the exit, shells exec the last command; if that closes
     # all descriptors above 2, as ssh does, the job lock is lost.  ksh93 takes `exit` for the body of `f()`,
-    # but not `! exit`.  Of a killed command $? is 256 + the signal in ksh93, 384 + the signal in yash, and
-    # 128 + the signal elsewhere.
+    # but not `! exit`.  For a killed command $? is 256 + the signal in ksh93, 384 + in yash, else 128 + it.
     SHELL_SCRIPT = (
         b'case ${ZSH_VERSION-} in\n'
         b'"") while :; do eval "break; { :\n$1\n \n}"; exit; done ;;\n'
@@ -5773,8 +5774,8 @@ def slurm_tasks() -> int:
 
 def available_memory() -> float:
     """Return the memory that this process can use, in bytes: the least of all known limits."""
-    # Slurm gives it per node or per CPU, in MiB; 0 means the whole node.  Tasks of a step (srun) share it; a
-    # batch script can use all that the Slurm job has on the node, regardless of -c
+    # Slurm gives it per node or per CPU, in MiB; 0: the whole node.  Tasks of a step (srun) share it; a batch
+    # script can use all that the Slurm job has on the node, regardless of -c
     cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
     limits = [
         float(os.sysconf("SC_PHYS_PAGES") * PAGE),
@@ -5788,7 +5789,7 @@ def available_memory() -> float:
 
 # ---- until when --------------------------------------------------------------------------------------------
 #
-# With --walltime auto, jobs end before Slurm kills the runner, at SLURM_JOB_END_TIME (Slurm 23.02 or later).
+# By SLURM_JOB_END_TIME (Slurm 23.02 or later), for --walltime auto.
 
 
 AUTO = "auto"                       # --walltime auto
@@ -8458,11 +8459,11 @@ def redirect_to_null(fds: Iterable[int] = (0, 1, 2)) -> None:
 def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory; return the descriptor for detach().
 
-    The original process waits for detach(); if we exit before, it exits with status 2.  Without this wait,
-    the exit of a session leader (ssh -t) would send us SIGHUP before we have left that session.
+    The original process waits for detach(), or the exit of a session leader (ssh -t) would send us SIGHUP; if
+    we exit before, it exits with status 2.
     """
     read_fd, ready_fd = os.pipe()
-    # a child does not inherit pending signals, which are for the process that runs the jobs
+    # a child does not inherit pending signals
     pending_signals = signal.sigpending()
     if os.fork():
         os.close(ready_fd)
@@ -8478,10 +8479,7 @@ def go_into_background() -> int:
 
 
 def detach(ready_fd: int) -> None:
-    """Redirect descriptors 0 to 2 to /dev/null, except regular files; the original process exits with 0.
-
-    ready_fd: of go_into_background(); it is closed.
-    """
+    """Redirect descriptors 0 to 2 to /dev/null, except regular files; the original process exits with 0."""
     # from a terminal, or a pipe whose reader waits for EOF
     redirect_to_null(itertools.filterfalse(is_regular, (0, 1, 2)))
     os.write(ready_fd, b"+")
@@ -8491,7 +8489,7 @@ def detach(ready_fd: int) -> None:
 def open_pid_file(path: str) -> int:
     """Open or create the pid file, and lock it while the returned descriptor is open.  Raises UsageError.
 
-    Our number will overwrite its contents, so refuse a file that holds more than a number.
+    A file that holds more than a number is refused: ours will overwrite it.
     """
     fd = open_or_create_output(path, os.O_RDWR | os.O_NOFOLLOW)
     head = read_head(fd, path, 32)
@@ -8559,8 +8557,8 @@ def fork_quietly() -> int:
 def exit_without_waiting(exit_status: int) -> None:
     """Exit although a thread waits for a file system that does not answer.
 
-    Python's exit would wait for the thread.  The kernel's would, too: on NFS the last close of a locked file
-    unlocks the file and waits for the answer.  So a child keeps all descriptors open, and waits in our place.
+    Python's exit would wait for the thread, the kernel's for the last close of a locked file on NFS.  So a
+    child keeps all descriptors open, and waits in our place.
     """
     parent = os.getpid()
     child = fork_quietly()
@@ -9317,7 +9315,7 @@ if __name__ == "__main__":
 # connection.
 #
 # All parts of a text have fixed lengths, so different values never give the same text.  Bytes that are not
-# UTF-8 travel as lone surrogates (PEP 383).  Every length is checked before data of that length is stored.
+# UTF-8 travel as lone surrogates (PEP 383).  A length is checked before data of that length is stored.
 
 if TYPE_CHECKING:
     import hashlib
@@ -9335,7 +9333,7 @@ WIRE_VERSION = 13
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
-# of output in a message; JSON can need six for each.  Each must be acknowledged before MAX_SILENT_SECONDS
+# of output in a message (JSON can need six for each), which must be acknowledged before MAX_SILENT_SECONDS
 MAX_PIECE_BYTES = 1 << 14
 OUTPUT_WINDOW_BYTES = 1 << 18               # of output that a client sends before an acknowledgement
 PING_SECONDS = 6.0                          # between two pings of a client; the server answers each
@@ -9362,7 +9360,7 @@ def _parse_bounded_int(digits: str) -> int:
 
 
 def _parse_finite_float(text: str) -> float:
-    """Convert a number in JSON; raise ValueError for NaN and infinity, such as 1e999."""
+    """Convert a number in JSON; raise ValueError for NaN and infinity."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError("a number that is not finite")
@@ -9389,7 +9387,7 @@ def decode(frame: bytes) -> Fields:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = _json_decoder().decode(frame.decode("utf-8"))
-    except (ValueError, RecursionError):        # such as no JSON, or nested too deeply
+    except (ValueError, RecursionError):        # no JSON, or nested too deeply
         raise WireError("invalid JSON") from None
     if not isinstance(message, dict):
         raise WireError("no message")
@@ -9463,10 +9461,7 @@ class Message:
         return value
 
     def retried_states(self) -> bytes:
-        """Return the states of lines that a client runs again (Consumer.retry); b"": none.
-
-        RUNNING alone: only orphans, as lines `!` and `e` have been made new already.
-        """
+        """Return the states of lines that a client runs again (Consumer.retry); b"": none."""
         value = self.data("retry")
         if value not in (b"", RUNNING, ERROR + RUNNING, FAILED + ERROR + RUNNING):
             raise WireError("retry: not valid states")
