@@ -44,18 +44,27 @@ class SignalCase(RunCase):
 class Interrupted(SignalCase):
     """INT, TERM and what batch systems send before KILL end the jobs, and mark them e."""
 
-    def test_each_ends_the_jobs_which_are_not_tried_again_and_is_the_exit_status(self) -> None:
-        """Two jobs run, one waits when it comes; the closing line names the two, whose runs have an end."""
-        for ends, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU), 1):
-            with self.subTest(number=number.name):
-                self.jobs(SLEEPING, SLEEPING, "touch never")
-                runner = self.start_jobs("-j2", "--retries=3", "--retry", "--follow", up=[1, 2])
-                ended = self.stop(runner, number)
-                self.assertEnded(ended, 128 + number, "ee.")
-                self.assertRegex(ended.err.splitlines()[-1], rb"^runmaker4\.py: runs\.txt: .*lines 1, 2\b")
-                self.assertEqual(self.read("runs.txt.out/journal").count(b'"event": "end"'), 2 * ends)
-                for line in 1, 2:
-                    (self.dir / f"up.{line}").unlink()
+    def check_ended(self, number: signal.Signals, code: int, *options: object) -> None:
+        """Two jobs run and one waits when the signal comes; the closing line names the two."""
+        self.jobs(SLEEPING, SLEEPING, "touch never")
+        runner = self.start_jobs("-j2", *options, up=[1, 2])
+        ended = self.stop(runner, number)
+        self.assertEnded(ended, code, "ee.")
+        self.assertRegex(ended.err.splitlines()[-1], rb"^runmaker4\.py: runs\.txt: .*lines 1, 2\b")
+
+    def test_int_ends_the_jobs_and_exits_130(self) -> None:
+        """None is tried again."""
+        self.check_ended(signal.SIGINT, 130, "--retries", "3", "--retry", "--follow")
+
+    def test_term_ends_the_jobs_and_exits_143(self) -> None:
+        self.check_ended(signal.SIGTERM, 143)
+
+    def test_usr2_does_the_same_and_the_runs_have_an_end(self) -> None:
+        self.check_ended(signal.SIGUSR2, 140)
+        self.assertEqual(self.read("runs.txt.out/journal").count(b'"event": "end"'), 2)
+
+    def test_xcpu_does_the_same(self) -> None:
+        self.check_ended(signal.SIGXCPU, 152)
 
     def test_ctrl_c_reaches_the_runner_alone_and_the_jobs_get_term(self) -> None:
         """What a job prints then is not lost."""
@@ -254,27 +263,33 @@ class StoppedTogether(SignalCase):
         self.await_word(runner, b"HUP")
         self.assertEnded(self.signal_all(runner, signal.SIGHUP, *self.pids(2)), 1, "ee.")
 
-    def test_a_job_that_saves_its_state_when_its_runner_is_told_is_interrupted_however_it_exits(self) -> None:
-        """held: just before its runner is told; else before the runner, which is stopped, can look.
+    def check_own_end(self, number: signal.Signals, code: int, held: float) -> None:
+        """The second job, too, gets the signal, saves its state, and exits with this.
 
-        SIGXCPU has a larger number than SIGCHLD, and is handled before it.
+        held: it ends before its runner is told; 0: before the runner, which is stopped, can look.
         """
-        for number, code, held in ((signal.SIGTERM, 0, 30), (signal.SIGINT, 3, 30),
-                                   (signal.SIGINT, 0, 0), (signal.SIGXCPU, 0, 0)):
-            with self.subTest(number=number.name, code=code, held=held):
-                saves = f"trap 'exit {code}' INT TERM XCPU; {UP}; while :; do sleep 0.02; done"
-                runner = self.start_two(saves, held=held)
-                if not held:
-                    runner.send_signal(signal.SIGSTOP)
-                    runner.send_signal(number)
-                _, job = self.pids(2)
-                os.kill(job, number)
-                wait_until(lambda: not alive(job), what="the job has ended")
-                runner.send_signal(number if held else signal.SIGCONT)
-                self.assertEnded(self.finish(runner), 128 + number, "ee.")
-                for name in "up", "pid":
-                    for line in 1, 2:
-                        (self.dir / f"{name}.{line}").unlink()
+        saves = f"trap 'exit {code}' INT TERM XCPU; {UP}; while :; do sleep 0.02; done"
+        runner = self.start_two(saves, held=held)
+        if not held:
+            runner.send_signal(signal.SIGSTOP)
+            runner.send_signal(number)
+        _, job = self.pids(2)
+        os.kill(job, number)
+        wait_until(lambda: not alive(job), what="the job has ended")
+        runner.send_signal(number if held else signal.SIGCONT)
+        self.assertEnded(self.finish(runner), 128 + number, "ee.")
+
+    def test_a_job_that_ends_with_0_just_before_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGTERM, code=0, held=30)
+
+    def test_a_job_that_ends_with_0_while_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGINT, code=0, held=0)
+
+    def test_a_signal_with_a_larger_number_than_sigchld_is_handled_before_it(self) -> None:
+        self.check_own_end(signal.SIGXCPU, code=0, held=0)
+
+    def test_a_job_that_fails_in_its_own_way_just_before_its_runner_is_told_is_interrupted(self) -> None:
+        self.check_own_end(signal.SIGINT, code=3, held=30)
 
     def test_a_job_that_still_ends_well_is_done(self) -> None:
         runner = self.start_two(f"trap 'exit 0' USR1; {UP}; while :; do sleep 0.02; done")
@@ -484,7 +499,7 @@ threading.Thread(target=take, daemon=True).start()
 # -- the same, promised of a client -------------------------------------------------------------------------
 
 
-@ordinarily("test_each_ends_the_jobs_which_are_not_tried_again_and_is_the_exit_status",
+@ordinarily("test_int_ends_the_jobs_and_exits_130", "test_term_ends_the_jobs_and_exits_143",
             "test_nothing_is_left_running_when_int_comes_amid_short_jobs",
             "test_nothing_is_cut_short_when_hup_comes_amid_short_jobs")
 class InterruptedOverTcp(OverTcp, Interrupted):
