@@ -159,6 +159,7 @@ class History(World):
         super().__init__(seed, kind)
         self.runs: list[Run] = []
         self.made_new: dict[bytes, int] = {}        # command -> the last step in which a line became new
+        self.made_running: dict[bytes, int] = {}        # the same of `r`
         self.lost_answers = 0                       # fsync() that still fail after they have synced
         self.done: Counter[bytes] = Counter()       # commands of lines that were done at the beginning
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
@@ -294,6 +295,7 @@ class History(World):
         if data == b".":
             self.made_new[command] = self.steps
         if data == b"r":
+            self.made_running[command] = self.steps
             if line[:1] != b".":
                 self.fail(f"claims {line!r}")
             me.claimed, me.claimed_state, me.claimed_at = command, line[:1], self.steps
@@ -504,7 +506,9 @@ class History(World):
                 self.fail(f"may exit, and {command!r} is new")
         # -r and --resume lock all buckets: then somebody is changing lines
         resets = any(isinstance(actor, Process) and actor.retry for actor in self.actors)
-        orphans = orphans_before & self.orphans() if not resets else ()
+        # of equal lines another one can have been claimed since, and be an orphan now
+        orphans = [command for command in orphans_before & self.orphans()
+                   if not resets and self.made_running.get(command, 0) < step]
         if orphans and me.product and not me.product.cursor.no_job.summary.orphans:
             self.fail(f"may exit, and {orphans} are orphans")
 
