@@ -111,12 +111,12 @@ except ModuleNotFoundError as missing:
 from runmaker4 import (
     AGAIN,
     BEGIN,
+    BUCKETS_END,
     CANCELLED,
     DONE,
     END,
     ERROR,
     FAILED,
-    IN_USE_BYTES,
     NEW,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -2122,10 +2122,9 @@ class Recovery:
         except OSError as error:
             raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
         if count is None:
-            # all job locks in the old lock file (below BUCKETS_END, the same number), also for the keeper,
-            # which has this description
+            # all job locks in the old lock file, also for the keeper, which has this description
             with suppress(OSError):
-                unlock(lock_fd, 0, IN_USE_BYTES)
+                unlock(lock_fd, 0, BUCKETS_END)
             sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
         elif count:
             grace = human_time(sessions.grace)
