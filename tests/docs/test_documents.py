@@ -669,7 +669,7 @@ class Texts(Case):
                 if OURS.fullmatch(piece.text):
                     self.assertTrue((ROOT / piece.text).exists(), f"{piece.place}: {piece.text}")
                 elif re.fullmatch(r"test_\w+\*?", piece.text):
-                    self.assertTrue(list((ROOT / "tests").glob(f"{piece.text}.py")),
+                    self.assertTrue(list((ROOT / "tests").glob(f"*/{piece.text}.py")),
                                     f"{piece.place}: {piece.text}")
 
     def test_scripts_of_outside_that_are_named_exist(self) -> None:

@@ -134,7 +134,7 @@ class InContainer(CancelCase):
         if probe.code:
             self.skipTest(f"no PID namespace (unshare --pid): {probe.err.decode()}")
         self.jobs(SLEEPING)
-        box = self.start(*self.BOX, "sh", "-c", '"$@" & wait; sleep 60', "sh",
+        box = self.start(*self.BOX, "sh", "-c", '"$@" & wait; sleep 600', "sh",
                          *self.command(RUNMAKER, "runs.txt"))
         self.wait_up(1, runner=box)
         wait_until(lambda: b'"start"' in self.read("runs.txt.out/journal"), what="the start is recorded")

@@ -11,7 +11,7 @@ from tests.support.values import as_bytes
 
 UP = ": > up.$JOB_ID"               # a job says that it runs
 WAITING = f"{UP}; {GATE}"           # a job says so, and runs until open_gate() is called
-SLEEPING = f"{UP}; sleep 60"        # a job says so, and must be ended
+SLEEPING = f"{UP}; sleep 600"       # a job says so, and must be ended
 
 # From look to look at a job file it takes 0.2 s, not 1 s
 INTERVAL = 1.0 if FULL else 0.2
