@@ -1610,8 +1610,9 @@ def status_of(observation: Observation) -> Fields:
         hosts |= {run.host for run in runs
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
     run_times = [run.seconds for run in runs if run.has_ended and run.seconds is not None]
+    longest = max(run_times, default=0.0)
     hanging = [] if job_counts.new else [text for job in jobs if (text := describe_if_hanging(
-        job["line"], job["seconds"] or 0.0, len(run_times), max(run_times, default=0.0)))]
+        job["line"], job["seconds"] or 0.0, len(run_times), longest))]
     seconds_left = None
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
