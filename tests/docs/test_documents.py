@@ -35,7 +35,7 @@ DOCUMENTS = (
 # always run, but for what they do with a checkout; the others in full size
 OFTEN = "README.md", "docs/first-day.md"
 OURS = re.compile(r"\b(?:runmaker4(?:-server|-client)?|runset4|runwait4)\.py\b")
-MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200, "tests/README.md": 100}         # of others 400
+MOST_LINES = {"README.md": 250, "CONTRIBUTING.md": 200, "tests/README.md": 100}         # of others 450
 MOST_README_WORDS = 1350
 AT_ONCE = 6                             # commands that are run at the same time
 
@@ -181,6 +181,7 @@ RECIPES = {
         Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
     "runmaker4-server.py -d --pidfile pid --errors errors runs.txt >/dev/null":
         Recipe(jobs("."), after="until grep 'serving on' errors; do sleep 0.05; done; kill $(cat pid)"),
+    r"printf 'a,b\n3,14\n15,92\n' > params.csv": Recipe(after="[ $(grep -c ^d sums.txt) = 2 ]"),
     "runwait4.py --output runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt": JOURNAL,
     "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
@@ -207,7 +208,8 @@ RECIPES = {
     "runwait4.py --output --csv --template 'simulate {beta} {n}' runs.txt > table.csv":
         Recipe(". simulate 0.1 3\n. simulate 0.1 5\n. simulate 0.2 7\n", states="ddd",
                before="runmaker4.py -q runs.txt; "
-                      "echo 'from unittest import mock; read_csv = mock.Mock()' > pandas.py",
+                      "echo 'from unittest import mock' > pandas.py; "
+                      "echo 'read_csv = to_numeric = mock.MagicMock()' >> pandas.py",
                after="[ $(wc -l < table.csv) = 4 ]"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) runs.txt": WAITS,
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
@@ -220,6 +222,29 @@ RECIPES = {
     "runset4.py --edit runs.txt":
         Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'", after="grep -q 'grain 1' runs.txt",
                states=".."),
+    "runset4.py --set=p --state=. runs.txt":
+        Recipe(jobs("d..x"), instead={"runset4.py --set=.": "grep -c ^p runs.txt; runset4.py --set=."},
+               states="d..x"),
+    "pid=$(runwait4.py --status --json runs.txt | python3 -c 'import json, sys": Recipe(
+        jobs("d" * 16 + "."), before="touch hold; runmaker4.py -d --pidfile pid --errors errors runs.txt\n"
+                                     "until grep -q ^r runs.txt; do sleep 0.05; done",
+        instead={"$pid\nkill": "$pid; until grep -q ^State:.T /proc/$pid/status; do sleep 0.05; done; kill"},
+        after=f"rm hold; {GONE}", states="d" * 17),
+    "timeout -s USR1 $(($(date -d 18:00 +%s) - $(date +%s))) runmaker4.py -j0 runs.txt": Recipe(
+        jobs(".."), instead={"18:00": "'now + 1 hour'"}, states="dd"),
+    "runset4.py runs.txt --add --template './sim --beta {1} --gamma {2}' ::: 0.1 0.2 ::: 1 2": Recipe(
+        "d ./sim --beta 0.1\n", files={"sim": "#!/bin/sh\necho $#\n"},
+        instead={"old.json": "old.json || true", "new.json": "new.json || true"}, states="ddddd",
+        before="runset4.py --set=. runs.txt 1; runmaker4.py -q runs.txt",
+        after="[ $(grep -c '\"gamma\": \"2\"' new.json) = 2 ] && grep '\"beta\": \"0.1\".*2' old.json"),
+    "mkdir -p web": replace(JOURNAL, until="test -s web/index.html && grep 'Serving HTTP' .printed",
+                            instead={"8000": "0", "python3 -m": "python3 -u -m"}),
+    "# told: runs the job that follows, and sends mail if it fails": Recipe(),
+    "runmaker4.py --runner ./told -j0 runs.txt": Recipe(
+        jobs(".."), files={"told": '#!/bin/sh\n"$@"\n'}, states="dd"),
+    "ssh -t bob 'cd project && runmaker4.py -j0 runs.txt'": Recipe(
+        jobs(".."), instead={"cd project && ": ""}, states="dd"),
+    "runset4.py - --add --template ...": Recipe(instead={"...": "'echo {}' ::: 1"}),
     "runset4.py --set=new --state=held runs.txt 17 20-25":
         Recipe(jobs("." * 16 + "x..xxxxxx"), states="." * 25),
     "runwait4.py --status runs.txt": JOURNAL,
@@ -424,7 +449,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
             # docs/recipes.md, for podman, systemd and cron
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
-            "0 8 * * *  cd project && kill -USR1 $(cat pid.$(hostname))",
+            "0 8 * * * cd job && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
@@ -449,11 +474,12 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
     "ssh -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
-    "loginctl enable-linger", "source /etc/profile",
+    "loginctl enable-linger", "source /etc/profile", "docker run --rm --init IMAGE CMD",
+    "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
-    "* * * * *", "0 20 * * *",
+    "* * * * *", "* 20-23,0-7 * * *",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
@@ -464,7 +490,7 @@ FOREIGN_OPTIONS = set("""
 --ntasks-per-node --time --quick --query-gpu --format --bind-to --host --hostname --cpus --rm --grid
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
---no-print-directory --heartbeat --userns --init --now --checkpoint
+--no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
 """.split())
 
 
@@ -743,4 +769,4 @@ class Texts(Case):
         for document in DOCUMENTS:
             lines = (ROOT / document).read_text().splitlines()
             self.assertEqual([line for line in lines if len(line) > 120], [], document)
-            self.assertLessEqual(len(lines), MOST_LINES.get(document, 400), document)
+            self.assertLessEqual(len(lines), MOST_LINES.get(document, 450), document)
