@@ -327,9 +327,19 @@ RECIPES = {
                         "-timeout: 1s": "-timeout: 5s"}),
     "runmaker4-client.py --follow alice":
         Recipe(jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
-    "runset4.py tests.txt --add-tests testconfig.txt && "
-    "runmaker4-server.py --exit-when-done tests.txt":
-        Recipe(until="grep together= tests.txt && test -e .runmaker4.token", files={"tests.txt": ""}),
+    "runset4.py tests.txt --add-tests testconfig.txt": Recipe(
+        files={"tests.txt": ""}, after="grep together= tests.txt"),
+    "runmaker4-server.py --exit-when-done tests.txt": Recipe(until="test -e .runmaker4.token"),
+    "runset4.py - --add-tests testconfig.txt": Recipe(),
+    "runmaker4.py --dry-run tests.txt": Recipe(),
+    "runwait4.py -e runs.txt": Recipe(jobs("dx")),
+    "ls jobqueue/*.sh | runset4.py runs.txt --add-list - --template './{}' --new": Recipe(
+        jobs("."), files={"jobqueue/a.sh": "#!/bin/sh\n"}, after="runmaker4.py -q runs.txt", states="dd"),
+    "runset4.py --cancel runs.txt --match './job_script.sh data_1'": Recipe(
+        ". ./job_script.sh data_1\n", states="c"),
+    "runmaker4.py --slots @workers --runner 'env $(cat env.$SLAVE_IP)' runs.txt": Recipe(
+        ". echo $A > a; sleep 0\n", files={"env.alice": "A=1\n", "env.bob": "A=1\n"}, states="d",
+        after="[ $(cat a) = 1 ]"),
     "runset4.py --set=. --state='!' tests.txt": Recipe(after="grep '^[.] true' tests.txt"),
     # clusters
     "for host in alice bob; do":
@@ -491,6 +501,7 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
+--project --kill
 """.split())
 
 
