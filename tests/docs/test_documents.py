@@ -394,6 +394,10 @@ RECIPES = {
     "scancel -s USR1 1234": Recipe(),
     "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
     "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
+    "OMP_NUM_THREADS=1 runmaker4.py -j0 runs.txt": Recipe(
+        '. [ "$OMP_NUM_THREADS" = 1 ]\n', states="d"),
+    "runmaker4.py -d --name gpu --slots 0,1 --pidfile gpu.$(hostname) --errors errors.gpu runs.txt": Recipe(
+        "#RUN host=gpu\n. true\n#RUN host=cpu\n. true\n", after="runwait4.py -e runs.txt", states="dd"),
     "cat runs.txt": Recipe(jobs(".")),
     "runmaker4-server.py --host localhost runs.txt": Recipe(jobs("."), until="grep 'serving on' .printed"),
     "ssh -f -N -L 9998:localhost:9998 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
@@ -444,6 +448,7 @@ RECIPES = {
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
     "#RUN slots=4": "runmaker4.py -j8 runs.txt",
+    "#RUN host=cpu": "for name in cpu gpu; do runmaker4.py --name $name --slots 0 runs.txt || true; done",
     "#RUN memory=4G,16G": "runmaker4.py --memory 60G runs.txt",
     "#RUN shell=bash": "export MODULESHOME=$PWD/modules\nrunmaker4.py --plain runs.txt > printed\n"
                        "grep -x 'sim --seed 1' printed; grep -x 'gcc/12 --seed 2' printed",
