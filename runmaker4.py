@@ -1924,17 +1924,21 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
         raise UsageError(f"{path}: no jobs, and not a text file (a job is '. COMMAND')")
 
 
-def check_job_file(path: str, network: bool, say: Say) -> None:
-    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays."""
+def check_job_file(path: str, network: bool, say: Say) -> bool:
+    """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays.
+
+    Return False for an empty file, which can be still being written.
+    """
     with job_file(path, network) as file:
         # lines in other states are mostly plain commands, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
-        size = os.fstat(file.fd).st_size
-        if size and file.pread(1, size - 1) != b"\n":
+        _, last_byte = _read_size_and_last_byte(file)
+        if last_byte not in b"\n":
             say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
+        return last_byte != b""
 
 
 # ======== The job file ======================================================================================
@@ -4414,9 +4418,9 @@ class Cursor:
             self._errors_since = None
             if self._is_file_unchecked:
                 # at the start a file of plain text was refused; now only warn
-                self._is_file_unchecked = False
-                with suppress(UsageError):   # it is gone again
-                    check_for_strays(self.file.path, self.file.network, self.say, refuse=False)
+                with suppress(OSError):     # look again, as at an empty file, which is still being written
+                    check_file_for_strays(self.file.reader, self.file.path, self.say, False, None)
+                    self._is_file_unchecked = not self.file.size()
         except OSError as error:
             result = self._no_job_after_error(error)
         if isinstance(result, NoJob):
@@ -9200,15 +9204,14 @@ class App(RunnerProgram):
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
         )
-        # False: with --follow the file need not exist yet; the cursor checks it later
-        self._is_checked = not options.follow or os.path.lexists(self.path)
-        if self._is_checked:
+        # with --follow the file need not exist yet; the cursor checks it later
+        exists = not options.follow or os.path.lexists(self.path)
+        if exists:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
         if not options.dry_run:                 # it can create the lock file, and a dry run changes nothing
             check_lock_file(self._file)
-        if self._is_checked:
-            check_job_file(self.path, self._mount.network, self.say)
+        self._is_checked = exists and check_job_file(self.path, self._mount.network, self.say)
 
     def check_and_open(self) -> None:
         """Raise the limit of descriptors, and open the files for records.  Raises UsageError."""

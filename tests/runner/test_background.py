@@ -99,6 +99,28 @@ class HiredAndFired(WorkerCase):
         wait_until(lambda: b"line 1 is neither a job nor a comment" in self.read("errors"), what="it is said")
         self.assertTrue(alive(worker))
 
+    def check_named(self, said: str, *, late: bool) -> None:
+        """A file that is empty at first, before the worker comes or after, gets its text."""
+        if not late:
+            self.write("")
+        with open(self.dir / said, "wb") as stderr:
+            worker = self.start_looking("--follow", "runs.txt", stderr=stderr)
+        if late:
+            wait_until(lambda: b"waiting for it" in self.read(said), what="it waits")
+            self.write("")
+        self.wait_looked()
+        self.write("touch never\n")
+        wait_until(lambda: b"line 1 is neither a job nor a comment" in self.read(said), what="it is said")
+        self.wait_looked()
+        self.assertEqual(self.read(said).count(b"is neither"), 1)
+        self.stop(worker, signal.SIGHUP)
+        (self.dir / "runs.txt").unlink()
+
+    def test_it_is_named_once_if_the_file_is_empty_at_first(self) -> None:
+        """As a shell makes it, before the program whose output goes to it has written any."""
+        self.check_named("said.1", late=False)
+        self.check_named("said.2", late=True)
+
     def test_jobs_below_the_end_wait_until_it_is_taken_back(self) -> None:
         self.write(f". {WAITING}\n")
         first = self.hire()
