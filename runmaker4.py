@@ -1162,6 +1162,26 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
         raise
 
 
+def find_writer(fd: int) -> str:
+    """Return the number of a process that has a file open to append, or only to write; '': none is seen.
+
+    Programs of ours keep a job file open to read and write.  Not found: one of another host, PID or mount
+    namespace, or of a user whose descriptors we may not see (proc(5)).
+    """
+    # names, because stat(2) could wait for a file server that is away
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                with suppress(OSError):         # it was closed
+                    if os.readlink(f"/proc/{pid}/fd/{name}") == path:
+                        with open(f"/proc/{pid}/fdinfo/{name}", "rb") as fields:
+                            flags = fields.read().split()[3]
+                        if int(flags, 8) & (os.O_WRONLY | os.O_APPEND):
+                            return pid
+    return ""
+
+
 # ---- identity of files, lost locks -------------------------------------------------------------------------
 #
 # A path can lead to another file at any time, and a host that was cut off loses locks without a notice.
@@ -1937,7 +1957,8 @@ def check_job_file(path: str, network: bool, say: Say) -> bool:
                 raise UsageError(f"{path}: {why_malformed}")
         _, last_byte = _read_size_and_last_byte(file)
         if last_byte not in b"\n":
-            say("the last line has no newline, so what >> appends becomes part of it (add one: echo >>FILE)")
+            say("the last line has no newline, so what >> appends can become part of it (if it is complete: "
+                "echo >>FILE)")
         return last_byte != b""
 
 
@@ -3038,6 +3059,7 @@ class JobFile(JobReader):
         # the same in a walk, which can go on to other lines
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self._has_unsynced_writes = False
+        self.say_once = once_per_subject(say)
 
     def sync(self) -> None:
         if self.is_open and self._has_unsynced_writes:
@@ -3127,6 +3149,38 @@ class JobFile(JobReader):
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
+
+    def seconds_until_complete(self, size: int) -> float:
+        """Return the seconds until a last line without a newline counts, in a file of `size` bytes; 0: now.
+
+        Not as long as a process here has the file open to write: its output can come in blocks, which end
+        within a line.
+        """
+        wait = self.seconds_until_trusted(size)
+        if not wait and self._tail_since > -inf:
+            writer = find_writer(self.reader.fd)
+            # -inf: not asked again while the file ends so
+            self._tail_since = self.clock() if writer else -inf
+            if writer:
+                self.say_once("writer", f"the last line has no newline, and process {writer} has the file "
+                                        "open: waiting for the rest")
+                wait = self.interval
+        return wait
+
+    def complete_line(self, line: Line) -> bool:
+        """Append the newline that a last line lacks; return False if other lines are being appended.
+
+        So what another process appends to the line, while and after it is claimed, is a line of its own: a
+        stray, mostly.  That process can be faster, as it takes no lock: then line and newline are apart, and
+        the claim does not find the line.
+        """
+        with self.lock_table.locking(APPEND_BYTE, 0.0, self.reopen_reader_on_fuse) as locked:
+            if locked and self.size() == line.offset + 1 + len(line.text):
+                self.check_writable()
+                with open(f"/proc/self/fd/{self.fd}", "ab", buffering=0) as file:
+                    file.write(b"\n")
+                self._tail = None               # the next look is a first one
+            return locked
 
     def change_state(self, line: Line, state: bytes) -> Attempt:
         """Write `state` over the state of an orphan (a line `r`) or a finished line.
@@ -3248,7 +3302,6 @@ class JobQueue:
     def __init__(self, file: JobFile) -> None:
         self.file = file
         self.say = file.say
-        self._say_once = once_per_subject(file.say)
         self.claimed: dict[Job, None] = {}
         self._jobs_to_kill: JobsToKill = {}     # for the next check_jobs()
         # among so many new lines a runner chooses: not all shall try the same
@@ -3283,7 +3336,7 @@ class JobQueue:
         self._searched_at = -inf                # missing lines can be in this file
         self._cut_off_since = None
         if self.file.reader.reading_mode is Reading.DROPPED:
-            self._say_once(
+            self.file.say_once(
                 "direct",
                 f"the file system ({self.file.mount.kind}) refuses O_DIRECT, so results of other hosts can "
                 "be read late (test it with runwait4.py --check-locks DIR)"
@@ -3336,10 +3389,12 @@ class JobQueue:
         is in use; ENOLCK: no job lock is free.  Then no lock remains.
 
         Step 2 of the protocol, under one mutex: check path and line, count h and R, lock a job lock, write
-        `r`.
+        `r`.  Before, a last line gets its newline.
         """
         lock_table = self.file.lock_table
         bucket_lock = None
+        if not (line.is_complete or self.file.complete_line(line)):
+            return Attempt(LineCheck.APPENDING)
         # with all of the bucket h was 0; an equal job of ours has a job lock in it
         if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
             bucket_lock = lock_table.take_bucket(line)
@@ -4079,8 +4134,10 @@ class Walk:
                 if not line:
                     break
                 # a process can be writing it
-                if not line.is_complete and self._note_if_half_saved():
-                    return Stop.CUT
+                if not line.is_complete:
+                    self.seconds_until_trusted = self._file.seconds_until_complete(self.scan.end)
+                    if self.seconds_until_trusted:
+                        return Stop.CUT
                 if line.state == DIRECTIVE:
                     self._apply_directive(line)
                 elif line.state == NEW:
@@ -4096,7 +4153,7 @@ class Walk:
                     # a walk from the top takes long
                     self.scan.seek_back(line)
                     return Stop.SHORT
-            self._note_if_half_saved()
+            self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
             return Stop.END
         except Paused:
             return Stop.SLICED
@@ -4115,11 +4172,6 @@ class Walk:
         """Go back to the first line that was passed.  Raises FileChangedError."""
         passed, self.passed = self.passed, []
         self.scan.seek_back(passed[0])
-
-    def _note_if_half_saved(self) -> bool:
-        """Set seconds_until_trusted; return True if it is not 0."""
-        self.seconds_until_trusted = self._file.seconds_until_trusted(self.scan.end)
-        return self.seconds_until_trusted > 0
 
     def _continue_for_consumers(self, consumers: Consumers) -> None:
         """Go back to the first skipped line that one of these consumers may take, if there is one.
@@ -4394,7 +4446,6 @@ class Cursor:
         self._errors_since: float | None = None
         self._waiting_signature: tuple[int, ...] = ()   # at the last walk without a job
         self._report_waiting_at = inf           # when (clock) to report that jobs wait, if it is still that
-        self._say_once = once_per_subject(file.say)
         self._printed_block = ""                # the reported problem of the last idle walk; '': none
 
     @property
@@ -4496,11 +4547,11 @@ class Cursor:
                     del lines[:made]
                     count += made
                     if self.clock() >= report_at:
-                        self._say_once("reset", f"{plural(count, 'failed line')} made new so far; no job "
-                                                "starts before all are")
+                        self.file.say_once("reset", f"{plural(count, 'failed line')} made new so far; no job "
+                                                    "starts before all are")
                 elif check is not LineCheck.CHANGED:
-                    self._say_once("locked", f"line {lines[0].number}: no job starts before it is new again: "
-                                             f"{check.value}")
+                    self.file.say_once("locked", f"line {lines[0].number}: no job starts before it is new "
+                                                 f"again: {check.value}")
                     yield self.FIRST_RETRY_INTERVALS * self.interval
                 yield 0.0
                 # without a mutex: another state was set by another runner, or by a user
@@ -4667,7 +4718,7 @@ class Cursor:
             self.say(problem)
         self._printed_block = problem
         if walk.group_problem:
-            self._say_once("groups", walk.group_problem)
+            self.file.say_once("groups", walk.group_problem)
 
     def _report_if_idle(self, signature: tuple[int, ...]) -> None:
         """Report, once, that new jobs wait although the file has not changed for MIN_IDLE_SECONDS."""

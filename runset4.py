@@ -207,6 +207,7 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
         os.close(open_or_create(file.path, os.O_RDWR, 0o666))
         check_lock_file(file)
     file.open_to_write()
+    wait_for_complete_line(file)
     with append_lock(file):
         while time.monotonic() < deadline:
             if not os.path.lexists(file.real_path):
@@ -222,6 +223,19 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
                 file.lock_table.check_still_has_locks()
                 return
     raise OSError(errno.EAGAIN, "was removed, or is replaced again and again")
+
+
+def wait_for_complete_line(file: JobFile) -> None:
+    """Wait while another program seems to write the last line: ours must neither join nor cut it.
+
+    Raises OSError(EAGAIN) if that takes too long.
+    """
+    def is_complete() -> bool:
+        size = file.size()
+        return file.reader.pread(1, max(size - 1, 0)) in b"\n" or not file.seconds_until_complete(size)
+
+    if not keep_trying(is_complete, MAX_APPEND_WAIT_SECONDS):
+        raise OSError(errno.EAGAIN, "another process is writing the last line, which has no newline yet")
 
 
 def is_at_path(file: JobFile, fd: int) -> bool:

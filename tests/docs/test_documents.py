@@ -497,6 +497,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "* * * * *", "* 20-23,0-7 * * *",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
+    "generate | sed 's/^/. /' >> runs.txt", "sed -u",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
 # of other programs

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import runmaker4
 from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
@@ -49,6 +50,10 @@ class FileCase(RunCase):
         with open(self.dir / "runs.txt", "ab", buffering=0) as file:
             file.write(text)
         self.before += text
+
+    def wait_reported(self, text: str) -> None:
+        """Wait until the runner has written this to the file `said` (--errors)."""
+        wait_until(lambda: self.exists("said") and text.encode() in self.read("said"), what=text)
 
     def assertLineGone(self, ended: Ended, states: str) -> None:
         """The result of line 1 could not be written and was said; exit 1."""
@@ -269,13 +274,103 @@ class Edited(FileCase):
 
 
 class Appended(FileCase):
-    """A last line without a newline counts once the file has not grown for a second; no newline is added."""
+    """A last line without a newline counts once the file has not grown for a second; it then gets one."""
+    # A writer that ends the line later
+    HOLDS_OPEN = "exec 3>>runs.txt; printf '. touch fi' >&3; : >held; read -r rest; echo \"$rest\" >&3"
 
     def test_a_line_that_is_appended_while_jobs_run_is_run(self) -> None:
         self.wait_at_gate(options=["-j2"], quick=True)
         self.append_bytes(b". touch second")
         wait_until(lambda: self.exists("second"), what="the second job has run beside the first")
+        self.before += b"\n"
         self.assertEnded(self.go_on(), 0, "dd")
+
+    def test_what_is_appended_to_a_line_that_was_taken_is_a_line_of_its_own_and_is_said(self) -> None:
+        self.wait_at_gate(options=["-j2"], quick=True)
+        self.append_bytes(b". touch half")
+        wait_until(lambda: self.exists("half"), what="the first half of the line is run")
+        self.before += b"\n"
+        self.append_bytes(b"-and-half && touch whole\n. touch last\n")
+        ended = self.go_on()
+        self.assertIn(b"line 3 is neither a job nor a comment", ended.err)
+        self.assertEnded(ended, 1, "ddd")
+        self.assertTrue(self.exists("last"))
+
+    def test_each_runner_after_it_says_so_too(self) -> None:
+        self.before = self.write(". touch half").read_bytes()
+        self.assertEqual(self.run_jobs("-q").code, 0)
+        self.before += b"\n"
+        self.append_bytes(b"-and-half\n")
+        for options in ["-q"], ["-q", "-r"], ["-q", "--resume"]:
+            ended = self.run_jobs(*options)
+            self.assertIn(b"line 2 is neither a job nor a comment", ended.err)
+            self.assertEnded(ended, 1, "d")
+
+    def test_a_line_waits_for_the_process_that_has_the_file_open_to_write(self) -> None:
+        self.before = self.write(". touch first\n").read_bytes()
+        writer = self.start("sh", "-c", self.HOLDS_OPEN, stdin=subprocess.PIPE)
+        wait_until(lambda: self.exists("held"), what="the writer has written half a line")
+        self.runner = self.start_jobs("-q", "--errors=said", up=(), quick=True)
+        self.wait_reported(f"no newline, and process {writer.pid} has the file open: waiting for the rest\n")
+        self.assertEqual(self.states(), "d.")
+        writer.communicate(b"fth\n")
+        self.before += b". touch fifth\n"
+        self.assertEnded(self.finish(self.runner), 0, "dd")
+        self.assertEqual((self.exists("fi"), self.exists("fifth")), (False, True))
+        self.assertEqual(self.read("said").count(b"waiting for the rest"), 1)
+
+    def test_a_line_that_its_writer_leaves_like_that_is_run(self) -> None:
+        self.before = b". touch fi\n"
+        writer = self.start("sh", "-c", self.HOLDS_OPEN, stdin=subprocess.PIPE)
+        wait_until(lambda: self.exists("held"), what="the writer has written half a line")
+        self.runner = self.start_jobs("-q", "--errors=said", up=(), quick=True)
+        self.wait_reported("waiting for the rest")
+        writer.kill()
+        self.finish(writer)
+        self.assertEnded(self.finish(self.runner), 0, "d")
+        self.assertTrue(self.exists("fi"))
+
+    def test_only_who_appends_or_only_writes_is_a_writer(self) -> None:
+        self.write(". true")
+        with open(self.dir / "runs.txt", "rb") as file:
+            for opened, writes in ("<>", False), ("<", False), (">>", True), (">", True):
+                with self.subTest(opened):
+                    holder = self.start("sh", "-c", f"exec 3{opened} runs.txt; : >held; read rest",
+                                        stdin=subprocess.PIPE)
+                    wait_until(lambda: self.exists("held"), what="the file is open")
+                    self.assertEqual(runmaker4.find_writer(file.fileno()), str(holder.pid) if writes else "")
+                    holder.communicate(b"\n")
+                    os.unlink(self.dir / "held")
+
+    def test_a_line_that_grows_in_the_moment_of_the_newline_is_run_whole(self) -> None:
+        faster = """import runmaker4
+size, calls = runmaker4.JobFile.size, []
+def append_after_size(file):
+    last = size(file)
+    if not calls:
+        calls.append(last)
+        with open("runs.txt", "ab") as writer:
+            writer.write(b"ole")
+    return last
+runmaker4.JobFile.size = append_after_size
+"""
+        self.write(". touch wh")
+        self.before = b". touch whole\n"
+        self.assertEnded(self.finish(self.start_patched(faster, "-q", "runs.txt")), 0, "d")
+        self.assertEqual((self.exists("wh"), self.exists("whole")), (False, True))
+
+    def test_a_newline_that_finds_no_room_is_said_and_the_line_stays_new(self) -> None:
+        full = """import errno, os, runmaker4
+def fail(*words):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+runmaker4.JobFile.complete_line = fail
+"""
+        self.write(". touch never")
+        self.runner = self.start_patched(full, "-q", "runs.txt", "--errors=said")
+        self.wait_reported("o space left")
+        self.runner.terminate()
+        self.finish(self.runner)
+        self.assertEqual((self.read(), self.exists("never")), (b". touch never", False))
 
     def test_a_line_that_still_grows_is_not_run_before_it_is_whole(self) -> None:
         self.wait_at_gate(options=["-j2"], quick=True)
@@ -294,6 +389,7 @@ class Appended(FileCase):
         self.before = self.write(f". {WAITING}").read_bytes()
         self.runner = self.start_jobs(quick=True)
         self.append_bytes(b"\n. touch second\n")
+        self.before = self.before.replace(b"\n", b"\n\n", 1)          # the runner's own
         self.assertEnded(self.go_on(), 0, "dd")
 
 

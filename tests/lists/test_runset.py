@@ -323,6 +323,32 @@ class BesideRunners(RunsetCase, RunCase):
         self.assertEqual((self.states(), self.read("marks")), ("cc.d", b"a\n"))
 
 
+class HalfLine(RunCase):
+    """What another program has begun to write is neither joined nor cut."""
+
+    def test_a_line_without_a_newline_that_a_process_is_writing_keeps_new_lines_waiting(self) -> None:
+        self.write("")
+        writer = self.start("sh", "-c", "exec 3>>runs.txt; printf '. echo ha' >&3; read -r rest; echo lf >&3",
+                            stdin=subprocess.PIPE)
+        wait_until(self.read, what="half a line is in the file")
+        refused = self.finish(self.start_patched("import runset4; runset4.MAX_APPEND_WAIT_SECONDS = 1.5",
+                                                 "runs.txt", "--add", "echo never", script=RUNSET))
+        self.assertEqual(refused.code, 2)
+        self.assertIn(f"process {writer.pid} has the file open".encode(), refused.err)
+        self.assertIn(b"another process is writing the last line, which has no newline yet", refused.err)
+        self.assertEqual(self.read(), b". echo ha")
+        with open(self.dir / "said", "wb") as said:
+            adding = self.start(RUNSET, "runs.txt", "--add", "echo new", stderr=said)
+        wait_until(lambda: b"waiting for the rest" in self.read("said"), what="--add waits")
+        writer.communicate(b"\n")
+        self.assertEqual((self.finish(adding).code, self.read()), (0, b". echo half\n. echo new\n"))
+
+    def test_a_line_that_an_editor_left_without_a_newline_gets_one(self) -> None:
+        self.write(". echo a")
+        self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add", "echo b").code, 0)
+        self.assertEqual(self.read(), b". echo a\n. echo b\n")
+
+
 class Listing(RunsetCase):
     """--list prints LINE STATE COMMAND, and goes well with other commands."""
 
