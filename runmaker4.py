@@ -6493,7 +6493,7 @@ class LogFile(Sink):
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
         offset = (record.number - 1) * self.record_bytes
-        self.executor.post(self.file.write, offset, data, size=self.record_bytes)
+        self.executor.post(self.file.write, offset, lambda: data, size=self.record_bytes)
 
 
 def open_or_create_output(path: str, flags: int) -> int:
@@ -6591,20 +6591,21 @@ class RecordFile:
         return fd
 
     def append(self, lines: bytes) -> None:
-        self.write(APPEND_BYTE, lines)
+        self.write(APPEND_BYTE, lambda: lines)
 
-    def write(self, offset: int, record: bytes) -> None:
+    def write(self, offset: int, make_record: Callable[[], bytes]) -> None:
         """Write a record at an offset, or wait and try again; report a record that is given up.
 
-        offset: APPEND_BYTE: append it.
+        offset: APPEND_BYTE: append it.  make_record: called for each try.
         """
-        unwritten = bytearray(record)       # _write() removes what it has appended
         write = self._write_locked if self._mount.network else self._write
         began = time.monotonic()
         size = self._size_when_stuck
         # the wait begins with the first error, which GlusterFS reports only after 42 s
         failing_since = -inf
         while True:
+            # _write() removes what it has appended
+            unwritten = bytearray(make_record())
             try:
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
@@ -6905,6 +6906,7 @@ class RunFields(StartFields):
     stdout: str = ""            # output in no file
     stderr: str = ""
     incomplete: bool = False    # output was lost
+    gathered: float = 0.0       # seconds from the end until it was written here
 
     def __init__(self, values: Mapping[str, Any], fields: Iterable[Field]) -> None:
         """Take `fields`, such as START, from a JSON object; all others keep the defaults.
@@ -6992,9 +6994,8 @@ class Journal:
                 "(give another --outdir)"
             )
         self.network = bool(executor.pool)
-        # events, encoded together: four times as fast as one by one
         self._starts: dict[str, Fields] = {}    # of runs that have not ended, by the run
-        self._ends: list[Fields] = []
+        self._ends: list[tuple[float, Fields]] = []     # with the times (monotonic)
         self._flushed_at = -inf        # (monotonic)
 
     def add_start(self, event: Fields) -> None:
@@ -7002,9 +7003,10 @@ class Journal:
         self._starts[event["run"]] = event
         self.flush_after(self.GATHER_SECONDS)
 
-    def add_end(self, event: Fields) -> None:
+    def add_end(self, event: Fields, ended: float) -> None:
+        """Add an `end` event.  ended: the time (monotonic)."""
         self._starts.pop(event["run"], None)
-        self._ends.append(event)
+        self._ends.append((ended, event))
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
 
     def flush_after(self, seconds: float) -> None:
@@ -7016,11 +7018,18 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        if events := [*self._starts.values(), *self._ends]:
-            data = "".join(f"{self._encode(event)}\n" for event in events).encode()
-            self._starts.clear()
-            self._ends.clear()
-            self._file.append(data)
+        starts, ends = self._starts, self._ends
+        self._starts, self._ends = {}, []
+
+        def make_lines() -> bytes:
+            now = time.monotonic()      # after the wait for other runners' appends
+            for ended, event in ends:
+                event["gathered"] = max(round(now - ended, 3), 0.0)
+            events = [*starts.values(), *(event for _, event in ends)]
+            return "".join(f"{self._encode(event)}\n" for event in events).encode()
+
+        if starts or ends:
+            self._file.write(APPEND_BYTE, make_lines)
             self._flushed_at = time.monotonic()
 
     def median(self) -> float:
@@ -7114,7 +7123,8 @@ class OutDir(Sink):
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         # on_started() has made an entry, unless the run could not be started
         entry = self._entries.pop(run, None) or self._new_entry(run)
-        self.executor.post(self._write_end, entry, end_fields(run, run_result))
+        ended = run.started + run.duration
+        self.executor.post(self._write_end, entry, end_fields(run, run_result), ended)
         # on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
             loop = asyncio.get_running_loop()
@@ -7178,7 +7188,7 @@ class OutDir(Sink):
             entry.start = {**entry.start, "files": file_names}
             self.journal.add_start(entry.start)
 
-    def _write_end(self, entry: RunEntry, result: Fields) -> None:
+    def _write_end(self, entry: RunEntry, result: Fields, ended: float) -> None:
         if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() does so, too, but once a second only
             self._switch_to_files(entry)
         short_output = {to_text(stream_name): to_text(bytes(output.text))
@@ -7190,7 +7200,7 @@ class OutDir(Sink):
         if any(output.has_failed for output in entry.outputs.values()):
             event["incomplete"] = True
             self._on_incomplete(event["line"])
-        self.journal.add_end(event)
+        self.journal.add_end(event, ended)
 
 
 # ======== Slots =============================================================================================

@@ -703,7 +703,7 @@ class RunRecord(RunFields):
         # "": a field that is null or missing
         (time, run.run, line, command, run.host, run.slot, pid, runner, run.directory, promised, files,
          run.state, exit_code, signal_number, run.cause, seconds, cpu, memory, memory_below, size, why,
-         stdout, stderr) = match.groups("")
+         stdout, stderr, gathered) = match.groups("")
         run.time = run.ended = float(time)
         run.line = int(line)
         run.command = decode_json_string(command).encode()
@@ -723,6 +723,7 @@ class RunRecord(RunFields):
         run.stdout = stdout and decode_json_string(stdout)
         run.stderr = stderr and decode_json_string(stderr)
         run.incomplete = False
+        run.gathered = float(gathered or 0.0)
         return run
 
     @property
@@ -887,7 +888,8 @@ PLAIN_END = re.compile(re.sub("<([a-z]+)>", lambda match: {
     r'"files": \[(?:"(<text>(?:", "<text>)*)")?\], "state": "([d!e.cx])", "exit": (<code>), '
     r'"signal": (<code>), "cause": "(<text>)", "seconds": (<seconds>), "cpu": (?:null|(<seconds>)), '
     r'"memory": (?:null|(<number>)), "memory_below": (?:null|(<number>)), "bytes": (<number>)'
-    r'(?:, "why": "(<escaped>)")?(?:, "stdout": "(<escaped>)")?(?:, "stderr": "(<escaped>)")?\}')))
+    r'(?:, "why": "(<escaped>)")?(?:, "stdout": "(<escaped>)")?(?:, "stderr": "(<escaped>)")?'
+    r'(?:, "gathered": (<seconds>))?\}')))
 
 
 def decode_json_string(text: str) -> str:
@@ -1077,8 +1079,8 @@ class RunOutput:
 # many numbers of a command as the file has lines, numbers and lines are paired in order first.
 #
 # Of several runs of a line, the last one in the journal is the last run, whatever its number: a line can be
-# moved, run again, and be moved back.  But two runners append in any order what has ended within the time for
-# which they gather: then the clocks decide.
+# moved, run again, and be moved back.  But two runners append in any order what has ended while one of them
+# gathered: then the clocks decide.  An `end` has the time for which it was gathered.
 #
 # The line of a run without an end has a running job, or the end is on the way to the journal.  So while lines
 # with this command are `r`, or cancelled and still running, the run belongs to one of these.
@@ -1088,7 +1090,6 @@ class RunOutput:
 # set the state, and the line has no recorded run: what an earlier run has printed is not its output.
 
 
-MAX_GATHER_SECONDS = 2.0        # mostly longer than a runner gathers; clocks that are wrong differ by more
 K = TypeVar("K")
 
 
@@ -1096,9 +1097,9 @@ def add_if_later(last_runs: dict[K, RunRecord], key: K, run: RunRecord) -> None:
     """Make a run the last one of a key, unless the one so far is later, in the journal or by the clocks."""
     if previous := last_runs.get(key):
         first, second = sorted((previous, run), key=operator.attrgetter("position"))
-        # What one program writes is in order.  Another can have gathered its events for a while before it
-        # wrote them, so the clocks decide; if they differ by more than that, the order in the journal does
-        is_first_later = first.runner != second.runner and 0 < first.time - second.time < MAX_GATHER_SECONDS
+        # What one program writes is in order.  Another can have gathered an `end`, so the clocks decide; if
+        # they differ by more than it was gathered, one is wrong, and the order in the journal decides
+        is_first_later = first.runner != second.runner and 0 < first.time - second.time <= second.gathered
         run = first if is_first_later else second
     last_runs[key] = run
 
@@ -1412,8 +1413,9 @@ class Observation:
     def rows_of_all_runs(self, lines: Sequence[Line]) -> list[Row]:
         """Return rows of all runs of these lines, for --show, in the order of the file, then of the journal.
 
-        If a line has no known run, or has finished in another state than that of its last run, its last row
-        has no run.  The lines must have been read just now.
+        The last run of a line comes last, wherever it is in the journal.  If a line has no known run, or has
+        finished in another state than that of its last run, its last row has no run.  The lines must have
+        been read just now.
         """
         unrecorded_rows = [row for row in self.last_rows(lines) if not row.run]     # waits for ends
         commands = {line.command for line in lines}
@@ -1423,7 +1425,9 @@ class Observation:
         rows = [self.row_of_run(run, line_runs) for run in runs]
         rows += unrecorded_rows
         numbers = {line.number for line in lines}
-        return sorted((row for row in rows if row.line.number in numbers), key=lambda row: row.line.number)
+        last_runs = {None, *line_runs.last_runs.values()}
+        return sorted((row for row in rows if row.line.number in numbers),
+                      key=lambda row: (row.line.number, row.run in last_runs))
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()

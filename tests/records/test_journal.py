@@ -12,7 +12,7 @@ from tests.support.tcp import TcpCase
 
 START = {"time", "event", "run", "line", "command", "host", "slot", "pid", "runner", "directory"}
 END = START | {"state", "exit", "signal", "cause", "seconds", "cpu", "memory", "memory_below", "bytes",
-               "files"}
+               "files", "gathered"}
 
 
 class JournalCase(TcpCase):

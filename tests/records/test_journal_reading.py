@@ -36,7 +36,7 @@ class Runs(JournalCase):
             time=BEGAN + 1.5, began=BEGAN, ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout",
             seconds=1.5, cpu=1.2, memory=100_000_000, memory_below=None, promised=None, bytes=4,
             files=["17.out", "17.err"], stdout="", stderr="", directory="", why="", incomplete=False,
-            runner=None, position=2))
+            gathered=0.0, runner=None, position=2))
         self.assertEqual(said, [])
 
     def test_each_comes_once_as_they_ended_and_then_those_that_have_not(self) -> None:
@@ -169,7 +169,7 @@ class Trouble(JournalCase):
             "host": "node1", "slot": "1", "pid": 4712, "runner": 1783855833, "directory": "/home/me",
             "promised": 1 << 20, "files": ["3.out", "3.err"], "state": "d", "exit": 0, "signal": 0,
             "cause": "", "seconds": 0.5, "cpu": 0.4, "memory": 1 << 20, "memory_below": None, "bytes": 6,
-            "why": "stopped", "stdout": "3.5\n", "stderr": ""}
+            "why": "stopped", "stdout": "3.5\n", "stderr": "", "gathered": 0.05}
         values = [*STRANGE, *NO_NUMBERS, *(str(1 << bits) for bits in (8, 31, 59)), *r"""
             1 01 1. .5 -0 1e1 255 9999999999.5 99999999999.5 "d" "x" "dd" "\u00e9" "\ud7ff" "\ud83d\ude00"
             "\uD800" "a\tb" "\/" "\\n" "\"" "\x" "\u12" ["a"] ["a","b"] ["a",1] ["\ud800"] ["\""]""".split(),

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import tempfile
+import time
 import unittest
 import unittest.mock
 from collections.abc import Iterator
@@ -284,7 +285,7 @@ class Waits(RecordFileCase):
                 journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
                 file = journal._file
                 for _ in range(3):
-                    journal.add_end({"run": "1"})
+                    journal.add_end({"run": "1"}, 0.0)
                     journal.flush_after(0.0)
                     file.took = 30.0
                 with open(file.path, "rb") as lines:
@@ -294,6 +295,34 @@ class Waits(RecordFileCase):
                 with open(file.path, "rb") as lines:
                     self.assertEqual(len(lines.readlines()), 3)
                 os.close(file.fd)
+
+    def test_an_end_says_for_how_long_it_was_gathered_and_waited_for_its_turn_to_append(self) -> None:
+        executor: Any = SimpleNamespace(pool=True, say=self.fail)
+        with tempfile.TemporaryDirectory() as folder:
+            mount = runmaker4.Mount("nfs4", frozenset())
+            with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
+                journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
+            self.addCleanup(os.close, journal._file.fd)
+            seconds = [100.0]
+            refused = [5.0, 2.0]        # others append for so many seconds
+
+            def lock(*args: Any) -> bool:
+                if refused:
+                    seconds[0] += refused.pop()
+                    return False
+                return True
+
+            clock = unittest.mock.patch.object(time, "monotonic", lambda: seconds[0])
+            with clock, unittest.mock.patch.object(runmaker4, "lock", lock):
+                journal._flushed_at = seconds[0]
+                journal.add_start({"event": "start", "run": "2"})
+                journal.add_end({"event": "end", "run": "1"}, 99.5)
+                seconds[0] += 1.0
+                journal.add_end({"event": "end", "run": "3"}, 150.0)       # a client's clock is fast
+                journal.flush()
+            with open(journal._file.path, "rb") as file:
+                lines = [json.loads(line) for line in file]
+            self.assertEqual([line.get("gathered") for line in lines], [None, 8.5, 0.0])
 
     @staticmethod
     def out_of_locks(*args: Any) -> bool:

@@ -104,16 +104,51 @@ class TheRunThatCounts(ViewCase):
         self.assertEqual(self.output(), (0, b"1\n2\n", b""))
 
     def test_a_runner_appends_later_what_has_ended_earlier(self) -> None:
+        """It says for how long it has gathered that: a moment, or the minutes of an outage."""
+        for seconds, gathered in (0.5, 0.6), (7.0, 8.0), (90.0, 120.0):
+            for early_state, late_state in "!d", "dd", "d!", "!!":
+                with self.subTest(seconds=seconds, early=early_state, late=late_state):
+                    self.write(f"{late_state} a\n")
+                    early = end(1, 1, "a", state=early_state, files=[], stdout="early\n", runner=1,
+                                gathered=gathered)
+                    late = end(2, 1, "a", BEGAN + seconds, state=late_state, files=[], stdout="late\n",
+                               runner=2, gathered=0.05)
+                    self.journal(late, early)
+                    row = json.loads(self.output("--json")[1])
+                    self.assertEqual((row["stdout"], row["exit"]), ("late\n", 0 if late_state == "d" else 3))
+                    if late_state == "d":
+                        self.assertEqual(self.output(), (0, b"late\n", b""))
+                    else:
+                        self.assertEqual(self.outcomes("--failed"), [(1, "failed", "")])
+                        self.assertIn("  | late\n", self.told("--failed", "--outdir", "out", "runs.txt"))
+                    shown = json.loads(self.told("--show", "1", "--json", "--outdir", "out", "runs.txt"))
+                    self.assertEqual([run["stdout"] for run in shown["runs"]], ["early\n", "late\n"])
+                    last = {row["start"]: row["is_last"] for row in self.page().rows}
+                    self.assertEqual(last, {BEGAN: False, BEGAN + seconds: True})
+
+    def test_the_clock_of_another_host_is_wrong(self) -> None:
+        """By more than the second was gathered; or that of one host was set back."""
         self.write("d a\n")
-        early, late = (end(took, 1, "a", BEGAN, took=took, state=state, files=[], stdout=state, runner=runner)
-                       for took, state, runner in ((1.0, "!", 1), (1.5, "d", 2)))
-        self.journal(late, early)
-        self.assertEqual(self.output(), (0, b"d", b""))
-        self.assertEqual(self.page().others("is_last"),
-                         [[1, "exit 0", True], [1, "exit 3 (now done)", False]])
-        for seconds, runner in (3600, 1), (5, 1), (1, 2):       # by a clock that is wrong, or has been set
+        late = end(1, 1, "a", files=[], stdout="d", runner=2, gathered=0.9)
+        for seconds, runner in (3600, 1), (5, 1), (1, 1), (0.5, 2):
             self.journal(end(2, 1, "a", BEGAN + seconds, state="!", files=[], runner=runner), late)
             self.assertEqual(self.output(), (0, b"d", b""))
+
+    def test_a_run_without_an_end_began_while_another_runner_gathered(self) -> None:
+        """Its runner was killed, so what the earlier run has printed is not the output of the line."""
+        path = self.write("d a\n")
+        os.utime(path, (BEGAN, BEGAN))
+        early = end(1, 1, "a", files=[], stdout="7\n", runner=1, gathered=8.0)
+        for lost in (start(2, 1, "a", BEGAN + 4, runner=2),
+                     end(2, 1, "a", BEGAN + 3, took=1.0, state="e", cause="lost", files=[], runner=2)):
+            self.journal(lost, early)
+            self.assertEqual(self.output()[:2], (1, b""))
+            shown = json.loads(self.told("--show", "1", "--json", "--outdir", "out", "runs.txt"))["runs"]
+            self.assertEqual([run["stdout"] for run in shown][:2], ["7\n", ""])
+        # a `start` is written while the job runs, so it is never later than it seems
+        self.journal(end(2, 1, "a", BEGAN + 0.5, files=[], stdout="42\n", runner=2),
+                     start(1, 1, "a", BEGAN, runner=1))
+        self.assertEqual(self.output()[:2], (1, b""))
 
     def test_the_line_has_finished_in_another_state(self) -> None:
         path = self.write("d a\n! b\ne c\nd d\nr e\n")
