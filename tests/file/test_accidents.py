@@ -4,10 +4,9 @@ import os
 import re
 import shutil
 import signal
-import time
 
 from tests.support.line_locks import locked_lines
-from tests.support.patches import WHEN_LATE, patient
+from tests.support.patches import ONCE_THE_SHELL_IS_DEAD, UNTIL_ENOUGH, WHEN_LATE, patient
 from tests.support.permissions import PR_CAPBSET_DROP
 from tests.support.processes import alive, wait_until
 from tests.support.runs import HASTY, UP, WAITING, RunCase
@@ -126,9 +125,7 @@ class LeftBehind(RunCase):
 
 class CannotBeKilled(TcpCase):
     """A job runs a program as another user, as sudo does; the runner may neither kill nor inspect that."""
-    IMPATIENT = ("import runmaker4; runmaker4.GRACE = runmaker4.TreeKiller.MAX_DYING_SECONDS = 0.3; "
-                 "runmaker4.TreeKiller.UNDYING_PAUSE = 0.1\n"
-                 "import runset4; runset4.MAX_EXIT_WAIT_SECONDS = 2\n" + WHEN_LATE)
+    IMPATIENT = ONCE_THE_SHELL_IS_DEAD + UNTIL_ENOUGH + WHEN_LATE
     CAPABILITIES = 5, 19                # of <linux/capability.h>: CAP_KILL and CAP_SYS_PTRACE
     # asleep; on a busy machine it can be about to run
     SAID = re.compile(rb"could not be killed: process (\d+) \(sleep of nobody, state [DRST]\)")
@@ -164,8 +161,9 @@ class CannotBeKilled(TcpCase):
     def test_its_job_is_not_tried_again_and_keeps_line_and_lock_while_it_lives(self) -> None:
         runner = self.start_bound(RUNMAKER, "--timeout", 0.3, "--retries", 1, "runs.txt")
         first = self.wait_named(runner)
-        time.sleep(0.5)                         # a second try would start at once
-        self.assertEqual(len(self.SAID.findall(runner.err)), 1)
+        self.write("", "looks")
+        wait_until(lambda: len(self.read("looks")) > 5, what="a second try would have started by now")
+        self.assertEqual((len(self.SAID.findall(runner.err)), len(list(self.dir.glob("late.*")))), (1, 1))
         self.assertEqual((self.states(), locked_lines(self)), ("r", [1]))
         os.kill(first, signal.SIGKILL)
         second = self.wait_named(runner, 2)
@@ -180,6 +178,7 @@ class CannotBeKilled(TcpCase):
         self.wait_up(1, runner=runner)
         cancelling = self.start_bound(RUNSET, "--cancel", "runs.txt", "1")
         pid = self.wait_named(runner)
+        self.write("", "enough")
         self.assertEqual((cancelling.wait(), self.states()), (1, "c"))
         self.assertIn(b"line 1: is c, but its job still runs (no process of it is visible here: run this as "
                       b"root, ", cancelling.err)

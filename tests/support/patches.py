@@ -28,3 +28,30 @@ PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 60.0"
 SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 60.0\n"
 
 
+# runset4.py --cancel waits until the file `enough` is there, not for some seconds
+UNTIL_ENOUGH = """
+import os, runset4
+class UntilEnough(float):
+    def __radd__(self, now):
+        return self
+    def __gt__(self, now):
+        return not os.path.exists("enough")
+runset4.MAX_EXIT_WAIT_SECONDS = UntilEnough()
+"""
+
+
+# What outlives KILL is named once the shell of the job is dead, however long that takes.  A byte is added to
+# `looks` whenever it is looked for again
+ONCE_THE_SHELL_IS_DEAD = """
+import math, runmaker4
+def max_dying_seconds(killer):
+    with open("/proc/thread-self/children") as children:
+        return math.inf if children.read() else 0.0
+def undying_pause(killer):
+    with open("looks", "ab") as looks:
+        looks.write(b"x")
+    return 0.1
+runmaker4.GRACE = 0.3
+runmaker4.TreeKiller.MAX_DYING_SECONDS = property(max_dying_seconds)
+runmaker4.TreeKiller.UNDYING_PAUSE = property(undying_pause)
+"""
