@@ -25,7 +25,7 @@ import sys
 from collections.abc import Iterator
 from typing import Optional
 
-ENOUGH = 40     # a job that sleeps so long has to be ended by somebody; a deadline so late is met
+ENOUGH = 300    # a job that sleeps so long has to be ended by somebody; a deadline so late is met
 SHORT = 0.2     # at most, a pause between two looks
 TESTS = pathlib.Path(__file__).parent
 # there, seconds are the result; and this file speaks of them

@@ -6,6 +6,7 @@ import sys
 
 from tests.again import EVERY_ORDER
 from tests.support.case import Case
+from tests.support.processes import DEADLINE
 from tests.support.scripts import ROOT
 
 BEGIN = """
@@ -67,7 +68,7 @@ DIES = """
         if multiprocessing.parent_process():
             first("died")
             os._exit(0)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not os.path.exists("died") and time.monotonic() < end:
             time.sleep(0.01)
 
@@ -95,7 +96,7 @@ class SecondTry(Case):
 
     def ended(self, process: subprocess.Popen[bytes]) -> tuple[int, str]:
         """The exit status, and what was printed."""
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=DEADLINE)
         self.assertEqual(out, b"")
         return process.returncode, err.decode()
 

@@ -23,6 +23,7 @@ from runmaker4 import VERSION
 from tests.support.case import Case
 from tests.support.documents import MESSAGES, STUBS, Piece, read_pieces
 from tests.support.ports import free_port
+from tests.support.processes import DEADLINE
 from tests.support.scripts import FULL, PYTHON, ROOT, RUNCLIENT, RUNMAKER, RUNSERVER, SCRIPTS, SCRIPTS_AT
 
 DOCUMENTS = (
@@ -627,7 +628,7 @@ class Commands(Case):
         printed = (home / ".printed").read_text(errors="replace")
         if recipe.until and not wrong:
             os.killpg(process.pid, signal.SIGTERM)
-            process.wait(60)
+            process.wait(DEADLINE)
         states = self.states(f"{number}/runs.txt") if recipe.states else ""
         if states != recipe.states:
             wrong = wrong or f"states are {states}, not {recipe.states}"

@@ -99,11 +99,11 @@ class LeftBehind(RunCase):
     """A process that a job leaves behind has the job lock, whatever its session and environment are."""
 
     def test_status_and_cancel_name_it(self) -> None:
-        self.jobs(f"setsid sleep 60 >daemon 2>&1 & echo $! >pid; {UP}; until [ -e out ]; do sleep 0.02; done")
+        self.jobs(f"setsid sleep 600 >daemon 2>&1 & echo $! >pid; {WAITING}")
         runner = self.start_jobs("-q")
         runner.kill()
         runner.wait()
-        self.write("", "out")
+        self.open_gate()
         pid = int(self.read("pid"))
         said = f"line 1: the runner is dead, but the job still runs (end it: kill {pid})\n".encode()
         wait_until(lambda: said in self.status(), what="--status names the daemon alone")
@@ -117,7 +117,7 @@ class LeftBehind(RunCase):
         return self.run_script(RUNWAIT, "--status", "runs.txt").out
 
     def test_it_is_killed_before_the_job_is_tried_again(self) -> None:
-        self.jobs("(env -i setsid sleep 60 >left 2>&1 & echo $! >>pids); : >late.$$; sleep 60")
+        self.jobs("(env -i setsid sleep 600 >left 2>&1 & echo $! >>pids); : >late.$$; sleep 600")
         ended = self.finish(self.start_patched(WHEN_LATE, "--timeout=0.3", "--retries=1", "runs.txt"))
         left = [alive(int(pid)) for pid in self.read("pids").split()]
         self.assertEqual((ended.code, left), (1, [False, False]), ended.err)
@@ -135,7 +135,7 @@ class CannotBeKilled(TcpCase):
         if os.geteuid() or not shutil.which("setpriv"):
             self.skipTest("needs root and setpriv (util-linux), to run a program as another user")
         self.dir.chmod(0o770)
-        self.jobs(self.as_nobody("sleep 60"))
+        self.jobs(self.as_nobody("sleep 600"))
 
     @staticmethod
     def as_nobody(command: str) -> str:

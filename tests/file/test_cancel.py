@@ -22,7 +22,7 @@ class OnTheFile(CancelCase):
     """A runner beside the file."""
 
     def test_a_running_line_that_is_set_by_hand_ends_its_job_and_keeps_that_state(self) -> None:
-        self.jobs(f"sleep 60 & {SLEEPING}", "true")
+        self.jobs(f"sleep 600 & {SLEEPING}", "true")
         runner = self.start_jobs("--joblog", "joblog", "--outdir", "out")
         self.set_state(1, "k")
         self.assertCancelled(self.finish(runner), "kd")

@@ -37,7 +37,7 @@ popen = subprocess.Popen
 subprocess.Popen = lambda command, pass_fds, **options: [
     popen(command, pass_fds=pass_fds, **options), os.dup(pass_fds[0])][0]
 """
-HANGING = "import time\nrunmaker4.lock = lambda *args: time.sleep(60)"
+HANGING = "import time\nrunmaker4.lock = lambda *args: time.sleep(600)"
 
 # What a file system does to what all hosts here read: they see what was there first, or what they wrote last
 ALL_OLD = """
@@ -109,7 +109,7 @@ runwait4.LockCheck = Patched
                 for checker in checkers:
                     self.assertIsNone(checker.poll(), "the check has ended too early")
                 return all(self.additions(checker) >= count for checker, count in wanted.items())
-            wait_until(enough, 40, "all hosts have seen enough of each other")
+            wait_until(enough, what="all hosts have seen enough of each other")
 
     def start_adding(self, host: str = "a") -> subprocess.Popen[bytes]:
         checker = self.start_check(host)

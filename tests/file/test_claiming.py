@@ -53,7 +53,7 @@ class ManyRunners(Case):
             self.assertIn(codes[1], (0, 1))             # 1: nothing to hold, or a line began to run meanwhile
             self.release()
 
-        self.assertEqual(self.run_script(RUNWAIT, "runs.txt", timeout=180).code, 0)
+        self.assertEqual(self.run_script(RUNWAIT, "runs.txt").code, 0)
         self.assertEqual(self.finish(watch).code, 0)
         self.end(runners)
 

@@ -127,7 +127,7 @@ class Settings(DirectiveCase):
         others = f"#RUN host=bob\n. {NOTED}\n#RUN barrier\n. {NOTED}\n#RUN barrier check\n. {NOTED}\n"
         late = "until grep -q '^!' 0.txt; do sleep 0.02; done"         # after more than 0.1 s
         self.check_runs(
-            (f"#RUN timeout=0.1\n. sleep 60\n#RUN host=bob timeout=0.1\n#RUN timeout=50\n. {late}\n"
+            (f"#RUN timeout=0.1\n. sleep 600\n#RUN host=bob timeout=0.1\n#RUN timeout=50\n. {late}\n"
              f"#RUN host=bob timeout=0.1\n#RUN\n. {late}\n#RUN host=bob\n#RUN host=alice\n. true\n",
              "-j4", 1, "!ddd", []),
             (others, "", 0, "...", []),
@@ -142,23 +142,23 @@ class Timeouts(DirectiveCase):
 
     def test_it_beats_the_option(self) -> None:
         late = "until [ $(grep -c '^!' runs.txt) = 2 ]; do sleep 0.02; done"
-        self.lines("#RUN timeout=0.1", ". sleep 60", "#RUN timeout=none", f". {late}", "#RUN", ". sleep 70")
+        self.lines("#RUN timeout=0.1", ". sleep 600", "#RUN timeout=none", f". {late}", "#RUN", ". sleep 700")
         ended = self.finish(self.start(RUNMAKER, "-j3", "--timeout", "0.2", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (1, "!d!"))
         status = [text for text in printed(console_lines(ended.out), "status") if text.startswith(b"timeout")]
-        self.assertEqual(status, [b'timeout after 0.1s "sleep 60"', b'timeout after 0.2s "sleep 70"'])
+        self.assertEqual(status, [b'timeout after 0.1s "sleep 600"', b'timeout after 0.2s "sleep 700"'])
 
     PERCENT = "import runmaker4\nrunmaker4.MIN_PERCENT_SECONDS = runmaker4.PING_SECONDS = 0.3\n" \
               "runmaker4.Journal.MEDIAN_BYTES = 500\n"
 
     def test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well(self) -> None:
-        self.lines("#RUN timeout=300%", ". sleep 60", *[". true"] * 10)
+        self.lines("#RUN timeout=300%", ". sleep 600", *[". true"] * 10)
         self.assertLeft(self.start_patched(self.PERCENT, "-j2", "runs.txt"), 1, "!" + "d" * 10)
         why = rb"300% of the median [\d.]+s, at least 10s"
         self.assertRegex(self.told(), rb"line 2: timeout after [\d.]+s: " + why)
         self.assertRegex(self.read("runs.txt.out/journal"), b'"why": "' + why)
         with open(self.dir / "runs.txt", "a", encoding="ascii") as file:
-            file.write("#RUN\n. sleep 70\n")
+            file.write("#RUN\n. sleep 700\n")
         self.finish(self.start_patched(self.PERCENT, "--timeout=250.5%", "runs.txt"))
         self.assertEqual(self.states(), "!" + "d" * 10 + "!")
         self.assertRegex(self.told(), rb"line 14: timeout after [\d.]+s: 250\.5% of ")   # of the runs before
@@ -318,7 +318,7 @@ runmaker4.JobQueue.check_jobs = check_and_count
         self.lines(f". {WAITING}", ". true")
         runner = self.start_hasty("--name", "robert", "runs.txt")
         self.wait_up(1, runner=runner)
-        self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 60")
+        self.append("#RUN host=nobody", ". touch never", "#RUN host=robert timeout=0.1", ". sleep 600")
         self.open_gate()
         self.assertLeft(runner, 1, "dd.!")
 
@@ -515,7 +515,7 @@ class ManyLines(DirectiveCase):
 
     def test_each_line_obeys_the_directive_above_it_and_none_is_missed(self) -> None:
         ours = self.write_by_turns()
-        listed = self.run_jobs("--dry-run", "--name", "alice", timeout=300)
+        listed = self.run_jobs("--dry-run", "--name", "alice")
         self.assertEqual({int(line.split()[0]) for line in listed.out.splitlines()}, ours)
         left = self.leave_few(ours)
         runner = self.start(RUNMAKER, "-q", "-j4", "--name", "alice", "runs.txt")

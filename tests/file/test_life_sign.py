@@ -8,7 +8,7 @@ from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.life_sign import LifeSign
 from tests.support.line_locks import locked_lines
-from tests.support.processes import Ended, alive, wait_until
+from tests.support.processes import DEADLINE, Ended, alive, wait_until
 from tests.support.runs import HASTY
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 
@@ -61,7 +61,7 @@ class SavedAsNew(LifeSign):
         wait_until(lambda: b"1 new job waits: runwait4.py --status runs.txt" in self.read("said"))
         self.assertEqual((self.states(), self.runs()), (states, 1))
         self.open_gate()
-        self.assertEqual(runner.wait(60), 0)
+        self.assertEqual(runner.wait(DEADLINE), 0)
         self.assertEqual((self.states(), self.runs()), (states.replace(".", "d"), 2))
         self.assertEqual(self.read("said").count(b"1 new job waits"), 1)
         self.assertEqual(self.read("marks").split()[1::2], [b"ended", b"ended"])

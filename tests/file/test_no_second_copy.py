@@ -13,7 +13,7 @@ import time
 import unittest
 
 from tests.support.case import GATE
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SEED
 
@@ -75,9 +75,9 @@ class Campaign(RunCase):
         for runner in self.runners:
             runner.send_signal(signal.SIGHUP)
         for runner in self.runners:
-            runner.wait(timeout=120)
+            runner.wait(timeout=DEADLINE)
         status = RUNWAIT, "--status", "--json", "runs.txt"
-        wait_until(lambda: b'"running": 0' in self.run_script(*status).out, 60, "no job lives")
+        wait_until(lambda: b'"running": 0' in self.run_script(*status).out, what="no job lives")
         self.run_script(RUNMAKER, "-q", "-j8", "--resume", "runs.txt", timeout=600)
         self.assertFalse((self.dir / "overlaps").exists(), f"an overlap (seed {self.seed})")
         self.assertEqual(set(self.read("starts").split()), {b"%d" % number for number in range(self.JOBS)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import runmaker4
 from tests.support.life_sign import LifeSign
 from tests.support.line_locks import hold_line, locked_lines
-from tests.support.processes import alive, wait_until
+from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.runs import SLEEPING, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
@@ -24,7 +24,7 @@ def waiting(seconds: float) -> str:
 
 class CancelCase(RunCase):
 
-    def cancel(self, *args: object, code: int = 0, patch: str = waiting(60)) -> bytes:
+    def cancel(self, *args: object, code: int = 0, patch: str = waiting(DEADLINE)) -> bytes:
         """What runset4.py says when it cancels these lines; it waits as long as a busy machine takes."""
         ended = self.finish(self.start_patched(patch, "-q", "--cancel", "runs.txt", *args, script=RUNSET))
         self.assertEqual((ended.code, ended.out), (code, b""), ended.err)
@@ -47,7 +47,7 @@ class Cancel(CancelCase):
         self.assertTrue(runmaker4.lock(fd, runmaker4.PRESENCE_BYTES + number))
 
         def runner() -> None:
-            wait_until(lambda: b"c" + line[1:] in self.read().splitlines(), 60)
+            wait_until(lambda: b"c" + line[1:] in self.read().splitlines())
             time.sleep(0.3)
             runmaker4.unlock(fd, 0, 0)
         thread = threading.Thread(target=runner)
@@ -178,7 +178,7 @@ class WithoutRunner(CancelCase, LifeSign):
         return said
 
     def test_its_processes_are_named_and_others_are_not(self) -> None:
-        self.start_and_lose(f"sleep 61 & setsid sleep 62 & (sleep 63 & sleep 64) & {SLEEPING}", WAITING)
+        self.start_and_lose(f"sleep 610 & setsid sleep 620 & (sleep 630 & sleep 640) & {SLEEPING}", WAITING)
         said = self.cancel(1)
         self.assertEqual((self.states(), locked_lines(self)), ("cr", [1, 2]))
         self.run_shown(said)
@@ -268,7 +268,7 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
                  "fd = runmaker4.open_lock_file_of('runs.txt')\n"
                  "os.dup2(fd, 64, inheritable=False)\n"
                  "assert runmaker4.lock(64, runmaker4.bucket_of(b'echo a') + 1)\n"
-                 "open('ready', 'w').close()\ntime.sleep(60)")
+                 "open('ready', 'w').close()\ntime.sleep(600)")
         holder = self.start(sys.executable, "-c", holds, env={"PYTHONPATH": str(ROOT)})
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
         self.assertIn(b"line 1: is c, but its job still runs (no process of it is visible here: run this as "

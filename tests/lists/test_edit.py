@@ -16,7 +16,7 @@ from tests.support import marks
 from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
 from tests.support.permissions import bound_by_permissions
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET
 from tests.support.terminal import Terminal
@@ -405,7 +405,7 @@ class Running(EditCase):
 
         wait_until(has_asked, what="it asks")
         os.write(terminal.master, answer)
-        self.assertEqual(editing.wait(60), 1)
+        self.assertEqual(editing.wait(DEADLINE), 1)
         return said + terminal.unread()
 
     def test_changes_of_other_lines_can_be_written_though_some_run(self) -> None:

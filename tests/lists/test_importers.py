@@ -17,7 +17,7 @@ import runmaker4
 import runset4
 from tests.support.case import Call, Case
 from tests.support.locks import locked
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET
 from tests.support.values import Text, as_bytes
@@ -398,8 +398,9 @@ class QuotedPlaces(ImportCase):
             values = self.HOSTILE if FULL else random_.sample(self.HOSTILE, 2)
             for shell, value in itertools.product(shells, values):
                 command = runset4.fill_template(as_bytes(template), 1, [value], [value] * 9)
-                subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL, timeout=60,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+                subprocess.run([shell, "-c", command], cwd=self.dir, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+                               timeout=DEADLINE)
                 self.assertFalse((self.dir / "pwned").exists(), (shell, command))
 
 

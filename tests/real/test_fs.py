@@ -14,7 +14,7 @@ import unittest
 from tests.real.rigs import REAL
 from tests.real.rigs.fs import Command, Host, Rig, missing
 from tests.support import marks
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.scripts import FULL
 
 SLOW = 600              # patience with two CPUs that servers and clients share, in seconds
@@ -452,7 +452,7 @@ class OnMoose(Hosts):
         self.assertEqual(stopped.code, 143, str(stopped))
         self.assertEqual(self.alice.run("pgrep -fc '[e]cho start 1'", check=False, directory="/").out, b"0\n")
         self.open_gate()
-        left.wait(120)
+        left.wait(DEADLINE)
         self.assertEqual(left.code, 1, str(left))
         self.assertIn(b"transport endpoint is not connected", left.err)
         self.assertNotIn(b"Traceback", stopped.err + left.err)

@@ -71,7 +71,7 @@ class GridEngine(RunCase):
                 self.jobs(*["echo >>up.$JOB_ID; sleep 1000; true"] * 3)
                 job = self.submit("worker.sh", "-t", "1", "-notify")
                 # a line that is `r` a moment before its job runs can get its old state back
-                wait_until(lambda: self.wait_file(f"up.{job}", 180) == b"\n\n", 180, "two jobs run")
+                wait_until(lambda: self.wait_file(f"up.{job}") == b"\n\n", what="two jobs run")
                 self.cluster.run(*command, job)
                 self.wait_over()
                 self.assertEqual(self.states(), "ee.", self.said())
@@ -116,9 +116,9 @@ class GridEngine(RunCase):
         self.jobs(*[line.format(number) for number in range(LINES)])
         job = self.submit("worker.sh", walltime="7s")
         for task, count in ("1", 30), ("2", 60):
-            wait_until(lambda: self.states().count("d") > count, 180, f"{count} lines are done")
+            wait_until(lambda: self.states().count("d") > count, what=f"{count} lines are done")
             self.cluster.run("qdel", job, "-t", task)
-        wait_until(lambda: self.states().count("d") > 90, 180, "90 lines are done")
+        wait_until(lambda: self.states().count("d") > 90, what="90 lines are done")
         self.cluster.lose("bob")
         self.addCleanup(self.cluster.start_execd, "bob")
         self.addCleanup(self.cluster.boot, "bob")

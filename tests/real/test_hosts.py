@@ -10,7 +10,7 @@ import unittest
 
 from tests.real.rigs import REAL, ssh
 from tests.support.documents import STUBS, read_pieces
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import SCRIPTS, SCRIPTS_AT
 
@@ -60,7 +60,7 @@ class HostsCase(RunCase):
     def typed(self, text: str, host: str = "alice", directory: object = "") -> Ended:
         """Type this, and wait for its end; what is left in the background (`ssh -f`) may go on printing."""
         self.write("", "printed")
-        code = self.type(text, host, directory).wait(120)
+        code = self.type(text, host, directory).wait(DEADLINE)
         self.assertNotIn(b"Traceback", self.read("printed"))
         return Ended(code, self.read("printed"), b"")
 
@@ -172,7 +172,7 @@ class Slots(HostsCase):
         runner = self.type(self.WORDS)
         wait_until(lambda: self.states().count("!") == 3, what="bob has had its jobs")
         self.open_gate()
-        code, out = runner.wait(60), self.read("printed")
+        code, out = runner.wait(DEADLINE), self.read("printed")
         self.assertEqual((code, sorted(self.states())), (1, ["!"] * 3 + ["d"] * 7), out)
         self.assertEqual(out.count(b": --seed 1 on alice\n"), 7, out)
         again = self.typed(
@@ -193,7 +193,7 @@ class Slots(HostsCase):
             for name in "alice", "bob":
                 self.wait_file(f"pid.{name}")
             self.typed("runset4.py --cancel runs.txt 1-2")
-            self.assertEqual((runner.wait(60), self.states()), (0, "cc"))
+            self.assertEqual((runner.wait(DEADLINE), self.states()), (0, "cc"))
             for name in "alice", "bob":
                 with self.subTest(option=option, host=name):
                     alive = f"kill -0 $(cat pid.{name})"
@@ -224,8 +224,8 @@ class Container(HostsCase):
     def test_it_buries_what_jobs_leave_behind_and_ends_its_jobs_when_it_is_told_to(self) -> None:
         # kill -0 finds what is dead until it is buried
         self.jobs(r'sh -c "echo \$\$ > left; while [ -e /proc/$$ ]; do sleep 0.1; done" & simulate --seed 1',
-                  "until [ -s left ] && ! kill -0 $(cat left); do sleep 0.1; done; ps ax", "kill 1; sleep 60",
-                  "simulate --seed 2")
+                  "until [ -s left ] && ! kill -0 $(cat left); do sleep 0.1; done; ps ax",
+                  "kill 1; sleep 600", "simulate --seed 2")
         for script in SCRIPTS:
             (self.dir / script).symlink_to(SCRIPTS_AT / script)
         ended = self.typed(block("docker run", "docs/recipes.md").replace("-j0", "-j1"))

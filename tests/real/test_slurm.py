@@ -96,7 +96,7 @@ class SlurmCase(RunCase):
 
     def wait_jobs(self, count: int) -> None:
         """Wait until so many jobs are WAITING: a line that is `r` a moment before can get its old state."""
-        wait_until(lambda: len([*self.dir.glob("up.*")]) == count, 120, f"{count} jobs run")
+        wait_until(lambda: len([*self.dir.glob("up.*")]) == count, what=f"{count} jobs run")
 
     def wait_slurm(self, job: str, *states: str) -> None:
         """Wait until a batch job, or each task of an array, is in the state that is wanted of it."""
@@ -357,9 +357,9 @@ class Recipes(SlurmCase):
         """One is killed -9, and has no successor, until `sbatch workers.sh` makes up for it."""
         self.jobs(*[f"sleep 2; : {number}" for number in range(200)])
         job = self.hire()
-        wait_until(lambda: "d" in self.states() and self.runners(), 120, "a worker has done a line")
+        wait_until(lambda: "d" in self.states() and self.runners(), what="a worker has done a line")
         os.kill(self.runners()[0], signal.SIGKILL)
-        wait_until(lambda: self.said().count("Submitted") >= 3, 180, "three have hired")
+        wait_until(lambda: self.said().count("Submitted") >= 3, what="three have hired")
         self.wait_slurm(job, *["FAILED"] * 4)
         self.hire("--array=0")
         wait_until(lambda: set(self.states()) == {"d"}, 600, f"all are done: {self.states()}")
@@ -388,7 +388,7 @@ class Recipes(SlurmCase):
         self.write(f". true\n. {WAITING}\n#RUN timeout=2h\n. true\n")
         first = int(self.hire(text=block("workers.sh").replace("#SBATCH --array=0-3\n", "")))
         # it has ended its job; the next one has 20 s
-        wait_until(lambda: "Submitted" in self.said(), 180, "the first has hired")
+        wait_until(lambda: "Submitted" in self.said(), what="the first has hired")
         self.open_gate()
         self.wait_slurm(str(first), "FAILED")
         # the next runs the line that was killed, and hires; the last one has finished none
@@ -506,7 +506,7 @@ class Memory(SlurmCase):
     def test_a_step_that_takes_more_than_its_line_says_is_ended(self) -> None:
         """The rig's Slurm does not see to it.  The runner does, for the steps on its own node."""
         self.write(block("steps.sh").replace("-c1", f"-c1 {SIZED}"), "sized.sh")
-        hold = f"{PYTHON} -c 'import time; data = bytes([1]) * (150 << 20); time.sleep(60)'"
+        hold = f"{PYTHON} -c 'import time; data = bytes([1]) * (150 << 20); time.sleep(600)'"
         self.write(f"#RUN memory=100M\n. {hold}\n")
         job = self.slurm("sbatch", "--parsable", "--mem-per-cpu=30M", "sized.sh").strip()
         self.wait_slurm(job, "FAILED")

@@ -74,7 +74,7 @@ class Runs(JournalCase):
         self.assertLess(idle["cpu"], idle["seconds"])
 
     def test_each_way_to_end_has_its_state_exit_status_signal_and_cause(self) -> None:
-        self.write(". true\n. exit 7\n. kill -9 $$\n. echo a\0b\n#RUN timeout=0.3\n. sleep 60\n")
+        self.write(". true\n. exit 7\n. kill -9 $$\n. echo a\0b\n#RUN timeout=0.3\n. sleep 600\n")
         self.run_jobs("--outdir", "out")
         ends = self.ends()
         self.assertEqual(

@@ -94,7 +94,7 @@ class Runs(JournalCase):
     def test_no_end_that_a_runner_writes_is_checked_field_by_field(self) -> None:
         has_file = "until [ -s out/4.out ]; do sleep 0.02; done"
         self.write(f"#RUN memory=100M\n. echo 'a\\b'; echo \\\"é >&2; false\n#RUN\n. echo a; {has_file}\n"
-                   ". kill $$\n#RUN timeout=0.1\n. sleep 60\n. a\0\n")
+                   ". kill $$\n#RUN timeout=0.1\n. sleep 600\n. a\0\n")
         self.run_script(RUNMAKER, "-q", "--outdir", "out", "runs.txt")
         journal = self.read("out/journal").splitlines(keepends=True)
         self.journal(*(line for line in journal if b'"event": "end"' in line))

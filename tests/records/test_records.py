@@ -207,7 +207,7 @@ class JobLog(Case):
         self.assertEqual(self.read("joblog").split(b"\n")[0], "\t".join(self.COLUMNS).encode())
 
     def test_exit_statuses_signals_and_timeouts_can_be_told_apart(self) -> None:
-        self.write(". true\n. exit 3\n. kill -9 $$\n#RUN timeout=0.5\n. sleep 60\n")
+        self.write(". true\n. exit 3\n. kill -9 $$\n#RUN timeout=0.5\n. sleep 600\n")
         self.run_jobs()
         succeeded, failed, killed, timed_out = self.column("Exitval", "Signal")
         self.assertEqual((succeeded, failed, killed), (["0", "0"], ["3", "0"], ["137", "9"]))

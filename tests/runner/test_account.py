@@ -12,7 +12,7 @@ from tests.support.fake_server import FakeServer
 from tests.support.messages import JOBS, WELCOME
 from tests.support.over_tcp import OverTcp
 from tests.support.peer import Peer
-from tests.support.processes import Ended, Process, wait_until
+from tests.support.processes import DEADLINE, Ended, Process, wait_until
 from tests.support.runs import HASTY, WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER
 from tests.support.tcp import TcpCase
@@ -193,7 +193,7 @@ class LateJobs(TcpCase):
         self.write(TOKEN, ".runmaker4.token").chmod(0o600)
         with FakeServer(serve) as server:
             client = self.start_client(server, "-q")
-            self.assertTrue(has_claimed.wait(60))
+            self.assertTrue(has_claimed.wait(DEADLINE))
             ended = self.stop(client, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (1, "nothing done; in all 1 new"))
 
@@ -284,7 +284,7 @@ server.ClientLink.handle = handle_late
         server = self.start_server()
         alice = self.run_client(server, "-q", "--name=alice")
         self.assertEqual((alice.code, closing(alice)), (0, "1 done in T; in all 1 done, 1 new"))
-        self.write("#RUN host=bob\n. : >up.2; sleep 60\n. true\n")
+        self.write("#RUN host=bob\n. : >up.2; sleep 600\n. true\n")
         bob = self.start_client(server, "-q", "--name=bob", up=[2])
         ended = self.stop(bob, signal.SIGINT)
         self.assertEqual((ended.code, closing(ended)), (

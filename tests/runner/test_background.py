@@ -6,7 +6,7 @@ import termios
 from typing import Any
 
 from tests.support.over_tcp import OverTcp, ordinarily
-from tests.support.processes import Ended, alive, wait_until
+from tests.support.processes import DEADLINE, Ended, alive, wait_until
 from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNSET
 from tests.support.terminal import Terminal, TerminalCase
@@ -212,7 +212,7 @@ class LoggedOut(TerminalCase, WorkerCase):
         self.assertRegex(terminal.screen.lines()[0], f"process {worker} ")
         self.assertNotEqual(os.getsid(worker), shell.pid)
         terminal.close()
-        shell.wait(timeout=60)
+        shell.wait(timeout=DEADLINE)
         self.open_gate()
         self.wait_gone(worker)
         self.assertEqual(self.states(), "d!d")

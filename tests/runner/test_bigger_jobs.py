@@ -159,6 +159,6 @@ class BigJobs(TcpCase):
             if self.states().endswith("r"):
                 claimed[0] = time.monotonic()
             return time.monotonic() - claimed[0] > 1.0
-        wait_until(is_left_alone, 60, "the line stays new")
+        wait_until(is_left_alone, what="the line stays new")
         self.let_go(*busy)
         self.assertEqual((self.finish(client).code, self.states()), (0, "d" * 48))

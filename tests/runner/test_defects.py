@@ -5,7 +5,7 @@ Each test has something break.
 
 from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import HASTY, UP, WAITING, RunCase
 from tests.support.tcp import Program, Server, TcpCase
 
@@ -52,7 +52,7 @@ class OfARunner(RunCase):
     def assertBroken(self, states: str) -> None:
         """The jobs that run end; all is said, once; and nobody is left."""
         self.open_gate()
-        self.assertEqual((self.runner.wait(60), self.states(), locked_lines(self)), (1, states, []),
+        self.assertEqual((self.runner.wait(DEADLINE), self.states(), locked_lines(self)), (1, states, []),
                          self.read("said"))
         lines = self.read("said").splitlines()
         self.assertIn(SAID, lines[0])
@@ -86,7 +86,7 @@ class OfARunner(RunCase):
         self.start_breaking(broken("RecordFile._write_locked") + THREADED, "-q", "-j2", "--joblog", "joblog",
                             up=(1, 2))
         self.open_gate()
-        self.assertEqual(self.runner.wait(60), 1)
+        self.assertEqual(self.runner.wait(DEADLINE), 1)
         self.assertEqual(self.states()[:2], "dd")
         self.assertNotIn("r", self.states())
 
@@ -94,11 +94,11 @@ class OfARunner(RunCase):
         self.jobs(*map(": {}".format, range(12)), "touch break", "true")
         with open(self.dir / "said", "wb") as said:
             runner = self.start_patched(broken("Cursor.claim") + THREADED, "-q", "runs.txt", stderr=said)
-        self.assertEqual((runner.wait(60), self.states()), (1, "d" * 13 + "."), self.read("said"))
+        self.assertEqual((runner.wait(DEADLINE), self.states()), (1, "d" * 13 + "."), self.read("said"))
 
     def test_a_job_whose_slot_breaks_is_ended(self) -> None:
         """Nobody would write down how it ends: its line is an orphan.  What runs on other slots goes on."""
-        self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 60", "true")
+        self.jobs(WAITING, TO_BREAK, f"{UP}; sleep 600", "true")
         self.start_breaking(broken("Console.on_started"), "-j2", up=(1, 2))
         self.assertBroken("ddr.")
 

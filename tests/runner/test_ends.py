@@ -23,24 +23,24 @@ asyncio.BaseEventLoop.time = lambda loop: time.monotonic() + 2700 * os.path.exis
 # Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
 TREES = (
     # shells in shells
-    f"sh -c 'sleep 60 & sleep 60 & wait' & sh -c 'sh -c \"sleep 60; :\"; :' & {UP}; wait",
-    f"setsid sleep 60 & {UP}; wait",                                    # a part in a session of its own
-    f"setsid sh -c 'sleep 60 &'; {UP}; sleep 60",                       # nobody is the parent of this one
-    f"setsid sh -c 'setsid sleep 60 & setsid sleep 60; :' & {UP}; wait",
-    f"nohup sleep 60 & {UP}; wait",
+    f"sh -c 'sleep 600 & sleep 600 & wait' & sh -c 'sh -c \"sleep 600; :\"; :' & {UP}; wait",
+    f"setsid sleep 600 & {UP}; wait",                                    # a part in a session of its own
+    f"setsid sh -c 'sleep 600 &'; {UP}; sleep 600",                       # nobody is the parent of this one
+    f"setsid sh -c 'setsid sleep 600 & setsid sleep 600; :' & {UP}; wait",
+    f"nohup sleep 600 & {UP}; wait",
     f"{UP}; kill -STOP $$; touch never",                                # stops itself
-    f"{UP}; setsid sh -c 'kill -STOP $$; sleep 60'; touch never",       # a part of it stops itself
-    f"{UP}; exec sleep 60",
+    f"{UP}; setsid sh -c 'kill -STOP $$; sleep 600'; touch never",       # a part of it stops itself
+    f"{UP}; exec sleep 600",
 )
 
 # Jobs that only KILL ends.
 DEAF = (
-    f"trap '' TERM; {UP}; sleep 60",
-    f"trap '' TERM; setsid sleep 60 & {UP}; wait",
+    f"trap '' TERM; {UP}; sleep 600",
+    f"trap '' TERM; setsid sleep 600 & {UP}; wait",
     # the shell ends on TERM, its part does not
-    f"setsid sh -c 'trap \"\" TERM; {UP}; sleep 60' & wait",
+    f"setsid sh -c 'trap \"\" TERM; {UP}; sleep 600' & wait",
     # starts another one on TERM
-    f"trap 'setsid sleep 60 & exit' TERM; {UP}; while :; do sleep 0.1; done",
+    f"trap 'setsid sleep 600 & exit' TERM; {UP}; while :; do sleep 0.1; done",
 )
 
 
@@ -124,8 +124,8 @@ class Trees(RunCase):
         """It has not even the mark of the tests.  The first descends from its job; the second is of its
         session.
         """
-        self.jobs(f"env -i setsid sh -c 'echo $$ > pid.1; sleep 60; :' & {SLEEPING}",
-                  f"env -i sh -c 'sleep 60 & echo $! > pid.2'; {SLEEPING}")
+        self.jobs(f"env -i setsid sh -c 'echo $$ > pid.1; sleep 600; :' & {SLEEPING}",
+                  f"env -i sh -c 'sleep 600 & echo $! > pid.2'; {SLEEPING}")
         runner = self.start_jobs("-j2", up=[1, 2])
         parts = [int(self.wait_file(f"pid.{line}")) for line in (1, 2)]
         self.assertEnded(self.stop(runner), 143, "ee")
@@ -133,9 +133,9 @@ class Trees(RunCase):
 
     def test_jobs_of_a_runner_within_a_job_are_ended_although_that_runner_is_dead(self) -> None:
         inner = shlex.join(self.command(RUNMAKER, "inner.txt"))
-        self.write(". : > inner.up; sleep 60\n", "inner.txt")
+        self.write(". : > inner.up; sleep 600\n", "inner.txt")
         kill = "until [ -e inner.up ]; do sleep 0.02; done; kill -9 $!; : > dead"
-        self.jobs(f"{inner} & {UP}; {kill}; sleep 60")
+        self.jobs(f"{inner} & {UP}; {kill}; sleep 600")
         runner = self.start_jobs()
         wait_until(lambda: self.exists("dead"), what="the inner runner is dead")
         self.assertEqual((self.stop(runner, signal.SIGINT).code, self.states()), (130, "e"))
@@ -190,7 +190,7 @@ until [ -s shell ] && [ -e deaf ]; do sleep 0.02; done
 while kill -0 $(cat shell) 2>/dev/null; do sleep 0.02; done
 sleep 0.4
 {SET_NEXT}
-setsid sleep 60 &
+setsid sleep 600 &
 echo $! >stranger
 wait %1
 kill -0 $(cat stranger) && : >lives
@@ -201,8 +201,8 @@ kill -0 $(cat stranger) && : >lives
         if subprocess.run(probe, cwd=self.dir, stderr=subprocess.DEVNULL, check=False).returncode:
             self.skipTest("this user may have no process numbers of his own (unshare --pid)")
         (self.dir / "shell").unlink()
-        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; exec sleep 60' & echo $$ >shell; "
-                  "until [ -e deaf ]; do sleep 0.02; done; : >late; sleep 60")
+        self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; exec sleep 600' & echo $$ >shell; "
+                  "until [ -e deaf ]; do sleep 0.02; done; : >late; sleep 600")
         runner = PYTHON, "-c", program_of(RUNMAKER, RUNMAKER, WHEN_LATE)
         ended = self.run_script(*self.PRIVATE, "sh", "-c", self.STRANGER, "sh", *runner,
                                 "-q", "--timeout=1", "--kill-after=2", "runs.txt")
@@ -229,7 +229,7 @@ class Retries(RunCase):
                          [b"forked", b"exit 1"] * 2 + [b"forked", b"exit 0"])
 
     def test_a_job_that_runs_too_long_is_retried(self) -> None:
-        self.jobs(f"{COUNTED} 1 || {{ : >late.$$; sleep 60; }}")
+        self.jobs(f"{COUNTED} 1 || {{ : >late.$$; sleep 600; }}")
         runner = self.start_patched(WHEN_LATE, "--retries=1", "--timeout=0.4", "runs.txt")
         self.assertEnded(self.finish(runner), 0, "d")
         self.assertEqual(self.read("runs.1").split(), [b"1", b"1"])
@@ -316,7 +316,7 @@ class Limits(RunCase):
 
     def test_a_job_that_runs_too_long_is_marked_as_failed_and_the_console_says_why(self) -> None:
         """Also one that then ends well."""
-        self.jobs("echo before; : >late.$$; sleep 60; touch never", "echo after",
+        self.jobs("echo before; : >late.$$; sleep 600; touch never", "echo after",
                   "trap 'exit 0' TERM; : >late.$$; while :; do sleep 0.1; done")
         ended = self.finish(self.start_patched(WHEN_LATE, "--timeout", "0.4", "runs.txt"))
         self.assertEnded(ended, 1, "!d!")
@@ -339,6 +339,6 @@ class KillAfter(RunCase):
         return self.exists("checkpoint")
 
     def test_a_job_has_that_long_and_no_longer(self) -> None:
-        self.assertFalse(self.end_one("0.1", 60))
+        self.assertFalse(self.end_one("0.1", 600))
         (self.dir / "up.1").unlink()
-        self.assertTrue(self.end_one("30", 0.2))
+        self.assertTrue(self.end_one("600", 0.2))

@@ -161,7 +161,7 @@ class WatchedCase(TcpCase):
     """Jobs whose memory is looked at."""
 
     def run_jobs(self, *options: object, patch: str = WATCHFUL, **settings: Any) -> Ended:
-        return self.finish(self.start_patched(patch, *options, "runs.txt", **settings), timeout=300)
+        return self.finish(self.start_patched(patch, *options, "runs.txt", **settings))
 
 
 class Kept(WatchedCase):
@@ -222,7 +222,7 @@ class Growing(WatchedCase):
     def setUp(self) -> None:
         super().setUp()
         self.write("import os, time; data = b'x' * (110 << 20)\n"
-                   "if int(os.environ['RUNMAKER4_MEMORY']) < len(data): time.sleep(60)", "hold.py")
+                   "if int(os.environ['RUNMAKER4_MEMORY']) < len(data): time.sleep(600)", "hold.py")
 
     def test_it_runs_again_with_the_next_size_until_it_has_enough(self) -> None:
         self.write("#RUN memory=60M,100M,200M\n. echo $RUNMAKER4_MEMORY >>sizes; python3 hold.py\n")
@@ -337,7 +337,7 @@ class Clients(TcpCase):
             if self.states() != states:
                 since[0] = time.monotonic()
             return time.monotonic() - since[0] > 1.0
-        wait_until(is_left_alone, 60, f"the jobs stay {states}")
+        wait_until(is_left_alone, what=f"the jobs stay {states}")
 
     def test_a_job_goes_to_the_client_that_has_enough(self) -> None:
         self.write("#RUN memory=500M\n" + ". echo $RUNMAKER4_SLOT >>taken\n" * 3)

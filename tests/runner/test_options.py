@@ -52,9 +52,9 @@ runmaker4.JobFile.make_new = make_new_and_pause
 
     def test_ctrl_c_acts_while_failed_lines_become_new_and_no_job_has_started(self) -> None:
         """A job that runs has them made new one by one."""
-        self.write("".join(f"! sleep 100 # {number}\n" for number in range(20_000)) + ". sleep 100\n")
+        self.write("".join(f"! sleep 600 # {number}\n" for number in range(20_000)) + ". sleep 600\n")
         other = self.start(RUNMAKER, "runs.txt")
-        wait_until(lambda: self.read().endswith(b"\nr sleep 100\n"), what="the other job runs")
+        wait_until(lambda: self.read().endswith(b"\nr sleep 600\n"), what="the other job runs")
         runner = self.start_patched(self.PAUSING, "-r", "runs.txt")
         wait_until(lambda: self.read()[:1] == b".", what="the first line is new")
         runner.send_signal(signal.SIGINT)

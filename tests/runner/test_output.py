@@ -14,7 +14,7 @@ from tests.support.console import ConsoleLine, console_lines, printed
 from tests.support.patches import patient
 from tests.support.pipes import read_terminal
 from tests.support.process_table import peak_memory
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import SLEEPING, RunCase
 from tests.support.scripts import RUNMAKER
 from tests.support.values import present
@@ -263,7 +263,7 @@ class SharedDescriptor(Case):
 
     def test_a_file_gets_all_lines(self) -> None:
         with open(self.dir / "console", "wb") as console:
-            self.assertEqual(self.start_noisy(stdout=console, stderr=subprocess.STDOUT).wait(60), 1)
+            self.assertEqual(self.start_noisy(stdout=console, stderr=subprocess.STDOUT).wait(DEADLINE), 1)
         self.assertWholeLines(self.read("console"))
 
     def test_a_socket_gets_all_lines(self) -> None:
@@ -288,7 +288,8 @@ class Terminal(Case):
         runner = self.start(RUNMAKER, *options, "runs.txt", env=settings, stdout=slave, stderr=slave)
         os.close(slave)
         shown = read_terminal(master)
-        self.assertEqual((runner.wait(60), self.states()), (0, "d..") if "-1" in options else (1, "d!!"))
+        ends = (0, "d..") if "-1" in options else (1, "d!!")
+        self.assertEqual((runner.wait(DEADLINE), self.states()), ends)
         return shown
 
     def line_of(self, shown: bytes, text: bytes) -> bytes:
@@ -334,7 +335,7 @@ class Terminal(Case):
         self.addCleanup(os.close, master)
         runner = self.start(RUNMAKER, "runs.txt", env=env, stderr=slave)
         os.close(slave)
-        out = runner.communicate(timeout=60)[0]
+        out = runner.communicate(timeout=DEADLINE)[0]
         self.assertNotIn(b"\x1b", out)
         self.assertIn(b"-r runs them again", read_terminal(master))
 

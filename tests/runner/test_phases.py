@@ -11,7 +11,7 @@ from unittest import mock
 
 import runmaker4
 from runmaker4 import NEW, Job, NoJob, Phase, Resources, Runner
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import UP, RunCase
 from tests.support.scripts import FULL
 
@@ -128,7 +128,7 @@ class Cells(unittest.TestCase):
             event(self.runner, job)
         jobs.go_on.set()
         self.let_go()
-        await asyncio.wait_for(work, 60)
+        await asyncio.wait_for(work, DEADLINE)
         self.outlives_runner = job.outlives_runner
         os.close(signal.set_wakeup_fd(-1))
         os.close(signals.read_fd)
@@ -154,7 +154,7 @@ class Cells(unittest.TestCase):
         return runner, signals
 
     async def reach(self, job: Job, phase: Phase) -> None:
-        end = asyncio.get_running_loop().time() + 60
+        end = asyncio.get_running_loop().time() + DEADLINE
         while job not in self.runner.tasks or self.runner.tasks[job].phase is not phase:
             self.assertLess(asyncio.get_running_loop().time(), end, f"{phase} was not reached")
             await asyncio.sleep(0.001)
@@ -181,7 +181,7 @@ class Cells(unittest.TestCase):
             runner.kill_jobs()
 
         for events, becomes in (([], b"!"), ([self.event("cancelled")], b"c")):
-            self.assertEqual(self.play(Phase.UNDYING, kill_jobs, *events, command=b"exec sleep 60"), becomes)
+            self.assertEqual(self.play(Phase.UNDYING, kill_jobs, *events, command=b"exec sleep 600"), becomes)
             self.assertTrue(self.outlives_runner)
 
     def test_a_job_that_is_just_being_started_again_has_its_last_result_or_is_in_error(self) -> None:
@@ -204,7 +204,7 @@ class Cells(unittest.TestCase):
                 runner.tasks[job].kill_run(cause)
 
             with self.subTest(cause=cause):
-                self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 60"), b"!")
+                self.assertEqual(self.play(Phase.RUNNING, end, command=b"sleep 600"), b"!")
                 with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", seconds):
                     self.assertEqual(self.play(Phase.READING_ON, end), b"!")
                 for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK),
@@ -234,7 +234,7 @@ class Cells(unittest.TestCase):
             mock.patch.object(runner.loop, "time", lambda: time() + 1000).start()
 
         until_go = UNTIL_GO.replace(b"exit 3", b"exit 0")
-        for self.seconds_left, command, becomes in (None, until_go, b"d"), (500.0, b"sleep 60", b"e"):
+        for self.seconds_left, command, becomes in (None, until_go, b"d"), (500.0, b"sleep 600", b"e"):
             with self.subTest(seconds_left=self.seconds_left), \
                     mock.patch.object(Runner, "timeout_of", return_value=60.0):
                 self.assertEqual(self.play(Phase.RUNNING, stop, command=command), becomes)
@@ -254,7 +254,7 @@ class Cells(unittest.TestCase):
         for name, becomes in zip(EVENTS[1:], TABLE[Phase.RUNNING][1:]):
             events = Runner.open_gate, self.event(name)
             with self.subTest(event=name):
-                self.assertEqual(self.play(Phase.AT_GATE, *events, command=b"sleep 60"), becomes)
+                self.assertEqual(self.play(Phase.AT_GATE, *events, command=b"sleep 600"), becomes)
 
     def test_a_job_that_is_killed_in_the_moment_in_which_its_shell_has_exited_keeps_its_result(self) -> None:
         """The shell has exited, and nobody has waited for it yet."""
@@ -298,7 +298,7 @@ class ReadingOn(RunCase):
 
     def test_a_job_that_was_stopped_with_its_runner_is_in_error_however_long_it_is_read(self) -> None:
         """Slurm and systemd send TERM to all processes of a job, one after the other."""
-        runner = self.start_reading("sleep 60")
+        runner = self.start_reading("sleep 600")
         os.kill(int(self.wait_file("pid")), signal.SIGTERM)
         self.wait_exited()
         runner.send_signal(signal.SIGTERM)

@@ -17,7 +17,7 @@ from tests.support.case import GATE
 from tests.support.directives import DirectiveCase
 from tests.support.line_locks import locked_lines
 from tests.support.permissions import bound_by_permissions
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.refusals import RefusalCase
 from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER
 from tests.support.tcp import TcpCase
@@ -83,7 +83,7 @@ class Refused(unittest.TestCase):
     def run_shell(shell: str, *words: str) -> tuple[int, list[str]]:
         """Run `SHELL -c WORDS` in an empty directory; return the exit status, and the files that it made."""
         with tempfile.TemporaryDirectory() as folder:
-            ended = subprocess.run([*shell.split(), "-c", *words], check=False, cwd=folder, timeout=60,
+            ended = subprocess.run([*shell.split(), "-c", *words], check=False, cwd=folder, timeout=DEADLINE,
                                    stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True)
             return ended.returncode, os.listdir(folder)
 
@@ -217,7 +217,7 @@ class WithRealPrograms(ShellCase):
         names = "MODULESHOME", "BASH_ENV", "LMOD_CMD", "LMOD_PKG", "CONDA_EXE"
         clean = "env", *(f"-u{name}" for name in names), "MODULEPATH=" + str(self.dir / "modules")
         command = shlex.join(self.command(RUNMAKER, "--plain", "runs.txt"))
-        return self.run_script(*clean, "bash", "-c", f"{runner} {command}", timeout=120)
+        return self.run_script(*clean, "bash", "-c", f"{runner} {command}", timeout=DEADLINE)
 
     def test_modules(self) -> None:
         home = next((home for home in self.MODULES if os.path.exists(f"{home}/init/bash")), None)

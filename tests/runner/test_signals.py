@@ -14,7 +14,7 @@ from tests.support.case import GATE
 from tests.support.console import console_lines, printed
 from tests.support.over_tcp import OverTcp, ordinarily, without
 from tests.support.pipes import deadline, read_terminal
-from tests.support.processes import Ended, alive, is_pending, wait_until
+from tests.support.processes import DEADLINE, Ended, alive, is_pending, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, ROOT, RUNMAKER
 from tests.support.terminal import TerminalCase
@@ -232,7 +232,7 @@ class StoppedTogether(SignalCase):
         held: for so long, about, the runner holds back what a job has ended with.
         """
         told = "echo $$ >pid.$JOB_ID"
-        self.jobs(f"{told}; {UP}; exec sleep 60", f"{told}; {second}", "true")
+        self.jobs(f"{told}; {UP}; exec sleep 600", f"{told}; {second}", "true")
         patch = ("from runmaker4 import StopSignals; StopSignals.TOGETHER_SECONDS = 30; "
                  f"StopSignals.MAX_HELD_SECONDS = {held}; StopSignals.HELD_SHARE = 1000; "
                  "StopSignals.MIN_HELD_RUN = 0")
@@ -254,7 +254,7 @@ class StoppedTogether(SignalCase):
         self.assertEnded(self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid), 143, "ee.")
 
     def test_a_runner_that_is_only_to_drain_counts_them_as_interrupted_too(self) -> None:
-        runner = self.start_two(f"{UP}; exec sleep 60")
+        runner = self.start_two(f"{UP}; exec sleep 600")
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, *self.pids(2), runner.pid), 1, "ee.")
 
     def test_a_job_that_dies_just_after_its_runner_was_told_is_interrupted(self) -> None:
@@ -299,7 +299,7 @@ class StoppedTogether(SignalCase):
         self.assertEnded(self.signal_all(runner, signal.SIGUSR1, first, second), 1, "ed.")
 
     def test_what_is_told_of_the_job_is_how_it_ended(self) -> None:
-        runner = self.start_two(f"{UP}; exec sleep 60", "--joblog", "joblog")
+        runner = self.start_two(f"{UP}; exec sleep 600", "--joblog", "joblog")
         ended = self.signal_all(runner, signal.SIGTERM, *self.pids(2), runner.pid)
         self.assertEqual([line.split(b"\t")[6:8] for line in self.read("joblog").splitlines()[1:]],
                          [[b"143", b"15"]] * 2)
@@ -327,7 +327,7 @@ class LostConsole(RunCase):
         runner = self.start_jobs(stderr=subprocess.STDOUT)
         present(runner.stdout).close()
         self.open_gate()
-        self.assertEqual(runner.wait(timeout=60), 1)
+        self.assertEqual(runner.wait(timeout=DEADLINE), 1)
         self.assertEqual(self.states(), "dd!")
         self.assertNobodyLeft()
 
@@ -389,7 +389,7 @@ class StoppedAtTerminal(TerminalCase):
         os.write(terminal.master, b"\x1c")
         wait_until(lambda: "SIGQUIT: " in "".join(terminal.look()), what="the key is obeyed")
         self.open_gate()
-        self.assertEqual((runner.wait(60), self.states()), (1, "d."))
+        self.assertEqual((runner.wait(DEADLINE), self.states()), (1, "d."))
 
 
 class ControllingTerminal(TerminalCase):
@@ -405,7 +405,7 @@ class ControllingTerminal(TerminalCase):
         runner = self.start(RUNMAKER, "runs.txt", stdin=subprocess.PIPE)
         present(runner.stdin).write(b"for the runner\n")
         present(runner.stdin).flush()
-        self.assertEqual(runner.wait(timeout=60), 0)
+        self.assertEqual(runner.wait(timeout=DEADLINE), 0)
         self.assertEqual(self.read("got"), b"")
 
 
@@ -474,7 +474,7 @@ threading.Thread(target=take, daemon=True).start()
         return self.start("sh", "-c", 'ulimit -n 100; exec "$@"', "sh", *words)
 
     def test_a_job_that_fails_again_and_again_takes_no_more_and_more(self) -> None:
-        self.jobs("exit 1", "sleep 60 & exit 1", "true")
+        self.jobs("exit 1", "sleep 600 & exit 1", "true")
         ended = self.finish(self.start_limited("-q", "--no-records", "-j2", "--retries", "100"))
         self.assertEqual((self.states(), ended.err.count(b"\n")), ("!!d", 1), ended.err)
 

@@ -16,7 +16,7 @@ from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
 from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.patches import SOON
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import QUICK, SLEEPING, WAITING, RunCase
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, program_of
 from tests.support.values import Text
@@ -331,7 +331,7 @@ class SlotErrors(SlotCase):
         self.names("good\nother\nbad\n")
         wait_until(lambda: sorted(self.states()) == ["!", "!", "r", "r", "r"], what="bad has a job")
         self.open_gate()
-        self.assertEqual((runner.wait(60), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
+        self.assertEqual((runner.wait(DEADLINE), sorted(self.states())), (1, ["!", "!", "d", "d", "d"]))
         self.assertLessEqual({"bad", "good", "other"}, {name for name, _ in self.used()})
 
     def test_with_one_only_it_gets_no_second_job(self) -> None:

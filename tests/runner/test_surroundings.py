@@ -6,7 +6,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from tests.support.processes import Ended
+from tests.support.processes import DEADLINE, Ended
 from tests.support.runs import HASTY, SLEEPING, WAITING, RunCase
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 
@@ -80,7 +80,7 @@ import os, signal, threading, runmaker4
 lend, stop, stopped = runmaker4.JobQueue.copy_lock_fds, runmaker4.Runner.drain, threading.Event()
 def lend_amid_signal(queue, job):
     os.kill(os.getpid(), signal.SIGUSR1)
-    stopped.wait(60)
+    stopped.wait(300)
     return lend(queue, job)
 runmaker4.JobQueue.copy_lock_fds = lend_amid_signal
 runmaker4.Runner.drain = lambda self: (stop(self), stopped.set())
@@ -163,7 +163,7 @@ runmaker4.JobReader.MAX_LOOKS = 2
 
     def assertSaid(self, runner: subprocess.Popen[bytes], code: int) -> bytes:
         """The runner ends with this exit status; what it said, which is no traceback."""
-        self.assertEqual(runner.wait(60), code)
+        self.assertEqual(runner.wait(DEADLINE), code)
         said = self.read("errors")
         self.assertNotIn(b"Traceback", said)
         return said

@@ -9,7 +9,7 @@ import unittest
 from unittest import mock
 
 import runmaker4
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
@@ -247,7 +247,7 @@ class StatusLine(ConsoleCase):
         self.wait_shown(terminal, "runs.txt: 2 done in ")
         self.assertIn("ready> typed[1] done in ", "\n".join(terminal.look()))
         os.write(terminal.master, b"\x15exit\n\nexit\n")
-        shell.wait(60)
+        shell.wait(DEADLINE)
 
     def test_with_tostop_it_stops_in_the_background_before_it_prints(self) -> None:
         self.jobs("echo out")
@@ -261,7 +261,7 @@ class StatusLine(ConsoleCase):
         os.write(terminal.master, b"fg\n")
         self.wait_shown(terminal, "runs.txt: 1 done in ")
         os.write(terminal.master, b"exit\n\nexit\n")
-        shell.wait(60)
+        shell.wait(DEADLINE)
 
 
 class AtAClient(TcpCase, ConsoleCase):

@@ -162,7 +162,7 @@ runmaker4.RunnerProgram.MAX_HIRE_SECONDS = property(wait_seconds)
     def test_a_client_hires_and_waits_only_so_long_for_all_that_the_command_has_started(self) -> None:
         self.write(f". true\n{self.TOO_LONG}")
         server = self.start_server()
-        long = "timeout 100 sh -c 'echo $$ >>hired; sleep 100; echo late >>hired'"
+        long = "timeout 100 sh -c 'echo $$ >>hired; sleep 600; echo late >>hired'"
         ended = self.run_client(server, "--walltime", "1h", "--hire",
                                 f"echo $$ >hired; setsid {long} & {long}; echo late >>hired",
                                 patch=self.HASTY)
@@ -176,7 +176,7 @@ runmaker4.RunnerProgram.MAX_HIRE_SECONDS = property(wait_seconds)
 
     def test_a_signal_ends_the_wait_and_what_the_command_has_started(self) -> None:
         self.write(f". true\n{self.TOO_LONG}")
-        runner = self.start_program(RUNMAKER, "--walltime", "1h", "--hire", "sleep 100 & echo $! >pid; wait",
+        runner = self.start_program(RUNMAKER, "--walltime", "1h", "--hire", "sleep 600 & echo $! >pid; wait",
                                     "runs.txt", env={"RUNMAKER4_JOB": "host-1-2-3"})     # itself a successor
         pid = int(self.wait_file("pid"))
         # of a process that is just becoming `sleep` it is empty

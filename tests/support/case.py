@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Optional, TypeVar
 
-from tests.support.processes import MARK, Ended, Process, marked, wait_until
+from tests.support.processes import DEADLINE, MARK, Ended, Process, marked, wait_until
 from tests.support.scripts import PYTHON, RUNMAKER, SCRIPTS, SCRIPTS_AT, SEED, chance
 from tests.support.values import Text, as_bytes
 
@@ -49,7 +49,7 @@ class Case(unittest.TestCase):
         for process in self.started:
             if process.poll() is None:
                 process.kill()
-        end = time.monotonic() + 60
+        end = time.monotonic() + DEADLINE
         while left := [pid for pid in marked(f"{MARK}={self.mark}") if pid != os.getpid()]:
             if time.monotonic() > end:
                 break
@@ -96,7 +96,7 @@ class Case(unittest.TestCase):
             lines = file.readlines()
             os.pwrite(file.fileno(), state.encode(), sum(map(len, lines[:number - 1])))
 
-    def wait_states(self, wanted: str, timeout: float = 40, name: str = "runs.txt") -> None:
+    def wait_states(self, wanted: str, timeout: float = DEADLINE, name: str = "runs.txt") -> None:
         """Wait until the job lines have exactly these states."""
         end = time.monotonic() + timeout
         while self.states(name) != wanted:
@@ -115,7 +115,7 @@ class Case(unittest.TestCase):
             self.fail(f"the runner has ended: {runner.communicate()}")
         return runner
 
-    def wait_file(self, name: str, timeout: float = 40) -> bytes:
+    def wait_file(self, name: str, timeout: float = DEADLINE) -> bytes:
         """Wait until a file is there and not empty; its bytes."""
         path = self.dir / name
 
@@ -154,21 +154,21 @@ class Case(unittest.TestCase):
         self.started.append(process)
         return process
 
-    def finish(self, process: Process, timeout: float = 60) -> Ended:
+    def finish(self, process: Process, timeout: float = DEADLINE) -> Ended:
         """Wait for a started script and return how it ended; never a traceback."""
         out, err = process.communicate(timeout=timeout)
         return self.as_ended(process.wait(), out or b"", err or b"")
 
-    def stop(self, process: Process, number: signal.Signals = signal.SIGTERM, timeout: float = 60) -> Ended:
+    def stop(self, process: Process, number: signal.Signals = signal.SIGTERM) -> Ended:
         """Send a signal, and wait for the end; how it ended."""
         process.send_signal(number)
-        return self.finish(process, timeout)
+        return self.finish(process)
 
     def as_ended(self, code: int, out: bytes, err: bytes) -> Ended:
         self.assertNotIn(b"Traceback", err)
         return Ended(code, out, err)
 
-    def run_script(self, script: str, *args: object, timeout: float = 60, **options: Any) -> Ended:
+    def run_script(self, script: str, *args: object, timeout: float = DEADLINE, **options: Any) -> Ended:
         """Run a script to its end."""
         return self.finish(self.start(script, *args, **options), timeout)
 

@@ -2,12 +2,12 @@
 import os
 import re
 import subprocess
-import time
 import unittest
 from collections.abc import Sequence
 from typing import Any
 
 from tests.support import marks
+from tests.support.processes import wait_until
 from tests.support.runs import RunCase, without_states
 from tests.support.scripts import FULL, PYTHON, RUNMAKER
 from tests.support.values import as_bytes
@@ -46,13 +46,9 @@ class DirectiveCase(RunCase):
         lines = self.told().split(b"\n")[:-1]
         return sum(all(pattern.search(line) for pattern in patterns) for line in lines)
 
-    def wait_told(self, *words: str, timeout: float = 60) -> None:
+    def wait_told(self, *words: str) -> None:
         """Wait until a line has all these words."""
-        end = time.monotonic() + timeout
-        while not self.times_told(*words):
-            if time.monotonic() > end:
-                self.fail(f"nobody said {words}: {self.told().decode(errors='replace')}")
-            time.sleep(0.01)
+        wait_until(lambda: self.times_told(*words), what=f"somebody says {words}")
 
     def assertTold(self, *words: str, times: int = 1) -> None:
         """So many lines have all these words."""

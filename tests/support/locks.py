@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator
 
 import runmaker4
+from tests.support.processes import DEADLINE
 
 # a runner or script that sees an NFSv3 mount, where a query shows no shared lock of another host
 NFS3 = """
@@ -36,8 +37,8 @@ def held_job_locks(path: pathlib.Path, command: bytes) -> list[int]:
 
 @contextlib.contextmanager
 def locked(fd: int, at: int, length: int = 1) -> Iterator[None]:
-    """Hold an exclusive lock for a moment; tries for 60 seconds, then raises OSError(EAGAIN)."""
-    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), 60.0):
+    """Hold an exclusive lock for a moment; tries until the DEADLINE, then raises OSError(EAGAIN)."""
+    if not runmaker4.keep_trying(lambda: runmaker4.lock(fd, at, length), DEADLINE):
         raise OSError(errno.EAGAIN, "somebody else has kept it locked")
     try:
         yield

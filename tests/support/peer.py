@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 from tests.support.messages import HELLO, new_key
+from tests.support.processes import DEADLINE
 from tests.support.wire import TOKEN, End
 
 
@@ -18,7 +19,7 @@ class Peer:
     """
 
     def __init__(self, connection: socket.socket, token: str = TOKEN, server: bool = False) -> None:
-        connection.settimeout(60)
+        connection.settimeout(DEADLINE)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self.token, self.server = connection, token, server
         self.channel = End(token, server)
@@ -28,7 +29,7 @@ class Peer:
     @classmethod
     def of(cls, port: int, token: str = TOKEN) -> "Peer":
         """A connection to a server, which has not proven anything so far."""
-        return cls(socket.create_connection(("127.0.0.1", port), 60), token)
+        return cls(socket.create_connection(("127.0.0.1", port), DEADLINE), token)
 
     def __enter__(self) -> "Peer":
         return self
@@ -73,7 +74,7 @@ class Peer:
             raise Closed
         return data
 
-    def rest(self, timeout: float = 60) -> bytes:
+    def rest(self, timeout: float = DEADLINE) -> bytes:
         """All that comes until the other end closes the connection, which it must within that time."""
         self.socket.settimeout(timeout)
         data = b""

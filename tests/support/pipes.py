@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import IO
 
-from tests.support.processes import Process
+from tests.support.processes import DEADLINE, Process
 
 
 @contextlib.contextmanager
-def deadline(process: Process, timeout: float = 60) -> Iterator[None]:
+def deadline(process: Process, timeout: float = DEADLINE) -> Iterator[None]:
     """Kill the process if the block takes longer than this, so that reading its output comes to an end."""
     watchdog = threading.Timer(timeout, process.kill)
     watchdog.start()
@@ -31,7 +31,7 @@ def unread(pipe: IO[bytes]) -> int:
 
 def read_terminal(master: int) -> bytes:
     """All that a pseudo-terminal gets until its last holder has gone, with plain newlines."""
-    shown, end = b"", time.monotonic() + 60
+    shown, end = b"", time.monotonic() + DEADLINE
     while time.monotonic() < end:
         if select.select([master], [], [], 0.1)[0]:
             try:

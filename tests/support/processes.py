@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from typing import Callable, Optional, Protocol, TypeVar
 
 MARK, MARK_LENGTH = "RUNMAKER4_TEST_MARK", 32
+# Seconds after which a test gives up.  What it waits for comes sooner, also on a machine that is ten times
+# slower, or that stands still now and then.  A job that must be ended, not end by itself, sleeps for longer
+DEADLINE = 300.0
 T = TypeVar("T")
 
 
@@ -37,11 +40,8 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def wait_until(condition: Callable[[], Optional[T]], timeout: float = 40, what: str = "") -> T:
-    """Wait until condition() is true and return its value; fail after timeout seconds.
-
-    A job that sleeps for a minute, and should be ended, has not ended by itself then.
-    """
+def wait_until(condition: Callable[[], Optional[T]], timeout: float = DEADLINE, what: str = "") -> T:
+    """Wait until condition() is true and return its value; fail after timeout seconds."""
     end = time.monotonic() + timeout
     while True:
         value = condition()

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
 from tests.support.ports import free_port
-from tests.support.processes import MARK, Ended, marked, wait_until
+from tests.support.processes import DEADLINE, MARK, Ended, marked, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
 from tests.support.values import as_bytes, present
 
 # ... and that with which a server waits for long until the keeper of a dead one answers
-PATIENT = "\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 40.0\n"
+PATIENT = f"\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = {DEADLINE}\n"
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
 # a client's first line
@@ -167,7 +167,7 @@ class TcpCase(RunCase):
         self.wait_up(*up, runner=client)
         return client
 
-    def run_client(self, server: Listening, *options: object, host: str = "", timeout: float = 60,
+    def run_client(self, server: Listening, *options: object, host: str = "", timeout: float = DEADLINE,
                    **settings: Any) -> Ended:
         return self.finish(self.start_client(server, *options, host=host, **settings), timeout)
 
@@ -183,7 +183,7 @@ class TcpCase(RunCase):
     def wait_clients(self, server: Program, count: int) -> None:
         wait_until(lambda: sum(self.connected(server).values()) == count, what=f"{count} clients")
 
-    def wait_said(self, program: Program, *words: str, timeout: float = 40) -> bytes:
+    def wait_said(self, program: Program, *words: str, timeout: float = DEADLINE) -> bytes:
         """Wait until a whole line of stderr has all these words (in any case); the line."""
         end = time.monotonic() + timeout
         while True:

@@ -18,7 +18,7 @@ from tests.support import wire
 from tests.support.fake_server import FakeServer
 from tests.support.peer import Peer
 from tests.support.ports import free_port
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import WAITING
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.tcp import PORT_LINE, SERVING, TOKEN_LINE, Program, Server, TcpCase
@@ -195,7 +195,7 @@ class TokenOfTheClient(TokenCase):
             with contextlib.suppress(OSError):          # EIO: nobody has it open any more
                 while more := terminal.read(1000):
                     shown += more
-            return client.wait(60), shown
+            return client.wait(DEADLINE), shown
 
     def test_a_terminal_is_asked_for_the_token_and_does_not_show_it(self) -> None:
         self.token_file.rename(self.dir / "moved")

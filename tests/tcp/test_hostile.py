@@ -24,7 +24,7 @@ from tests.support.fake_server import FakeServer
 from tests.support.messages import BEGIN, FROM_CLIENT, FROM_SERVER, HAVE, HELLO, JOBS, WELCOME, new_key
 from tests.support.peer import Closed, Peer
 from tests.support.process_table import peak_memory
-from tests.support.processes import MARK, marked, wait_until
+from tests.support.processes import DEADLINE, MARK, marked, wait_until
 from tests.support.runs import UP, WAITING
 from tests.support.scripts import ALL, FULL, RUNSERVER
 from tests.support.stage import PATIENT, Stage
@@ -70,8 +70,8 @@ class Attack(unittest.TestCase):
         for peer in self.peers:
             peer.close()
         self.stage.is_unharmed()
-        wait_until(lambda: self.stage.descriptors() <= self.before, 60,
-                   "the server has closed all connections")
+        wait_until(lambda: self.stage.descriptors() <= self.before,
+                   what="the server has closed all connections")
 
     def peer(self) -> Peer:
         """A connection that has proven nothing; closed at the end."""
@@ -513,7 +513,7 @@ class LyingServers(TcpCase):
 
         with FakeServer(serve) as server:
             client = self.start_client(server)
-            self.assertTrue(heard.wait(60))
+            self.assertTrue(heard.wait(DEADLINE))
             memory = peak_memory(client.pid)
             self.assertIn(self.finish(client).code, (0, 1))
         self.assertLess(memory, MEMORY)

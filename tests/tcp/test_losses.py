@@ -418,7 +418,7 @@ class SilentConnection(LossCase):
         wait_until(lambda: self.states().count("d") > 100, what="some are done")
         client.send_signal(signal.SIGSTOP)
         self.wait_said(server, "bob", "did not come back")
-        self.assertEqual(self.run_client(server, "-j4", "--resume", timeout=240).code, 0)
+        self.assertEqual(self.run_client(server, "-j4", "--resume").code, 0)
         self.assertEqual(self.states(), "d" * 500)
         before = self.read("ran")
         client.send_signal(signal.SIGCONT)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support.losses import JOB, LATER, LossCase
 from tests.support.process_table import send
+from tests.support.processes import DEADLINE
 from tests.support.scripts import FULL
 from tests.support.tcp import Program, Server
 from tests.support.values import present
@@ -50,7 +51,7 @@ class NetworkCase(LossCase):
     def network(self, script: str, *args: str, may_lack: bool = False) -> bytes:
         """Run shell commands in the network of the switch.  may_lack: a system may not be able to do this."""
         done = subprocess.run([*self.inside, "sh", "-ec", script, *args], capture_output=True,
-                              env=self.environ(), timeout=60, check=False)
+                              env=self.environ(), timeout=DEADLINE, check=False)
         if done.returncode and may_lack:
             self.skipTest(f"{script!r} is not possible here: {done.stderr.decode(errors='replace').strip()}")
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -113,7 +114,7 @@ class Cable(NetworkCase):
         begin = time.monotonic()
         self.pull_cable("bob")
         self.end_jobs(client)
-        self.wait_states("ee", timeout=40)
+        self.wait_states("ee")
         self.assertGreater(time.monotonic() - begin, 3 + 3)     # the last keep-alive came 5 s before, or more
         self.wait_said(server, "bob", "did not come back", "lines 1, 2")
         self.plug_in("bob")

@@ -21,7 +21,7 @@ from tests.support.peer import Peer
 from tests.support.pipes import deadline
 from tests.support.ports import free_port
 from tests.support.process_table import peak_memory
-from tests.support.processes import Ended, Process, wait_until
+from tests.support.processes import DEADLINE, Ended, Process, wait_until
 from tests.support.proxy import Proxy
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import FULL, RUNCLIENT, RUNMAKER, RUNSERVER
@@ -275,7 +275,7 @@ class Together(RecordsCase):
         server = self.start_server(*KEPT)
         clients = [self.start_client(server, "-j2", "--name", name) for name in self.NAMES]
         runner = self.start(RUNMAKER, "-j2", "-q", "--name", "dave", *KEPT, "runs.txt")
-        wait_until(lambda: self.states().count("r") >= 8, 60, "each has jobs")
+        wait_until(lambda: self.states().count("r") >= 8, what="each has jobs")
         self.open_gate()
         programs: list[Process] = [*clients, runner]
         self.assertEqual({self.finish(program).code for program in programs}, {0})
@@ -336,8 +336,8 @@ class CutConnection(RecordsCase):
         expected = {"1.out": self.expected(1), "2.err": self.expected(2)}
         for number in range(1, self.CUTS + 1):
             wanted = len(expected["1.out"]) * number // self.PIECES
-            wait_until(lambda: len(self.printed_to("1.out", expected["1.out"])) >= wanted, 60,
-                       f"the server has {wanted} bytes")
+            wait_until(lambda: len(self.printed_to("1.out", expected["1.out"])) >= wanted,
+                       what=f"the server has {wanted} bytes")
             cut()
             self.write("", f"cut.{number}")
         self.assertClientEnded(self.finish(client), 0, "dd")
@@ -551,7 +551,7 @@ os.pwrite = pwrite
                 finish = dict(type="finish", state="d", how="exit 0", lost=False)
                 peer.say(*({**event, "id": job["id"], "n": 3 * number + n}
                            for n, event in ((-2, BEGIN), (-1, END), (0, finish))))
-            self.assertEqual(server.wait(60), -signal.SIGKILL)
+            self.assertEqual(server.wait(DEADLINE), -signal.SIGKILL)
         self.assertEqual((self.states(), self.read("out/journal").count(b'"event": "end"')), ("dd", 2))
 
     # As on a network file system, with a thread; each flush of the journal is noted

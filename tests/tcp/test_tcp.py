@@ -110,12 +110,12 @@ class LikeARunner(TcpCase):
     def test_jobs_that_fail_and_die_and_take_too_long(self) -> None:
         self.compare(
             ". echo a; echo b\n. echo c >&2\n. exit 3\n. kill -9 $$\n. sh -c 'kill -9 $$; :'\n"
-            "#RUN timeout=0.8\n. sleep 60\n", states="dd!!!!"
+            "#RUN timeout=0.8\n. sleep 600\n", states="dd!!!!"
         )
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
     def test_retries_and_a_walltime(self) -> None:
-        self.compare(". false\n. sleep 60\n. true\n", "--retries", 1, "--walltime", 6, states="!e.")
+        self.compare(". false\n. sleep 600\n. true\n", "--retries", 1, "--walltime", 6, states="!e.")
 
     def test_quiet_and_only_one_job(self) -> None:
         self.compare("! true\n. echo a\0b\n. true\n", "-r", "-1", "-q", "--follow", states="d..")

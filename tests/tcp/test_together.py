@@ -21,7 +21,7 @@ from tests.support.messages import new_key, release
 from tests.support.peer import Peer
 from tests.support.pipes import read_terminal
 from tests.support.process_table import process_table, send
-from tests.support.processes import alive, wait_until
+from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, LOOKS, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
@@ -29,7 +29,7 @@ from tests.support.tcp import Program, Server
 from tests.support.tcp_patches import THREADED
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
-SLEEP = f"{RAN}; {UP}; sleep 60"        # runs until it is ended
+SLEEP = f"{RAN}; {UP}; sleep 600"        # runs until it is ended
 HOLDS = f"{RAN}; {UP}; {GATE}"          # runs until open_gate() is called
 VANISHES = 0.5                          # a grace that tests wait for
 TRIED_AGAIN = 2                         # seconds within which a group would be tried again
@@ -125,7 +125,7 @@ class GroupCase(LossCase):
     def ran_on(self, name: str) -> list[int]:
         return [int(line) for line, who in map(str.split, self.ran()) if who == name]
 
-    def assertEachRanOnce(self, states: str, *ran: str, timeout: float = 40) -> None:
+    def assertEachRanOnce(self, states: str, *ran: str, timeout: float = DEADLINE) -> None:
         """The file comes to these states; these runs, and no others; nobody holds a line any more."""
         self.wait_states(states, timeout)
         self.assertEqual(sorted(self.ran()), sorted(ran))
@@ -134,7 +134,7 @@ class GroupCase(LossCase):
 
     def assertAtMostOnce(self) -> None:
         """All lines have ended; a command that is done has run once, and none ran twice."""
-        wait_until(lambda: not set(self.states()) & set(".r"), 90, "all lines have ended")
+        wait_until(lambda: not set(self.states()) & set(".r"), what="all lines have ended")
         lines = [int(run.split()[0]) for run in self.ran()]
         self.assertEqual(len(lines), len(set(lines)), lines)
         for line, text in enumerate(self.read().splitlines(), 1):
@@ -829,7 +829,7 @@ first test:
 -generaltimeout : 500s
 -minhosts: 1
 
-   alice  :   "echo $JOB_ID $WHO >>ran; sleep 60"
+   alice  :   "echo $JOB_ID $WHO >>ran; sleep 600"
 -timeout: 3s
 alice: "echo $JOB_ID $WHO >>ran"
 bob: "echo $JOB_ID $WHO >>ran; echo 'hello, world'"
@@ -858,7 +858,7 @@ class FromNetJobs(GroupCase):
                  if line[:2] in (b"d ", b"! ")]
         self.assertEqual((self.ran_on("alice")[:2], self.ran_on("bob")[:1]), (lines[:2], lines[2:3]))
         self.assertEqual(int(self.ran()[-1].split()[0]), lines[3])
-        self.assertResults(server, "first_test", True, ("alice", "timeout after 3s", f"{RAN}; sleep 60"),
+        self.assertResults(server, "first_test", True, ("alice", "timeout after 3s", f"{RAN}; sleep 600"),
                            ("alice", "exit 0", RAN), ("bob", "exit 0", f"{RAN}; echo 'hello, world'"))
         self.assertResults(server, "second", True, ("127.0.0.1", "exit 0", RAN))
         self.assertIn(b"hello, world", self.read("log"))

@@ -116,7 +116,7 @@ runmaker4.PresenceLock._draw = lambda self: next(drawn)
         self.write("x a\n")
         patch = """
 import runset4, time
-runset4.append_locked = lambda *args: open("adding", "w").close() or time.sleep(99)
+runset4.append_locked = lambda *args: open("adding", "w").close() or time.sleep(600)
 """
         adder = self.start_patched(patch, "runs.txt", "--add", "b", script=RUNSET)
         wait_until(lambda: self.exists("adding"))

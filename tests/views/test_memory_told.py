@@ -14,7 +14,7 @@ from tests.support.tcp import TcpCase
 MIB = 1 << 20
 RECORDS = "--outdir", "out", "-l", "log"
 GROW = ("import os, time; data = b'x' * (110 << 20)\n"
-        "if int(os.environ['RUNMAKER4_MEMORY']) < len(data): time.sleep(60)")
+        "if int(os.environ['RUNMAKER4_MEMORY']) < len(data): time.sleep(600)")
 
 
 class MemoryCase(TcpCase):

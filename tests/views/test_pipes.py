@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tests.support.case import Case
 from tests.support.journal import end
 from tests.support.pipes import deadline, unread
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
 from tests.support.values import present
 
@@ -55,7 +55,7 @@ class StandardOutput(Case):
                     first = present(process.stdout).readline()
                     self.assertEqual(first, b"1 . echo some words that fill the pipe\n")
                 present(process.stdout).close()
-                self.assertEqual((process.wait(60), present(process.stderr).read()), (0, b""))
+                self.assertEqual((process.wait(DEADLINE), present(process.stderr).read()), (0, b""))
 
     @unittest.skipUnless(os.path.exists("/dev/full"), "there is no /dev/full")
     def test_a_full_disk_is_said_in_one_line(self) -> None:

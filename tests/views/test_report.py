@@ -17,7 +17,7 @@ from tests.support.case import GATE
 from tests.support.journal import BEGAN, end, start
 from tests.support.locks import lock_table
 from tests.support.page import CHROMIUM, Page, browser_command, words
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.values import present
@@ -305,7 +305,7 @@ runwait4.Reporter.write_page_if_due = write_page_now
         self.assertEqual(self.read("said.out.html").count(b"\n"), 1)
         (self.dir / "out.html").rmdir()
         self.open_gate()
-        self.assertEqual([waiter.wait(60) for waiter in waiters], [0, 2])
+        self.assertEqual([waiter.wait(DEADLINE) for waiter in waiters], [0, 2])
         self.assertEqual(self.page().data["counts"]["done"], 1)
         self.assertEqual(self.read("said.out.html").count(b"\n"), 1)
         self.assertIn(b"last.html: is a directory", self.read("said.last.html").splitlines()[-1])

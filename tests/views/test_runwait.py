@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.case import GATE
 from tests.support.line_locks import hold_line
 from tests.support.pipes import deadline
-from tests.support.processes import Ended, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import LOOKS, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
 from tests.support.terminal import Terminal, TerminalCase
@@ -241,7 +241,7 @@ class ProgressInAPipe(RunwaitCase):
         self.first_line(waiter)
         present(waiter.stdout).close()
         self.open_gate()
-        self.assertEqual((waiter.wait(60), present(waiter.stderr).read()), (0, b""))
+        self.assertEqual((waiter.wait(DEADLINE), present(waiter.stderr).read()), (0, b""))
         self.finish(runner)
 
 
@@ -262,7 +262,7 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         self.open_gate()
         for terminal, process in watched:
             with self.subTest(columns=terminal.screen.columns):
-                self.assertEqual(process.wait(60), 0)
+                self.assertEqual(process.wait(DEADLINE), 0)
                 (line,) = terminal.look()
                 self.assertRegex(line, r"\b4\b.*\b4\b.*\[=+\]")
                 self.assertLeftClean(terminal)
@@ -271,7 +271,7 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
     def test_a_terminal_that_does_not_tell_its_width_is_taken_for_one_of_80_columns(self) -> None:
         self.write("d true\n! false\n")
         terminal = self.terminal(0)
-        self.watch(terminal).wait(60)
+        self.watch(terminal).wait(DEADLINE)
         self.assertRegex(terminal.look()[0], r"^progress:   2 of   2 jobs processed, 1 failed \[=+!+\]$")
 
     def test_ctrl_c_leaves_the_terminal_clean(self) -> None:
@@ -282,7 +282,7 @@ class ProgressOnATerminal(TerminalCase, RunwaitCase):
         # nothing that has to be undone: kill -9 and Ctrl-Z do no harm
         self.assertEqual((terminal.screen.modes, termios.tcgetattr(terminal.slave)), ({}, terminal.settings))
         os.write(terminal.master, b"\x03")
-        self.assertIn(watcher.wait(60), (130, -signal.SIGINT))
+        self.assertIn(watcher.wait(DEADLINE), (130, -signal.SIGINT))
         self.assertLeftClean(terminal)
         self.assertNotIn("Traceback", "".join(terminal.look()))
         self.open_gate()

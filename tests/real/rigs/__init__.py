@@ -15,7 +15,7 @@ NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package w
 ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 
 
-def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: float = 60) -> str:
+def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: float = 300) -> str:
     """What `what` lacks here, as a sentence; empty if it can be had.  Installs packages where it may.
 
     tools: the Debian package of each.  probe: a command that must succeed, within so many seconds.

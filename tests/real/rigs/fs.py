@@ -31,7 +31,7 @@ import uuid
 from collections.abc import Iterable
 
 from tests.real.rigs import PATH, TAP, lacking
-from tests.support.processes import alive, wait_until
+from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.scripts import PYTHON, SCRIPTS, SCRIPTS_AT
 from tests.support.values import Text, as_bytes, present
 
@@ -112,7 +112,7 @@ class Command:
             return int(present(re.search(r"(?m)^NSpid:.*?(\d+)$", status))[1])
         return 0
 
-    def wait(self, timeout: float = 60) -> Command:
+    def wait(self, timeout: float = DEADLINE) -> Command:
         """Wait for its end; it must not be meant to stay stopped."""
         def has_ended() -> bool:
             # nsenter stops itself some time after the command was stopped: perhaps once this goes on again
@@ -203,7 +203,7 @@ class Host:
         if self.process:
             self.process.kill()
             self.process.wait()
-            wait_until(lambda: not alive(self.first), 60, f"no process is left on {self.name}")
+            wait_until(lambda: not alive(self.first), what=f"no process is left on {self.name}")
             self.process = None
 
     def mount(self) -> None:
@@ -231,7 +231,7 @@ class Host:
         self.commands.append(started)
         return started
 
-    def run(self, command: str, timeout: float = 120, check: bool = True, data: Text = b"",
+    def run(self, command: str, timeout: float = DEADLINE, check: bool = True, data: Text = b"",
             directory: object = "") -> Command:
         """Run a shell command to its end; fail if its exit status is not 0."""
         started = self.popen(command, data, directory)
@@ -277,7 +277,7 @@ class Host:
         """Run shell commands in the network of the switch."""
         subprocess.run(
             ["nsenter", "-t", str(self.rig.server.first), "--net", "sh", "-ec", script, "sh", *args],
-            check=True, timeout=60, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}
+            check=True, timeout=DEADLINE, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": PATH}
         )
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 
 from tests.real.rigs import PATH, lacking
-from tests.support.processes import alive, wait_until
+from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.scripts import ROOT, SCRIPTS
 
 TOP = os.environ.get("RUNMAKER4_TEST_GRIDENGINE", "/var/tmp/runmaker4-gridengine")
@@ -142,8 +142,8 @@ class Cluster:
             self.run("sh", "-uc", CONFIGURE, "sh", str(self.dir / "config"), user="sgeadmin")
             for name in HOSTS:
                 self.start_execd(name)
-            wait_until(lambda: len(re.findall(r"lx-amd64 +\n", self.run("qstat", "-f"))) == len(HOSTS), 180,
-                       "the hosts are ready")
+            wait_until(lambda: len(re.findall(r"lx-amd64 +\n", self.run("qstat", "-f"))) == len(HOSTS),
+                       what="the hosts are ready")
         except BaseException:
             self.stop()
             raise
@@ -195,7 +195,7 @@ class Cluster:
     def start_qmaster(self) -> None:
         """Start the master, with what its spool says, and wait until it answers."""
         self.daemon("qmaster", *self.inside(MASTER), "env", "SGE_ND=1", "sge_qmaster")
-        wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, 120, "the master answers")
+        wait_until(lambda: self.tried("qconf", "-sh").returncode == 0, what="the master answers")
 
     def start_execd(self, name: str) -> None:
         self.daemon(f"execd.{name}", *self.inside(name), "env", "SGE_ND=1", "sge_execd")
@@ -204,7 +204,7 @@ class Cluster:
         """End all processes of a host at once, as a power cut does."""
         os.kill(self.firsts[name], signal.SIGKILL)
         for process in name, f"execd.{name}":
-            self.daemons[process].wait(60)
+            self.daemons[process].wait(DEADLINE)
         wait_until(lambda: not alive(self.firsts[name]), what=f"no process is left on {name}")
 
     def inside(self, host: str) -> list[str]:
@@ -248,4 +248,4 @@ class Cluster:
             self.tried("qdel", "-f", "-u", "ann", user="sgeadmin")
             return not self.run("qstat")
 
-        wait_until(has_no_jobs, 180, "no job is left")
+        wait_until(has_no_jobs, what="no job is left")

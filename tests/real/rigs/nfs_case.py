@@ -240,7 +240,7 @@ class Scenarios(Locks):
         self.assertEqual(self.states(), "dd")
 
     def test_a_job_is_cancelled_from_the_other_host(self) -> None:
-        self.server.write("runs.txt", job(1, "sleep 100") + job(2))
+        self.server.write("runs.txt", job(1, "sleep 600") + job(2))
         runner = self.start(self.alice, "runmaker4.py runs.txt")
         self.wait_marks("^start.1")
         cancelling = self.start(self.bob, "runset4.py --cancel runs.txt 1")
@@ -250,7 +250,7 @@ class Scenarios(Locks):
         self.assertIn("1 done", self.finish(runner))
         self.assertIn(b"cancelled", runner.out)
         self.assertEqual(self.states(), "cd")
-        self.assertEqual(self.alice.run("pgrep -fc '^sleep 100'", check=False).out, b"0\n")
+        self.assertEqual(self.alice.run("pgrep -fc '^sleep 600'", check=False).out, b"0\n")
 
     def test_edits_from_the_other_host(self) -> None:
         """In place, by rename and by runset4.py --edit: running jobs are followed, and new ones are found."""

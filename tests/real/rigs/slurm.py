@@ -26,7 +26,7 @@ from typing import Any, Callable
 
 from tests.real.rigs import PATH, lacking
 from tests.support.ports import free_port
-from tests.support.processes import alive, wait_until
+from tests.support.processes import DEADLINE, alive, wait_until
 
 TOOLS = {"slurmctld": "slurmctld", "slurmd": "slurmd", "srun": "slurm-client", "munged": "munge",
          "setpriv": "util-linux", "unshare": "util-linux", "nsenter": "util-linux", "taskset": "util-linux"}
@@ -203,7 +203,7 @@ class Cluster:
         (self.dir / f"{node}.up").unlink()
         os.kill(self.firsts[node], signal.SIGKILL)
         for name in node, f"slurmd.{node}":
-            self.daemons[name].wait(60)
+            self.daemons[name].wait(DEADLINE)
         for state in "down", "drain":       # a reply that is still under way would end the first only
             self.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=lost")
 
@@ -218,12 +218,12 @@ class Cluster:
         """kill -9; the jobs of the node run on."""
         pid = (self.dir / f"{node}.pid").read_text().strip()
         self.run(*self.inside(node), "kill", "-9", pid)
-        self.daemons[f"slurmd.{node}"].wait(60)
+        self.daemons[f"slurmd.{node}"].wait(DEADLINE)
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait for a condition; show the logs where it does not come."""
         try:
-            wait_until(condition, 120, what)
+            wait_until(condition, what=what)
         except AssertionError as error:
             logs = [
                 f"== {path.name}\n{path.read_text(errors='replace')[-2000:]}"
@@ -235,7 +235,7 @@ class Cluster:
 
     def run(self, *command: str, **options: Any) -> str:
         settings: dict[str, Any] = dict(env=self.environ, stdin=subprocess.DEVNULL, capture_output=True,
-                                        text=True, timeout=60)
+                                        text=True, timeout=DEADLINE)
         settings.update(options)
         ended: subprocess.CompletedProcess[str] = subprocess.run(command, check=False, **settings)
         if ended.returncode:
@@ -271,6 +271,6 @@ class Cluster:
     def wait_state(self, job: str, *wanted: str) -> None:
         """Wait until a job, or each task of an array, is in the state that is wanted of it."""
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: sorted(self.states(job)) == sorted(wanted), 180)
+            wait_until(lambda: sorted(self.states(job)) == sorted(wanted))
             return
         raise AssertionError(f"not {wanted} within 180 s\n{self.run('scontrol', 'show', 'job', job)}")

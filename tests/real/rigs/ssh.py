@@ -15,7 +15,7 @@ import shutil
 import subprocess
 
 from tests.real.rigs import PATH, fs, lacking
-from tests.support.processes import wait_until
+from tests.support.processes import DEADLINE, wait_until
 
 TOOLS = {"sshd": "openssh-server", "ssh": "openssh-client", "ip": "iproute2", "unshare": "util-linux",
          "nsenter": "util-linux", "setpriv": "util-linux"}
@@ -76,7 +76,7 @@ class Hosts(fs.Rig):
         """Wait until one can log in."""
         sshd = host.popen(SSHD.format(dir=self.dir, name=host.name, sshd=shutil.which("sshd", path=PATH)))
         wait_until(lambda: b"listening" in sshd.err, what=f"sshd of {host.name} listens")
-        subprocess.run([*self.on(host.name), "ssh", host.name, "true"], check=True, timeout=60)
+        subprocess.run([*self.on(host.name), "ssh", host.name, "true"], check=True, timeout=DEADLINE)
 
     def boot(self, name: str) -> None:
         self.hosts[name].boot()
