@@ -1955,11 +1955,11 @@ def check_job_file(path: str, network: bool, say: Say) -> bool:
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
             if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
                 raise UsageError(f"{path}: {why_malformed}")
-        _, last_byte = _read_size_and_last_byte(file)
-        if last_byte not in b"\n":
+        size = os.fstat(file.fd).st_size
+        if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends can become part of it (if it is complete: "
                 "echo >>FILE)")
-        return last_byte != b""
+        return size > 0
 
 
 # ======== The job file ======================================================================================
@@ -5945,9 +5945,10 @@ class Writer:
             self.closed = True
             self.on_broken(error)
 
-    async def drain(self, max_seconds: float) -> None:
+    async def drain(self) -> None:
+        """Wait until all is written, two seconds at most."""
         self.flush()
-        await self.executor.flush(max_seconds)
+        await self.executor.flush(2.0)
 
 
 class MessageLog(Writer):
@@ -6318,9 +6319,8 @@ class TerminalConsole(LinePrinter):
 
     def _report_skipped(self) -> None:
         if self._skipped_bytes:
-            size = self._skipped_bytes
-            text = f"({size} bytes not shown: the terminal was stopped; the output directory has them)\n"
-            self.writer.write(text.encode())
+            self.writer.write(b"(%d bytes not shown: the terminal was stopped; the output directory has them)"
+                              b"\n" % self._skipped_bytes)
             self._skipped_bytes = 0
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
@@ -9001,7 +9001,7 @@ class Program:
             return await self.connect_parts()
         except UsageError as error:                 # a server that came late has refused us
             self.say_without_label(str(error))
-            await self.stderr.drain(2.0)
+            await self.stderr.drain()
             return 2
         finally:
             # last in the loop: on Python 3.9 an answer to a closed loop causes a traceback
@@ -9047,9 +9047,9 @@ class Program:
     async def wait_until_printed(self, writer: Writer, is_hurried: Callable[[], bool]) -> None:
         """Wait until all is printed; once is_hurried(), as after a kill signal, two seconds at most."""
         writer.flush()
-        while writer.backlog and not is_hurried():
+        while writer.executor.backlog and not is_hurried():
             await asyncio.sleep(0.05)
-        await writer.drain(2.0)
+        await writer.drain()
 
     # -- messages --------------------------------------------------------------------------------------------
 
@@ -9218,7 +9218,7 @@ class RunnerProgram(Program):
             self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
         if self.options.hire and summary:
             # before what the command prints
-            await self.stderr.drain(2.0)
+            await self.stderr.drain()
             await self._hire_successor(summary)
         await self.wait_until_printed(self.stderr, was_killed)
         return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too

@@ -6,6 +6,7 @@ import re
 import subprocess
 import tempfile
 import unittest
+from typing import TypeVar
 from unittest import mock
 
 import runmaker4
@@ -17,6 +18,7 @@ from tests.support.terminal import Terminal, TerminalCase
 from tests.support.values import present
 
 BAR = r"^progress: +%d of +%d jobs processed%s \[[=!e> ]*\]"
+W = TypeVar("W", bound=runmaker4.Writer)
 NO_HINT = "-j1"             # without it the terminal is told that jobs run one at a time
 
 
@@ -333,29 +335,32 @@ class BlockedPipe(unittest.TestCase):
     def test_what_is_printed_during_a_write_is_gathered_after_it(self) -> None:
         asyncio.run(self.print_during_a_write())
 
-    def make_writer(self, gather_seconds: float) -> tuple[int, int, runmaker4.Writer]:
+    def test_the_exit_waits_for_what_is_printed_after_a_skipped_part(self) -> None:
+        asyncio.run(self.print_after_a_skipped_part())
+
+    def make_writer(self, gather_seconds: float, kind: type[W]) -> tuple[int, int, W]:
         read_fd, write_fd = os.pipe()
         self.addCleanup(os.close, write_fd)
         self.addCleanup(os.close, read_fd)              # first: so a thread that writes can end
         loop = asyncio.get_running_loop()
-        writer = runmaker4.Writer(write_fd, loop, lambda error: self.fail(str(error)))
+        writer = kind(write_fd, loop, lambda error: self.fail(str(error)))
         writer.GATHER_SECONDS = gather_seconds
         return read_fd, write_fd, writer
 
     async def print_during_a_write(self) -> None:
-        read_fd, _, writer = self.make_writer(60.0)
+        read_fd, _, writer = self.make_writer(60.0, runmaker4.Writer)
         writer.write(b"1")
         writer.flush()
         writer.write(b"2")
         while writer.executor.backlog:
             await asyncio.sleep(0.001)
         self.assertEqual(bytes(writer.gathered), b"2")
-        await writer.drain(5)
+        await writer.drain()
         self.assertEqual(os.read(read_fd, 9), b"12")
 
     async def print_into_a_full_pipe(self) -> None:
         loop = asyncio.get_running_loop()
-        read_fd, write_fd, writer = self.make_writer(0.0)
+        read_fd, write_fd, writer = self.make_writer(0.0, runmaker4.Writer)
         pipe_size = fcntl.fcntl(write_fd, 1032)         # F_GETPIPE_SZ: Python 3.10 has its name
         texts = [b"x" * pipe_size, *(b"%d\n" % number for number in range(100))]
         for text in texts:
@@ -367,4 +372,36 @@ class BlockedPipe(unittest.TestCase):
         with open(read_fd, "rb", closefd=False) as reader:
             data = await loop.run_in_executor(None, reader.read, len(b"".join(texts)))
         self.assertEqual(data, b"".join(texts))
-        await writer.drain(5)
+        await writer.drain()
+
+    async def print_after_a_skipped_part(self) -> None:
+        """The first of two writes is over; the second, which is ignored too, and a message are not."""
+        loop, sleep, size = asyncio.get_running_loop(), asyncio.sleep, 200_000      # more than a pipe takes
+        read_fd, _, terminal = self.make_writer(60.0, runmaker4.Terminal)
+        looks, left = [], []
+        for text in b"1", b"2":
+            terminal.write(text * size)
+            terminal.flush()
+        terminal.ignore_backlog()
+        terminal.write(b"3")
+
+        async def look_again(seconds: float) -> None:
+            looks.append(seconds)
+            await sleep(0)
+
+        async def drain() -> None:
+            left.append(terminal.executor.backlog)
+
+        with mock.patch("asyncio.sleep", look_again), mock.patch.object(terminal, "drain", drain), \
+                open(read_fd, "rb", closefd=False) as reader:
+            exit_ = asyncio.ensure_future(
+                runmaker4.Program.wait_until_printed(mock.Mock(), terminal, lambda: False))
+            await loop.run_in_executor(None, reader.read, size)
+            while terminal.executor.backlog > size + 1:
+                await sleep(0)
+            looks.clear()
+            while len(looks) < 3 and not exit_.done():
+                await sleep(0)
+            await loop.run_in_executor(None, reader.read, size + 1)
+            await exit_
+        self.assertEqual(left, [0])
