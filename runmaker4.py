@@ -3060,6 +3060,7 @@ class JobFile(JobReader):
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self._has_unsynced_writes = False
         self.say_once = once_per_subject(say)
+        self.was_written = False
 
     def sync(self) -> None:
         if self.is_open and self._has_unsynced_writes:
@@ -3283,6 +3284,7 @@ class JobFile(JobReader):
         # without locks another host can hold the mutex
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
+        self.was_written = True
         self._has_unsynced_writes = not self.network
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost

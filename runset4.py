@@ -281,7 +281,13 @@ def open_to_append(path: str) -> Iterator[int]:
 def append_locked(file: JobFile, fd: int, lines: bytes | bytearray) -> None:
     """Append lines to a job file, all or none, by a descriptor of it.  The caller has the append lock."""
     with Reader.with_own_fd(fd, file.network) as reader:
-        append_at(fd, lines, *find_append_position(reader, file.real_path, file.mount))
+        size, separator = find_append_position(reader, file.real_path, file.mount)
+    file.was_written = True
+    try:
+        append_at(fd, lines, size, separator)
+    except OSError:
+        file.was_written = os.fstat(fd).st_size > size      # with lost locks nothing is cut off
+        raise
 
 
 def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Line],
@@ -949,6 +955,7 @@ def _write_in_place(file: JobFile, merged: FileLines, current: FileLines, offset
     for line, old_line in zip(merged, current):
         if line != old_line:
             os.pwrite(file.fd, line[:1], offset)
+            file.was_written = True
         offset += len(old_line) + 1
     os.fsync(file.fd)
 
@@ -981,6 +988,7 @@ def _replace_file(
         # if the locks are lost after this check, the rename can put old states back, no worse
         check_locks_held(file, lock_fd)
         os.rename(temporary_path, path)
+        file.was_written = True
         # or a power loss can bring the old file back
         folder_fd = open_folder_of(path)
         try:
@@ -1928,14 +1936,14 @@ def run_command(argv: Sequence[str]) -> int:
             raise UsageError("--add-jobs and --new require a file (they add each job once)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
+    # --list locks nothing, so it works on any file system
+    mount = check_mount(path, options.single_host or options.list)
+    file = JobFile(path, say=say, mount=mount)
     try:
-        # --list locks nothing, so it works on any file system
-        mount = check_mount(path, options.single_host or options.list)
         if options.list:
             os.close(open_job_file(path, os.O_RDONLY))
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
-        file = JobFile(path, say=say, mount=mount)
         if not adds_lines or os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(file)
@@ -1943,7 +1951,8 @@ def run_command(argv: Sequence[str]) -> int:
             return add_and_report(options, file)
         if options.edit:
             exit_status = edit(file, options.quiet)
-            check_for_strays(path, mount.network, say, refuse=False)
+            with suppress(UsageError):          # it cannot be read now
+                check_for_strays(path, mount.network, say, refuse=False)
             return exit_status
         check_for_strays(path, mount.network, say)
         return change_states(file, options)
@@ -1952,6 +1961,9 @@ def run_command(argv: Sequence[str]) -> int:
     except OSError as error:
         if error.errno == errno.ESTALE:
             say("was replaced, and may lack the changes just written (look, and run this again)")
+            return 1
+        if file.was_written:
+            say(f"{error_text(error)}, after changes were written (look whether all are there)")
             return 1
         raise UsageError(f"{path}: {error_text(error)}") from None
 

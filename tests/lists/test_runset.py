@@ -1,5 +1,6 @@
 """runset4.py: states are set, jobs are selected, listed and added, and no running job is disturbed."""
 import itertools
+import json
 import os
 import pathlib
 import random
@@ -9,16 +10,18 @@ import stat
 import subprocess
 import threading
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import runmaker4
 import runset4
 from tests.support.case import GATE, Case
+from tests.support.failing_calls import EACH_CALL
 from tests.support.line_locks import hold_line
 from tests.support.locks import locked
 from tests.support.processes import Ended, wait_until
 from tests.support.runs import RunCase
-from tests.support.scripts import RUNMAKER, RUNSET
+from tests.support.scripts import PYTHON, RUNMAKER, RUNSET
 from tests.support.values import as_bytes
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
@@ -347,6 +350,48 @@ class HalfLine(RunCase):
         self.write(". echo a")
         self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add", "echo b").code, 0)
         self.assertEqual(self.read(), b". echo a\n. echo b\n")
+
+
+class FailingCalls(RunCase):
+    """Each system call fails in turn: exit status 2 says that nothing was written, otherwise it is said."""
+    BEFORE = ". echo a\nd echo b\nd echo c\n"
+    EDITORS = {"in place": "sed -i -e 1s/./x/ -e '$a. echo new'", "a new file": "sed -i '2i. echo new'"}
+
+    def check(self, written: str, *words: object, **settings: Any) -> None:
+        """Let each call of runset4.py with these words fail.  written: the file, once all is written."""
+        self.write(self.BEFORE)
+        ended = self.finish(self.start(PYTHON, "-c", EACH_CALL, *words, **settings))
+        lines = ended.out.splitlines()
+        self.assertEqual(json.loads(lines.pop())[1:], [0, ""], ended.err)        # of the last n: none failed
+        self.assertGreater(len(lines), 100)
+        for line, after in zip(lines[::2], lines[1::2]):
+            (number, status, call), (text, said) = json.loads(line), json.loads(after)
+            with self.subTest(words, number=number, call=call):
+                self.assertNotIn("Traceback", said)
+                if status == 2:
+                    self.assertEqual(text, self.BEFORE, said)
+                elif status == 0:
+                    self.assertEqual(text, written, said)
+                else:
+                    self.assertEqual(status, 1)
+                    self.assertIn(", after changes were written (look whether all are there)", said)
+                    self.assertNotEqual(text, self.BEFORE)
+
+    def test_lines_that_were_added_are_not_taken_for_a_failure(self) -> None:
+        self.write("echo new\n", "list")
+        for words in ("--add", "echo new"), ("--new", "--add-list", "list"):
+            self.check(f"{self.BEFORE}. echo new\n", "runs.txt", *words)
+
+    def test_states_that_were_set_are_said(self) -> None:
+        self.check(self.BEFORE.replace("d", "x"), "--set=x", "--state=done", "runs.txt")
+        self.check(self.BEFORE.replace(". ", "c "), "--cancel", "runs.txt", "1")
+
+    def test_an_edit_that_was_saved_is_said(self) -> None:
+        self.check(f"x{self.BEFORE[1:]}. echo new\n", "--edit", "runs.txt",
+                   env={"EDITOR": self.EDITORS["in place"]})
+        first, rest = self.BEFORE.split("\n", 1)
+        self.check(f"{first}\n. echo new\n{rest}", "--edit", "runs.txt",
+                   env={"EDITOR": self.EDITORS["a new file"]})
 
 
 class Listing(RunsetCase):
