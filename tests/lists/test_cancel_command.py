@@ -137,7 +137,7 @@ class InContainer(CancelCase):
         box = self.start(*self.BOX, "sh", "-c", '"$@" & wait; sleep 600', "sh",
                          *self.command(RUNMAKER, "runs.txt"))
         self.wait_up(1, runner=box)
-        wait_until(lambda: b'"start"' in self.read("runs.txt.out/journal"), what="the start is recorded")
+        wait_until(lambda: b'"start"' in self.wait_file("runs.txt.out/journal"), what="the start is recorded")
         shell, = self.children(box.pid)
         self.runner, = self.children(shell)
 
