@@ -2586,6 +2586,7 @@ class Server(Program):
             make_lock_table=partial(SharedLockTable, give_to_keeper=self._keeper.send_locks_to_keeper),
         )
         self.claims = Claims(ServedQueue(served_file), serving=True)
+        self.claims.orphans.outdir = self.stores[1]
         self.sessions = Sessions(
             self.loop,
             self.executor,

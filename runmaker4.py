@@ -3999,9 +3999,15 @@ class Orphans:
     # where locks can be lost without an error: between two checks that must find a line `r` without a lock;
     # by then all runners have noticed lost locks and locked them again
     MIN_UNLOCKED_SECONDS = 15.0
+    # A line that is lost with its runner so often in a row probably kills it: it is marked `!`, which only -r
+    # and users run again
+    MAX_LOSSES = 5
 
     def __init__(self, file: JobFile) -> None:
         self._file = file
+        self.outdir: OutDir | None = None       # its journal counts losses; None: they are not counted
+        # by number and command of the line: how often it was lost in a row
+        self.losses: Counter[tuple[int, bytes]] = Counter()
         self.marked: list[int] = []             # numbers of lines that were marked `e`
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
@@ -4030,21 +4036,33 @@ class Orphans:
         now = self._file.clock()
         if now - self._unlocked_since.setdefault(key, now) < self.MIN_UNLOCKED_SECONDS:
             return Suspicion.SOME
-        del self._unlocked_since[key]
         return Suspicion.PROVED
 
+    def read_losses(self) -> None:
+        self.losses = Counter(self.outdir.journal.read_losses() if self.outdir else ())
+
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write NEW or ERROR over the `r` of an orphan, and report it, unless MAX_REPORTED others were.
+        """Write NEW or ERROR, or FAILED after MAX_LOSSES, over the `r` of an orphan; report MAX_REPORTED.
 
         Attempt.new_state b"": nothing was written.  Raises FileChangedError.
         """
+        key = line.number, line.command
+        self.losses[key] += 1
+        if self.losses[key] >= self.MAX_LOSSES:
+            state = FAILED
         attempt = self._file.change_state(line, state)
-        if attempt.new_state == ERROR:
+        if not attempt.new_state:
+            return attempt
+        self._unlocked_since.pop((self._file.lock_table.pulse_offset, *key), None)
+        if self.outdir:                         # before a claim, which can kill the next runner
+            self.outdir.journal.add_loss(line, state, self.losses[key])
+        if state == ERROR:
             self.marked.append(line.number)
-        if attempt.new_state and self._reported < self.MAX_REPORTED:
+        if self._reported < self.MAX_REPORTED:
             self._reported += 1
             text = "is r without a lock, so its runner and job are dead or cut off; "
-            text += "is new again" if state == NEW else "marked e (--resume runs it again)"
+            text += {NEW: "is new again", ERROR: "marked e (--resume runs it again)",
+                     FAILED: "marked ! (lost five times in a row; -r runs it once more)"}[state]
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
         return attempt
@@ -4089,6 +4107,9 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
+        # A line that was lost with its runner can have killed it.  If it started first, it would kill one
+        # runner after the other, and no other line would ever run.  So another walk takes such lines
+        self.takes_lost_lines = self.has_left_lost_lines = False
         self.look_share = 1.0                   # the share of lines `r` that are checked: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
         self.throttle = Throttle(file.clock)    # without the pauses between claims
@@ -4217,7 +4238,12 @@ class Walk:
         scope = self.above.scope
         settings = scope.settings
         self.above.record_first_unfinished(line)
-        consumer = self._choose_consumer(line)
+        losses = 0 if settings.together else self._orphans.losses[line.number, line.command]
+        if losses and not self.takes_lost_lines:
+            self.has_left_lost_lines = True
+            return None
+        takes_all_slots = losses > 1            # so that no other line is lost with this one
+        consumer = self._choose_consumer(line, takes_all_slots)
         if settings.together:
             # a runner takes no job of a group
             self._only_running_matter = not self._starts_groups
@@ -4238,6 +4264,8 @@ class Walk:
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
+            if takes_all_slots:
+                settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
             claim = partial(self._queue.claim, line, consumer, settings)
             return self._try_change(line, claim).job
         else:
@@ -4248,7 +4276,7 @@ class Walk:
         return None
 
     def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished; or give an orphan the next state.
+        """Record a running job as unfinished; or give an orphan the next state, if no new line is left.
 
         That is new if a consumer, present or not, runs it again (--resume); `e` otherwise, in a group, and
         below an invalid directive.
@@ -4257,10 +4285,12 @@ class Walk:
         suspicion = Suspicion.NONE
         self.running_count += not self._file.lock_table.is_ours(own_job_lock_offset(line))
         # not if another walk follows: on a network each check is a round trip
-        if not self.needs_another_walk and (
+        if (self.takes_lost_lines or not self.needs_another_walk) and (
                 self.look_share == 1.0 or int.from_bytes(os.urandom(4), "big") < self.look_share * 2**32):
             suspicion = self._orphans.check_orphan(line)
-        if suspicion is Suspicion.PROVED:
+        if suspicion is Suspicion.PROVED and not self.takes_lost_lines:
+            self.has_left_lost_lines = True
+        elif suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
             state = NEW if can_run_again else ERROR
@@ -4277,7 +4307,7 @@ class Walk:
             # a server starts all jobs of a group together, and this one is running
             self._current_or_new_group().cannot_start_yet = True
 
-    def _choose_consumer(self, line: Line) -> Consumer | None:
+    def _choose_consumer(self, line: Line, takes_all_slots: bool) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
         One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
@@ -4285,6 +4315,8 @@ class Walk:
         needs = self.above.scope.settings.needs
         for consumer in self.consumers.fitting(self.above.scope):
             if consumer not in self._waiting_for_capacity:
+                if takes_all_slots:
+                    needs = needs._replace(slots=consumer.capacity.slots)
                 if consumer.free.holds(needs):
                     return consumer
                 self._waiting_for_capacity[consumer] = line, needs
@@ -4401,7 +4433,7 @@ class Cursor:
         has used its SLICE                                      SLICED, and AGAIN
         meets an edit                                           anew, at once
         ends: it began after an edit, it has claimed a job,     anew, at once
-          or one has asked to exit since it began
+          one has asked to exit since, or it left lost lines
         ends otherwise                                          IDLE, and a time, or who may exit: _end_walk()
         raises OSError                                          TOP: _no_job_after_error()
 
@@ -4566,6 +4598,7 @@ class Cursor:
             # a check of jobs can have opened another file meanwhile
             if scan.file is not self.file.reader:
                 raise FileChangedError
+        self.orphans.read_losses()              # for lost lines that were marked `e` or `!`
         for consumer in consumers.all:          # failed lines only once; orphans always
             consumer.retry = RUNNING
 
@@ -4622,8 +4655,12 @@ class Cursor:
             was_edited = result is Stop.RESTART
             # since the walk began, the last job of one that asks can have opened a barrier
             asks_to_exit = not self._leaving <= self._answered
-            if not (was_edited or walk.needs_another_walk or asks_to_exit):
+            if was_edited or walk.needs_another_walk or asks_to_exit:
+                continue
+            if not walk.has_left_lost_lines:
                 return self._end_walk(walk, result)
+            self.orphans.read_losses()
+            self._begin_walk(consumers, after_edit=False).takes_lost_lines = True
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
         """Begin a walk of the file that the path names now.  Hold no command mutex.
@@ -6973,6 +7010,12 @@ class Journal:
     GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
     MAX_MEDIAN_BYTES = 1 << 26
+    # of a line; not the end that a server writes for a client that does not come back
+    LOSS_OR_END = re.compile(
+        rb'"time": ([0-9.]+), "event": "(?:loss|end)", "run": "[^"]*", "line": ([0-9]+), "command": '
+        rb'("(?:[^"\\]|\\.)*"), (?:"losses": ([0-9]+))?(?!.*"cause": "lost")')
+    LOSS_BYTES = 1 << 20                # at the end, in which losses are counted
+    MAX_LOSS_SECONDS = 3600.0           # between two losses in a row: long jobs can be preempted for ever
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
@@ -7037,14 +7080,41 @@ class Journal:
     def median(self) -> float:
         """Return the median() of the last runs that ended well, of all runners; 0.0 also: unreadable now."""
         size = self.MEDIAN_BYTES
+        while True:
+            data = self._read_last(size)
+            seconds = self.GOOD_END.findall(data)
+            if len(seconds) >= MIN_ENDED or len(data) < size or size >= self.MAX_MEDIAN_BYTES:
+                return median(map(float, seconds))
+            size *= 4
+
+    def _read_last(self, size: int) -> bytes:
+        """Return the last bytes, as many as there are; b'' also: unreadable now."""
         with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
-            while True:
-                start = max(os.fstat(file.fd).st_size - size, 0)
-                seconds = self.GOOD_END.findall(file.pread(size, start))
-                if len(seconds) >= MIN_ENDED or not start or size >= self.MAX_MEDIAN_BYTES:
-                    return median(map(float, seconds))
-                size *= 4
-        return 0.0
+            return file.pread(size, max(os.fstat(file.fd).st_size - size, 0))
+        return b""
+
+    def read_losses(self) -> dict[tuple[int, bytes], int]:
+        """Return how often lines were lost in a row, by number and command; some 0 times."""
+        import json
+        data = self._read_last(self.LOSS_BYTES)
+        oldest = time.time() - self.MAX_LOSS_SECONDS
+        if b'"loss"' in data:                   # mostly not
+            with suppress(ValueError, WireError):       # a line is not ours
+                return {(int(number), to_bytes(json.loads(command))): int(losses or 0) * (float(at) > oldest)
+                        for at, number, command, losses in self.LOSS_OR_END.findall(data)}
+        return {}
+
+    def add_loss(self, line: Line, state: bytes, losses: int) -> None:
+        """Append that a line has no runner any more, and gets this state; losses: so often in a row.
+
+        If the state is `!`, it is the last run of the line for readers.
+        """
+        now = time.time()
+        self._ends.append((time.monotonic(), {
+            "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
+            "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
+            "state": to_text(state), "cause": "lost with its runner five times", "seconds": 0.0}))
+        self.flush()
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -9309,6 +9379,7 @@ class App(RunnerProgram):
         console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
         sinks = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
+        cursor.orphans.outdir = outdir_sink
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
         return await self.run_and_report(jobs)

@@ -683,7 +683,7 @@ class RunRecord(RunFields):
         # a `start` lacks the fields of an `end`, so these get their defaults first
         for name, _, default in END:
             setattr(self, name, default)
-        has_end = event["event"] == "end"
+        has_end = event["event"] != "start"
         super().__init__(event, START + END if has_end else START)
         self.command = to_bytes(event["command"])
         self.position = position
@@ -867,7 +867,7 @@ INVALID_LINE_ERRORS = ValueError, LookupError, TypeError, ArithmeticError, Recur
 MAX_REMEMBERED_RUNS = 50_000            # finished ones: an end can be logged twice
 # The head of a line as runmaker4 writes it.  The command is JSON
 EVENT_HEAD = re.compile(
-    rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end)", '
+    rb'\{"time": [1-9]\d{0,10}(?:\.\d{1,6})?, "event": "(?P<event>start|end|loss)", '
     rb'"run": "(?P<run>[^"\\]*)", "line": \d+, "command": "(?P<command>[^"\\]*(?:\\.[^"\\]*)*)", '
 )
 
@@ -925,7 +925,8 @@ def read_runs(lines: Iterable[tuple[int, bytes]], invalid_positions: set[int]) -
                 run = RunRecord.from_plain_end(position, match)
             else:
                 event = json.loads(line)
-                if event["event"] not in ("start", "end"):
+                # the last loss of a line that is `!` is its last run
+                if event["event"] not in ("start", "end") and event.get("state") != "!":
                     if not isinstance(event["event"], str):
                         raise ValueError
                     return None

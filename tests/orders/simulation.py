@@ -309,6 +309,8 @@ class History(World):
             return
         is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
         self.renewed[command] += is_resumed
+        if is_resumed and not (back or ended):
+            self.check_last(me, command)
         if data not in b"re" and not (back or ended or is_resumed or data == line[:1]):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         if (data == b"e" or is_resumed) and not (back or ended):
@@ -330,6 +332,22 @@ class History(World):
         for run in ended:
             run.written = True
             run.settle_at = max(run.settle_at, self.now)
+
+    def check_last(self, me: Process, command: bytes) -> None:
+        """Check that no other line above the next barrier is new when an orphan becomes new; where nobody
+        edits or sets states.  What became new since the claim began waits for the next walk.
+        """
+        if self.edits or self.hand_set or self.fates - {"kill"} or self.removed > 0 or me.host.name != "one":
+            return
+        locked = {other for _, other in self.entered} | {run.command for run in self.runs}
+        for _, line in lines_of(self.last.data):
+            other = command_of(line)
+            if line == b"#RUN barrier":
+                return
+            # one that was an orphan itself, and was given back, is no better than this one
+            if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
+                    and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in):
+                self.fail(f"makes the orphan {command!r} new, and {line!r} is new")
 
     def check_reset(self, me: Process, line: bytes) -> None:
         """Check that a runner may make a failed line new: with -r or --resume, and if it has not run it."""
@@ -1424,6 +1442,12 @@ def exits_unseen(self: Any, walk: Any, plain: Any = CORE.Cursor._find_exits) -> 
     return exits
 
 
+def take_lost_lines_first(self: Any, line: Any, plain: Any = CORE.Walk._check_running_line) -> None:
+    """Orphans become new when they are met, although other lines are new."""
+    self.takes_lost_lines = True
+    plain(self, line)
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
     "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
         at % BUCKET == BUCKET - 1 or plain(self, at, length))),
@@ -1511,6 +1535,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "read through an old description": one(FILE, "reopen_reader_on_fuse", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         set() if mount.forgets_locks else plain(fd, places, mount))),
+    "orphans first": one(CORE.Walk, "_check_running_line", take_lost_lines_first),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
     "made new without the mutex": reset_without_the_mutex,
     "made new at once, and locked": one(

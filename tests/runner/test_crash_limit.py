@@ -1,0 +1,145 @@
+"""Promise: a line that kills its runner, or client, five times is failed, and holds up no other line."""
+import json
+
+from tests.support.losses import LossCase
+from tests.support.processes import wait_until
+from tests.support.runs import RunCase
+from tests.support.scripts import RUNSET, RUNWAIT
+
+KILLER = "echo x >>tries; kill -9 $PPID"
+# runs until the runner is killed
+BESIDE = "echo x >>beside; [ -e no.more ] || tail --pid=$PPID -f /dev/null"
+MAX_LOSSES = 5
+
+
+class CrashCase(RunCase):
+
+    def count(self, name: str = "tries") -> int:
+        return len(self.read(name).split())
+
+    def run_until_alive(self, *options: object) -> int:
+        """Start one runner after the other, until one is not killed; return how many were."""
+        for deaths in range(12):
+            if self.run_jobs("-q", *options).code >= 0:
+                return deaths
+            self.assertNobodyLeft()
+        return 12
+
+    def lose(self, times: int, *options: object) -> None:
+        """Let so many runners be killed."""
+        for _ in range(times):
+            self.assertEqual(self.run_jobs("-q", "--resume", *options).code, -9)
+            self.assertNobodyLeft()
+
+    def shift_losses(self, seconds: float) -> None:
+        """Let the losses so far be so many seconds longer ago."""
+        journal = self.dir / "runs.txt.out" / "journal"
+        if not journal.exists():
+            return
+        events = [json.loads(line) for line in journal.read_bytes().splitlines()]
+        for event in events:
+            event["time"] -= seconds * (event["event"] == "loss")
+        journal.write_text("".join(f"{json.dumps(event)}\n" for event in events))
+
+
+class Limit(CrashCase):
+
+    def test_the_fifth_loss_makes_the_line_failed_and_views_say_why(self) -> None:
+        self.write(f". {KILLER}\n. touch fine\n#RUN barrier\n. true\n")
+        self.lose(1)
+        self.lose(1)
+        self.assertTrue(self.exists("fine"))            # before the killer was started again
+        self.assertEqual(self.run_until_alive("--resume"), MAX_LOSSES - 2)
+        self.assertEqual((self.states(), self.count()), ("!dd", MAX_LOSSES))
+        for option in ("--failed",), ("--show", "1"):
+            told = self.run_script(RUNWAIT, *option, "runs.txt").out
+            self.assertIn(b"line 1: lost with its runner five times on ", told)
+            self.assertNotIn(b"set by hand", told)
+
+    def test_retry_and_a_user_run_it_once_more(self) -> None:
+        self.write(f". {KILLER}\n. true\n")
+        self.run_until_alive("--resume")
+        self.assertEqual(self.run_jobs("-q", "-r").code, -9)
+        self.assertEqual(self.run_until_alive("--resume"), 0)
+        self.assertEqual((self.states(), self.count()), ("!d", MAX_LOSSES + 1))
+        self.run_script(RUNSET, "--set", "new", "runs.txt", "1")
+        self.assertEqual(self.run_until_alive("--resume"), 1)
+        self.assertEqual((self.states(), self.count()), ("!d", MAX_LOSSES + 2))
+
+    def test_lines_beside_it_are_not_counted_with_it(self) -> None:
+        """After two losses a line starts alone, and has all slots of the runner."""
+        self.write(f". {BESIDE}\n. {KILLER}; until [ -e beside ]; do :; done\n. {BESIDE}\n"
+                   ". until [ -e tries ]; do sleep 0.1; done; echo $RUNMAKER4_SLOTS\n")
+        self.lose(2, "-j4")
+        self.write("", "no.more")
+        self.assertEqual(self.run_until_alive("--resume", "-j4"), MAX_LOSSES - 2)
+        self.assertEqual((self.states(), self.count()), ("d!dd", MAX_LOSSES))
+
+    def test_equal_lines_are_counted_one_by_one(self) -> None:
+        self.write(f". {KILLER}\n. {KILLER}\n")
+        deaths = self.run_until_alive("--resume", "-j2")
+        self.assertEqual(self.states(), "!!")
+        self.assertLessEqual(MAX_LOSSES, deaths)
+        self.assertLessEqual(deaths, 2 * MAX_LOSSES)
+
+    def test_losses_an_hour_apart_are_not_in_a_row(self) -> None:
+        """A long job can be preempted without end."""
+        self.write(f". {KILLER}\n")
+        for _ in range(MAX_LOSSES + 1):
+            self.shift_losses(3700)
+            self.lose(1)
+        self.assertEqual(self.states(), "r")
+        self.lose(MAX_LOSSES - 3)           # after one that was found a moment ago, and one that was not
+        self.assertEqual(self.run_until_alive("--resume"), 1)
+        self.assertEqual(self.states(), "!")
+
+    def test_a_run_that_ends_begins_a_new_row(self) -> None:
+        self.write(f". [ -e no.more ] || {{ {KILLER}; }}\n")
+        self.lose(MAX_LOSSES - 1)
+        self.write("", "no.more")
+        self.assertEqual((self.run_until_alive("--resume"), self.states()), (0, "d"))
+        (self.dir / "no.more").unlink()
+        self.set_state(1, ".")
+        self.assertEqual((self.run_until_alive("--resume"), self.states()), (MAX_LOSSES, "!"))
+
+    def test_without_records_it_is_last_and_not_failed(self) -> None:
+        self.write(f". {KILLER}\n. touch fine\n#RUN barrier\n. true\n")
+        self.lose(MAX_LOSSES + 2, "--no-records")
+        self.assertEqual((self.states(), self.exists("fine")), ("rd.", True))
+
+    def test_a_runner_that_only_marks_it_counts_too(self) -> None:
+        """What it has marked is last for the next --resume, and alone."""
+        self.write(f". {KILLER}\n. {BESIDE}\n. true\n")
+        self.lose(1)
+        for losses in range(1, MAX_LOSSES + 1):
+            self.write("", "no.more")
+            self.run_jobs("-q")
+            self.assertEqual(self.states(), "edd" if losses < MAX_LOSSES else "!dd")
+            if losses < MAX_LOSSES:
+                self.lose(1, "-j2")
+
+    def test_a_runner_that_follows_marks_it_and_waits_for_more(self) -> None:
+        self.write(f". {KILLER}\n")
+        self.lose(MAX_LOSSES, "--follow")
+        runner = self.start_looking("-q", "--resume", "--follow", "runs.txt")
+        self.wait_states("!")
+        self.append(". true", "#RUN end")
+        self.assertEqual(self.finish(runner).code, 1)
+        self.assertEqual(self.states(), "!d")
+
+
+class OverTcp(LossCase):
+
+    def test_clients_that_it_kills_are_counted_and_the_others_lines_are_run_before(self) -> None:
+        self.write(f". {KILLER}\n. touch fine\n#RUN barrier\n. true\n")
+        server = self.start_server("--grace", "0.2")
+        deaths = 0
+        while (code := self.run_client(server, "-q", "--resume", "-j2").code) < 0:
+            deaths += 1
+            self.assertLessEqual(deaths, MAX_LOSSES)
+            wait_until(lambda: server.err.count(b"did not come back within") == deaths, what="it is given up")
+            if deaths == 2:
+                self.assertTrue(self.exists("fine"))
+        self.assertEqual((code, deaths, self.states()), (1, MAX_LOSSES, "!dd"))
+        self.assertIn(b"line 1: lost with its runner five times",
+                      self.run_script(RUNWAIT, "--failed", "runs.txt").out)
