@@ -13,6 +13,7 @@ import time
 import unittest
 
 from tests.support.case import GATE
+from tests.support.patches import UNTIL_THEY_END
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SEED
@@ -103,7 +104,7 @@ class EqualLines(RunCase):
 
     def test_one_of_several_that_run_is_cancelled_by_its_line(self) -> None:
         runner = self.start_three(f"echo $JOB_ID >>marks; {GATE}; echo $JOB_ID >>ends")
-        ended = self.run_script(RUNSET, "--cancel", "runs.txt", 2)
+        ended = self.finish(self.start_patched(UNTIL_THEY_END, "--cancel", "runs.txt", 2, script=RUNSET))
         self.assertEqual((ended.code, self.states()), (0, "rcr"), ended.err)
         self.open_gate()
         self.finish(runner)
@@ -115,9 +116,8 @@ class EqualLines(RunCase):
         runner.kill()
         runner.wait()
         self.write(self.read().splitlines(keepends=True)[0].replace(b"r ", b". "))
-        again = self.start(RUNMAKER, "-q", "runs.txt")
-        wait_until(lambda: b"\n1 runner at work\n" in self.run_script(RUNWAIT, "--status", "runs.txt").out,
-                   what="it is there")
+        again = self.start_looking("-q", "runs.txt")
+        self.wait_looked()
         self.assertEqual(self.read("marks").count(b"\n"), 3)
         self.open_gate()
         self.finish(again)

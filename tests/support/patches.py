@@ -28,6 +28,10 @@ PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 600.0"
 SOON = "import runmaker4; runmaker4.Runner.MAX_BROKEN_SECONDS = 600.0\n"
 
 
+# runset4.py --cancel waits until the jobs have ended, however long that takes
+UNTIL_THEY_END = "import runset4; runset4.MAX_EXIT_WAIT_SECONDS = 600.0"
+
+
 # runset4.py --cancel waits until the file `enough` is there, not for some seconds
 UNTIL_ENOUGH = """
 import os, runset4

@@ -18,6 +18,7 @@ from tests.support.line_locks import locked_lines
 from tests.support.locks import lock_table, locked
 from tests.support.losses import LONG, LossCase
 from tests.support.messages import new_key, release
+from tests.support.patches import UNTIL_THEY_END
 from tests.support.peer import Peer
 from tests.support.pipes import read_terminal
 from tests.support.process_table import process_table, send
@@ -541,7 +542,8 @@ class Cancelled(ByHandCase):
 
     def cancel(self, *lines: object) -> None:
         """Cancel these lines, and wait until nobody has them locked."""
-        self.assertEqual(self.run_script(RUNSET, "--cancel", "runs.txt", *lines).code, 0)
+        cancelling = self.start_patched(UNTIL_THEY_END, "--cancel", "runs.txt", *lines, script=RUNSET)
+        self.assertEqual(self.finish(cancelling).code, 0)
 
     def finish_first(self, server: Server, key: str) -> tuple[Peer, dict[str, Any]]:
         """A client by hand, alice, whose first job of a group has ended; the next one that it was sent."""
