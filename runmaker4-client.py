@@ -194,7 +194,6 @@ def make_parser() -> Parser:
     add_limit_options(parser.add_argument_group("limits").add_argument)
     add_verbosity_options(parser.add_argument_group("output").add_argument)
     add_general_options(parser)
-    parser.set_defaults(max_failed=0)                      # the server has --max-failed
     return parser
 
 
@@ -1045,6 +1044,8 @@ class RemoteJobs:
             job = self._jobs.get(key)
             if not self._return_queued_job(key) and job and job.result is None:
                 self._runner.kill_job(job, cause)
+        elif kind == "dismissed":       # our jobs fail, and those of other clients do not
+            self._runner.fail(message.text("text", 1000))
         elif kind == "account":         # before we exit
             self._on_summary(message)
         elif kind == "closing":
@@ -1067,6 +1068,7 @@ class RemoteJobs:
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
+            self._runner.slots.first_broken = 0
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # a new server has none of our events, and needs the `begin` of runs that go on

@@ -35,6 +35,7 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
                                                                    clients' runs that ended well
     ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
+                                                        dismissed  no more jobs: they fail there alone
     begin, output, end: of a run; finish: of a job,     ack        all events up to this number are dealt
     also if it is given back (state `.`); these are                with, and in the files (a second later for
     events, numbered from 1, sent again after a new                the log file, while the job runs, and for a
@@ -178,6 +179,7 @@ from runmaker4 import (
     check_mount,
     close_all,
     command_error,
+    display_text,
     duration,
     error_text,
     exit_now,
@@ -233,6 +235,8 @@ ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
 MIN_DESCRIPTORS = 500           # some 20 for the server, 400 for strangers, the rest for clients
 MAX_BATCH_LINES = 32            # lines claimed before other work follows: `e` if the server is killed then
 MAX_PREFETCHED_LINES = 16       # sent before a request: Client.slots_to_fill
+MAX_QUICK_FAILURES = 10         # of a client at which no job was done
+QUICK_SECONDS = 1.0             # from sending a line to such a failure
 SHORT_JOB_SECONDS = 0.1         # from sending a line to the result of a short job
 POLL_SECONDS = 0.1              # between scans of a local file, while clients wait
 OFFER_SECONDS = 5e-5            # pause for each waiting client; an offer takes some 3 us
@@ -715,6 +719,7 @@ class Assignment:
     sent_at: float = 0.0                # the job, or `go`; boottime(); 0.0: not sent
     member: Member | None = None        # None: it is in no group
     run: Run | None = None              # None: there is none, or no records
+    last_output: bytes = b""            # of the runs: a piece, perhaps several lines
     result: LineResult | None = None    # None: undecided
 
     @property
@@ -838,6 +843,8 @@ class Client(Consumer):
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.exits_without_jobs = False     # that message was marked `last`
         self.short_jobs_in_row = 0      # done within SHORT_JOB_SECONDS of being sent
+        # directory, command and last line of output, while other clients do jobs; None: this one has done one
+        self.quick_failures: list[bytes] | None = []
         self.newest_event = 0           # received; 0: none
         self.last_acknowledged = 0      # event
         self.output_bytes = 0           # in all events
@@ -851,7 +858,15 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        return self.link is not None and not self.group_count
+        return self.link is not None and not self.group_count and not self.doubt
+
+    @property
+    def doubt(self) -> str:
+        """Return why the client gets no more jobs, unless one is done yet; '': it gets jobs."""
+        if not self.quick_failures or len(self.quick_failures) < MAX_QUICK_FAILURES:
+            return ""
+        last = display_text(self.quick_failures[-1])[:MAX_REASON_CHARS // 2]
+        return f"jobs fail here, and not at other clients (the last: {last})"
 
     def matches_host(self, host: str) -> bool:
         return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
@@ -1202,6 +1217,7 @@ class Records:
         if not run or not run.shell or not streams:
             raise WireError("output of no run, or no stream")
         run.add_output(streams[0], data)
+        assignment.last_output = data
         # short output comes with the `end`, so this run is not short: files get all of its output
         if self._outdir:
             self._outdir.write_output(run)
@@ -1225,7 +1241,8 @@ class Records:
             run.shell.cpu, run.shell.memory, run.shell.memory_below = end.cpu, end.memory, end.memory_below
             for stream, text in zip(run.streams, (end.stdout, end.stderr)):
                 if text:
-                    run.add_output(stream, to_bytes(text))
+                    assignment.last_output = to_bytes(text)
+                    run.add_output(stream, assignment.last_output)
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
         if end.state == "d":
             self._good_seconds.append(run.duration)
@@ -1666,11 +1683,30 @@ class Sessions:
         """
         if not (line_result := assignment.decide_result(proposed_result)):
             return
-        client = assignment.client
-        # for Client.slots_to_fill
-        was_short = line_result.state == DONE and boottime() - assignment.sent_at < SHORT_JOB_SECONDS
-        client.short_jobs_in_row = client.short_jobs_in_row + 1 if was_short else 0
+        self._count_quick_jobs(assignment, line_result.state)
         spawn_task(self._write_result(assignment, line_result))
+
+    def _count_quick_jobs(self, assignment: Assignment, state: bytes) -> None:
+        """Count for Client.slots_to_fill and Client.doubt.
+
+        If jobs fail quickly at a client that does others, they can be to blame: begin anew for all clients.
+        """
+        client, seconds = assignment.client, boottime() - assignment.sent_at
+        client.short_jobs_in_row += 1
+        if state != DONE or seconds >= SHORT_JOB_SECONDS:
+            client.short_jobs_in_row = 0
+        if state == DONE:
+            client.quick_failures = None
+        elif seconds >= QUICK_SECONDS or state not in FAILED + ERROR or assignment.member:
+            pass
+        elif client.quick_failures is None:
+            for other in self.clients.values():
+                other.quick_failures = other.quick_failures and []
+        elif self.runner_stats.results[DONE]:
+            last_line = assignment.last_output.strip().rpartition(b"\n")[2]
+            client.quick_failures.append(
+                b"%b: %.80b: %.200b" % (client.directory, assignment.job.command, last_line)
+            )
 
     async def _write_result(self, assignment: Assignment, line_result: LineResult) -> None:
         """Write a decided result to the file, and forget the assignment once it is there, or never can be.
@@ -2204,9 +2240,12 @@ class Dispatcher:
         self.is_claiming = False
 
     def enqueue_client(self, client: Client) -> None:
-        """Queue a client that requested jobs."""
+        """Queue a client that requested jobs; dismiss one at which all have failed, and none is left."""
         self._leaving.discard(client)           # other lines can suit it now
-        if client.requested_slots:
+        if client.doubt and client.exits_without_jobs:
+            self.say_once(f"client {client.where} gets no more: {client.doubt}")
+            client.send_message(type="dismissed", text=client.doubt)
+        elif client.requested_slots:
             self.waiting_clients.setdefault(client, None)
             self.hand_out_lines_soon()
 

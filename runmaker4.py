@@ -2709,9 +2709,9 @@ class JobReader(Opened):
         self.clock = clock
         # without links among the directories, so that file and lock file stay in one directory
         folder, name = os.path.split(path)
-        real_folder = os.path.realpath(folder or ".")
-        has_links = real_folder != os.path.abspath(folder or ".")
-        self.real_path = os.path.join(real_folder, name) if has_links else path
+        self.real_folder = os.path.realpath(folder or ".")
+        has_links = self.real_folder != os.path.abspath(folder or ".")
+        self.real_path = os.path.join(self.real_folder, name) if has_links else path
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
@@ -7283,6 +7283,7 @@ class OutDir(Sink):
 
 class Slots:
     """The slots of a runner.  A name has as many as the times that it is listed."""
+    FIRST_JOBS = 10             # if none of them could run, the directory is probably wrong
 
     def __init__(self, one_only: bool, max_broken: int) -> None:
         """one_only: each slot gets one job.  max_broken: ends in a row of jobs that could not run, until a
@@ -7296,6 +7297,8 @@ class Slots:
         self._spent: Counter[str] = Counter()   # have run their only job; also of removed names
         # how the last jobs in a row ended that probably could not run there
         self._broken_ends: dict[str, list[str]] = {}
+        # of the jobs in another directory than the file's; -inf: the directory is right, or a job could run
+        self.first_broken = -inf
         self._idle: list[tuple[int, str]] = []  # a heap of ranks and names
         self.in_service = 0                     # slots that get jobs, now or later
 
@@ -7322,7 +7325,8 @@ class Slots:
         return 0 if self._is_broken(name) else max(self._listed[name] - self._spent[name], 0)
 
     def _is_broken(self, name: str) -> bool:
-        return 0 < self._max_broken <= len(self._broken_ends.get(name, ()))
+        max_broken = self._max_broken if self.first_broken < self.FIRST_JOBS else min(self._max_broken, 1)
+        return 0 < max_broken <= len(self._broken_ends.get(name, ()))
 
     @property
     def listed(self) -> int:
@@ -7365,16 +7369,17 @@ class Slots:
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record the end of a job.  If that takes the name out of service, return the ends in a row; else [].
 
+        One end does if none of the FIRST_JOBS could run in another directory than the file's, until one can.
         broken_end: such as '127 within a second', if the job probably could not run there; '': any other end.
         """
-        if self._is_broken(name):       # by an earlier job, which was reported
-            return []
-        ends = [*self._broken_ends.get(name, ()), broken_end] if broken_end else []
-        self._broken_ends[name] = ends
+        was_reported = self._is_broken(name)    # after an earlier job
+        counts_for_all = self.first_broken >= 0
+        self.first_broken = self.first_broken + 1 if broken_end else -inf
         if not self._is_broken(name):
-            return []
-        self._update()
-        return ends
+            self._broken_ends[name] = [*self._broken_ends.get(name, ()), broken_end] if broken_end else []
+        if broken_end or counts_for_all:
+            self._update()
+        return [] if was_reported or not self._is_broken(name) else self._broken_ends[name]
 
 
 class SlotFile:
@@ -8543,7 +8548,7 @@ class Runner:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
                 self.say(
                     f"slot {task.run.slot}: {plural(len(ends), 'job')} in a row ended with "
-                    f"{' or '.join(dict.fromkeys(ends))}; it gets no more (the last: on "
+                    f"{' or '.join(dict.fromkeys(ends))}; it is out of service (the last: on "
                     f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
                 )
         self.slots.give_back(task.slots, was_used=task.state != NEW)
@@ -8828,6 +8833,12 @@ def add_limit_options(add: AddArgument) -> None:
         metavar="N",
         help="retire a slot after N times 126, 127 or ssh's 255 [3]",
     )
+    add_max_failed_option(add)
+
+
+def add_max_failed_option(add: AddArgument) -> None:
+    add("--max-failed", type=integer_between(1), default=0, metavar="N",
+        help="start no more once N of its own jobs failed (!, e)")
 
 
 def add_record_options(add: AddArgument) -> None:
@@ -8851,11 +8862,6 @@ def add_record_options(add: AddArgument) -> None:
         metavar="N",
         help="lines of output per record [3]",
     )
-
-
-def add_max_failed_option(add: AddArgument) -> None:
-    add("--max-failed", type=integer_between(1), default=0, metavar="N",
-        help="start no more once N of its own jobs failed (!, e)")
 
 
 def add_verbosity_options(add: AddArgument) -> None:
@@ -8902,9 +8908,7 @@ def make_parser() -> Parser:
     add("--name", type=check_not_empty, metavar="NAME",
         help="this host's name (messages, host=) [the node name]")
     add("--single-host", action="store_true", help="no other host uses the file: any file system will do")
-    add = parser.add_argument_group("limits").add_argument
-    add_limit_options(add)
-    add_max_failed_option(add)
+    add_limit_options(parser.add_argument_group("limits").add_argument)
     add = parser.add_argument_group("output and records").add_argument
     add_verbosity_options(add)
     add_record_options(add)
@@ -9380,6 +9384,8 @@ class App(RunnerProgram):
         sinks = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
         cursor.orphans.outdir = outdir_sink
+        if self._file.real_folder != os.fsdecode(self.directory):
+            runner.slots.first_broken = 0
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
         return await self.run_and_report(jobs)

@@ -33,6 +33,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="ack", n=1),
     dict(type="fault", id="0" * 16, text="text", cancelled=False),
     dict(type="lost", id="0" * 16),
+    dict(type="dismissed", text="text"),
     dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
     dict(type="pong", request=1, retry="er"),

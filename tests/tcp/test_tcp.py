@@ -91,6 +91,9 @@ class LikeARunner(TcpCase):
         self.assertEqual(self.read(), self.read("own/runs.txt"))
         self.assertEqual(self.states(), states)
 
+    def test_after_too_many_failures_no_more_are_started(self) -> None:
+        self.compare(". true\n. exit 1\n. touch never\n", "--max-failed", 1, states="d!.")
+
     def plain(self, printed: bytes) -> bytes:
         """What was printed without process numbers, times, who said it, and which file a server has."""
         for pattern, text in (

@@ -22,6 +22,7 @@ complete -c runmaker4-client -l hire -x -d 'start a successor by CMD when --wall
 complete -c runmaker4-client -l kill-after -x -d 'time from TERM to KILL, when jobs are killed [10s]'
 complete -c runmaker4-client -l delay -x -d 'start jobs, and tries of --retries, at least T apart'
 complete -c runmaker4-client -l slot-errors -x -d 'retire a slot after N times 126, 127 or ssh\'s 255 [3]'
+complete -c runmaker4-client -l max-failed -x -d 'start no more once N of its own jobs failed (!, e)'
 complete -c runmaker4-client -s q -l quiet -d 'print only errors and the closing line'
 complete -c runmaker4-client -l plain -d 'print job output only, one job after the other'
 complete -c runmaker4-client -s k -l keep-order -d 'with --plain: in the order of starts'
