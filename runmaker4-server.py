@@ -90,7 +90,6 @@ import hashlib
 import itertools
 import resource
 import secrets
-import select
 import socket
 import time
 from collections import OrderedDict, deque
@@ -179,6 +178,7 @@ from runmaker4 import (
     check_mount,
     close_all,
     command_error,
+    connect_in_time,
     display_text,
     duration,
     error_text,
@@ -229,6 +229,7 @@ MAX_HANDSHAKES = 100            # under way, without stalled ones
 MAX_STALLED = 200               # without a proof of the token
 BACKLOG = 4096                  # connections that wait for accept(2); the system can allow fewer
 LOOK_SECONDS = 0.01             # between looks for waiting connections
+MAX_ASKERS = 100                # answered in a look; other users can fill the queue, which has 128
 STALLED_LOOKS = 20              # in which a handshake normally ends
 TCP_ESTABLISHED = b"\1"         # the first byte of TCP_INFO, while the connection is not closed
 ACCEPT_PAUSE_SECONDS = 1.0      # after a failed accept(2)
@@ -460,9 +461,9 @@ class ServedQueue(JobQueue):
 #        too, it lets the old keeper exit.
 #     4.  While the old server lives, its keeper accepts no connection, and the new server refuses to start.
 #
-# The keeper listens on an abstract socket (unix(7)), which vanishes with it.  Any user can bind any such
-# name, so it ends in random characters.  The next server finds it in the kernel's list of sockets, and
-# ignores processes of other users.
+# The keeper listens on an abstract socket (unix(7)), which vanishes with it.  The next server finds it in the
+# kernel's list of sockets.  Any user can bind any name, and connect: so the name ends in a hash of the token
+# and random characters, and both ends ignore processes of other users.
 
 
 def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float) -> None:
@@ -492,36 +493,31 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
 def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) -> socket.socket | None:
     """Send the job locks to the next server; return the connection to it; None: none came in the grace."""
     deadline = time.monotonic() + grace
-    poller = select.poll()
-    poller.register(listener, select.POLLIN)
-    day = 86400.0                               # poll(2) counts milliseconds: 24 days fit into its int
-    while True:
-        seconds = max(0.0, deadline - time.monotonic())
-        if poller.poll(1000 * min(seconds, day)):
+    # not longer, even if other users connect again and again
+    while (seconds := deadline - time.monotonic()) > 0:
+        listener.settimeout(min(seconds, 86400.0))  # poll(2) counts milliseconds: 24 days fit into its int
+        # a timeout; EPIPE: it asked while the old server lived, and has given up
+        with suppress(OSError):
             new_server, _ = listener.accept()
-            with suppress(OSError):  # EPIPE: it asked while the old server lived, and has given up
-                if same_user(new_server):       # any user can connect
-                    socket.send_fds(new_server, [b"locks"], [locks_fd])
-                    return new_server
+            if same_user(new_server):           # any user can connect
+                socket.send_fds(new_server, [b"locks"], [locks_fd])
+                return new_server
             new_server.close()
-        elif seconds <= day:                    # otherwise the first day of a longer grace is over
-            return None
+    return None
 
 
 class KeeperLink:
     MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
 
-    def __init__(self, path: str, grace: float) -> None:
-        """Make the start of the keeper's address, by which the next server finds it.  Raises OSError.
+    def __init__(self, path: str, grace: float, token: str) -> None:
+        """Make what the next server of this file finds the keeper by.  Raises OSError.
 
         Containers can share abstract names: one path can lead to two files there, and two paths to one.
         """
         # not the inode of the lock file, which changes when that is created again
         folder, name = os.path.split(os.path.realpath(os.fsencode(path)))
         folder_info = os.stat(folder)
-        file = b"%d %d %b" % (folder_info.st_dev, folder_info.st_ino, name)
-        # without the NUL; random characters follow
-        self.address_start = b"runmaker4." + hashlib.sha256(file).hexdigest()[:32].encode()
+        self._secret = b"%b %d %d %b" % (token.encode(), folder_info.st_dev, folder_info.st_ino, name)
         self._grace = grace
         # the keeper inherits _keeper_end
         self._keeper_sock, self._keeper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -534,8 +530,10 @@ class KeeperLink:
         file; OSError.
         """
         previous_keeper = self._take_over_locks()
+        # until the loop handles them: a signal that killed us from here on would leave a keeper
+        signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(b"\0" + self.address_start + secrets.token_hex(6).encode())
+            listener.bind(self.make_address(secrets.token_hex(6).encode()))
             # a server that connects while ours lives stays in the queue, also after it has given up
             listener.listen(128)
             is_child = fork_quietly() == 0
@@ -560,9 +558,7 @@ class KeeperLink:
             tried_addresses.add(address)
             keeper_sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                keeper_sock.setblocking(False)
-                keeper_sock.connect(address)
-                keeper_sock.settimeout(self.MAX_EXIT_SECONDS)
+                connect_in_time(keeper_sock, address, self.MAX_EXIT_SECONDS)
                 # a process of another user can neither block us nor answer
                 fds = socket.recv_fds(keeper_sock, 64, 1)[1] if same_user(keeper_sock) else []
             except socket.timeout:                  # or the keeper was stopped
@@ -575,10 +571,14 @@ class KeeperLink:
             keeper_sock.close()
         return None
 
+    def make_address(self, salt: bytes) -> bytes:
+        """Return an address that no other user can guess.  salt: 12 characters."""
+        return b"\0runmaker4." + salt + hashlib.sha256(salt + self._secret).hexdigest()[:32].encode()
+
     def find_addresses(self) -> set[bytes]:
         with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
-            words = sockets.read().split()
-        return {b"\0" + word[1:] for word in words if word.startswith(b"@" + self.address_start)}
+            names = {b"\0" + word[1:] for word in sockets.read().split() if word[:11] == b"@runmaker4."}
+        return {name for name in names if name == self.make_address(name[11:23])}
 
     def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process.  Never returns."""
@@ -2504,10 +2504,8 @@ class Server(Program):
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
         self._token, token_text = choose_token()
-        # until the loop handles them: a signal that killed us here would leave a keeper
-        signal.pthread_sigmask(signal.SIG_BLOCK, runmaker4.STOP_SIGNALS)
         try:
-            self._keeper = KeeperLink(self.path, self.options.grace)
+            self._keeper = KeeperLink(self.path, self.options.grace, self._token)
             self._keeper.take_over_and_start_keeper()
         except UsageError as usage_error:               # the file is served already
             raise UsageError(f"{self.path}: {usage_error}") from None
@@ -2532,7 +2530,7 @@ class Server(Program):
         self._status_socket.bind(PresenceLock.SOCKET % self._presence_lock.offset)
         self._status_socket.listen()
         self._status_socket.setblocking(False)
-        self.loop.add_reader(self._status_socket, self._answer_status_query)
+        self.loop.add_reader(self._status_socket, self._answer_status_queries)
         # for runwait4.py --status
         self.executor.post(self.claims.take_presence_lock)
         self._socket.setblocking(False)
@@ -2553,25 +2551,29 @@ class Server(Program):
         status = self.lifetime.exit_status              # None: the results decide
         return self.runner_stats.exit_status(self._final_summary) if status is None else status
 
-    def _answer_status_query(self) -> None:
-        """Answer a `runwait4.py --status` that has connected: '1 client, 1 lost: bob since 5.0s'."""
-        # no descriptor is free, or the asker has closed the connection
+    def _answer_status_queries(self) -> None:
+        """Answer each `runwait4.py --status` that has connected: '1 client, 1 lost: bob since 5.0s'."""
+        # no other waits, no descriptor is free, or the asker has closed the connection
         with suppress(OSError):
-            asker, _ = self._status_socket.accept()
-            with asker:
-                if same_user(asker):            # any user can connect
-                    clients = self.sessions.clients.values()
-                    lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
-                            for client in clients if (link := client.newest_link) and link.detached.done()]
-                    count = len(clients) - len(lost)
-                    text = (f"{'the server drains: ' * (not self.lifetime.is_serving)}"
-                            f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost")
-                    asker.send(to_bytes(f"{text}: {join_first_few(lost)}" if lost else text))
+            for _ in range(MAX_ASKERS):
+                asker = self._status_socket.accept()[0]
+                with asker:
+                    if same_user(asker):            # any user can connect
+                        asker.send(to_bytes(self._describe_clients()))
         # not before the next look: an accept(2) that fails would come again at once
         self.loop.remove_reader(self._status_socket)
         self.loop.call_later(
-            LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._answer_status_query
+            LOOK_SECONDS, self.loop.add_reader, self._status_socket, self._answer_status_queries
         )
+
+    def _describe_clients(self) -> str:
+        clients = self.sessions.clients.values()
+        lost = [f"{client.name} since {human_time(boottime() - link.last_message_at)}"
+                for client in clients if (link := client.newest_link) and link.detached.done()]
+        count = len(clients) - len(lost)
+        text = (f"{'the server drains: ' * (not self.lifetime.is_serving)}"
+                f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost")
+        return f"{text}: {join_first_few(lost)}" if lost else text
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:

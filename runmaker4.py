@@ -2241,6 +2241,17 @@ def same_user(sock: socket.socket) -> bool:
     return uid == os.geteuid()
 
 
+def connect_in_time(sock: socket.socket, address: bytes | str, seconds: float) -> None:
+    """Connect to a Unix socket, and let it wait so long in each call.  Raises OSError.
+
+    Any user can fill the queue.  With a timeout of Python's connect() would fail then, and not wait.
+    """
+    timeval = struct.pack("2l", int(seconds), int(seconds % 1 * 1e6))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    sock.connect(address)
+    sock.settimeout(seconds)
+
+
 class LockTableReader(Opened):
     """The lock file of a job file, for queries through `fd`."""
 

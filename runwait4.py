@@ -110,6 +110,7 @@ from runmaker4 import (
     check_output_path,
     close_all,
     columns_of,
+    connect_in_time,
     copy_owner_and_mode,
     count_states,
     default_outdir,
@@ -1220,9 +1221,8 @@ class RunnersAtWork:
         """
         for number in filter(self._is_of_server, self._presence_locks or ()):
             with socket.socket(socket.AF_UNIX) as asker:
-                asker.settimeout(0.5)
                 try:
-                    asker.connect(PresenceLock.SOCKET % number)
+                    connect_in_time(asker, PresenceLock.SOCKET % number, 0.5)
                     if same_user(asker):
                         yield to_text(asker.recv(1 << 16))
                 except ConnectionRefusedError:

@@ -88,12 +88,6 @@ class LossCase(TcpCase):
         client.kill()
         send(signal.SIGKILL, [-pid for pid in jobs])
 
-    def keeper(self, server: Server) -> int:
-        """The child of a server that survives it."""
-        keeper, = (pid for pid, (state, parent) in process_table().items()
-                   if parent == server.pid and state != "Z")
-        return keeper
-
     def assert_held(self, *lines: int) -> None:
         """The file says that these lines, and no others, are running, and somebody has them locked."""
         states = self.states()

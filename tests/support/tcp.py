@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Optional, Protocol
 
 from tests.support.ports import free_port
+from tests.support.process_table import process_table
 from tests.support.processes import DEADLINE, MARK, Ended, marked, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
@@ -194,6 +195,12 @@ class TcpCase(RunCase):
             if over:
                 self.fail(f"it did not say {words}: {program.err!r}")
             time.sleep(0.01)
+
+    def keeper(self, server: Server) -> int:
+        """The child of a server that survives it."""
+        keeper, = (pid for pid, (state, parent) in process_table().items()
+                   if parent == server.pid and state != "Z")
+        return keeper
 
     def assertNoJobLeft(self) -> None:
         """No process of a job lives on; servers and clients may."""

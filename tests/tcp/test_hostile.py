@@ -8,6 +8,7 @@ import importlib
 import os
 import pathlib
 import random
+import signal
 import socket
 import stat
 import subprocess
@@ -16,8 +17,10 @@ import threading
 import time
 import unittest
 from typing import Any, Callable
+from unittest import mock
 
 import runmaker4
+import runwait4
 from tests.support.case import GATE
 from tests.support.eavesdropping import split, traces
 from tests.support.fake_server import FakeServer
@@ -26,7 +29,7 @@ from tests.support.peer import Closed, Peer
 from tests.support.process_table import peak_memory
 from tests.support.processes import DEADLINE, MARK, marked, wait_until
 from tests.support.runs import UP, WAITING
-from tests.support.scripts import ALL, FULL, RUNSERVER
+from tests.support.scripts import ALL, FULL, RUNSERVER, RUNWAIT
 from tests.support.stage import PATIENT, Stage
 from tests.support.strange_json import NO_JSON, NO_NUMBERS, NO_OBJECTS, wrong_versions
 from tests.support.tcp import Server, TcpCase
@@ -634,7 +637,8 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
 
     def link(self) -> Any:
         """What a server knows of keepers."""
-        link = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0)
+        token = self.read(".runmaker4.token").decode().strip()
+        link = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0, token)
         for end in link._keeper_sock, link._keeper_end:
             self.addCleanup(end.close)
         return link
@@ -656,38 +660,129 @@ print(len(socket.recv_fds(visit, 100, 9)[1]))
             ended = self.run_script(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt")
             self.assertRefused(ended, f"{RUNSERVER}: runs.txt: ", "is served already")
 
-    # Takes the names of sockets that begin so: one that nobody can connect to, and as another user one whose
-    # queue is full, and one that answers as a keeper does whose server lives
-    TAKE = """
-import os, socket, sys
-name, is_root = sys.argv[1], os.geteuid() == 0
-if is_root: os.setgroups([]); os.setgid(65534); os.setuid(65534)
-deaf, full, lying = (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(3))
-deaf.bind("\\0" + name + "deaf")
-if is_root:
-    full.bind("\\0" + name + "full")
-    full.listen(0)
-    socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect("\\0" + name + "full")
-    lying.bind("\\0" + name + "lying")
-    lying.listen(8)
-print("taken", flush=True)
-while is_root: lying.accept()[0].send(b"alive")
-sys.stdin.read()
+    # As another user, fills the queue of a socket, and goes on to connect, also if the other end closes each
+    # connection.  If there is no such socket any more, it makes one of that name
+    FLOOD = """
+import os, resource, socket, sys, threading
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+name, kind, count = "\\0" + sys.argv[1], int(sys.argv[2]), resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8
+def connect(kept):
+    while len(kept) < count:
+        visit = socket.socket(socket.AF_UNIX, kind)
+        visit.settimeout(timeout)
+        visit.connect(name)
+        kept.append(visit)
+timeout, kept = 0, []
+try: connect(kept)
+except BlockingIOError: print("full", flush=True)
+timeout = None
+def flood():
+    while True:
+        try: connect([])
+        except ConnectionRefusedError: break
+threads = [threading.Thread(target=flood) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+squatter = socket.socket(socket.AF_UNIX, kind)
+squatter.bind(name)
+squatter.listen(0)
+try: connect([])
+finally: sys.stdin.read()
 """
 
-    def test_another_user_who_takes_names_of_keepers_keeps_no_server_from_taking_over(self) -> None:
-        dead = self.leave_behind()
-        name = self.link().address_start.decode()
-        thief = self.start(sys.executable, "-c", self.TAKE, name, stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE)
-        self.assertEqual(present(thief.stdout).readline(), b"taken\n")
-        again = self.start_server("--port", dead.port)
+    def flood(self, name: bytes, kind: socket.SocketKind) -> None:
+        """Have another user fill the queue of a socket for the rest of the test."""
+        if os.geteuid() != 0:
+            self.skipTest("only root can become another user")
+        self.dir.chmod(0o755)
+        words = sys.executable, "-c", self.FLOOD, name[1:].decode(), int(kind)
+        flood = self.start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.addCleanup(flood.communicate)
+        self.addCleanup(flood.kill)
+        self.assertEqual(present(flood.stdout).readline(), b"full\n")
+
+    def test_another_user_who_fills_the_queue_keeps_no_server_from_taking_over(self) -> None:
+        self.jobs(WAITING)
+        server = self.start_server()
+        self.start_client(server, up=(1,))
+        keeper = self.keeper(server)
+        os.kill(keeper, signal.SIGSTOP)         # else it can have emptied the queue in time
+        address, = self.link().find_addresses()
+        self.flood(address, socket.SOCK_SEQPACKET)
+        server.kill()
+        tell = ("import importlib, sys\nlink = importlib.import_module('runmaker4-server').KeeperLink\n"
+                "link.MAX_EXIT_SECONDS, find = 600.0, link.find_addresses\n"
+                "link.find_addresses = lambda self: (\n"
+                "    print('looks', file=sys.stderr, flush=True), find(self))[1]\n")
+        again = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", patch=tell)
+        self.wait_said(again, "looks")
+        os.kill(keeper, signal.SIGCONT)
         self.wait_said(again, "took over 1 running job")
-        self.open_gate()
-        self.wait_states("d")
         self.assertEqual(self.stop(again).code, 143)
-        thief.kill()
-        thief.communicate()
+        # the name of the old keeper is another user's by now, and its queue is full
+        last = self.start_server()
+        self.assertEqual(self.stop(last).code, 143)
+
+    def test_another_user_who_connects_again_and_again_does_not_lengthen_the_grace(self) -> None:
+        address = b"\0" + new_key().encode()
+        now = 0.0
+        visits = []
+
+        def meet_stranger(_: object) -> bool:
+            nonlocal now
+            now += 1.0
+            self.assertLessEqual(now, 5.0)
+            visit()
+            return False
+
+        def visit() -> None:
+            visits.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            visits[-1].connect(address)
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(address)
+            listener.listen()
+            visit()
+            with mock.patch.object(server_module, "same_user", meet_stranger), \
+                    mock.patch.object(server_module, "time", mock.Mock(monotonic=lambda: now)):
+                self.assertIsNone(server_module.give_to_next_server(listener, -1, 5.0))
+        for each in visits:
+            each.close()
+
+    def test_names_that_others_make_are_not_of_a_keeper(self) -> None:
+        self.jobs("true")
+        self.start_server()
+        link = self.link()
+        address, = link.find_addresses()
+        for salt in b"0" * 12, b"":
+            thief = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.addCleanup(thief.close)
+            thief.bind(address[:11] + salt + address[23:])
+        self.assertEqual(link.find_addresses(), {address})
+        other = server_module.KeeperLink(str(self.dir / "runs.txt"), 0.0, "0" * 32)
+        self.addCleanup(other._keeper_sock.close)
+        self.addCleanup(other._keeper_end.close)
+        self.assertEqual(other.find_addresses(), set())
+
+    def test_a_server_that_waits_for_a_keeper_can_be_stopped(self) -> None:
+        self.jobs("true")
+        live = self.start_server()
+        tell = ("import socket, sys\ntake = socket.recv_fds\n"
+                "socket.recv_fds = lambda *args: (\n"
+                "    print('waits', file=sys.stderr, flush=True), take(*args))[1]\n"
+                "__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 600.0\n")
+        second = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", patch=tell)
+        self.wait_said(second, "waits")
+        self.assertEqual(self.stop(second).code, -signal.SIGTERM)
+        self.assertEqual(self.stop(live).code, 143)
+
+    def test_another_user_who_fills_the_queue_of_status_does_not_blind_it(self) -> None:
+        self.jobs("true")
+        self.start_server()
+        wait_until(lambda: b"at work" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+        number, = present(runwait4.Watcher(str(self.dir / "runs.txt")).presence_locks())
+        self.flood((runmaker4.PresenceLock.SOCKET % number).encode(), socket.SOCK_STREAM)
+        self.assertIn(b"\n0 clients, 0 lost\n", self.run_script(RUNWAIT, "--status", "runs.txt").out)
 
     INSIDE = 'mount --bind "$1" shared && cd shared && shift && exec "$@"'
 
