@@ -6099,7 +6099,11 @@ def columns_of(fd: int) -> int:
 
 
 class Rate:
-    """The rate at which jobs are processed, over the last five minutes, or the last 20 changes if longer."""
+    """The rate at which jobs are processed: over five minutes, 20 changes or two waves, whatever is longest.
+
+    Equal jobs that start together end together, in waves, so that the time from the first to the last end of
+    a wave says nothing.  Begin with the number before the first start.
+    """
     MIN_SECONDS = 300.0
     MIN_CHANGES = 20
 
@@ -6117,7 +6121,10 @@ class Rate:
 
     def per_second(self, now: float) -> float:
         """Return the jobs processed per second, up to `now`; 0: none, or unknown: no time left is shown."""
-        while len(self._changes) > self.MIN_CHANGES and now - self._changes[0][0] > self.MIN_SECONDS:
+        times = [timestamp for timestamp, _ in self._changes]
+        pauses = (after - before for before, after in zip(times, times[1:]))
+        min_seconds = max(self.MIN_SECONDS, 2 * max(pauses, default=0.0))
+        while len(self._changes) > self.MIN_CHANGES and now - self._changes[1][0] > min_seconds:
             self._changes.popleft()
         first_time, first_processed = self._changes[0]
         last_time, last_processed = self._changes[-1]
@@ -6159,11 +6166,16 @@ class ProgressBar:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._rate = Rate()
+        self._was_complete = False      # no job was new or running
         self._start = clock()
 
     def line(self, counts: Counts, columns: int, hanging: str = "") -> str:
         """Return the longest text that fits, and a bar.  hanging: shown, not the time left; '': no job."""
         now = self._clock()
+        is_complete = counts.processed == counts.all
+        if self._was_complete and not is_complete:
+            self._rate = Rate()         # the time without jobs does not count
+        self._was_complete = is_complete
         self._rate.add_count(now, counts.processed)
         bad_jobs = "".join(f", {text}" for text in describe_counts(failed=counts.failed, error=counts.error))
         without_rate = f"progress: {counts.processed:3} of {counts.all:3} jobs processed{bad_jobs} []"
@@ -6171,7 +6183,7 @@ class ProgressBar:
         estimate = ""                   # the rate is unknown
         if hanging:
             estimate = f" {hanging}"
-        elif counts.processed == counts.all and (finished_at := self._rate.last_change) is not None:
+        elif is_complete and (finished_at := self._rate.last_change) is not None:
             estimate = f" took {human_time(finished_at - self._start)}"
         elif (seconds_left := self._rate.seconds_left(counts.all - counts.processed, now)) is not None:
             rate = self._rate.per_second(now)

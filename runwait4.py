@@ -1500,11 +1500,11 @@ class Observation:
 
 # ======== Running jobs ======================================================================================
 
-def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) -> Rate | None:
+def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) -> Rate | None:
     """Return the current rate of finished jobs, from which --status estimates the time left; None: unknown.
 
     A job counts once, when its last run ended: not if that was put back, as the job is new again, or if the
-    job is in `unfinished_lines`, as it will end once more.  runs: in the order of the journal.
+    job is in `unfinished_lines`, as it will end once more.
     """
     end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
     for line in unfinished_lines:
@@ -1512,9 +1512,15 @@ def measure_rate(runs: Iterable[RunRecord], unfinished_lines: Iterable[Line]) ->
     in_order = sorted(end_time for end_time in end_times.values() if end_time is not None)
     if not in_order or seconds_since(in_order[-1]) is None:     # a time in the future: a clock is wrong
         return None
+    # count from the first start since the last time in which no job ran
+    first_start = idle_since = -inf
+    for run in sorted(runs, key=operator.attrgetter("began")):
+        if idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS < run.began <= in_order[-1]:
+            first_start = run.began
+        idle_since = max(idle_since, run.ended or run.began)
     rate = Rate()
-    for count, end_time in enumerate(in_order):
-        rate.add_count(end_time, count)
+    for count, timestamp in enumerate([first_start, *(end for end in in_order if end >= first_start)]):
+        rate.add_count(timestamp, count)
     return rate
 
 

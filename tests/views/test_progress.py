@@ -1,6 +1,7 @@
 """Promise: the bar shows states in proportion, and what stands around it tells rate and time left."""
 import os
 import random
+import re
 import unittest
 from collections.abc import Iterable
 from unittest import mock
@@ -83,3 +84,22 @@ class ProgressLines(unittest.TestCase):
                 found = self.estimate(hourly, now, total=20, step=20.0)
                 self.assertRegex(found, r"\b(0\.9|1\.[01])/h\b")
                 self.assertRegex(found, r"\b(9|1[01])h \d\dm left")
+
+    def test_jobs_that_end_in_waves(self) -> None:
+        for jobs, seconds in (16, 20.0), (64, 3600.0):
+            ends = [seconds * wave + jitter * 0.01 for wave in (1, 2) for jitter in range(jobs)]
+            for now, shortest, longest in ((1.05, 2.9, 3.4), (1.95, 2.9, 6.1), (2.05, 1.9, 2.4)):
+                with self.subTest(seconds=seconds, now=now):
+                    found = self.estimate(ends, now * seconds, total=4 * jobs, step=seconds / 40)
+                    match = re.search(r", (?:(\d+)h )?(?:(\d+)m ?)?(?:(\d+)s)? left$", found)
+                    assert match, found
+                    hours, minutes, rest = (int(text or 0) for text in match.groups())
+                    left = (3600 * hours + 60 * minutes + rest) / seconds
+                    self.assertTrue(shortest < left < longest, found)
+
+    def test_a_runner_that_waits_for_jobs_begins_again_when_they_come(self) -> None:
+        """The night before them is no pause of these jobs."""
+        looks = [(10.0, self.counts(done=number, new=30 - number)) for number in range(31)]
+        looks.append((40_000.0, self.counts(done=30)))
+        looks += [(10.0, self.counts(done=30 + number, new=100 - number)) for number in range(6)]
+        self.assertRegex(self.drawn(looks), r" 0\.1/s, 15m \d+s left$")

@@ -82,6 +82,57 @@ class Status(TellingCase):
                      start("a", 1, GATE, now))
         self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 23 / 233 * 3600, delta=20)
 
+    def test_jobs_that_end_in_waves(self) -> None:
+        """Just after a wave, in its middle and just before the next one; of equal jobs and of two lengths."""
+        now = time.time()
+
+        def fill_slots(lengths: list[float], slots: int, count: int) -> list[tuple[float, float]]:
+            """Start and end of so many jobs, as seconds."""
+            free, spans = [0.0] * slots, []
+            for number in range(count):
+                free.sort()
+                length = lengths[number % len(lengths)]
+                free[0] += 0.0001 * length * number * (number < slots)
+                spans.append((free[0], free[0] + length))
+                free[0] += length
+            return spans
+
+        for lengths, slots in (([20.0], 16), ([2.0], 64), ([3600.0], 64), ([3600.0], 8), ([20.0, 60.0], 16),
+                               ([3600.0, 7200.0], 32), ([5.0, 300.0], 48)):
+            spans = fill_slots(lengths, slots, 4 * slots)
+            longest = max(lengths)
+            for moment in (longest * factor for factor in (1.01, 1.5, 1.99, 2.01)):
+                with self.subTest(lengths=lengths, slots=slots, moment=moment):
+                    zero = now - moment
+                    begun = [(number, *span) for number, span in enumerate(spans, 2) if span[0] <= moment]
+                    unfinished = sum(ended > moment for _, ended in spans)
+                    runs = [runwait4.RunRecord(number, json.loads(
+                        end(number, number, began=zero + began, took=ended - began, files=[])
+                        if ended <= moment else start(number, number, began=zero + began)))
+                        for number, began, ended in begun]
+                    lines = [runmaker4.Line(run.line, 0, b"r", b" true") for run in runs if run.ended is None]
+                    rate = runwait4.measure_rate(runs, lines)
+                    assert rate
+                    left = rate.seconds_left(unfinished, now)
+                    assert left
+                    # if all slots were busy to the end
+                    work = sum(ended - max(moment, began) for began, ended in spans if ended > moment)
+                    ideal = work / slots
+                    self.assertGreater(left, 0.8 * ideal)
+                    # just before the second wave the time counts for two, and the jobs for one
+                    self.assertLess(left, 3.1 * ideal + longest)
+
+    def test_the_time_in_which_no_job_ran_does_not_count(self) -> None:
+        self.running(*[f". {number}" for number in range(9)])
+        now = time.time()
+        night = [end(number, 5 + number, "d", now - 40_000, took=10.0) for number in range(30)]
+        day = [end(f"n{number}", 50 + number, "d", now - 10, took=5.0) for number in range(10)]
+        self.journal(*night, *day, start("a", 1, GATE, now - 10))
+        self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 3600, delta=600)
+        # until the first has ended, what ran before is all that is known
+        self.journal(*night, start("a", 1, GATE, now - 10))
+        self.assertLess(self.status("--outdir", "out")["per_hour"], 3)
+
     def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
         self.running()
         now = self.now
