@@ -118,6 +118,7 @@ from runmaker4 import (
     read_token,
     run_main,
     spawn_task,
+    start_thread,
     tls_context,
     to_text,
     token_of_environment,
@@ -1276,7 +1277,9 @@ class ClientProgram(RunnerProgram):
 
         It is 2 instead of 1 if no server ever accepted us.
         """
-        self.loop.set_default_executor(runmaker4.thread_pool())     # for the names of servers
+        names_pool = runmaker4.thread_pool()    # for the names of servers
+        start_thread(names_pool)
+        self.loop.set_default_executor(names_pool)
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
         jobs = RemoteJobs(self, self._endpoint, self._reported_complaint)

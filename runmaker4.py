@@ -5012,6 +5012,17 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     )
 
 
+def start_thread(pool: futures.ThreadPoolExecutor) -> None:
+    """Start the first thread of a pool.  Raises UsageError.
+
+    Do it at the start, but once -d has forked: later there can be too many processes.
+    """
+    try:
+        pool.submit(int)
+    except RuntimeError as error:
+        raise UsageError(f"{error} (too many processes: see ulimit -u)") from None
+
+
 class FileExecutor:
     """Makes file operations in order: at once, or in one thread if they can block."""
 
@@ -9090,6 +9101,9 @@ class Program:
             self.stderr = stderr_class(2, self.loop, self._on_stderr_broken, self.on_writer_relieved)
             if isinstance(self.stderr, MessageLog):     # of a symbolic link, the target is rotated
                 self.stderr.path = os.path.realpath(self.options.errors)
+        for executor in self.executor, self.stdout.executor, self.stderr.executor:
+            if executor.pool:
+                start_thread(executor.pool)
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
@@ -9339,8 +9353,18 @@ class RunnerProgram(Program):
         if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
             # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
             environ[b"SBATCH_ARRAY_INX"] = task
-        # Started like a job, the command can be killed with all its processes, so that none hires later
-        hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
+        began = self.loop.time()
+        while True:
+            try:
+                # like a job, so that it can be killed with all its processes, and none hires later
+                hired = runner.processes.start(
+                    SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
+                break
+            except OSError as error:            # such as too many processes
+                if self.loop.time() - began > self.MAX_HIRE_SECONDS or runner.signals.received:
+                    stats.had_errors = True
+                    return self.say(f"--hire: cannot be started: {error_text(error)}: {command}")
+                await asyncio.sleep(0.5)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
         if not hired.exited.done():

@@ -21,6 +21,16 @@ def breaking(function):
 """
 THREADED = "runmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
 TO_BREAK = f"{UP}; until [ -e break ]; do sleep 0.02; done"
+# No thread can be started once the file is there, as when the user's processes are used up
+NO_THREAD = """
+import os, threading
+plain_start = threading.Thread.start
+def start(thread):
+    if os.path.exists("break"):
+        raise RuntimeError("can't start new thread")
+    plain_start(thread)
+threading.Thread.start = start
+"""
 SAID = b"KeyError: 'broken on purpose'"
 
 
@@ -153,3 +163,35 @@ class OfServerAndClient(TcpCase):
         self.assertEnds(client)
         self.assertEqual(self.states(), "d.")
         self.stop(server)
+
+
+class AtTheLimitOfProcesses(TcpCase):
+    """A runner has all its threads before its first job starts; without them it starts none."""
+
+    def test_a_job_that_prints_late_is_printed(self) -> None:
+        self.jobs(": >break; echo late", "true")
+        ended = self.finish(self.start_patched(NO_THREAD, "runs.txt"))
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)
+        self.assertIn(b"late", ended.out)
+
+    def test_it_is_refused_at_the_start(self) -> None:
+        self.jobs("true")
+        self.write("", "break")
+        self.assertRefused(self.finish(self.start_patched(NO_THREAD, "runs.txt")),
+                           "can't start new thread", "ulimit -u")
+        self.assertEqual(self.states(), ".")
+
+    def test_records_on_a_network_file_system_in_the_background(self) -> None:
+        """What -d has forked starts its own threads."""
+        self.jobs(": >break; echo late", "true")
+        runner = self.start_patched(f"{NO_THREAD}import runmaker4\n{THREADED}", "-d", "--errors", "errors",
+                                    "runs.txt")
+        self.assertEqual(self.finish(runner).code, 0)
+        self.wait_states("dd")
+        self.assertNobodyLeft()
+
+    def test_a_client(self) -> None:
+        self.jobs(": >break; echo late", "true")
+        server = self.start_server()
+        ended = self.run_client(server, host="localhost", patch=NO_THREAD)
+        self.assertEqual((ended.code, self.states()), (0, "dd"), ended.err)

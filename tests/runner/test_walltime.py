@@ -184,6 +184,28 @@ runmaker4.RunnerProgram.MAX_HIRE_SECONDS = property(wait_seconds)
         self.assertIn(b"--hire: killed after a signal: sleep", self.stop(runner, signal.SIGINT).err)
         self.assertFalse(alive(pid))
 
+    def test_a_command_that_cannot_be_started_is_tried_again_for_a_while(self) -> None:
+        """As when the user's processes are used up for a moment, or longer."""
+        busy = """
+import runmaker4
+starts, count = runmaker4.Processes.start, 0
+def start(self, shell, command, *more, **named):
+    global count
+    if b"hired" in command:
+        count += 1
+        if count <= %d:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+    return starts(self, shell, command, *more, **named)
+runmaker4.Processes.start, runmaker4.RunnerProgram.MAX_HIRE_SECONDS = start, %r
+"""
+        for failures, seconds, hired, said in ((2, 15.0, "by\n", b"--hire: exit status 0: echo by"),
+                                               (9, 0.0, "", b"--hire: cannot be started: resource temp")):
+            with self.subTest(failures=failures):
+                self.write(f". true\n{self.TOO_LONG}")
+                ended = self.finish(self.start_patched(busy % (failures, seconds), *self.HIRE, "runs.txt"))
+                self.assertEqual((ended.code, self.states(), self.hired()), (1, "d.", hired))
+                self.assertIn(said, ended.err)
+
     def test_a_task_of_an_array_hires_one_task(self) -> None:
         """What sbatch handed on to it is not for its jobs."""
         self.write(f'. test -z "$SBATCH_ARRAY_INX"\n{self.TOO_LONG}')
