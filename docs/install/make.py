@@ -290,7 +290,7 @@ def job_file_page() -> str:
 
 
 def blocks(text: str) -> Iterator[str]:
-    """The blocks of a Markdown text: fenced lines, tables, lists, paragraphs."""
+    """The blocks of a Markdown text: fenced lines, tables, lists, headings, paragraphs."""
     for block in re.findall(r"^```.*\n(?s:.*?)^```$|(?:^(?!```).+\n?)+", text, re.MULTILINE):
         if block.startswith("```"):
             yield ".PP\n" + verbatim("\n".join(block.splitlines()[1:-1]))
@@ -303,6 +303,8 @@ def blocks(text: str) -> Iterator[str]:
                     f". {title[:1].upper()}{title[1:]}: {cell}" for title, cell in zip(titles, rest)
                 )
                 yield f".TP\n{prose(first)}\n{prose(second + more)}"
+        elif block.startswith("### "):
+            yield f".SS {literal(block[4:].strip())}"
         elif block.startswith("- "):
             for item in re.split(r"^- ", block, flags=re.MULTILINE)[1:]:
                 yield f".IP \\(bu 2\n{prose(item)}"
