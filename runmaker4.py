@@ -85,6 +85,7 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
 
 import argparse
+import bisect
 import contextlib
 import enum
 import errno
@@ -1664,6 +1665,19 @@ class JobSettings:
     # for later runs, one after the other, after a run that lacked memory
     larger_needs: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path
+    name: str = ""                      # for after= below; "": none
+    after: tuple[str, ...] = ()         # names and patterns; the jobs wait for all above of these names
+    awaited: list[Named] = field(default_factory=list)      # those names, but for some that are done
+
+    def find_awaited(self) -> Named | None:
+        """Return a name with unfinished jobs for which these wait, if possible one with a bad job; or None.
+
+        A name that is done above is not asked again: with a pattern there can be many.
+        """
+        directive_offset = self.line.offset if self.line else 0
+        while self.awaited and all(offset >= directive_offset for offset in self.awaited[-1].unfinished):
+            self.awaited.pop()
+        return self.awaited[-1] if self.awaited else None
 
     def __str__(self) -> str:
         """Return what a job waits for: 'host bob with 4 slots or more (#RUN in line 4)'."""
@@ -1760,15 +1774,21 @@ class Consumer:
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
 
-def parse_host_patterns(text: str) -> tuple[str, ...]:
-    """Return the names and patterns of host=, in lower case.  Raises ValueError."""
-    hosts = tuple(text.lower().split(","))
-    for host in hosts:
+def parse_patterns(text: str) -> tuple[str, ...]:
+    """Return the names and patterns of host= or after=.  Raises ValueError."""
+    patterns = tuple(text.split(","))
+    for pattern in patterns:
         try:
-            fnmatch.fnmatchcase("", host)   # makes a regular expression of the pattern
-        except re.error:                    # such as [z-a], in older Pythons
-            raise ValueError(f"host= has an invalid pattern: '{printable(host)}'") from None
-    return hosts
+            # makes a regular expression, which takes a while.  Only one such as [z-a] is invalid, for older
+            # Pythons
+            if "[" in pattern:
+                fnmatch.fnmatchcase("", pattern)
+        except re.error:
+            raise ValueError(f"invalid pattern: '{printable(pattern)}'") from None
+    return patterns
+
+
+NAMES_ARE = "a name has neither blanks nor commas (replace them in both lines: tr ' ,' '__')"
 
 
 def parse_shell(text: str) -> str:
@@ -1831,12 +1851,14 @@ KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 # and how their values are parsed: as argparse types, or with a ValueError that names the setting
 KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "timeout": time_limit,
-    "host": parse_host_patterns,
+    "host": lambda text: parse_patterns(text.lower()),
     "together": str,
     "min-hosts": lambda text: None if text == "all" else integer_between(0)(text),
     "slots": integer_between(1, 100_000),
     "memory": growing_sizes,
     "shell": parse_shell,
+    "name": str,
+    "after": parse_patterns,
 }
 SETTINGS_ARE = (
     f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
@@ -1844,7 +1866,7 @@ SETTINGS_ARE = (
 )
 
 
-@functools.lru_cache(maxsize=1000)
+@functools.lru_cache(maxsize=10_000)
 def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
@@ -1856,16 +1878,19 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if " ".join(words) in KNOWN_DIRECTIVES:
         return " ".join(words)
-    values = {}
+    values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             unknown = printable(word if equals else " ".join(words))
-            raise ValueError(f"unknown setting '{unknown}' ({SETTINGS_ARE})")
+            remedy = NAMES_ARE if values.keys() & {"name", "after"} else SETTINGS_ARE
+            raise ValueError(f"unknown setting '{unknown}' ({remedy})")
         if name in values:
             raise ValueError(f"{name}= is given twice")
-        if "" in (value.split(",") if name == "host" else [value]):
+        if "" in (value.split(",") if name in ("host", "after") else [value]):
             raise ValueError(f"{name}= has an empty value")
+        if name == "name" and "," in value:
+            raise ValueError(f"{printable(word)}: {NAMES_ARE}")
         try:
             values[name] = KNOWN_SETTINGS[name](value)
         except ArgumentTypeError as error:
@@ -1874,7 +1899,9 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("together= requires host=")
     if "min-hosts" in values and "together" not in values:
         raise ValueError("min-hosts= requires together=")
-    for name in "slots", "memory":
+    if values.get("name") in values.get("after", ()):
+        raise ValueError("after= has their own name: jobs cannot wait for themselves")
+    for name in "slots", "memory", "after":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
     slots = values.pop("slots", 1)
@@ -1886,6 +1913,169 @@ def parse_directive(text: bytes) -> JobSettings | str:
         larger_needs=tuple(larger_needs),
         **values,               # the others have the names of the fields
     )
+
+
+# ---- the lines above a line --------------------------------------------------------------------------------
+
+
+class Why(Enum):
+    """Why jobs below a line may not be claimed for now."""
+    WAITS = "a barrier waits for the first unfinished job above it"
+    STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
+    INVALID = "the meaning is unknown: a directive is invalid, or a group is too big"
+
+
+class Block(NamedTuple):
+    """A line below which no jobs may be claimed for now."""
+    why: Why
+    line: Line
+    text: str = ""              # '' at a barrier that waits: find_block_reason() makes the message
+
+
+class Named:
+    """Which jobs of one name= are not done, of those that were met."""
+    __slots__ = "bad", "name", "unfinished"     # a file can have 100,000s
+    MAX_LINES = 1000                            # more are left to another walk
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.unfinished: dict[int, int] = {}    # numbers of lines, by offset; -1: there are more
+        self.bad: Line | None = None    # the first that failed; or the failed line that stops the first
+
+
+@dataclass(eq=False, repr=False)
+class Above:
+    """The directives, names, and the first unfinished job from the top of a file to the last line."""
+    scope: Directives = NO_DIRECTIVES       # of the last line
+    # the first job that was unfinished when reached, and no failure stops
+    unfinished: Line | None = None
+    unfinished_settings: JobSettings = NO_SETTINGS
+    block: Block | None = None
+    checked_offset: int = 0                 # no line before this offset makes a barrier check fail
+    names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
+    stopped: str = ""           # why the first job that a failure stops (after=) does not start; '': none
+
+    @property
+    def bad_states(self) -> bytes:
+        """Return the states of failed lines that matter here: they stop the jobs that wait for this name."""
+        return FAILED + ERROR if self.scope.settings.name else b""
+
+    def record_first_unfinished(self, line: Line) -> None:
+        if not self.unfinished:
+            self.unfinished = line
+            self.unfinished_settings = self.scope.settings
+        self._record_named(line)
+
+    def record_bad(self, line: Line) -> None:
+        """Record a failed line; or the one that stops the jobs here."""
+        if named := self._record_named(line):
+            named.bad = named.bad or line
+
+    def _record_named(self, line: Line) -> Named | None:
+        """Record a line as not done, and return the name of the jobs here; None: they have none."""
+        name = self.scope.settings.name
+        if not name:
+            return None
+        named = self.names[name] = self.names[name] or Named(name)
+        has_room = len(named.unfinished) < named.MAX_LINES
+        named.unfinished[line.offset if has_room else -1] = line.number
+        return named
+
+    def find_awaited(self, line: Line) -> Named | None:
+        """Return a name for which a new job waits, and record the job; None: it waits for none.
+
+        If the name has a bad job, the new one never starts.
+        """
+        awaited = self.scope.settings.find_awaited()
+        if awaited and awaited.bad:
+            self.record_bad(awaited.bad)
+            self.stopped = self.stopped or (
+                f"{what_happened(awaited.bad)}, and the after={printable(awaited.name)} of "
+                f"{self.scope.settings.where} stops the jobs below it")
+        elif awaited:
+            self.record_first_unfinished(line)
+        return awaited
+
+    def enter(self, line: Line) -> None:
+        """Apply a directive to the lines below.  A name of after= that no line above has is an error."""
+        self.scope = self.scope.with_directive(line)
+        settings = self.scope.settings
+        awaited = []
+        for pattern in settings.after:
+            names = [pattern] if pattern in self.names else fnmatch.filter(self.names, pattern)
+            awaited += [named for name in names if (named := self.names[name])]
+            if not (names or self.scope.error):
+                error = f"line {line.number}: after={printable(pattern)}: no #RUN line above has that name="
+                self.scope = self.scope._replace(error=error)
+        if awaited:
+            settings.awaited = sorted(awaited, key=lambda named: named.bad is not None)
+        if settings.name:
+            self.names.setdefault(settings.name)
+
+    def find_block_below(
+        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
+    ) -> Block | None:
+        """Return what keeps the jobs below a directive from starting; None if they may start.
+
+        Call enter() first.  bad_states: of lines above a barrier check, which make it fail.
+        """
+        if self.scope.error:
+            return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
+        is_barrier = self.scope.barrier is directive
+        if not is_barrier:
+            return None
+        if self.unfinished:
+            return Block(Why.WAITS, directive)
+        is_barrier_check = self.scope.check
+        if is_barrier_check:
+            # only a scan from the top knows line numbers; mostly a shorter one shows that none is needed
+            unchecked_start = max(self.checked_offset, file.start)
+            bad_line = _first_line_between(unchecked_start, directive, file, bad_states)
+            if bad_line:
+                bad_line = _first_line_between(file.start, directive, file, bad_states)
+            if bad_line:                        # also in the second scan: the state can have changed
+                return Block(Why.STOPPED, directive,
+                             f"{what_happened(bad_line)}, and the #RUN barrier check in line "
+                             f"{directive.number} stops the jobs below it")
+            self.checked_offset = directive.offset
+        return None
+
+
+def settings_without_jobs(file: Reader, directives: Iterable[Line]) -> Iterator[str]:
+    """Yield a message for each directive whose settings apply to no job."""
+    for line in directives:
+        if b"=" not in line.text:
+            continue                            # it clears settings, or is a barrier
+        below = Scan(file, line.offset, with_directives=True)
+        below.line_number = line.number - 1
+        below.next()                            # the directive itself
+        # text[3:] is what follows RUN: a #RUN alone clears all settings.  A barrier or an end clears none
+        successor = next((line for line in below if b"=" in line.text or line.state != DIRECTIVE
+                          or not line.text[3:].strip()), None)
+        if successor is None:
+            yield f"line {line.number} applies to no job (only to jobs added below it)"
+        elif successor.state == DIRECTIVE:
+            repeated = successor.text.split()
+            cleared = b" ".join(setting for setting in line.text[3:].split() if setting not in repeated)
+            subject = f"line {line.number}"
+            if cleared:
+                subject = f"line {successor.number} clears {display_text(cleared)} of {subject}, which"
+            yield f"{subject} applies to no job"
+
+
+def what_happened(bad_line: Line) -> str:
+    return f"line {bad_line.number} {'failed' if bad_line.state == FAILED else 'ended in error'}"
+
+
+def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
+    """Return the first line in one of `states` from an offset to a barrier; or None."""
+    # the barrier is a directive itself, so the scan meets it
+    for line in Scan(file.reader, start, states, with_directives=True):
+        if line.offset >= barrier.offset:
+            break
+        if line.state != DIRECTIVE:
+            return line
+    return None
 
 
 # ---- stray lines -------------------------------------------------------------------------------------------
@@ -1944,17 +2134,25 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
         raise UsageError(f"{path}: no jobs, and not a text file (a job is '. COMMAND')")
 
 
-def check_job_file(path: str, network: bool, say: Say) -> bool:
+def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False) -> bool:
     """Raise UsageError if a job file has a malformed #RUN line, or plain text and no job; report strays.
 
-    Return False for an empty file, which can be still being written.
+    Report the first #RUN line that the next line clears, too; a dry run reports all.  Return False for an
+    empty file, which can be still being written.
     """
     with job_file(path, network) as file:
         # lines in other states are mostly plain commands, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
+        above, without_jobs = Above(), ""
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
-            if why_malformed := NO_DIRECTIVES.with_directive(directive).error:
-                raise UsageError(f"{path}: {why_malformed}")
+            last = above.scope.settings.line
+            above.enter(directive)
+            if above.scope.error:
+                raise UsageError(f"{path}: {above.scope.error}")
+            if last and last.number + 1 == directive.number and not (without_jobs or is_dry_run):
+                without_jobs = next(settings_without_jobs(file, [last]), "")
+        if without_jobs:
+            say(without_jobs)
         size = os.fstat(file.fd).st_size
         if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends can become part of it (if it is complete: "
@@ -2794,43 +2992,55 @@ class JobReader(Opened):
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(
-        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float = -inf,
+        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float | None = None,
         looks: bool = True
     ) -> Summary:
         """Count the open file for consumers that exit, or that ask if they may.
 
         keep_above: a consumer that could run a new job before this offset may not exit, and is neither in
-        `with_jobs` nor in `without_jobs`; once none may exit, the count is incomplete.
+        `with_jobs` nor in `without_jobs`, unless a failure stops that job (after=); once none may exit, the
+        count is incomplete, with None (any offset) it never is.
         groups: the consumers also run jobs with together=.  looks: False: all lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
-        scope = NO_DIRECTIVES
+        above = Above()
+        scope = above.scope
+        met_new = False                         # since the last directive: one is enough
         bad_lines: list[int] = []
         can_retry = False
-        remaining = Consumers(consumers)        # for which no new job was met yet
-        with_jobs = set()
+        remaining = Consumers(consumers)        # that no new job keeps
+        with_jobs: set[Consumer] = set()
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
-            wants_new = remaining.any_fits(scope) and (groups or not is_grouped)
+            wants_bad = (above.bad_states != b"" or len(bad_lines) < self.MAX_NAMED
+                         or not (can_retry or is_grouped))
+            wants_new = not met_new and (scope.settings.awaited != [] or (
+                remaining.any_fits(scope) and (groups or not is_grouped)))
             line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
                 break
             if line.state == DIRECTIVE:
-                scope = scope.with_directive(line)
+                above.enter(line)
+                scope = above.scope
+                met_new = False
             elif line.state == NEW:
-                for consumer in list(remaining.fitting(scope)):
-                    del remaining.all[consumer]
-                    if line.offset > keep_above:
-                        with_jobs.add(consumer)
-                if line.offset < keep_above and not remaining.all:      # none may exit
-                    return Summary(count_states(snapshot))
+                met_new = True
+                fitting = [*remaining.fitting(scope)]
+                with_jobs.update(fitting)
+                # only bad lines are recorded here: what waits never starts
+                if not above.find_awaited(line) and (keep_above is None or line.offset < keep_above):
+                    for consumer in fitting:
+                        del remaining.all[consumer]
+                    if not remaining.all and keep_above is not None:        # none may exit
+                        return Summary(count_states(snapshot))
             elif line.state == RUNNING and not (looks and self.is_orphan(line)):
                 snapshot.running.append(line)
             else:
                 if line.state == RUNNING:
                     snapshot.orphans.append(line)
+                else:
+                    above.record_bad(line)
                 bad_lines.append(line.number)
                 can_retry = can_retry or line.state == RUNNING or not is_grouped
         return Summary(
@@ -2842,8 +3052,8 @@ class JobReader(Opened):
             orphans=len(snapshot.orphans),
             first_stray=find_stray_line(self.reader, STRAY),        # neither a job nor a comment
             has_end=scope.below_end,
-            with_jobs=frozenset(with_jobs),
-            without_jobs=frozenset(remaining.all),
+            with_jobs=frozenset(with_jobs & remaining.all.keys()),
+            without_jobs=frozenset(remaining.all.keys() - with_jobs),
         )
 
     def has_no_other_users(self) -> bool:
@@ -3893,79 +4103,7 @@ class BlockReason(NamedTuple):
     stops: bool = False         # permanent: runners exit, except with --follow
 
 
-# ---- the lines above a line --------------------------------------------------------------------------------
-
-
-class Why(Enum):
-    """Why jobs below a line may not be claimed for now."""
-    WAITS = "a barrier waits for the first unfinished job above it"
-    STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
-    INVALID = "the meaning is unknown: a directive is invalid, or a group is too big"
-
-
-class Block(NamedTuple):
-    """A line below which no jobs may be claimed for now."""
-    why: Why
-    line: Line
-    text: str = ""              # '' at a barrier that waits: find_block_reason() makes the message
-
-
-@dataclass(eq=False, repr=False)
-class Above:
-    """The directives and the first unfinished job from the top of a file to the last line."""
-    scope: Directives = NO_DIRECTIVES       # of the last line
-    unfinished: Line | None = None          # the first job that was unfinished when reached
-    unfinished_settings: JobSettings = NO_SETTINGS
-    block: Block | None = None
-    checked_offset: int = 0                 # no line before this offset makes a barrier check fail
-
-    def record_first_unfinished(self, line: Line) -> None:
-        if not self.unfinished:
-            self.unfinished = line
-            self.unfinished_settings = self.scope.settings
-
-    def enter(self, line: Line) -> None:
-        self.scope = self.scope.with_directive(line)
-
-    def find_block_below(
-        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
-    ) -> Block | None:
-        """Return what keeps the jobs below a directive from starting; None if they may start.
-
-        Call enter() first.  bad_states: of lines above a barrier check, which make it fail.
-        """
-        if self.scope.error:
-            return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
-        is_barrier = self.scope.barrier is directive
-        if not is_barrier:
-            return None
-        if self.unfinished:
-            return Block(Why.WAITS, directive)
-        is_barrier_check = self.scope.check
-        if is_barrier_check:
-            # only a scan from the top knows line numbers; mostly a shorter one shows that none is needed
-            unchecked_start = max(self.checked_offset, file.start)
-            bad_line = _first_line_between(unchecked_start, directive, file, bad_states)
-            if bad_line:
-                bad_line = _first_line_between(file.start, directive, file, bad_states)
-            if bad_line:                        # also in the second scan: the state can have changed
-                what_happened = "failed" if bad_line.state == FAILED else "ended in error"
-                return Block(Why.STOPPED, directive,
-                             f"line {bad_line.number} {what_happened}, and the #RUN barrier check in line "
-                             f"{directive.number} stops the jobs below it")
-            self.checked_offset = directive.offset
-        return None
-
-
-def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
-    """Return the first line in one of `states` from an offset to a barrier; or None."""
-    # the barrier is a directive itself, so the scan meets it
-    for line in Scan(file.reader, start, states, with_directives=True):
-        if line.offset >= barrier.offset:
-            break
-        if line.state != DIRECTIVE:
-            return line
-    return None
+# ---- groups ------------------------------------------------------------------------------------------------
 
 
 def no_group_message(line: Line, settings: JobSettings) -> str:
@@ -4092,12 +4230,21 @@ class Stop(Enum):
     RESTART = "the file was edited during the walk"
 
 
+# a new job that waits for a name: its offset, a number that no other has, the line, the directives above it
+WaitingJob = tuple[int, int, Line, Directives]
+
+
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
     It ends at a Block.  At a barrier it knows only the first unfinished job above: once that has finished,
     others can be unfinished.  So only another walk, from the top, passes the barrier.
+
+    It passes over the new jobs that wait for names (after=), and keeps them.  Once a job of this process is
+    the last of a name to be done, they are claimed wherever the walk stands, also after its end, so that no
+    other walk is needed.  For results of other processes, and jobs that were not kept, one is.
     """
+    MAX_WAITING = 10_000        # jobs that wait for names; more are left to another walk
 
     def __init__(
         self,
@@ -4128,7 +4275,10 @@ class Walk:
         # another walk follows: this one has claimed a job, or the file is being edited
         self.needs_another_walk = after_edit
         self.above = Above()
-        self._only_running_matter = False       # up to the next directive no new job is for these consumers
+        self._states = NEW + RUNNING            # of lines that matter up to the next directive
+        self._waiting: defaultdict[Named, list[WaitingJob]] = defaultdict(list)     # in order
+        self._waiting_room = self.MAX_WAITING
+        self.ready: list[WaitingJob] = []       # those that wait for no name any more, in order
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
@@ -4141,7 +4291,7 @@ class Walk:
         self.groups: list[PendingGroup] = []
         self.group_problem = ""     # a message about the first group, if this process starts none
         self.seconds_until_trusted = 0.0  # for which the end of the file can be half saved
-        self.scan = Scan(file.reader, file.start, NEW + RUNNING, check_numbers=True, with_directives=True)
+        self.scan = Scan(file.reader, file.start, check_numbers=True, with_directives=True)
 
     def claim_next(self, consumers: Consumers, pause_at: float) -> Job | Stop:
         """Walk on, and claim the next job that one of these consumers may take; or return why the walk stops.
@@ -4160,7 +4310,7 @@ class Walk:
             if len(self.passed) >= self._queue.spread:
                 self._go_back_to_passed()
             while True:
-                line = self.scan.next(RUNNING if self._only_running_matter else b"")
+                line = self.scan.next(self._states)
                 if self.passed and (not line or line.state == DIRECTIVE or not line.is_complete):
                     self._choose_among(len(self.passed))
                     self._go_back_to_passed()
@@ -4179,8 +4329,10 @@ class Walk:
                     if job:
                         self.needs_another_walk = True
                         return job
-                else:
+                elif line.state == RUNNING:
                     self._check_running_line(line)
+                else:
+                    self.above.record_bad(line)
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
@@ -4213,21 +4365,20 @@ class Walk:
         What the walk met from there on is forgotten.  Raises FileChangedError.
         """
         self.consumers = consumers
-        self._only_running_matter = False       # new jobs here can be for these consumers
         # a consumer that waits for slots or memory was here when the line was skipped
         skipped = [
             (line, scope) for line, scope in self.skipped_new.values()
             if any(consumer not in self._waiting_for_capacity for consumer in consumers.fitting(scope))
         ]
-        if not skipped:
-            return
-        line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
-        self.skipped_new = {
-            key: value for key, value in self.skipped_new.items() if value[0].offset < line.offset
-        }
-        self.groups = [group for group in self.groups
-                       if group.jobs and group.jobs[0][0].offset < line.offset]
-        self.scan.seek_back(line)
+        if skipped:
+            line, self.above.scope = min(skipped, key=lambda line_and_scope: line_and_scope[0].offset)
+            self.skipped_new = {
+                key: value for key, value in self.skipped_new.items() if value[0].offset < line.offset
+            }
+            self.groups = [group for group in self.groups
+                           if group.jobs and group.jobs[0][0].offset < line.offset]
+            self.scan.seek_back(line)
+        self._states = NEW + RUNNING + self.above.bad_states    # new jobs here can be for these consumers
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
@@ -4248,16 +4399,23 @@ class Walk:
         """Claim a new line for the first consumer that may have it and has enough free; None: walk on."""
         scope = self.above.scope
         settings = scope.settings
+        if awaited := self.above.find_awaited(line):
+            is_lost = self._orphans.losses[line.number, line.command] > 0       # left to a walk for these
+            if (self._waiting_room and not (awaited.bad or is_lost)
+                    and len(self._waiting[awaited]) < awaited.MAX_LINES):
+                self._waiting_room -= 1
+                self._wait_for(awaited, (line.offset, id(line), line, scope))
+            else:
+                self._pass_over_new_lines()
+            return None
         self.above.record_first_unfinished(line)
         losses = 0 if settings.together else self._orphans.losses[line.number, line.command]
         if losses and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
         takes_all_slots = losses > 1            # so that no other line is lost with this one
-        consumer = self._choose_consumer(line, takes_all_slots)
+        consumer = self._choose_consumer(line, scope, self.consumers, takes_all_slots)
         if settings.together:
-            # a runner takes no job of a group
-            self._only_running_matter = not self._starts_groups
             if self._starts_groups:
                 group = self._current_or_new_group()
                 group.jobs.append((line, settings))
@@ -4270,6 +4428,7 @@ class Walk:
                         f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
                     )
             else:
+                self._pass_over_new_lines()     # a runner takes no job of a group
                 self.group_problem = self.group_problem or no_group_message(line, settings)
         elif consumer and self._to_pass:
             self._to_pass -= 1
@@ -4282,9 +4441,53 @@ class Walk:
         else:
             if not self._waiting_for_capacity:
                 # none may take the new jobs up to the next directive
-                self._only_running_matter = True
+                self._pass_over_new_lines()
             self.skipped_new.setdefault(scope.consumer_key, (line, scope))
         return None
+
+    def _pass_over_new_lines(self) -> None:
+        """Pass over the new lines up to the next directive, unless others wait for each of them."""
+        named = self.above.names.get(self.above.scope.settings.name)
+        if not named or named.bad or len(named.unfinished) > named.MAX_LINES:
+            self._states = self._states.replace(NEW, b"")
+
+    # -- jobs that wait for names ----------------------------------------------------------------------------
+
+    def _wait_for(self, awaited: Named | None, job: WaitingJob) -> None:
+        """Keep a job that waits for a name; None: for none any more."""
+        bisect.insort(self._waiting[awaited] if awaited else self.ready, job)
+
+    def on_done(self, job: Job) -> None:
+        """Find the jobs that wait no longer, now that a job of this process is done.
+
+        If the uppermost one of those that wait for its name still does, so do the others.
+        """
+        names = self.above.names
+        # of a job that a client has brought back to a new server the settings are unknown
+        candidates = names if job.settings is NO_SETTINGS else [job.settings.name]
+        for named in filter(None, map(names.get, candidates)):
+            waiting = self._waiting[named] if named.unfinished.pop(job.offset, None) else []
+            while waiting and (awaited := waiting[0][-1].settings.find_awaited()) is not named:
+                self._wait_for(awaited, waiting.pop(0))
+
+    def claim_ready(self, consumers: Consumers) -> Job | None:
+        """Claim the first job that waits for names no longer, without a walk; None: none is for these.
+
+        Where the walk stands does not matter, and does not change.  A line that another process has taken is
+        left to the next walk.  Raises FileChangedError, OSError.
+        """
+        self._end_waits_for_capacity(consumers.all)
+        for job in [*self.ready]:
+            *_, line, scope = job
+            if consumer := self._choose_consumer(line, scope, consumers):
+                self.ready.remove(job)
+                attempt = self._queue.claim(line, consumer, scope.settings)
+                if attempt.job:
+                    return attempt.job
+                self.claimable_soon |= attempt.check is not LineCheck.CHANGED
+        return None
+
+    # -- running lines ---------------------------------------------------------------------------------------
 
     def _check_running_line(self, line: Line) -> None:
         """Record a running job as unfinished; or give an orphan the next state, if no new line is left.
@@ -4309,6 +4512,9 @@ class Walk:
             attempt = self._try_change(line, write)
             if attempt.new_state == NEW:
                 self.scan.seek_back(line)       # to claim it
+            elif attempt.new_state:
+                line.state = attempt.new_state
+                self.above.record_bad(line)
             if attempt.new_state:
                 return
         self.above.record_first_unfinished(line)
@@ -4318,13 +4524,14 @@ class Walk:
             # a server starts all jobs of a group together, and this one is running
             self._current_or_new_group().cannot_start_yet = True
 
-    def _choose_consumer(self, line: Line, takes_all_slots: bool) -> Consumer | None:
+    def _choose_consumer(self, line: Line, scope: Directives, consumers: Consumers,
+                         takes_all_slots: bool = False) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
         One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
         """
-        needs = self.above.scope.settings.needs
-        for consumer in self.consumers.fitting(self.above.scope):
+        needs = scope.settings.needs
+        for consumer in consumers.fitting(scope):
             if consumer not in self._waiting_for_capacity:
                 if takes_all_slots:
                     needs = needs._replace(slots=consumer.capacity.slots)
@@ -4379,7 +4586,7 @@ class Walk:
         if self.groups and self.above.scope.group_key != directives_above.group_key:
             # below an invalid one it is unknown if jobs belong to the group above
             self.mark_group_complete(cannot_start_yet=self.above.scope.error != "")
-        self._only_running_matter = False       # new jobs can be for other consumers
+        self._states = NEW + RUNNING + self.above.bad_states    # new jobs can be for other consumers
         self.above.block = self.above.find_block_below(line, self._file)
 
 
@@ -4423,12 +4630,13 @@ class Cursor:
         IDLE    `_idle_walk` has found no job
 
     The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
-    on; "wait": a NoJob; "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then
-    anew.
+    on; "ready": it returns a job that waits for names no longer, and the state stays; "wait": a NoJob;
+    "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then anew.
 
         a claim finds                                           TOP     WALK    SLICED  IDLE
         consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
         the file was opened again, or is closed                 anew    anew    anew    anew
+        such a job (Walk.ready), and the walk is not overdue    -       ready   ready   ready
         the last line has moved (if it is read: _walk_on())     -       anew    -       -
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
         one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
@@ -4537,6 +4745,13 @@ class Cursor:
         if wait is not None:                    # None: all are new
             return NoJob(wait)
         self._to_reset = set()
+        walk = self._walk or self._idle_walk
+        if walk and walk.ready and not self._is_overdue(walk):
+            try:
+                if job := walk.claim_ready(consumers):
+                    return job
+            except FileChangedError:
+                self.restart_walk()
         if self._idle_walk and not self._walk:
             wait = self._seconds_until_walk(self._idle_walk)
             if wait != 0.0:                     # seconds, or WAIT
@@ -4570,13 +4785,15 @@ class Cursor:
         """
         report_at = self.clock() + self.SILENT_SECONDS
         count = 0
-        scope = NO_DIRECTIVES
+        above = Above()
+        scope = above.scope
         scan = Scan(self.file.reader, self.file.start, FAILED + ERROR, with_directives=True)
         for _, block in itertools.groupby(scan, lambda line: line.offset // self.RESET_BYTES):
             lines = []
             for line in block:
                 if line.state == DIRECTIVE:
-                    scope = scope.with_directive(line)
+                    above.enter(line)
+                    scope = above.scope
                 elif not (scope.error or scope.settings.together) and any(
                     line.state in consumer.retry for consumer in consumers.fitting(scope)
                 ):
@@ -4721,15 +4938,16 @@ class Cursor:
     def _find_exits(self, walk: Walk) -> NoJob:
         """Count the file after a walk that has found no job, for the consumers that ask to exit.
 
-        A consumer stays as long as a new line suits it, unless that line is below a failed barrier check.
+        A consumer stays as long as a new line suits it, unless a failure stops it (barrier check, after=).
         With --follow it also stays until there is a `#RUN end`.  A line that becomes new after the count has
         a living runner, or was an orphan.
         """
         block = walk.above.block
         check = block if block and block.why is Why.STOPPED else None
-        # a `#RUN end` can be below a block
+        why_stopped = check.text if check else walk.above.stopped
+        # a `#RUN end` can be below a block; and with --follow a failure is reported
         leaving = [consumer for consumer in self._leaving
-                   if block or walk.above.scope.below_end or not consumer.follow]
+                   if block or why_stopped or walk.above.scope.below_end or not consumer.follow]
         summary = None
         if leaving:
             with walk.throttle, suppress(FileChangedError):
@@ -4740,8 +4958,10 @@ class Cursor:
         # none asks, or the file was just replaced; or lines can be missing
         if not summary or summary.half_saved:
             return NoJob(WAIT)
-        exits = {consumer: check.text if check and consumer in summary.with_jobs else ""
-                 for consumer in summary.with_jobs | summary.without_jobs
+        # without a reason a job has failed since the walk
+        stopped = summary.with_jobs if why_stopped else ()
+        exits = {consumer: why_stopped if consumer in stopped else ""
+                 for consumer in summary.without_jobs.union(stopped)
                  if summary.has_end or not consumer.follow}
         return CountedNoJob(summary=summary, exits=exits)
 
@@ -4759,8 +4979,8 @@ class Cursor:
     def _report_obstacles(self, walk: Walk, summary: Summary | None) -> None:
         """Report, once, why jobs cannot start.  summary: of the count; None: there was none, or it failed."""
         block = walk.above.block
-        problem = block.text if block else ""
-        is_stopped = block is not None and block.why is Why.STOPPED
+        problem = block.text if block else walk.above.stopped
+        is_stopped = block.why is Why.STOPPED if block else problem != ""
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
             # the runners report it when they exit; or another count follows
             problem = self._printed_block
@@ -4796,7 +5016,10 @@ class Cursor:
         """
         if state == NEW and job.cancelled:
             state = CANCELLED
-        return self.queue.finish(job, state)
+        error = self.queue.finish(job, state)
+        if state == DONE and not error and (walk := self._walk or self._idle_walk):
+            walk.on_done(job)
+        return error
 
     # -- errors ----------------------------------------------------------------------------------------------
 
@@ -4838,22 +5061,32 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
     Raises OSError.  hosts: those with a runner.
     """
     above = Above()
-    first_reason = None
+    reasons: dict[bool, BlockReason] = {}       # the first, and the first that stops
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
-    only_running = False                # True: all new jobs up to the next directive wait for the same
-    scan = file.scan_lines(NEW + RUNNING, with_directives=True)
-    while line := scan.next(RUNNING if only_running else b""):
+    wants_new = True                    # False: all new jobs up to the next directive wait for the same
+    scan = file.scan_lines(with_directives=True)
+    while line := scan.next(RUNNING + NEW * wants_new + above.bad_states):
         if line.state == DIRECTIVE:
-            only_running = False
+            wants_new = True
             # a check reads states only if no job above is unfinished: then each line `r` is an orphan
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
             # is_orphan() last: it can take a lock query
-            if not (above.block or above.unfinished or file.is_orphan(line)):
+            matters = not above.unfinished or above.scope.settings.name
+            if matters and not above.block and not file.is_orphan(line):
                 above.record_first_unfinished(line)
+        elif line.state != NEW:
+            above.record_bad(line)
         elif above.block:
             return _block_reason_at(above.block, line, above)
+        elif waited := above.find_awaited(line):
+            wants_new = False
+            stops = waited.bad is not None
+            cause = what_happened(waited.bad) if waited.bad else (
+                f"line {next(iter(waited.unfinished.values()))} is not done")
+            text = f"line {line.number} waits for {printable(waited.name)}: {cause}"
+            reasons.setdefault(stops, BlockReason(text, stops))
         else:
             settings = above.scope.settings
             matches = (Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts)
@@ -4863,13 +5096,13 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             if settings.together:
                 awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                            "runmaker4-server.py starts it)")
-            only_running = awaited != ""
+            wants_new = awaited == ""
             awaited = awaited or reason_of(line.command)
             if not awaited:
                 return None
-            first_reason = first_reason or BlockReason(f"line {line.number} waits for {awaited}")
+            reasons.setdefault(False, BlockReason(f"line {line.number} waits for {awaited}"))
             above.record_first_unfinished(line)
-    return first_reason
+    return reasons.get(False) or reasons.get(True)
 
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
@@ -4896,34 +5129,13 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
     return "a copy of the command that is running without a line r"
 
 
-def settings_without_jobs(file: JobReader, directives: Iterable[Line]) -> Iterator[str]:
-    """Yield a message for each directive whose settings apply to no job."""
-    for line in directives:
-        if b"=" not in line.text:
-            continue                            # it clears settings, or is a barrier
-        below = Scan(file.reader, line.offset, with_directives=True)
-        below.line_number = line.number - 1
-        below.next()                            # the directive itself
-        # text[3:] is what follows RUN: a #RUN alone clears all settings.  A barrier or an end clears none
-        successor = next((line for line in below if b"=" in line.text or line.state != DIRECTIVE
-                          or not line.text[3:].strip()), None)
-        if successor is None:
-            yield f"line {line.number} applies to no job (only to jobs added below it)"
-        elif successor.state == DIRECTIVE:
-            repeated = successor.text.split()
-            cleared = b" ".join(setting for setting in line.text[3:].split() if setting not in repeated)
-            subject = f"line {line.number}"
-            if cleared:
-                subject = f"line {successor.number} clears {display_text(cleared)} of {subject}, which"
-            yield f"{subject} applies to no job"
-
-
 def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, and report what it cannot run.
 
     memory: of this runner.  Raises UsageError for a command that its shell would misread, and OSError.
     """
-    for text in settings_without_jobs(file, file.scan_lines(b"", with_directives=True)):
+    directives = file.scan_lines(b"", with_directives=True)
+    for text in settings_without_jobs(file.reader, directives):
         file.say(text)
     say_once = once_per_subject(file.say)
     consumers = Consumers([consumer])
@@ -4931,7 +5143,8 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
-    for line in file.scan_lines(NEW + consumer.retry, with_directives=True):
+    scan = file.scan_lines(with_directives=True)
+    while line := scan.next(NEW + consumer.retry + above.bad_states):
         if line.state == DIRECTIVE:
             above.enter(line)
             if above.find_block_below(line, file, failure_states):
@@ -4939,6 +5152,10 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
                 say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
+        elif line.state in failure_states:
+            above.record_bad(line)
+        elif above.find_awaited(line):          # only bad lines are recorded here, so it never starts
+            pass
         elif above.scope.settings.together:
             if line.state == NEW:
                 settings = above.scope.settings
@@ -9344,7 +9561,8 @@ class RunnerProgram(Program):
         """
         runner, stats = self.runner, self.runner_stats
         # with -r or --resume, a successor would also run our lines in error
-        has_lines_left = summary.jobs_left or (self.retry and stats.results[ERROR])
+        has_startable = summary.jobs_left and not summary.with_jobs     # these never start
+        has_lines_left = has_startable or (self.retry and stats.results[ERROR])
         if not (runner.is_out_of_time and has_lines_left) or runner.signals.received:
             return
         if not stats.results[DONE] and (self.options.retry or not stats.results[FAILED]):
@@ -9395,7 +9613,8 @@ class App(RunnerProgram):
             refuse_as_output(self.path)
         if not options.dry_run:                 # it can create the lock file, and a dry run changes nothing
             check_lock_file(self._file)
-        self._is_checked = exists and check_job_file(self.path, self._mount.network, self.say)
+        self._is_checked = exists and check_job_file(
+            self.path, self._mount.network, self.say, options.dry_run)
 
     def check_and_open(self) -> None:
         """Raise the limit of descriptors, and open the files for records.  Raises UsageError."""

@@ -75,7 +75,7 @@ from runmaker4 import (
     RUNNING,
     STOP_SIGNALS,
     UTF8_MARK,
-    Directives,
+    Above,
     FileChangedError,
     Holders,
     JobFile,
@@ -107,6 +107,7 @@ from runmaker4 import (
     identity_of,
     integer_between,
     is_continued,
+    job_file,
     keep_trying,
     lazy_import,
     lock,
@@ -294,22 +295,23 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
                    can_be_empty: bool) -> bytearray:
     """Return all new lines, before any is appended.  Raises UsageError if one is wrong: nothing is written.
 
-    lines: a generator that raises ValueError for a wrong line.  For a command that the shell would misread, a
-    ValueError is thrown into it, so that the error names the line of the list.  directives: the #RUN lines
-    above the new lines.  They can set the shell, and are read only for a command with `&`.  can_be_empty: an
-    empty list is no error, as for `xargs -r`.
+    lines: a generator that raises ValueError for a wrong line.  For a command that the shell would misread,
+    and for an unknown name, a ValueError is thrown into it, so that the error names the line of the list.
+    directives: the #RUN lines above the new lines, read only for a command with `&` or a directive.
+    can_be_empty: an empty list is no error, as for `xargs -r`.
     """
     new_lines = bytearray()
-    shell = ""                          # of the next line; "": the directives were not read yet
+    above = Above()
     try:
         for line in lines:
-            if line.startswith(b"#RUN"):
-                # a barrier or an end has no `shell`: keep that of the last settings
-                shell = getattr(parse_directive(line[1:-1]), "shell", shell)
-            elif b"&" in line:
-                shell = shell or functools.reduce(
-                    Directives.with_directive, directives, NO_DIRECTIVES).settings.shell
-                if why := why_misread(line, shell):
+            is_new_directive = line.startswith(b"#RUN")
+            if is_new_directive or b"&" in line:
+                for directive in directives:
+                    above.enter(directive)
+                directives = ()
+                why = (enter_directive(above, line[1:-1]) if is_new_directive
+                       else why_misread(line, above.scope.settings.shell))
+                if why:
                     lines.throw(ValueError(why))        # to open_source(), which adds the number of the line
             new_lines += line
     except ValueError as error:
@@ -317,6 +319,14 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
     if not (new_lines or can_be_empty):
         raise UsageError("no jobs (nothing to add)")
     return new_lines
+
+
+def enter_directive(above: Above, text: bytes) -> str:
+    """Apply one more directive (its Line.text); return why it is invalid, or ''.  Errors above do not matter.
+    """
+    above.scope = above.scope._replace(error="")
+    above.enter(Line(0, 0, b"#", text))
+    return above.scope.error.partition(": ")[2]         # without the number
 
 
 class Source:
@@ -1046,6 +1056,8 @@ def edit(file: JobFile, quiet: bool) -> int:
             refusals = ["the copy is empty"]
         elif b"\0" in edited and b"\0" not in base:
             refusals = ["the copy contains NULs (save it as UTF-8)"]
+        elif unknown := find_unknown_name(copy_path):
+            refusals = [f"{unknown} (in the copy)"]
         else:
             what_now = "(e)dit again, (w)rite the other changes, e(x)it"
             copies, edited = [edited], b""      # apply_edit() frees it
@@ -1069,6 +1081,15 @@ def edit(file: JobFile, quiet: bool) -> int:
             answer = input(f"What now? {what_now}: ").strip().lower()[:1]
         if f"({answer})" not in what_now or answer == "x":
             return 1
+
+
+def find_unknown_name(path: str) -> str:
+    """Return the first after= of an edited copy with an unknown name; '': none, or not below a wrong #RUN."""
+    above = Above()
+    with job_file(path, network=False) as copy:
+        for directive in Scan(copy, first_line_offset(copy), states=b"", with_directives=True):
+            above.enter(directive)
+    return above.scope.error if ": after=" in above.scope.error else ""
 
 
 def run_editor(copy_path: str) -> str:
@@ -1906,7 +1927,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
         if new_count:
             # with the last one above, which the new ones can clear
-            for text in settings_without_jobs(file, directives[-1 - new_count:]):
+            for text in settings_without_jobs(file.reader, directives[-1 - new_count:]):
                 file.say(text)
         above = directives[:len(directives) - new_count]
         # the last directive with settings decides; after a malformed one there are none

@@ -67,6 +67,7 @@ class OfCursor(TableCase):
         did: list[str] = []
         claim = event(cursor) or {}
         with noting(runmaker4.Cursor, "_make_failed_lines_new", lambda: did.append("RESET")), \
+                noting(runmaker4.Walk, "claim_ready", lambda: did.append("ready")), \
                 noting(runmaker4.Cursor, "_begin_walk", lambda: did.append("anew")), \
                 noting(runmaker4.Walk, "claim_next", lambda: did.append("on")):
             cursor.claim(**claim)
@@ -93,8 +94,13 @@ class OfCursor(TableCase):
         def edit(cursor: runmaker4.Cursor) -> None:
             self.path.write_bytes(self.path.read_bytes() + b"#\n")
 
+        def release(cursor: runmaker4.Cursor) -> None:
+            if walk := cursor._walk or cursor._idle_walk:
+                line = present(runmaker4.Scan(walk._file.reader, walk._file.start).next())
+                walk.ready.append((line.offset, 0, line, runmaker4.NO_DIRECTIVES))
+
         events: tuple[tuple[str, Callable[[runmaker4.Cursor], Any]], ...] = (
-            ("", lambda cursor: come(retry=b"er")), ("", self.replace),
+            ("", lambda cursor: come(retry=b"er")), ("", self.replace), ("TOP", release),
             ("TOP SLICED IDLE", self.insert), ("TOP", wait), ("", lambda cursor: come()),
             ("", lambda cursor: {"leaving": cursor.consumers.all}), ("", edit), ("", lambda cursor: None))
         rows = cells("a claim finds", *STATES)
