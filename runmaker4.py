@@ -1107,12 +1107,15 @@ def open_or_create(path: str, flags: int, mode: int, network: bool = False) -> i
 
 def copy_owner_and_mode(new_fd: int, old_info: os.stat_result) -> None:
     """Give a new file the owner, group and mode of the one that it replaces, as far as the kernel allows."""
+    mode = S_IMODE(old_info.st_mode)
     for owner in old_info.st_uid, -1:
         # Only root may change the owner; others may only set a group that they are in
         with suppress(PermissionError):
             os.fchown(new_fd, owner, old_info.st_gid)
             break
-    os.fchmod(new_fd, S_IMODE(old_info.st_mode))        # last: fchown(2) can clear set-ID bits
+    else:
+        mode &= ~0o070 | mode << 3                      # our group gets only what all have
+    os.fchmod(new_fd, mode)                             # last: fchown(2) can clear set-ID bits
 
 
 # ---- appending ---------------------------------------------------------------------------------------------
@@ -3718,7 +3721,7 @@ class JobQueue:
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
-            self.file.check_at_path()
+            self.file.check_writable()
             if self._is_result_written(job):
                 self.release_job(job)
                 return
@@ -6877,6 +6880,7 @@ class RecordFile:
     def _open(self, path: str) -> int:
         fd = open_or_create_output(path, self._flags)
         if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
+            os.close(fd)
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
@@ -6930,8 +6934,10 @@ class RecordFile:
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
-            with suppress(OSError):      # if it is still away, the next attempt fails in the same way
-                self._replace_fd(os.open(self._real_path, self._flags | os.O_NONBLOCK))
+            # if it is still away, or another file has its name, the next attempt fails in the same way
+            with suppress(OSError, UsageError):
+                if os.path.lexists(self._real_path):
+                    self._replace_fd(self._open(self._real_path))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
 

@@ -231,6 +231,18 @@ class HeldUp(JobFileCase):
         self.assertLess(sum(call.args[0] for call in sleep.call_args_list), 0.2)
         cursor.queue.release_job(job)
 
+    def test_a_result_waits_while_another_process_uses_another_lock_file(self) -> None:
+        self.begin(runmaker4.LOCAL)
+        os.unlink(runmaker4.lock_file_of(str(self.path)))
+        with open(self.path, "rb") as other:
+            self.assertTrue(runmaker4.lock(other.fileno(), runmaker4.USER_BYTES + 5, shared=True))
+            with self.assertRaises(OSError):
+                self.cursor.queue.open_files()
+            self.assertWaits(0)
+            self.assertEqual(self.path.read_bytes(), b"r a\n. b\n")
+        self.assertEqual(self.cursor.finish(self.job, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"d a\n. b\n")
+
 
 class Removed(JobFileCase):
     """The job file, or the lock file, was removed."""

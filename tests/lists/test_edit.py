@@ -371,6 +371,14 @@ class Shared(EditCase):
         self.assertEqual(self.edit_as(self.EDITOR, self.OTHERS, [], b"x a\n. b\n"), "")
         self.assertShared(self.EDITOR, self.GROUP, b"x a\n. b\n")
 
+    def test_where_a_new_file_cannot_keep_the_group_ours_gets_only_what_all_have(self) -> None:
+        for mode, expected in (0o640, 0o600), (0o664, 0o644), (0o755, 0o755), (0o600, 0o600):
+            with self.subTest(mode=oct(mode)), open(self.path, "rb") as new, \
+                    mock.patch("os.fchown", side_effect=PermissionError):
+                old = mock.Mock(st_mode=0o100000 | mode, st_uid=self.OWNER, st_gid=self.GROUP + 1)
+                runmaker4.copy_owner_and_mode(new.fileno(), old)
+                self.assertEqual(os.fstat(new.fileno()).st_mode & 0o7777, expected)
+
     def test_who_has_saved_since_is_named(self) -> None:
         self.assertEqual(self.edit_as(self.EDITOR, self.EDITOR, [self.GROUP], b". mine\n", base=b". old\n"),
                          f"{self.path}: user {self.OWNER} has saved since")

@@ -202,6 +202,20 @@ class Waits(RecordFileCase):
         self.file.append(b"fourth\n")
         self.assertEqual(self.path.read_bytes(), b"first\nseco\nfourth\n")
 
+    def test_a_file_that_is_back_is_opened_only_if_it_is_of_that_kind(self) -> None:
+        for text in b"2 old\n", b"my letter\n", b"":
+            with self.subTest(text=text):
+                self.path.write_bytes(b"")
+                self.make("nfs4")
+                self.path.unlink()
+                if text:
+                    self.path.write_bytes(text)
+                before = len(os.listdir("/proc/self/fd"))
+                self.file._prepare_retry(OSError(errno.EIO, os.strerror(errno.EIO)))
+                self.assertLessEqual(len(os.listdir("/proc/self/fd")), before)
+                self.assertEqual(os.fstat(self.file.fd).st_nlink, text == b"2 old\n")
+                self.assertEqual(self.path.exists(), text != b"")
+
     def test_the_end_is_read_only_after_an_append_of_others_and_their_cut_line_stays_alone(self) -> None:
         for kind in "ext4", "nfs4":
             with self.subTest(kind=kind):
