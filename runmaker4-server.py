@@ -214,7 +214,6 @@ from runmaker4 import (
     to_text,
     token_of_environment,
     token_path,
-    too_many_failures,
     unlock,
     wait_for_event,
     write_all,
@@ -507,7 +506,7 @@ def give_to_next_server(listener: socket.socket, locks_fd: int, grace: float) ->
 
 
 class KeeperLink:
-    MAX_EXIT_SECONDS = 2.0              # to wait for another server to exit
+    MAX_EXIT_SECONDS = 2                # to wait for another server to exit
 
     def __init__(self, path: str, grace: float, token: str) -> None:
         """Make what the next server of this file finds the keeper by.  Raises OSError.
@@ -536,8 +535,7 @@ class KeeperLink:
             listener.bind(self.make_address(secrets.token_hex(6).encode()))
             # a server that connects while ours lives stays in the queue, also after it has given up
             listener.listen(128)
-            is_child = fork_quietly() == 0
-            if is_child:
+            if fork_quietly() == 0:                     # in the child
                 self._become_keeper(listener)           # never returns
             self._keeper_end.close()
         if self.locks_fd >= 0:
@@ -577,8 +575,8 @@ class KeeperLink:
 
     def find_addresses(self) -> set[bytes]:
         with open("/proc/self/net/unix", "rb") as sockets:      # `@` stands for the NUL
-            names = {b"\0" + word[1:] for word in sockets.read().split() if word[:11] == b"@runmaker4."}
-        return {name for name in names if name == self.make_address(name[11:23])}
+            return {address for word in sockets.read().split() if word[:1] == b"@"
+                    and (address := self.make_address(word[11:23])) == b"\0" + word[1:]}
 
     def _become_keeper(self, listener: socket.socket) -> None:
         """Run the keeper in the child process.  Never returns."""
@@ -1733,10 +1731,9 @@ class Sessions:
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)
         self.remove_assignment(assignment, line_result)
-        count = len(self.runner_stats.bad_lines)
-        if 0 < self.max_failed <= count and self.lifetime.is_serving:
-            self.runner_stats.had_errors = True
-            self.drain(too_many_failures(count))
+        why = self.lifetime.is_serving and self.runner_stats.find_too_many_failures(self.max_failed)
+        if why:
+            self.drain(why)
         self.acknowledge_soon(assignment.client)
 
     async def flush_results(self) -> None:

@@ -2442,12 +2442,12 @@ def same_user(sock: socket.socket) -> bool:
     return uid == os.geteuid()
 
 
-def connect_in_time(sock: socket.socket, address: bytes | str, seconds: float) -> None:
+def connect_in_time(sock: socket.socket, address: bytes | str, seconds: int) -> None:
     """Connect to a Unix socket, and let it wait so long in each call.  Raises OSError.
 
     Any user can fill the queue.  With a timeout of Python's connect() would fail then, and not wait.
     """
-    timeval = struct.pack("2l", int(seconds), int(seconds % 1 * 1e6))
+    timeval = struct.pack("2l", seconds, 0)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
     sock.connect(address)
     sock.settimeout(seconds)
@@ -7715,6 +7715,14 @@ class RunnerStats:
         if state in (FAILED, ERROR):
             self.bad_lines.append(job.number)
 
+    def find_too_many_failures(self, max_failed: int) -> str:
+        """Return why no more jobs may start by --max-failed, which is an error of the run; '': they may."""
+        count = len(self.bad_lines)
+        if not 0 < max_failed <= count:         # 0: no limit
+            return ""
+        self.had_errors = True
+        return f"{plural(count, 'job')} failed or in error (--max-failed)"
+
     def add_unwritten(self, job: Job) -> None:
         if not job.cancelled:           # otherwise a user has set the state
             self.unwritten_lines.append(job.number)
@@ -7781,10 +7789,6 @@ def failure_report_command(options: Namespace) -> str:
         return ""
     outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
     return shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
-
-
-def too_many_failures(count: int) -> str:
-    return f"{plural(count, 'job')} failed or in error (--max-failed)"
 
 
 class Backlogged(Protocol):
@@ -8796,10 +8800,9 @@ class Runner:
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
-            failures = len(self.runner_stats.bad_lines)
-            if 0 < self.options.max_failed <= failures and not self.draining:
-                self.runner_stats.had_errors = True
-                self._report_and_drain(too_many_failures(failures))
+            why = not self.draining and self.runner_stats.find_too_many_failures(self.options.max_failed)
+            if why:
+                self._report_and_drain(why)
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
             if ends:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]

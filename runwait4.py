@@ -1222,7 +1222,7 @@ class RunnersAtWork:
         for number in filter(self._is_of_server, self._presence_locks or ()):
             with socket.socket(socket.AF_UNIX) as asker:
                 try:
-                    connect_in_time(asker, PresenceLock.SOCKET % number, 0.5)
+                    connect_in_time(asker, PresenceLock.SOCKET % number, 1)
                     if same_user(asker):
                         yield to_text(asker.recv(1 << 16))
                 except ConnectionRefusedError:

@@ -23,7 +23,7 @@ from tests.support.scripts import RUNCLIENT, RUNSERVER, program_of
 from tests.support.values import as_bytes, present
 
 # ... and that with which a server waits for long until the keeper of a dead one answers
-PATIENT = f"\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = {DEADLINE}\n"
+PATIENT = f"\n__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = {int(DEADLINE)}\n"
 TOKEN_LINE = re.compile(rb"Token for runmaker4-client\.py: \(shown on a terminal only\) "
                         rb"\(written to (.*)\)\n")
 # a client's first line

@@ -711,7 +711,7 @@ finally: sys.stdin.read()
         self.flood(address, socket.SOCK_SEQPACKET)
         server.kill()
         tell = ("import importlib, sys\nlink = importlib.import_module('runmaker4-server').KeeperLink\n"
-                "link.MAX_EXIT_SECONDS, find = 600.0, link.find_addresses\n"
+                "link.MAX_EXIT_SECONDS, find = 600, link.find_addresses\n"
                 "link.find_addresses = lambda self: (\n"
                 "    print('looks', file=sys.stderr, flush=True), find(self))[1]\n")
         again = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", patch=tell)
@@ -770,7 +770,7 @@ finally: sys.stdin.read()
         tell = ("import socket, sys\ntake = socket.recv_fds\n"
                 "socket.recv_fds = lambda *args: (\n"
                 "    print('waits', file=sys.stderr, flush=True), take(*args))[1]\n"
-                "__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 600.0\n")
+                "__import__('runmaker4-server').KeeperLink.MAX_EXIT_SECONDS = 600\n")
         second = self.start_program(RUNSERVER, "--host", self.HOST, "--port", 0, "runs.txt", patch=tell)
         self.wait_said(second, "waits")
         self.assertEqual(self.stop(second).code, -signal.SIGTERM)
