@@ -712,7 +712,7 @@ class RemoteJobs:
         self._jobs: dict[str, RemoteJob] = {}       # with slots or results, by key
         self._jobs_ahead: dict[str, RemoteJob] = {}     # the others, oldest first, by key
         self._outbox = Outbox()
-        # an acknowledgement or a summary came: sync_and_summarize() can go on
+        # an acknowledgement or a summary came: summarize() can go on
         self._progress = asyncio.Event()
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
@@ -784,7 +784,7 @@ class RemoteJobs:
         """Return no job: a message of the server kills a job at once."""
         return {}
 
-    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
+    async def summarize(self, runner: Runner) -> Summary | None:
         """Close the connection after the last job; return the server's summary of the file; None: unknown.
 
         First give back jobs without a slot, and wait until the server has written all results.

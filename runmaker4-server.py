@@ -147,6 +147,7 @@ from runmaker4 import (
     Parser,
     PendingGroup,
     PresenceLock,
+    Processes,
     Program,
     Reader,
     Resources,
@@ -2537,6 +2538,7 @@ class Server(Program):
         chores = [
             spawn_task(self._poll()),
             spawn_task(self.sessions.watch_claimed_lines()),
+            spawn_task(self.renew_mark(self.claims.file, self._processes)),
             spawn_task(self._check_clients_and_file()),
         ]
         await self.lifetime.exiting
@@ -2625,6 +2627,7 @@ class Server(Program):
         )
         self.claims = Claims(ServedQueue(served_file), serving=True)
         self.claims.orphans.outdir = self.stores[1]
+        self._processes = Processes(self.loop, self.signals, grace=None)
         self.sessions = Sessions(
             self.loop,
             self.executor,
@@ -2652,8 +2655,9 @@ class Server(Program):
         self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans.marked)
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
-        self.executor.post(self.claims.file.sync)
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)
+        syncing = self.sync_at_exit(self.claims.file, self._processes)
+        await self._wait_unless_hurried(syncing, max_seconds)
         self.report_pending_records()
         if not self.defects:
             # after the acknowledgements, or clients would send written output to the next server, too

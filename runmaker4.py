@@ -85,6 +85,8 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_DFL)    # Ctrl-C before there are handlers: no traceback
 
 import argparse
+import array
+import binascii
 import bisect
 import contextlib
 import enum
@@ -344,6 +346,10 @@ def name_lines(numbers: Iterable[int]) -> str:
     """Return 'line 3', or 'lines 3, 5, 7, ...'."""
     lines = sorted(numbers)
     return f"{'lines' if len(lines) > 1 else 'line'} {join_first_few(lines)}"
+
+
+def describe_lines_in_doubt(numbers: Iterable[int]) -> str:
+    return f"{name_lines(numbers)} had just ended when this host was switched off; results can be lost"
 
 
 OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
@@ -708,6 +714,7 @@ def lock_file_of(path: str) -> str:
     return os.path.join(folder, f".{name}.lock")
 
 
+INODE_LINE_SIZE = 21                # read_inode_line(); then comes the mark for power cuts
 # O_NONBLOCK: opening a pipe must not wait
 LOCK_FILE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -757,6 +764,10 @@ def stat_lock_file(fd: int, network: bool) -> os.stat_result:
     return info
 
 
+def inode_line_of(fd: int) -> bytes:
+    return b"%*d\n" % (INODE_LINE_SIZE - 1, os.fstat(fd).st_ino)
+
+
 def read_inode_line(fd: int, network: bool) -> bytes:
     """Return the first line of a lock file: the inode for which it was written (another one: it is a copy).
 
@@ -764,7 +775,7 @@ def read_inode_line(fd: int, network: bool) -> bytes:
     """
     with Reader.with_own_fd(fd, network) as reader:
         # runners of development versions appended NULs
-        contents = reader.pread(BLOCK, 0).strip(b"\0")
+        contents = reader.pread(INODE_LINE_SIZE, 0).strip(b"\0")
     if not re.fullmatch(b"( *[0-9]+\n)?", contents):
         raise OSError(errno.EEXIST, "is a file with contents, not one for locks")
     return contents
@@ -2895,6 +2906,31 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
             and data[text_end:text_end + 1] in (b"\n", b""))
 
 
+# Power cuts.  The kernel can bring a `d` to disk before what the job has written.  So before its first result
+# a process on a local file system brings a mark to disk, behind the first line of the lock file: this boot of
+# the host, and a checksum of each line that is safe, as it was `d` before a sync(1).  About once a minute,
+# runners note the lines `d`, sync, and make these the safe ones (Program.renew_mark()).  At their exit they
+# sync, and the last one removes the mark.
+#
+# So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
+# the next runner marks them `e`.  Each line has its place in the mark, which is overwritten without a sync:
+# if only parts are on disk, more lines are in doubt.
+#
+# Who has written a result holds MARK_BYTE shared; who makes, settles or removes the mark, exclusively, so
+# nobody else is at work.  Network file systems have no mark: other hosts run on.
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+MARK_BYTE = PRESENCE_BYTES + PresenceLock.COUNT
+BOOT_SIZE = 43
+MARK_SIZE = INODE_LINE_SIZE + BOOT_SIZE     # then four bytes for each line; 0: not safe
+
+
+def read_boot_id() -> bytes:
+    with suppress(OSError), open(BOOT_ID, "rb") as file:
+        return file.read().ljust(BOOT_SIZE)
+    return b"unknown".ljust(BOOT_SIZE)          # so no other is found
+
+
 class OpenJobFile(Reader):
     """An open job file, and what is known of it: each opening makes another object."""
     info: os.stat_result | None = None      # when it was opened; None: none was yet
@@ -2931,6 +2967,7 @@ class JobReader(Opened):
         self._tail_since = 0.0                  # when that was first seen (clock)
         # the size when the file was last known to be complete, or opened
         self._trusted_size = 0
+        self.boot = b"" if self.network else read_boot_id()     # b"": there is no mark for power cuts
         self.reader = OpenJobFile()
         self.lock_table = LockTableReader(self.real_path, mount, say)
 
@@ -3077,6 +3114,31 @@ class JobReader(Opened):
         start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
         end = max(line.offset + 1 + len(line.text) for line in lines)
         return self.reader.reading_once(start, end + 1)         # each with its newline
+
+    # -- power cuts ------------------------------------------------------------------------------------------
+
+    def find_lines_in_doubt(self) -> list[Line] | None:
+        """Return the lines `d` that the mark lacks; None: it is of this boot, or in use, or there is none."""
+        fd = self.lock_table.fd
+        if not (self.boot and self.lock_table.is_open and is_free(fd, MARK_BYTE)):
+            return None
+        mark = os.pread(fd, os.fstat(fd).st_size, 0)
+        boot = mark[INODE_LINE_SIZE:MARK_SIZE].strip(b"\0")
+        is_copy = not mark.startswith(inode_line_of(fd))
+        if is_copy or boot in (b"", self.boot):
+            return None
+        safe = array.array("I", mark[MARK_SIZE:len(mark) // 4 * 4])
+        # an edit can have moved lines
+        more = Counter(self.checksum_done_lines()) - Counter(safe)
+        return [line for line in self.scan_lines(DONE)
+                if (checksum := binascii.crc32(line.state + line.text)) in more
+                and checksum not in safe[line.number - 1:line.number]]
+
+    def checksum_done_lines(self) -> array.array[int]:
+        """Return a checksum for each line of the open file; 0: it is not `d`."""
+        return array.array("I", (binascii.crc32(line) if DONE <= line < ERROR else 0
+                                 for piece in whole_lines(self.reader, self.start)
+                                 for line in lines_of_piece(piece)))
 
     # -- held locks ------------------------------------------------------------------------------------------
 
@@ -3282,14 +3344,10 @@ class JobFile(JobReader):
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
         # the same in a walk, which can go on to other lines
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
-        self._has_unsynced_writes = False
         self.say_once = once_per_subject(say)
         self.was_written = False
-
-    def sync(self) -> None:
-        if self.is_open and self._has_unsynced_writes:
-            with suppress(OSError):  # each write was checked
-                os.fsync(self.fd)
+        self._has_mark = False
+        self._noted = 0                 # the time of the last change that note_done_lines() has seen
 
     # -- while holding the command mutex ---------------------------------------------------------------------
 
@@ -3509,11 +3567,72 @@ class JobFile(JobReader):
         self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
         self.was_written = True
-        self._has_unsynced_writes = not self.network
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
             # if locks were lost meanwhile, another host can have changed the line
             self.lock_table.check_still_has_locks()
+
+
+    # -- power cuts ------------------------------------------------------------------------------------------
+
+    def settle_mark(self) -> None:
+        """After a restart of the host mark the lines in doubt `e`, unless others work (in a container).
+
+        Raises OSError(EAGAIN): not all could be marked.
+        """
+        fd = self.lock_table.fd
+        if self._has_mark or self.find_lines_in_doubt() is None or not lock(fd, MARK_BYTE):
+            return
+        try:
+            if lines := self.find_lines_in_doubt():
+                self.say_once("power", f"{describe_lines_in_doubt(line.number for line in lines)}: marked e "
+                                       "(--resume runs them again)")
+                for line in lines:
+                    if not self.change_state(line, ERROR).new_state:
+                        raise OSError(errno.EAGAIN, f"line {line.number} cannot be marked e now")
+                os.fsync(self.fd)
+            self._remove_mark()
+        finally:
+            unlock(fd, MARK_BYTE)
+
+    def join_mark(self) -> None:
+        """Before the first result, make the mark, unless a killed runner has left one.  Raises LockedNow."""
+        if self._has_mark or not self.boot:
+            return
+        fd = self.lock_table.fd
+        with suppress(OSError):                 # on a full disk jobs run without a mark
+            if lock(fd, MARK_BYTE) and os.fstat(fd).st_size <= MARK_SIZE:
+                self.write_mark(self.checksum_done_lines())
+                os.fsync(fd)
+            if not lock(fd, MARK_BYTE, shared=True):
+                raise LockedNow("another process makes or removes the mark in the lock file")
+        self._has_mark = True
+
+    def note_done_lines(self) -> array.array[int] | None:
+        """Return what to write into the mark after a sync; None: nothing has changed."""
+        with suppress(OSError):
+            changed = os.fstat(self.fd).st_mtime_ns
+            if self._has_mark and changed != self._noted:
+                self._noted = changed
+                return self.checksum_done_lines()
+        return None
+
+    def write_mark(self, checksums: array.array[int]) -> None:
+        fd = self.lock_table.fd
+        with suppress(OSError):                 # then more lines stay in doubt
+            pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
+
+    def leave_mark(self) -> None:
+        """After a sync, remove the mark if no other process uses it."""
+        fd = self.lock_table.fd
+        with suppress(OSError):
+            unlock(fd, MARK_BYTE)
+            if lock(fd, MARK_BYTE):
+                self._remove_mark()
+
+    def _remove_mark(self) -> None:
+        os.ftruncate(self.lock_table.fd, INODE_LINE_SIZE)
+        os.fsync(self.lock_table.fd)
 
 
 class JobQueue:
@@ -3554,6 +3673,7 @@ class JobQueue:
             self._forget_job_locks()                        # also if O3 freed them, and then failed
         self.take_back_locks()                              # O5
         self.file.mark_lock_file_in_use()                   # O6
+        self.file.settle_mark()                 # before failed lines become new
 
     def _on_file_opened(self) -> None:
         # reads of this file do not show that locks were lost before it was opened
@@ -3682,6 +3802,7 @@ class JobQueue:
         if state == CANCELLED:
             self.release_job(job)
             return ""
+        self.file.join_mark()
         try:
             try:
                 self._write_at_offset(job, state)
@@ -4046,7 +4167,7 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
     present number if that line is missing, or if no line `r` is in doubt.
     """
     lock_table = file.lock_table
-    own_line = b"%20d\n" % os.fstat(lock_table.fd).st_ino
+    own_line = inode_line_of(lock_table.fd)
     inode_line = read_inode_line(lock_table.fd, lock_table.network)
     if inode_line == own_line:
         return
@@ -4057,6 +4178,7 @@ def _refuse_copied_lock_file(file: JobFile) -> None:
         )
     with suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
         lock_file.write(own_line)               # on a full disk no copy will be noticed
+        lock_file.truncate()
 
 
 # ======== Finding work ======================================================================================
@@ -5367,8 +5489,8 @@ class Jobs(Protocol):
     async def check_jobs(self) -> JobsToKill:
         """Return the jobs to kill, and why: "lost" to another runner, or "cancelled"."""
 
-    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Sync after the last job; return the last summary of the file; None: it is unknown."""
+    async def summarize(self, runner: Runner) -> Summary | None:
+        """Return the last summary of the file, after the last job; None: it is unknown."""
 
 
 class FileJobs:
@@ -5431,8 +5553,8 @@ class FileJobs:
     async def check_jobs(self) -> JobsToKill:
         return await self.executor.call(self._queue.check_jobs)
 
-    async def sync_and_summarize(self, runner: Runner) -> Summary | None:
-        """Sync, and return a summary; None: unreadable, or no answer soon after a signal that killed jobs."""
+    async def summarize(self, runner: Runner) -> Summary | None:
+        """Return a summary; None: unreadable, or no answer soon after a signal that killed jobs."""
         summary = await runner.wait_unless_killed(self._summarize_at_exit(runner))
         runner.runner_stats.orphans += self._cursor.orphans.marked
         return summary
@@ -5451,9 +5573,7 @@ class FileJobs:
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
-        """Sync the file, and return a summary; None: the file cannot be read, which is reported."""
-        if not runner.kill_signal:
-            await self.executor.call(self._file.sync)
+        """Return a summary; None: the file cannot be read, which is reported."""
         summary = runner.exit_summary
         if summary and not self._can_change_soon(summary) and not (
                 summary.counts.running and await self.executor.call(self._file.has_no_other_users)):
@@ -8528,15 +8648,16 @@ class Runner:
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
 
-    async def wait_unless_killed(self, awaitable: Awaitable[T]) -> T | None:
-        """Return an answer; None: a kill signal came, and in MAX_ANSWER_SECONDS none.
+    async def wait_unless_killed(self, awaitable: Awaitable[T],
+                                 seconds: float = MAX_ANSWER_SECONDS) -> T | None:
+        """Return an answer; None: a kill signal came, and in `seconds` none.
 
         The call is not cancelled then.
         """
         future = asyncio.ensure_future(awaitable)
         while not future.done() and not self.kill_signal:
             await asyncio.wait([future], timeout=0.1)
-        await asyncio.wait([future], timeout=self.MAX_ANSWER_SECONDS)
+        await asyncio.wait([future], timeout=seconds)
         return future.result() if future.done() else None
 
     def on_drain_signal(self, number: int) -> None:
@@ -9195,6 +9316,8 @@ class Program:
     """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
     MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor
+    RENEWAL_SECONDS = 45.0
+    GATHER_SECONDS = 2.0                # until the output and the records of a line that is `d` are written
     task: str                           # '-j8 on runs.txt', for the log of --errors
     loop: asyncio.AbstractEventLoop
     stdout: Writer
@@ -9310,6 +9433,34 @@ class Program:
         if self.executor.pending:
             exit_without_waiting(exit_status)
         return exit_status
+
+    # -- power cuts ------------------------------------------------------------------------------------------
+
+    async def _sync(self, processes: Processes) -> bool:
+        """Bring the file systems of records and job file to disk; return whether that succeeded."""
+        paths = self.options.outdir or default_outdir(self.options.file), self.options.file
+        # in a process of its own, as it can take long, or hang
+        command = "sync -f -- {}; sync -f -- {} || exec sync".format(*map(shlex.quote, paths))
+        with suppress(OSError):                 # no process can be started
+            shell = processes.start(SHELL, os.fsencode(command), {}, None, None, (), lambda status: None)
+            return await shell.exited == 0
+        return False
+
+    async def renew_mark(self, file: JobFile, processes: Processes) -> None:
+        """About once a minute, sync, and make the lines safe that are `d`.  Never returns."""
+        while True:
+            await asyncio.sleep(self.RENEWAL_SECONDS)
+            if checksums := await self.executor.call(file.note_done_lines):
+                await asyncio.sleep(self.GATHER_SECONDS)
+                if await self._sync(processes):
+                    await self.executor.call(file.write_mark, checksums)
+
+    async def sync_at_exit(self, file: JobFile, processes: Processes) -> None:
+        """Bring all that this process and its jobs have written to disk, and remove the mark."""
+        if file.boot and file.was_written and await self._sync(processes):
+            await self.executor.call(file.leave_mark)
+
+    # -- messages --------------------------------------------------------------------------------------------
 
     def report_pending_records(self) -> None:
         """Report that records can be lost, as after a signal."""
@@ -9541,7 +9692,7 @@ class RunnerProgram(Program):
         # sinks post or print what they have gathered; flush() below waits for the posts
         for sink in runner.sinks:
             sink.on_exit()
-        summary = await jobs.sync_and_summarize(runner)
+        summary = await jobs.summarize(runner)
         await runner.wait_unless_killed(self.executor.flush())
         self.report_pending_records()
 
@@ -9663,7 +9814,13 @@ class App(RunnerProgram):
             runner.slots.first_broken = 0
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
-        return await self.run_and_report(jobs)
+        renewal = spawn_task(self.renew_mark(self._file, runner.processes))
+        exit_status = await self.run_and_report(jobs)
+        renewal.cancel()
+        # last: what was printed can be in files
+        syncing = self.sync_at_exit(self._file, runner.processes)
+        await runner.wait_unless_killed(syncing, runner.MAX_RESULT_SECONDS)
+        return exit_status
 
 
 # From main() to the loop that starts the jobs, each calls the next (client and server begin in the same way):

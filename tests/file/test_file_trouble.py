@@ -470,12 +470,18 @@ class Synced(RunCase):
     NOTE = "import os\nos.fsync = lambda fd: print(os.readlink(f'/proc/self/fd/{fd}'), flush=True)"
 
     def test_once_if_it_has_written_any_and_otherwise_not_at_all(self) -> None:
-        path = f"{self.dir / 'runs.txt'}\n".encode()
-        for before, synced in (("d true\n", b""), (". true\n. true\n", path), ("r lost\n", path)):
+        """All that was written does; alone, the note for power cuts, when it comes and goes."""
+        note = f"{self.dir / '.runs.txt.lock'}\n".encode()
+        self.script("#!/bin/sh\necho $* >>synced\n", "bin/sync")
+        path = {"PATH": f"{self.dir / 'bin'}:{os.environ['PATH']}"}
+        all_files = b"-f -- runs.txt.out\n-f -- runs.txt\n"
+        for before, fsynced, synced in (("d true\n", b"", b""), (". true\n. true\n", 2 * note, all_files),
+                                        ("r lost\n", note, all_files)):
             with self.subTest(before=before):
                 self.write(before)
-                ended = self.finish(self.start_patched(self.NOTE, "--plain", "runs.txt"))
-                self.assertEqual(ended.out, synced, ended.err)
+                self.write("", "synced")
+                ended = self.finish(self.start_patched(self.NOTE, "--plain", "runs.txt", env=path))
+                self.assertEqual((ended.out, self.read("synced")), (fsynced, synced), ended.err)
 
 
 class SmallFileSystem(FileCase):

@@ -634,6 +634,7 @@ class Product:
         reset_bytes: of the file, in which lines become new at once.
         """
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
+        self.file.boot = b""            # a mark for power cuts is no part of the orders
         queue = CORE.JobQueue(self.file)
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
@@ -641,7 +642,7 @@ class Product:
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
         self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket
-        self.check_jobs, self.close = queue.check_jobs, self.file.sync
+        self.check_jobs = queue.check_jobs
 
     @property
     def failed(self) -> str:
@@ -750,7 +751,6 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             times.append(look_for_more)
         if times:
             world.sleep(me, min(times) - world.now)
-    product.close()
     if me.open_files() > own(me.host):
         world.fail(f"leaves {len(me.fds)} descriptors open")
     # An editor that saves old states can hide a line from a runner that has made all lines new.  A result

@@ -57,6 +57,8 @@ def note(*args, **options):
     marked.append(mark(*args, **options))
     return marked[-1]
 def start_amid(*args, **options):
+    if not marked[-1].job_lock:         # not of a job
+        return start(*args, **options)
     fd = marked[-1].job_lock.fd
     kept = os.dup(fd)
     os.close(fd)
