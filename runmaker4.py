@@ -365,6 +365,11 @@ def find_script_with_option(option: str) -> str:
     return ""
 
 
+# by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means
+OUR_OPTIONS = {"--retry-failed": "-r", "--resume-failed": "-r", "--max-procs": "-j", "-P": "-j",
+               "--halt": "--max-failed", "--dryrun": "--dry-run", "-p": "--port", "-t": "--token"}
+
+
 class Parser(argparse.ArgumentParser):
     """Begins the help with the program's purpose, and raises UsageError."""
 
@@ -404,6 +409,8 @@ class Parser(argparse.ArgumentParser):
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if OPTION.fullmatch(option) and option not in self._option_string_actions:
+                if (ours := OUR_OPTIONS.get(option)) in self._option_string_actions:
+                    raise UsageError(f"unrecognized arguments: {word} (here: {ours})")
                 script = find_script_with_option(option)
                 if script not in ("", self.prog):
                     raise UsageError(f"{option} is an option of {script}")
@@ -7385,6 +7392,7 @@ class Journal:
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
     GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
+    DIRECTORY = re.compile(rb'"directory": ("(?:[^"\\]|\\.)+")')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
     MAX_MEDIAN_BYTES = 1 << 26
     # of a line; not the end that a server writes for a client that does not come back
@@ -7492,6 +7500,15 @@ class Journal:
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
             "state": to_text(state), "cause": "lost with its runner five times", "seconds": 0.0}))
         self.flush()
+
+    def find_other_directory(self, directory: bytes) -> str:
+        """Return where the last run ran, if none of the last ones ran in this directory; otherwise ''."""
+        ran_in: list[bytes] = []
+        with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
+            start = max(os.fstat(file.fd).st_size - self.MEDIAN_BYTES, 0)
+            ran_in = self.DIRECTORY.findall(file.pread(self.MEDIAN_BYTES, start))
+        is_other = ran_in and self._encode(to_text(directory)).encode() not in ran_in
+        return ran_in[-1].decode() if is_other else ""
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -9129,8 +9146,14 @@ def check_not_empty(text: str) -> str:
 
 
 def check_output_path(text: str) -> str:
-    """Check an option value: an output file, but no lock file, which all programs would then refuse."""
-    for path in check_not_empty(text), os.path.realpath(text):  # the target of a symbolic link
+    """Check an option value: an output file, but no lock file, which all programs would then refuse.
+
+    Return it with the home directory for a ~, which the shell leaves in `--outdir=~/out`.
+    """
+    if text == "-":
+        raise ArgumentTypeError("a file is required ('./-' if that is its name)")
+    text = os.path.expanduser(check_not_empty(text))
+    for path in text, os.path.realpath(text):       # the target of a symbolic link
         if match := LOCK_FILE.fullmatch(os.path.basename(path)):
             raise ArgumentTypeError(
                 f"'{printable(text)}' is the lock file of {printable(match[1])} (give another name)"
@@ -9150,6 +9173,8 @@ def check_slot_names(text: str) -> str:
     """Check an option value: names such as 'a,b', or @ and a file."""
     if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
         raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
+    if re.search(r"(?:^|,)\d+-\d", text):
+        raise ArgumentTypeError(f"no ranges: '{text}' (name each slot: 0,1,2,3)")
     return text
 
 
@@ -9631,7 +9656,8 @@ class RunnerProgram(Program):
         if not re.fullmatch("NONE|[1-9][0-9]{8,10}", text):     # squeue prints NONE for no limit
             problem = f"is not a time: '{printable(text)}'" if text else "is not set"
             raise UsageError(
-                f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h)"
+                f"--walltime auto: SLURM_JOB_END_TIME {problem} (give a time, such as --walltime 2h; or see "
+                "docs/clusters.md#slurm)"
             )
         kill_time = inf if text == "NONE" else float(text)
         return kill_time - SLURM_MARGIN_SECONDS - (self.options.kill_after or 0.0) - time.time()
@@ -9751,7 +9777,8 @@ class RunnerProgram(Program):
             end = "a signal" if runner.kill_signal else f"{self.MAX_HIRE_SECONDS} s"
             self.say(f"--hire: killed after {end}: {command}")
         elif (status := os.waitstatus_to_exitcode(hired.exited.result())) or not self.options.quiet:
-            self.say(f"--hire: exit status {status}: {command}")
+            result = f"failed with exit status {status}" if status else "started a successor"
+            self.say(f"--hire: {result}: {command}")
 
 
 class App(RunnerProgram):
@@ -9786,6 +9813,9 @@ class App(RunnerProgram):
             inputs.append(self.slot_file.path)
             needs_thread |= self.slot_file.mount.network
         self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *inputs)
+        _, outdir, _ = self._record_sinks
+        if outdir and (elsewhere := outdir.journal.find_other_directory(self.directory)):
+            self.say(f"the jobs run in \"{display_text(self.directory)}\"; those before ran in {elsewhere}")
 
     def print_dry_run(self) -> None:
         """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""
@@ -10437,7 +10467,7 @@ def token_path() -> str:
 
 def token_of_environment() -> str | None:
     """Return the token in $RUNMAKER4_TOKEN; None if it is unset or empty.  Raises UsageError."""
-    token = os.environ.get("RUNMAKER4_TOKEN")
+    token = os.environ.get("RUNMAKER4_TOKEN", "").strip()
     if token and not HEX_128_BITS.fullmatch(token):
         raise UsageError(
             "$RUNMAKER4_TOKEN: not a token (32 hexadecimal digits in small letters; or unset it)"
@@ -10452,9 +10482,10 @@ def read_token(path: str) -> str:
         info = os.fstat(fd)
         if not S_ISREG(info.st_mode):
             raise UsageError(f"{path}: not a regular file")
-        if info.st_uid != os.geteuid():
+        if info.st_uid not in (0, os.geteuid()):
             raise UsageError(f"{path}: belongs to another user (chown it)")
-        if info.st_mode & 0o077:
+        # root's read-only files are secrets that a container gets
+        if info.st_mode & 0o077 and (info.st_uid or info.st_mode & 0o222):
             raise UsageError(
                 f"{path}: other users have access, permissions {info.st_mode & 0o777:04o} (chmod 600 it)"
             )

@@ -1787,8 +1787,8 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     has_columns = template and any(
         placeholder["name"] not in (b"", b"#") for placeholder in find_placeholders(template)
     )
-    if options.new and action != "add_list":
-        parser.error("--new requires --add-list")
+    if options.new and action not in ADD_ACTIONS:
+        parser.error("--new requires --add, --add-list or --add-tests")
     if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
     return options
@@ -1937,7 +1937,10 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
-        idle_text = " (no runner is at work)" if file.has_no_other_users() else ""
+        # a --follow runner that has waited for the file sees it an interval later
+        age = time.time() - os.fstat(file.lock_table.fd).st_mtime
+        is_idle = age > 2 * file.interval and file.has_no_other_users()
+        idle_text = " (no runner is at work)" if is_idle else ""
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")
     return 0
@@ -1954,7 +1957,7 @@ def run_command(argv: Sequence[str]) -> int:
 
     if path == STDOUT and adds_lines:
         if options.add_jobs or options.new:
-            raise UsageError("--add-jobs and --new require a file (they add each job once)")
+            raise UsageError("--add-jobs and --new require FILE, not - (they add the jobs that FILE lacks)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
     # --list locks nothing, so it works on any file system

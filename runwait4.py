@@ -320,7 +320,7 @@ def make_parser() -> Parser:
              "'simulate {beta} {n}'")
     add("--stats", action="store_true",
         help="print run times, CPU use and memory per host and command, also with --report")
-    add("--outdir", type=check_not_empty, metavar="DIR",
+    add("--outdir", type=check_output_path, metavar="DIR",
         help="the --outdir of runmaker4.py, which has the journal [FILE.out]")
     add = parser.add_argument_group("drawing finished runs").add_argument
     add("--timeline", type=check_output_path, metavar="OUT.json",

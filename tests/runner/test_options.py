@@ -1,5 +1,6 @@
 """Promise: -1, -r, --resume, --follow, --delay and other options of a runner do what --help says."""
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -213,6 +214,38 @@ class Help(RunCase):
             self.assertRefused(ended, f"{script}: {option} is an option of {owner}\n")
         ended = self.run_script(RUNSET, "--set=new", "--color", "red", "missing.txt")
         self.assertRefused(ended, "unrecognized arguments: --color (see --help)")
+
+    def test_an_option_of_another_program_is_refused_with_ours(self) -> None:
+        for script, option, ours in ((RUNMAKER, "--retry-failed", "-r"), (RUNMAKER, "-P", "-j"),
+                                     (RUNSERVER, "-p", "--port"), (RUNMAKER, "--dryrun", "--dry-run")):
+            ended = self.run_script(script, option, "missing.txt")
+            self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (here: {ours})\n")
+
+    def test_a_path_gets_the_home_directory_and_a_dash_is_none(self) -> None:
+        self.jobs("true")
+        self.assertEnded(self.run_jobs("-q", "--outdir=~/out", env={"HOME": str(self.dir / "home")}), 0, "d")
+        self.assertTrue((self.dir / "home" / "out" / "journal").exists())
+        for script, option in (RUNWAIT, "--report"), (RUNMAKER, "-l"), (RUNMAKER, "--outdir"):
+            self.assertRefused(self.run_script(script, option, "-", "runs.txt"), "a file is required ('./-'")
+
+    def test_a_range_of_slots_is_refused(self) -> None:
+        for names in "0-3", "a,0-3":
+            self.assertRefused(self.run_script(RUNMAKER, "--slots", names, "missing.txt"),
+                               f"no ranges: '{names}' (name each slot: 0,1,2,3)")
+        self.jobs("echo $SLAVE_IP >names")
+        self.assertEqual(self.run_jobs("-q", "--slots", "MIG-0-3,gpu-1", "-1").code, 0)
+        self.assertEqual(self.read("names"), b"MIG-0-3\n")
+
+    def test_a_runner_in_another_directory_than_all_before_says_so(self) -> None:
+        self.jobs("true", "true", "true")
+        (self.dir / "sub").mkdir()
+        said = f"the jobs run in \"{self.dir}/sub\"; those before ran in \"{self.dir}\"\n".encode()
+        self.assertNotIn(b"ran in", self.run_jobs("-q", "-1").err)
+        elsewhere = functools.partial(self.run_script, RUNMAKER, "-q", "-1", "../runs.txt",
+                                      cwd=self.dir / "sub")
+        self.assertIn(said, elsewhere().err)
+        self.assertNotIn(b"ran in", elsewhere().err)    # one of those before was there
+        self.assertNotIn(b"ran in", self.run_jobs("-q").err)
 
     def test_a_second_file_is_refused(self) -> None:
         calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNSERVER, "a.txt", "--", "b.txt", "c.txt"))

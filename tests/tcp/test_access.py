@@ -82,7 +82,7 @@ class TokenOfTheEnvironment(TcpCase):
         first, second = self.start_own("a.txt", "a" * 32), self.start_own("b.txt", "b" * 32)
         self.assertRefused(self.run_client(first, env={"RUNMAKER4_TOKEN": second.token}), "wrong token")
         self.assertEqual((self.states("a.txt"), self.states("b.txt")), (".", "."))
-        ended = self.run_client(second, env={"RUNMAKER4_TOKEN": second.token})
+        ended = self.run_client(second, env={"RUNMAKER4_TOKEN": f"{second.token}\n"})
         self.assertEqual((ended.code, self.states("a.txt"), self.states("b.txt")), (0, ".", "d"))
         self.assertEqual(self.stop(second).code, 143)
         self.assertRegex(second.out, rb"\AToken for runmaker4-client\.py: [^\n]*\n\Z")

@@ -573,6 +573,13 @@ io.open = builtins.open = watched(io.open)
                 self.refuse(word)
                 self.assertEqual((self.file.read_text(), self.file.stat().st_mode & 0o777), (text, mode))
 
+    @unittest.skipIf(os.geteuid() != 0, "only root can make a file of root")
+    def test_a_secret_that_root_owns_and_nobody_can_write(self) -> None:
+        self.write(TOKEN, self.NAME).chmod(0o444)
+        self.assertEqual(self.start_server().token, TOKEN)
+        os.chown(self.file, NOBODY, NOBODY)
+        self.refuse("belongs to another user")
+
     @unittest.skipIf(os.geteuid() != 0, "only root can give a file to another user")
     def test_a_file_of_another_user(self) -> None:
         self.write(TOKEN, self.NAME).chmod(0o600)
