@@ -6360,12 +6360,12 @@ class Writer:
 
 
 class MessageLog(Writer):
-    """The file of --errors as descriptor 2.  Each line begins with the local time."""
+    """The file of --errors as descriptor 2.  Each line begins with the local time and its offset."""
     needs_thread = True                 # each write opens the path, which can block on NFS
     path: str
 
     def write(self, data: bytes) -> None:
-        now = time.strftime("%Y-%m-%dT%H:%M:%S ").encode()
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z ").encode()
         super().write(b"".join(now + line for line in data.splitlines(keepends=True)))
 
     def write_chunks(self, chunks: Iterable[bytes]) -> None:

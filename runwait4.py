@@ -173,9 +173,10 @@ T = TypeVar("T")
 
 
 def format_time(timestamp: float) -> str:
-    """Return '14:03:22' today, otherwise 'Nov 20 14:03'."""
+    """Return '14:03:22' today, 'Nov 20 14:03' this year, otherwise 'Nov 20 2025 14:03'."""
     local, today = time.localtime(timestamp), time.localtime()
-    return time.strftime("%H:%M:%S" if local[:3] == today[:3] else "%b %d %H:%M", local)
+    day = "" if local[:3] == today[:3] else "%b %d " if local[0] == today[0] else "%b %d %Y "
+    return time.strftime(f"{day}%H:%M" if day else "%H:%M:%S", local)
 
 
 def took(seconds: float) -> str:
@@ -210,9 +211,6 @@ def escape_html(text: str) -> str:
     return safe
 
 
-PAGE_COLUMNS = 10_000           # of the page, which scrolls
-
-
 def stdout_columns() -> float:
     """Return the maximum length of a line on stdout; infinite without a terminal."""
     return columns_of(1) - 1 if os.isatty(1) else inf
@@ -226,6 +224,7 @@ def fit_to_width(text: str, columns: float) -> str:
 
 # The words that two lines have in common at their start: no part of a word or of a quoted text, no option
 # (--seed) without its value; if the lines differ, and neither is only that.  Also for browsers: no lookbehind
+MIN_WIDTH = 18                  # of a column of a table that is too wide
 MIN_BEGINNING = 5                       # characters; less is not worth the dots
 BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+){0,99}"""
                        r"""(?!-)(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s+)"""
@@ -233,12 +232,11 @@ BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s
 
 
 def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
-    """Return the commands with '... ' instead of the words with which all begin, if there are several.
-
-    columns: infinite: leave the commands as they are, for example for a program that reads them.
-    """
+    """Return the commands with '... ' instead of the words with which all begin, if one exceeds `columns`."""
+    if max(map(len, commands), default=0) <= columns:
+        return commands
     # the words that the first and the last command in sorted order have in common, all commands have
-    common = columns < inf and BEGINNING.match(f"{min(commands, default='')}\n{max(commands, default='')}")
+    common = BEGINNING.match(f"{min(commands)}\n{max(commands)}")
     if common and common.end(1) >= MIN_BEGINNING:
         return [f"... {command[common.end(1):]}" for command in commands]
     return commands
@@ -247,19 +245,22 @@ def without_common_beginning(commands: Sequence[str], columns: float) -> Sequenc
 def format_table(
     rows: Sequence[Sequence[str]], columns: float, right_columns: Collection[int]
 ) -> Iterator[str]:
-    """Yield the lines of a table with aligned columns.  The last column has the remaining width.
+    """Yield the lines of a table with aligned columns.
 
-    columns: the maximum width.  right_columns: indexes of right-aligned columns.
+    columns: the maximum width.  If the table is wider, the widest columns become narrower, at least
+    MIN_WIDTH, then the last one.  right_columns: indexes of right-aligned columns.
     """
-    last_column = len(rows[0]) - 1
-    max_width = 18 if columns < PAGE_COLUMNS else inf       # of a cell
-    widths = [max(len(fit_to_width(row[index], max_width)) for row in rows) for index in range(last_column)]
-    # 0: the last column needs no padding, and is cut below
-    widths.append(max(len(row[last_column]) for row in rows) if last_column in right_columns else 0)
+    widths = [max(map(len, cells)) for cells in zip(*rows)]
+    excess = sum(widths) + 2 * len(widths) - 2 - columns
+    for index in sorted(range(len(widths) - 1), key=lambda index: -widths[index]):
+        cut = max(min(excess, widths[index] - MIN_WIDTH), 0)
+        widths[index] -= int(cut)
+        excess -= cut
     for row in rows:
-        cells = [fit_to_width(cell, width or inf) for cell, width in zip(row, widths)]
-        yield fit_to_width("  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
-                                     for index, (cell, width) in enumerate(zip(cells, widths))), columns)
+        cells = [fit_to_width(cell, width) for cell, width in zip(row, widths)]
+        line = "  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
+                         for index, (cell, width) in enumerate(zip(cells, widths)))
+        yield fit_to_width(line.rstrip(), columns)
 
 
 def print_lines(texts: Iterable[str]) -> None:
@@ -1188,14 +1189,15 @@ class RunnersAtWork:
     def __init__(self, presence_locks: Collection[int] | None) -> None:
         self._presence_locks = presence_locks  # None: unknown
 
-    def has_runner_exited(self, run: RunRecord | None) -> bool:
+    def has_runner_exited(self, run: RunRecord | None, can_be_taken_over: bool = True) -> bool:
         """Return True if the runner that started a run, or each server if one assigned it, has surely exited.
 
         If the run or that program is unknown, return True only if no runner or server is alive.
+        can_be_taken_over: True: a new server takes over the runs of the previous one.
         """
         if not self._presence_locks or not run or run.runner is None:
             return self.has_no_runners
-        if self._is_of_server(run.runner):      # a new server takes over the runs of the previous one
+        if can_be_taken_over and self._is_of_server(run.runner):
             return not any(map(self._is_of_server, self._presence_locks))
         return run.runner not in self._presence_locks
 
@@ -1483,12 +1485,14 @@ class Observation:
             #     the line had a running job, and has finished meanwhile        ending (the end follows)
             #     it is the last run of a line with a running job               running
             #     the job file changed a moment ago, and the runner is alive    ending (the end follows)
+            #     (of a new line the one that started it: no server has taken that over)
             #     it is the last run of a line in error                         lost
             #     otherwise                                                     unknown
             if is_last and (line.state == RUNNING or line.number in self._running_numbers):
                 ending = (self.LOST if line.number in self.orphan_numbers
                           else self.ENDING if line.state in (DONE, FAILED, ERROR) else self.STILL_RUNNING)
-            elif self._can_journal_be_behind and not self.runners_at_work.has_runner_exited(run):
+            elif (self._can_journal_be_behind
+                  and not self.runners_at_work.has_runner_exited(run, can_be_taken_over=line.state != NEW)):
                 ending = self.ENDING
             else:
                 ending = self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
@@ -1526,16 +1530,20 @@ def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) 
 
 
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
-    """Yield a status (of status_of()) as lines of text, for --status and the page.
-
-    The last lines name the jobs whose runner is dead.  `processes` of a job: []: it has a runner, or no
-    process is visible.  columns: the maximum width.
-    """
+    """Yield a status (of status_of()) as lines of text.  columns: the maximum width."""
     yield from status_summary(status)
-    rows = []
+    if table := table_of_jobs(status, columns):
+        yield from format_table(table, columns, right_columns=(0, 4))
+    yield from dead_runner_hints(status)
+
+
+def table_of_jobs(status: Fields, columns: float) -> list[list[str]]:
+    """Return the rows of running jobs and orphans, below headings; []: there is none.
+
+    columns: the width of the table, for which words with which all commands begin can be left out.
+    """
+    rows, commands = [["line", "host", "slot", "since", "for", ""]], []
     job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
-    commands = [job["command"] for job_list in job_lists for job in status[job_list]]
-    shown_commands = iter(without_common_beginning(commands, columns))
     for job_list, remark in job_lists.items():
         for job in status[job_list]:
             note = remark
@@ -1543,14 +1551,13 @@ def status_lines(status: Fields, columns: float) -> Iterator[str]:
                 note = f"{remark or 'still running'} without a runner"
             start = "-" if job["start"] is None else format_time(job["start"])
             elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-            command = f"({note}) {next(shown_commands)}" if note else next(shown_commands)
-            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed, command])
-    if rows:
-        headings = ["line", "host", "slot", "since", "for", "command"]
-        yield from format_table([headings, *rows], columns, right_columns=(0, 4))
-    for job in status["jobs"]:
-        if pids := " ".join(map(str, job["processes"])):
-            yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
+            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed,
+                         f"({note}) " if note else ""])
+            commands.append(job["command"])
+    room = columns - max(map(len, format_table(rows, inf, (0, 4)))) - 2
+    shown_commands = ["command", *without_common_beginning(commands, room)]
+    return [[*cells, note + command]
+            for (*cells, note), command in zip(rows, shown_commands)] if commands else []
 
 
 def status_summary(status: Fields) -> Iterator[str]:
@@ -1579,6 +1586,13 @@ def status_summary(status: Fields) -> Iterator[str]:
         texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
         yield f"{' and '.join(texts)} at work"
     yield from map(printable, status.get("clients", ()))
+
+
+def dead_runner_hints(status: Fields) -> Iterator[str]:
+    """Yield a line for each job whose runner is dead and of which a process is visible."""
+    for job in status["jobs"]:
+        if pids := " ".join(map(str, job["processes"])):
+            yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
 
 
 def orphan_hint(host: str | None, runner: int | None) -> str:
@@ -1845,7 +1859,7 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
                      else [observation.rows_of_all_runs(find_lines(options.show, watcher))]):
             # --show prints complete commands
             commands = without_common_beginning([to_text(row.line.command) for row in rows],
-                                                columns if options.failed else inf)
+                                                columns - 4 if options.failed else inf)
             for row, command in zip(rows, commands):
                 output.measure([row])
                 if options.json:
@@ -2422,6 +2436,7 @@ class Report:
             **fields,
             "command": shorten(fields["command"], self.MAX_COMMAND_CHARACTERS),
             "is_last": row.is_last,
+            "zone": run and time.localtime(run.began).tm_gmtoff,
             "result": describe_result(run) + changed_state if run else row.line_state,
             "old_line": run and run.line,
             "took": "" if fields["seconds"] is None else took(fields["seconds"]),
@@ -2517,7 +2532,8 @@ class Reporter:
             f"<small>{escape_html(group.lines_and_hosts)}</small></button></li>"
             for group in groups[:self.SHOWN_GROUPS]
         ]
-        counts_text, *status_texts = status_lines(report.status, PAGE_COLUMNS)
+        counts_text, *status_texts = [*status_summary(report.status), *dead_runner_hints(report.status)]
+        job_rows = (map(escape_html, cells) for cells in table_of_jobs(report.status, inf))
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
                                 "and the last run of each failed line")
@@ -2527,10 +2543,11 @@ class Reporter:
             "TITLE": escape_html(self.watcher.path),
             "PLACE": escape_html(f"{os.uname().nodename}:{directory}"),
             "COMMAND": escape_html(self.command_line),
-            "MADE": time.strftime("%Y-%m-%d %H:%M:%S") + update_text,
+            "MADE": time.strftime("%Y-%m-%d %H:%M:%S %z") + update_text,
             "REFRESH": REFRESH_TAG % math.ceil(pause) if pause else "",
             "COUNTS": counts_text,
             "STATUS": "\n".join(map(escape_html, [*status_texts, *messages])),
+            "JOBS": "".join(f"<tr><td>{'</td><td>'.join(cells)}</td></tr>" for cells in job_rows),
             "GROUPS": "".join(group_items),
             "BEGINNING": BEGINNING.pattern,
             "LEAST": str(MIN_BEGINNING),
@@ -2548,7 +2565,7 @@ class Reporter:
         data = {
             "fields": [*fields],
             "counts": {name: report.status[name] for name in Counts._fields},
-            "zone": time.localtime().tm_gmtoff,
+            "madeZone": time.localtime().tm_gmtoff,
             "made": time.time(),
             "pause": pause,
         }
@@ -2937,10 +2954,11 @@ PAGE = r"""<!DOCTYPE html>
   --line: #dde2e7; --shade: #f4f6f8;
   --done: #3a7ab8; --failed: #c8400a; --error: #8a3a9c; --held: #9aa4ae;
   --running: #62b5e0; --cancelled: #a88a1e;
-  --unknown: #6b6b6b; --new: #dde2e7; }
+  --unknown: #6b6b6b; --new: #dde2e7;
+  --repeated: #a9bdd2; }
 @media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --text: #e4e8ec; --dim: #98a4af;
   --line: #2e363e; --shade: #1d2329; --done: #4c8fd0; --failed: #ff7a3d; --error: #c77ddb; --held: #7b8691;
-  --running: #a9dcf5; --cancelled: #d9c45a; --unknown: #b0b0b0; --new: #39424b; } }
+  --running: #a9dcf5; --cancelled: #d9c45a; --unknown: #b0b0b0; --new: #39424b; --repeated: #5c7086; } }
 * { box-sizing: border-box; }
 [hidden] { display: none !important; }
 body { margin: 0 auto; padding: 1.6rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 120rem;
@@ -2951,7 +2969,8 @@ h1 { margin: .5rem 0 0; font-size: clamp(1.5rem, 1.1rem + 1.6vw, 2.3rem); font-w
   line-height: 1.2; }
 h2 { margin: 0 0 .6rem; font-size: 1.05rem; }
 section { margin-top: 2rem; min-width: 0; } #runs { margin-top: 1.5rem; }
-code, pre, td.what { font: .8rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+code, pre, td.what, #jobs td:last-child { font: .8rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace;
+  overflow-wrap: anywhere; }
 pre { margin: .8rem 0 0; overflow-x: auto; color: var(--dim); }
 pre:empty { display: none; }
 p { margin: 0; }
@@ -2987,6 +3006,10 @@ canvas { display: block; width: 100%; }
 #search .hint { flex: 1 1 8rem; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .87rem; }
+#jobs { width: auto; margin-top: .6rem; } #jobs tr:first-child { color: var(--dim); }
+#jobs td { padding: .1rem .6rem; white-space: normal; overflow-wrap: anywhere; }
+#jobs td:nth-child(-n+5) { white-space: nowrap; width: auto; }
+#jobs td:nth-child(4n+1) { text-align: right; }
 th, td { padding: .3rem .5rem; text-align: left; vertical-align: top; white-space: nowrap; }
 th:first-child, td:first-child { padding-left: 0; width: 3.5rem; }
 th { border-bottom: 1px solid var(--dim); }
@@ -2996,7 +3019,8 @@ th[aria-sort=ascending] button::after { content: " ▴"; }
 th.right, td.right { text-align: right; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
 td b { font-weight: 600; }
-td.result { white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+td.result b { display: inline-block; width: max-content; max-width: 15rem; white-space: normal;
+  overflow-wrap: anywhere; }
 td.host, td.slot { max-width: 10rem; overflow: hidden; text-overflow: ellipsis; }
 td.what { width: 45%; min-width: 16rem; white-space: pre-wrap; unicode-bidi: isolate; }
 .option { display: inline-block; max-width: 100%; }
@@ -3012,7 +3036,7 @@ a { color: var(--done); }
 @media (max-width: 1100px) { .wide { display: none; } }
 @media (max-width: 700px) {
   body { padding-top: 1rem; } th, td { padding: .3rem .25rem; } .slot, th.command { display: none; }
-  td.host { max-width: 5.2rem; } td.result { min-width: 6rem; }
+  td.host { max-width: 5.2rem; } td.result b { max-width: 7rem; }
   #search input { flex-basis: 100%; } #groups button { grid-template-columns: 2.6rem minmax(0, 1fr); } }
 @media print {
   #search, #more { display: none; } body { padding: 0; font-size: 10pt; } section { break-inside: auto; } }
@@ -3024,6 +3048,7 @@ a { color: var(--done); }
 <h1 id="headline">@COUNTS@</h1>
 <div id="bar" aria-hidden="true"></div><ul id="legend" class="legend"></ul>
 <pre>@STATUS@</pre>
+<div class="scroll"><table id="jobs">@JOBS@</table></div>
 </header>
 <main>
 <div id="why">
@@ -3055,7 +3080,8 @@ const data = JSON.parse(get("data").textContent);
 const runs = data.rows.map(values => Object.fromEntries(values.map((value, i) => [data.fields[i], value])));
 for (const run of runs) run.kind = !run.state ? "removed" : run.is_last ? run.state : "earlier run";
 for (const run of runs) run.use = run.cpu !== null && run.seconds ? run.cpu / run.seconds : null;
-const outcome = run => run.outcome ?? run.state;
+const outcome = run =>              // what did not have enough memory runs again with more
+  run.cause == "memory" && !(run.is_last && run.state == "failed") ? "repeated" : run.outcome ?? run.state;
 const isBad = run => run.kind == "failed" || run.kind == "error";
 const number = n => n.toLocaleString("en-US");
 const parts = text =>               // no line break within an option
@@ -3066,7 +3092,7 @@ const wordsOf = button => button.querySelector("code").textContent;
 const columns = [                   // heading, field to sort by, CSS class, content if that is another
   ["Line", "line", "right"], ["Result", "result", "result"],
   ["Host", "host", "host"], ["Slot", "slot", "slot"],
-  ["Began", "start", "", run => run.start === null ? "" : clock(run.start)],
+  ["Began", "start", "", run => run.start === null ? "" : clock(run.start, run.zone)],
   ["Time", "seconds", "right", run => run.took],
   ["CPU", "use", "right wide", run => run.use === null ? "" : `${Math.round(100 * run.use)} %`],
   ["Memory", "memory", "right wide", run => run.peak],
@@ -3081,10 +3107,21 @@ const started = runs.filter(run => run.start !== null);
 const first = started.reduce((least, run) => Math.min(least, run.start), Infinity);
 const last = started.reduce((most, run) => Math.max(most, run.start + (run.seconds ?? 0)), 0);
 
-function clock(time, step = 1) {    // by the clock of the host that made the page
-  const text = new Date((time + data.zone) * 1000).toISOString();
-  const day = last - first > 72000 ? `${text.slice(5, 10)} ` : "";
-  return step >= 86400 ? text.slice(5, 10) : day + text.slice(11, step >= 60 ? 16 : 19);
+const zones = started.map(run => [run.start, run.zone]).sort(([a], [b]) => a - b);
+function zoneAt(time) {             // the UTC offset of the host that made the page: it changes in spring
+  const after = zones.findIndex(([start]) => start > time);
+  return zones.at(after < 0 ? -1 : Math.max(after - 1, 0))?.[1] ?? data.madeZone;
+}
+
+const isoTime = (time, zone) => new Date((time + zone) * 1000).toISOString();
+const now = isoTime(data.made, data.madeZone);
+const earliest = started.length ? isoTime(first, zoneAt(first)) : now;
+const dayFrom = earliest.slice(0, 4) != now.slice(0, 4) ? 0 : 5;
+const hasDay = last - first > 72000 || earliest.slice(0, 10) != now.slice(0, 10);
+
+function clock(time, zone, step = 1) {
+  const text = isoTime(time, zone), day = text.slice(dayFrom, 10);
+  return step >= 86400 ? day : (hasDay ? `${day} ` : "") + text.slice(11, step >= 60 ? 16 : 19);
 }
 
 function textOf(run) {
@@ -3112,10 +3149,16 @@ function fill() {
   get("clear").hidden = found.length == runs.length;
   for (const body of [...get("table").tBodies]) body.remove();
   const commands = found.slice(0, shown).map(run => run.command).sort();
-  const ends = `${commands[0]}\n${commands.at(-1)}`;
-  left = /^@BEGINNING@/.exec(ends)?.[1].length ?? 0;
-  if (left < @LEAST@) left = 0;
+  left = 0;
   get("table").append(...found.slice(0, shown).map(rowOf));
+  const cell = document.querySelector("td.what"), c = get("slots").getContext("2d");
+  if (cell) c.font = getComputedStyle(cell).font;
+  const widest = commands.reduce((most, text) => text.length > most.length ? text : most, "");
+  if (cell && c.measureText(widest).width > cell.clientWidth - 16) {   // the commands have no room
+    left = /^@BEGINNING@/.exec(`${commands[0]}\n${commands.at(-1)}`)?.[1].length ?? 0;
+    if (left < @LEAST@) left = 0;
+    [...get("table").tBodies].forEach((body, i) => left && body.replaceWith(rowOf(found[i])));
+  }
   get("more").hidden = found.length <= shown;
   get("more").textContent = `Show ${number(Math.min(PART, found.length - shown))} more`;
   for (const button of groups) button.setAttribute("aria-pressed", wordsOf(button) == view.words);
@@ -3214,14 +3257,15 @@ function write(c, text, right, y) {
 }
 
 function axis(c, left, width, body, x) {
-  const least = span / (width - left) * (last - first > 72000 ? 110 : 80);
+  const least = span / (width - left) * (hasDay ? 130 - 5 * dayFrom : 80);
   const steps = [.001, .01, .1, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600,
     43200, 86400];
   const step = steps.find(step => step >= least) || 86400 * Math.ceil(least / 86400);
   c.textAlign = "center";
-  for (let time = Math.ceil((first + data.zone) / step) * step - data.zone; time <= last; time += step) {
+  let local = Math.ceil((first + zoneAt(first)) / step) * step, zone, time;
+  for (; zone = zoneAt(local - zoneAt(first)), time = local - zone, time <= last; local += step) {
     c.fillRect(Math.round(x(time)), body, 1, 5);
-    if (x(time) > left + 28 && x(time) < width - 28) c.fillText(clock(time, step), x(time), body + 16);
+    if (x(time) > left + 28 && x(time) < width - 28) c.fillText(clock(time, zone, step), x(time), body + 16);
   }
 }
 
@@ -3266,11 +3310,11 @@ function update() {                 // load the next page; report it when none i
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
-function explain(legend, name, count) {     // add an entry, and return its colour
+function explain(legend, name, count, text = name) {    // add an entry, and return its colour
   const entry = make("li"), sample = make("i"),
     colour = `var(--${name.replace(" ", "-")}, var(--unknown))`;
   sample.style.background = colour;
-  entry.append(sample, make("b", number(count)), name);
+  entry.append(sample, make("b", number(count)), text);
   get(legend).append(entry);
   return colour;
 }
@@ -3289,9 +3333,10 @@ function summarize() {              // the headline, the bar and the legends
     part.style.background = explain("legend", state, data.counts[state]);
     get("bar").append(part);
   }
-  const ends = new Map();           // of the runs in the picture
+  const ends = new Map(), words = {repeated: "with too little memory"};     // of the runs in the picture
   for (const run of started) ends.set(outcome(run), (ends.get(outcome(run)) || 0) + 1);
-  for (const [end, count] of [...ends].sort(([, a], [, b]) => b - a)) explain("colours", end, count);
+  for (const [end, count] of [...ends].sort(([, a], [, b]) => b - a))
+    explain("colours", end, count, `${count == 1 ? "run" : "runs"} ${words[end] ?? end}`);
   const sizes = [];                 // of all groups, the largest first
   for (const run of runs) if (run.group !== null) sizes[run.group] = (sizes[run.group] || 0) + 1;
   groups.forEach((button, i) => button.style.setProperty("--share", `${100 * sizes[i] / sizes[0]}%`));

@@ -11,7 +11,7 @@ from tests.support.runs import WAITING, RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSERVER, RUNSET
 from tests.support.terminal import Terminal, TerminalCase
 
-TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d "
+TIME = rb"\A\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[-+]\d{4} "
 
 
 class BackgroundCase(RunCase):
@@ -275,7 +275,7 @@ class BackgroundOverTcp(OverTcp, Background):
         self.open_gate()
         self.wait_gone(pid)
         said, = self.read("errors").splitlines()[2:]    # after its process, and which file it is
-        self.assertRegex(said, rb"\A[-\d]+T[:\d]+ runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
+        self.assertRegex(said, TIME + rb"runmaker4-client\.py: 127\.0\.0\.1: 1 done, 1 failed in ")
 
     def test_a_wrong_token_is_reported_before_it_goes_into_the_background(self) -> None:
         self.jobs("touch never")

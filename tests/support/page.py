@@ -45,6 +45,8 @@ class Page(html.parser.HTMLParser):
             for pattern in ('<h1 id="headline">(.*?)</h1>', "<pre>(.*?)</pre>",
                             '<code class="place">(.*?)</code>', r"<code>\$ (.*?)</code>",
                             '<p id="made">(.*?)</p>'))
+        jobs = present(re.search('<table id="jobs">(.*?)</table>', shown, re.DOTALL))[1]
+        self.status += "\n" + words(jobs.replace("</td>", " "))
         self.groups = ["|".join(map(words, re.findall("<(?:b|code|small)>(.*?)</", item)))
                        for item in re.findall("<li>(<button.*?)</li>", shown)]
 

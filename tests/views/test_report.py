@@ -190,7 +190,15 @@ class Content(ReportCase):
         self.assertEqual(page.place, f"{HERE}:{os.path.realpath(self.dir)}")
         self.assertEqual(page.title, f"runs.txt – {page.place}")
         self.assertEqual(page.command, "runwait4.py --report out.html --outdir out runs.txt --stats")
-        self.assertRegex(page.made, r"^Made \d{4}-\d\d-\d\d \d\d:\d\d:\d\d$")
+        self.assertRegex(page.made, r"^Made \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [-+]\d{4}$")
+
+    def test_each_run_has_the_offset_that_its_host_had_from_utc_then(self) -> None:
+        self.write("d a\nd b\n")
+        summer, winter = 1_792_836_000.0, 1_793_104_000.0       # around 25 October 2026, in Europe
+        self.journal(end(1, 1, "a", summer), end(2, 2, "b", winter))
+        with unittest.mock.patch.dict(os.environ, TZ="Europe/Berlin"):
+            self.assertEqual(self.report().code, 0)
+        self.assertEqual([row["zone"] for row in self.page().rows], [7200, 3600])
 
     def test_it_is_made_in_a_directory_that_was_removed(self) -> None:
         self.journal(end(1, 1))
@@ -350,7 +358,7 @@ runwait4.Reporter.write_page_if_due = write_page_now
         pages = set()
         for seed in "123":
             self.assertEqual(self.report(env={"PYTHONHASHSEED": seed}).code, 0)
-            pages.add(re.sub('"made":[0-9.]+|Made [-0-9: ]+', "", self.read("out.html").decode()))
+            pages.add(re.sub('"made":[0-9.]+|Made [-+0-9: ]+', "", self.read("out.html").decode()))
         self.assertEqual(len(pages), 1)
 
     def test_a_page_is_rewritten_after_ten_seconds_and_not_before(self) -> None:
@@ -378,7 +386,7 @@ class InABrowser(ReportCase):
                      journal_end(2000, state="c", exit=-1, signal=15, cause="cancelled"))
         self.assertEqual(self.report().code, 0)
         text = self.browse('click("#groups button"); type("img")')
-        self.assertIn("1,998done1failed1cancelled", words(text))        # the legend of the picture
+        self.assertIn("1,998runs done1run failed1run cancelled", words(text))    # the legend of the picture
         self.assertIn(f"<title>runs.txt – {HERE}:", text)
         self.assertRegex(text, '<h1 id="headline"><b class="failed">1</b> of 1 job failed</h1>')
         self.assertIn(">1 of 2,000: &lt;/script&gt;&lt;img src=x", text)
@@ -498,6 +506,33 @@ class InABrowser(ReportCase):
         self.assertGreater(max(unknown) - min(unknown), 0.7 * 600)
         self.assertEqual(pale, [])
         self.assertGreater(len(done), 80)
+
+    def test_times_are_those_of_the_host_by_the_clock_of_that_day(self) -> None:
+        """With the year if it is another one; and the axis has whole hours on both sides."""
+        summer, winter = 1_761_400_000.0, 1_761_480_000.0       # around 26 October 2025, in Europe
+        self.write("d a\nd b\n")
+        self.journal(end(1, 1, "a", summer), end(2, 2, "b", winter))
+        with unittest.mock.patch.dict(os.environ, TZ="Europe/Berlin"):
+            began, ticks = self.told("""
+                const ticks = [], node = get("slots"), c = node.getContext("2d");
+                c.fillText = text => ticks.push(text);
+                draw();
+                return [[...document.querySelectorAll("tbody td:nth-child(5)")].map(cell => cell.textContent),
+                  ticks.filter(text => text.includes(":"))];""")
+        self.assertEqual(began, ["2025-10-26 13:00:00", "2025-10-25 15:46:40"])
+        self.assertTrue(ticks)
+        odd = [tick for tick in ticks if not re.search(r"^2025-10-2\d (00|06|12|18):00$", tick)]
+        self.assertEqual(odd, [])
+
+    def test_tries_with_too_little_memory_have_not_the_colour_of_failures(self) -> None:
+        self.write("d a\n! b\n")
+        self.journal(*(end(f"{try_}{command}", line, command, BEGAN + 100 * try_ + 10 * line, state=state,
+                           cause=cause, promised=1 << 30, exit=-1 if cause else 0)
+                       for line, command, last in ((1, "a", ("d", "")), (2, "b", ("!", "memory")))
+                       for try_, (state, cause) in enumerate([("!", "memory"), ("!", "memory"), last])))
+        legend = self.told("""
+            return [...document.querySelectorAll("#colours li")].map(entry => entry.textContent);""")
+        self.assertEqual(sorted(legend), ["1run done", "1run failed", "4runs with too little memory"])
 
     @spared
     def test_the_page_is_no_wider_than_the_screen_and_a_table_has_its_commands(self) -> None:

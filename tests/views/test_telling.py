@@ -4,6 +4,7 @@ import os
 import re
 import time
 from typing import Any
+from unittest import mock
 
 import runmaker4
 import runwait4
@@ -175,6 +176,13 @@ class Status(TellingCase):
         self.assertIsNone(self.status("--outdir", "out")["per_hour"])
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"), r"\d  +-  ")
 
+    def test_a_time_has_its_day_if_that_is_over_and_its_year_if_that_is(self) -> None:
+        now = time.mktime((2026, 3, 2, 12, 0, 0, 0, 0, -1))
+        with mock.patch.object(time, "time", lambda: now), \
+                mock.patch.object(time, "localtime", lambda t=now, real=time.localtime: real(t)):
+            shown = [runwait4.format_time(now - 3600 * hours) for hours in (1, 24, 24 * 90)]
+        self.assertEqual(shown, ["11:00:00", "Mar 01 12:00", "Dec 02 2025 12:00"])
+
     def test_a_long_journal_is_read_from_its_end_as_far_as_need_be(self) -> None:
         self.running("d job 49", "d job 9998")
         old = [line for number in range(9999) for line in pair(number, number, f"job {number}")]
@@ -287,26 +295,27 @@ class CommonBeginning(TellingCase):
             ("simulate 1", "./simulate 1"): whole}
         for commands, shown in table.items():
             with self.subTest(commands=commands):
-                self.assertEqual(runwait4.without_common_beginning(commands, 80),
+                self.assertEqual(runwait4.without_common_beginning(commands, 0),
                                  commands if shown is whole else shown)
 
-    def test_it_is_left_out_on_a_terminal_only(self) -> None:
+    def test_it_is_left_out_on_a_terminal_that_is_too_narrow(self) -> None:
         lines = [f"python3 simulate.py --seed {seed} --name 'two blanks'" for seed in range(1, 5)]
         self.write(f"! {lines[0]}\n! {lines[1]}\nr {lines[2]}\nr {lines[3]}\n")
         hold_line(self, 3)
         self.journal(*(end(seed, seed, lines[seed - 1], state="!", files=[]) for seed in (1, 2)))
         running = "(still running without a runner) ", "(orphan) "
-        for view, first, notes in ("--failed", 1, ("", "")), ("--status", 3, running):
+        for view, first, notes, columns in ("--failed", 1, ("", ""), 53), ("--status", 3, running, 113):
             with self.subTest(view):
                 call = view, "--outdir", "out", "runs.txt"
-                shown = "\n".join(self.at_terminal(100, *call))
+                wide, shown = ("\n".join(self.at_terminal(width, *call)) for width in (columns, columns - 1))
                 for number, note in enumerate(notes, first):
                     self.assertIn(f"  {note}... --seed {number} --name 'two blanks'\n", f"{shown}\n")
-                    self.assertIn(f"  {note}{lines[number - 1]}\n", self.told(*call))
+                    for text in f"{wide}\n", self.told(*call):
+                        self.assertIn(f"  {note}{lines[number - 1]}\n", text)
                 self.assertNotIn("python3", shown)
                 self.assertIn(lines[first - 1], "".join(self.at_terminal(1000, *call, "--json")))
         self.assertEqual(self.runwait("--report", "page", "--outdir", "out", "runs.txt").code, 0)
-        self.assertIn("(orphan) ... --seed 4 --name", self.read("page").decode())
+        self.assertIn("<td>(orphan) python3 simulate.py --seed 4 --name", self.read("page").decode())
 
 
 class Failed(TellingCase, RunCase):

@@ -57,6 +57,18 @@ class Lost(ViewCase):
         self.assertEqual(page.outcomes, {"error": 1, "running": 1, "unknown": 2})
         self.assertEqual(page.failed(), [[1, "lost"], [2, "unknown (now failed)"]])
 
+    def test_a_new_line_whose_server_and_client_were_cut_off_has_no_run_that_goes_on(self) -> None:
+        """The next server serves it, but has nothing of that run."""
+        servers = runmaker4.PresenceLock.SERVERS
+        path = self.write(". a\n. b\nd c\n")
+        os.utime(path, (time.time() + 30,) * 2)         # until it is 5 s old, an end can be missing
+        self.hold_presence_lock(servers + 2)
+        self.journal(start(1, 1, "a", runner=servers + 1), start(2, 2, "b", runner=servers + 2),
+                     start(3, 3, "c", runner=servers + 1))
+        self.assertEqual(self.outcomes("--show", "*"), [
+            (1, "unknown", "unknown"), (2, "running", "ending"), (3, "running", "ending")])
+        self.assertEqual(self.page().outcomes, {"unknown": 1, "running": 2})
+
     def test_where_no_runner_is_at_work_no_run_is_ending(self) -> None:
         """Also those of journals that do not name runners."""
         self.write("e a\nd b\n")
