@@ -7,8 +7,9 @@ Private copies of runmaker4.py and runset4.py find simulated_host.py, beside thi
 -r; runset4.py, which sets states and appends; an editor that saves what it has read long ago in place, or
 puts another file there in one of three ways; or instead of both one or two people with `runset4.py --edit`;
 fate, which kills runners (their jobs die with them or live on), stops them, and cuts hosts off; rarely
-somebody who removes the lock file. In a third of the histories lines are equal. A job is a time span and a
-result: processes and output are none of this. Nor are groups, and the server.
+somebody who removes the lock file. In a third of the histories lines are equal; in some, jobs wait for
+jobs by name (run_steps). A job is a time span and a result: processes and output are none of this. Nor are
+groups, and the server.
 
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
 file that the path names had lines of it when the last of them was claimed (History.check_runs); the
@@ -27,6 +28,7 @@ editor does not save in place in the microseconds between a check and its write 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import functools
 import importlib.machinery
 import itertools
@@ -41,10 +43,10 @@ import time
 import traceback
 import types
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 from unittest import mock
 
 from tests.orders.simulated_host import (
@@ -150,6 +152,47 @@ def job_locks_in(lock_table: Inode, command: bytes, owners: Container[Descriptio
         and (owners is None or lock.owner in owners)
         for lock in lock_table.locks
     )
+
+
+class Step(NamedTuple):
+    """A job line of a file with names."""
+    line: bytes
+    host: bytes             # b"": any
+    awaited: list[int]      # offsets of the lines for which it waits (after=)
+
+
+def steps_of(data: bytes | bytearray) -> dict[int, Step]:
+    """The job lines of a file by offset."""
+    steps: dict[int, Step] = {}
+    named: dict[bytes, list[int]] = {}
+    settings: dict[bytes, bytes] = {}
+    awaited: list[int] = []
+    for at, line in lines_of(data):
+        if line.startswith(b"#RUN ") and b"=" in line:
+            settings = dict(word.split(b"=") for word in line.split()[1:])
+            patterns = settings.get(b"after", b"").split(b",")
+            awaited = [above for name, lines in named.items() for above in lines
+                       if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        elif command_of(line) != line:
+            steps[at] = Step(line, settings.get(b"host", b""), awaited)
+            if b"name" in settings:
+                named.setdefault(settings[b"name"], []).append(at)
+    return steps
+
+
+def unfinished_above(steps: Mapping[int, Step], at: int) -> bytes:
+    """The first line that is not done of those for which a line waits; or b""."""
+    above = [steps[other].line for other in steps[at].awaited] if at in steps else []
+    return next((line for line in above if line[:1] in b".r!e"), b"")
+
+
+def stopped_steps(steps: Mapping[int, Step]) -> set[int]:
+    """The new lines that a failure stops: those that wait for it, and those that wait for these."""
+    bad: set[int] = set()
+    for at, (line, _, awaited) in steps.items():
+        if line[:1] in b"!e" or (line[:1] == b"." and not bad.isdisjoint(awaited)):
+            bad.add(at)
+    return {at for at in bad if steps[at].line[:1] == b"."}
 
 
 class History(World):
@@ -340,13 +383,15 @@ class History(World):
         if self.edits or self.hand_set or self.fates - {"kill"} or self.removed > 0 or me.host.name != "one":
             return
         locked = {other for _, other in self.entered} | {run.command for run in self.runs}
-        for _, line in lines_of(self.last.data):
+        steps = steps_of(self.last.data)
+        for at, line in lines_of(self.last.data):
             other = command_of(line)
             if line == b"#RUN barrier":
                 return
             # one that was an orphan itself, and was given back, is no better than this one
             if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
-                    and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in):
+                    and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in
+                    and not unfinished_above(steps, at)):
                 self.fail(f"makes the orphan {command!r} new, and {line!r} is new")
 
     def check_reset(self, me: Process, line: bytes) -> None:
@@ -364,7 +409,7 @@ class History(World):
     def bad_lines(self, states: bytes) -> set[bytes]:
         """The lines that have failed, or are in error, and whose commands stand once, for any host."""
         data = bytes(self.names[PATH].data) if PATH in self.names else b""
-        lines = [line for _, line in lines_of(data.partition(b"#RUN host")[0])]
+        lines = [step.line for step in steps_of(data).values() if step.host in (b"", b"*")]
         commands = Counter(command_of(line) for _, line in lines_of(data))
         return {line for line in lines if line[:1] in states.replace(b"r", b"")
                 and commands[command_of(line)] == 1}
@@ -482,26 +527,31 @@ class History(World):
             self.fail(f"has a free slot, and leaves {left[0]!r} alone")
 
     def check_barrier(self, me: Process, job: Any) -> None:
-        """Check that no line above that this runner must make new is as it was, and that no job above a
-        barrier is unfinished, unless others run some again; where nobody edits or sets states.
+        """Check that no line above that this runner must make new is as it was, that no job above a barrier
+        is unfinished, unless others run some again or a failure stops it, and none of a name for which this
+        one waits; where nobody edits or sets states.
         """
         if self.edits or self.hand_set:
             return
-        unfinished, tried = b"", self.tried_since(me.came)
+        steps = steps_of(self.last.data)
+        if above := unfinished_above(steps, job.offset):
+            self.fail(f"{job.text!r} is started, and waits for {above!r}")
+        unfinished, tried, stopped = b"", self.tried_since(me.came), stopped_steps(steps)
         for at, line in lines_of(self.last.data):
             if at < job.offset and line in me.due and command_of(line) not in tried:
                 self.fail(f"{job.text!r} is started, and {line!r} above is not new")
             if line == b"#RUN barrier" and unfinished and at < job.offset:
                 self.fail(f"{job.text!r} is started below a barrier, and {unfinished!r} has not ended")
-            if command_of(line) != line and line[:1] in b".r" and not self.again:
+            if command_of(line) != line and line[:1] in b".r" and at not in stopped and not self.again:
                 unfinished = unfinished or line
 
     def new_commands(self, me: Process) -> set[bytes]:
-        """The commands of new lines that a runner may take, now or below a barrier."""
-        data = bytes(self.names[PATH].data) if PATH in self.names else b""
-        if me.host.name != "one":
-            data = data.partition(b"#RUN host=one")[0]
-        return {command_of(line) for _, line in lines_of(data) if line[:2] == b". "}
+        """The commands of new lines that a runner may take, now or once others are done."""
+        steps = steps_of(self.names[PATH].data if PATH in self.names else b"")
+        stopped = stopped_steps(steps)
+        return {command_of(step.line) for at, step in steps.items()
+                if step.line[:1] == b"." and at not in stopped
+                and step.host in (b"", b"*", me.host.name.encode())}
 
     def orphans(self) -> set[bytes]:
         """The commands that have more lines `r` than job locks are held; not those whose mutex somebody has
@@ -551,11 +601,12 @@ class History(World):
         if [command_of(line) for _, line in lines_of(inode.data)] != inode.commands:
             self.fail(f"lines were altered: {bytes(inode.data)!r}")
         self.check_done(command_of(line) for _, line in lines_of(inode.data) if line[:1] == b"d")
-        for _, line in lines_of(inode.data):
+        stopped = stopped_steps(steps_of(inode.data))
+        for at, line in lines_of(inode.data):
             half = self.halves and any(known.startswith(command_of(line)) for known in self.known)
             if command_of(line) not in self.known and b" edited" not in line and not half:
                 self.fail(f"nobody wrote the line {line!r}")
-            if command_of(line) != line and line[:1] not in b"d!ecx":
+            if command_of(line) != line and line[:1] not in b"d!ecx" and at not in stopped:
                 self.fail(f"line {line!r} was never run to its end")
         if not self.edits and any(inode.commands.count(command) != 1 for command in self.appended):
             self.fail(f"not all of {self.appended} were appended once")
@@ -1047,7 +1098,8 @@ def make_world(seed: int) -> History:
             ("left", True, 0.1, leave_alive), ("orphans", world.kind, 0.1, take_orphans),
             ("answers", world.kind, 0.05, lose_answers),
             ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
-            ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again)):
+            ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again),
+            ("steps", True, 0.15, run_steps)):
         if can_be and random.Random(f"{name}? {seed}").random() < share:
             make(world, hosts)
             return world
@@ -1143,6 +1195,46 @@ def run_short_jobs(world: History, hosts: list[Host]) -> None:
         world.actors.append(Actor("editor", hosts[2], script=edit(world, hosts[2], 2)))
     if world.draws.random() < 0.2:
         world.errors = 2
+
+
+def run_steps(world: History, hosts: list[Host]) -> None:
+    """Jobs wait for jobs by name, while runners are killed and stopped, and their hosts cut off; but not the
+    last one, which can take each job, so that no other waits for ever.
+    """
+    draws = world.draws
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_steps(draws))))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
+    world.times = (0.001, 0.1, 0.7, 1.5)
+    runners = make_runners(world, [*draws.choices(hosts[:2], k=draws.choice((1, 1, 2))), hosts[0]],
+                           (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0))
+    world.actors += runners
+    blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
+    world.fates = set(blows)
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:-1], blows)))
+
+
+def make_steps(draws: random.Random) -> list[bytes]:
+    """A job file in which jobs wait for jobs by name, or by a pattern."""
+    lines: list[bytes] = []
+    names: list[bytes] = []
+    for number in range(draws.choice((2, 3, 5, 8))):
+        words = []
+        name = draws.choice((b"", b"a1", b"a2", b"b1"))
+        if names and draws.random() < 0.8:
+            chosen = {draws.choice(names) for _ in range(draws.choice((1, 1, 2)))} - {name}
+            if draws.random() < 0.2:
+                chosen = {draws.choice(names)[:1] + b"*"}
+            words += [b"after=" + b",".join(sorted(chosen))] * bool(chosen)
+        words += [b"name=" + name] * bool(name) + [b"host=one"] * (draws.random() < 0.2)
+        lines += [b"#RUN " + b" ".join(words)] * bool(words) or [b"#RUN host=*"]
+        names += [name] * bool(name)
+        if draws.random() < 0.1:
+            lines.append(b"#RUN barrier")
+        lines += [draws.choice((b".",) * 12 + (b"d", b"x", b"!", b"e", b"r")) + b" %d%c" % (number, letter)
+                  for letter in b"abc"[:draws.choice((1, 1, 2, 3))]]
+    return lines
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
@@ -1548,7 +1640,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         lambda self, consumers, plain=CORE.Cursor._go_on_with_reset: plain(self, consumers) and None)),
     "exit though lines wait at a barrier": one(
         FILE, "summarize", lambda self, consumers, groups, keep_above, looks, plain=FILE.summarize: (
-            plain(self, consumers, groups, looks=looks))),
+            plain(self, consumers, groups, -math.inf, looks))),
+    "names ignored": one(CORE.Above, "find_awaited", lambda self, line: None),
+    "failures of a name ignored": one(CORE.Above, "record_bad", lambda self, line: None),
+    "ready once one job of a name is done": one(CORE.Walk, "on_done", lambda self, job: (
+        [self._wait_for(None, waiting.pop(0)) for named, waiting in self._waiting.items() for _ in [*waiting]
+         if named.name == job.settings.name])),
     "exit and not all were looked at": one(CORE.Cursor, "_find_exits", exits_unseen),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
 }
