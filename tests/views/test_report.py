@@ -29,6 +29,9 @@ HERE = os.uname().nodename
 spared = unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: each browser takes seconds")
 
 
+BERLIN = {"TZ": "Europe/Berlin"}
+
+
 def journal_end(number: int, took: float = 1.0, **more: Any) -> bytes:
     """The end of a run that took a second, so many seconds after BEGAN."""
     return end(number, number, began=BEGAN + number - took, took=took,
@@ -196,8 +199,7 @@ class Content(ReportCase):
         self.write("d a\nd b\n")
         summer, winter = 1_792_836_000.0, 1_793_104_000.0       # around 25 October 2026, in Europe
         self.journal(end(1, 1, "a", summer), end(2, 2, "b", winter))
-        with unittest.mock.patch.dict(os.environ, TZ="Europe/Berlin"):
-            self.assertEqual(self.report().code, 0)
+        self.assertEqual(self.report(env=BERLIN).code, 0)
         self.assertEqual([row["zone"] for row in self.page().rows], [7200, 3600])
 
     def test_it_is_made_in_a_directory_that_was_removed(self) -> None:
@@ -512,13 +514,12 @@ class InABrowser(ReportCase):
         summer, winter = 1_761_400_000.0, 1_761_480_000.0       # around 26 October 2025, in Europe
         self.write("d a\nd b\n")
         self.journal(end(1, 1, "a", summer), end(2, 2, "b", winter))
-        with unittest.mock.patch.dict(os.environ, TZ="Europe/Berlin"):
-            began, ticks = self.told("""
-                const ticks = [], node = get("slots"), c = node.getContext("2d");
-                c.fillText = text => ticks.push(text);
-                draw();
-                return [[...document.querySelectorAll("tbody td:nth-child(5)")].map(cell => cell.textContent),
-                  ticks.filter(text => text.includes(":"))];""")
+        began, ticks = self.told("""
+            const ticks = [], node = get("slots"), c = node.getContext("2d");
+            c.fillText = text => ticks.push(text);
+            draw();
+            return [[...document.querySelectorAll("tbody td:nth-child(5)")].map(cell => cell.textContent),
+              ticks.filter(text => text.includes(":"))];""", env=BERLIN)
         self.assertEqual(began, ["2025-10-26 13:00:00", "2025-10-25 15:46:40"])
         self.assertTrue(ticks)
         odd = [tick for tick in ticks if not re.search(r"^2025-10-2\d (00|06|12|18):00$", tick)]
@@ -629,9 +630,9 @@ class InABrowser(ReportCase):
             });""" % json.dumps(colours))
         return found
 
-    def told(self, act: str, width: int = 800) -> Any:
+    def told(self, act: str, width: int = 800, **options: Any) -> Any:
         """What a script returns that acts on the report of out/journal in a browser."""
-        self.assertEqual(self.report().code, 0)
+        self.assertEqual(self.report(**options).code, 0)
         text = self.browse("document.title = JSON.stringify((() => { %s })())" % act, width)
         return json.loads(html.unescape(present(re.search("<title>(.*?)</title>", text))[1]))
 
