@@ -4,7 +4,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +15,21 @@ from tests.support.runs import SLEEPING, WAITING, RunCase
 from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
 from tests.support.tcp import TcpCase
 
+# A byte is added to `asked` whenever runset4.py asks if a job still runs
+ASKS = """
+import runset4
+can_run = runset4.JobFile.can_run_another_copy
+def note_and_ask(file, command):
+    with open("asked", "ab") as asked:
+        asked.write(b"x")
+    return can_run(file, command)
+runset4.JobFile.can_run_another_copy = note_and_ask
+"""
+
 
 def waiting(seconds: float) -> str:
     """Statements by which runset4.py waits so long for a job to end."""
-    return f"import runset4\nrunset4.MAX_EXIT_WAIT_SECONDS = {seconds}"
+    return f"{ASKS}runset4.MAX_EXIT_WAIT_SECONDS = {seconds}"
 
 
 class CancelCase(RunCase):
@@ -48,7 +58,7 @@ class Cancel(CancelCase):
 
         def runner() -> None:
             wait_until(lambda: b"c" + line[1:] in self.read().splitlines())
-            time.sleep(0.3)
+            wait_until(lambda: len(self.wait_file("asked")) > 1, what="it is asked again")
             runmaker4.unlock(fd, 0, 0)
         thread = threading.Thread(target=runner)
         thread.start()

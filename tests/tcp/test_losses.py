@@ -393,7 +393,7 @@ class SilentConnection(LossCase):
         self.wait_states("dr")
         self.connect(server, "--follow", name="carol", up=())
         self.wait_said(server, "client bob (127.0.0.1) is lost")
-        time.sleep(SHORT + 1)                           # by now the line is carol's, or it is e
+        wait_until(lambda: self.states() == "de" or self.started_lines("carol"), what="it is e, or carol's")
         count = len(self.pids(2))
         proxy.thaw()
         self.open_gate()
