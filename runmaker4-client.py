@@ -66,6 +66,7 @@ from runmaker4 import (
     JOB_VARIABLES,
     KILL_SIGNALS,
     NEW,
+    NOBODY,
     OUTPUT_WINDOW_BYTES,
     PORT,
     SIGNALS,
@@ -1135,6 +1136,7 @@ class RemoteJobs:
             can_retry=summary.boolean("again"),
             jobs_left=has_jobs_left,
             first_stray=summary.integer("first_stray"),
+            without_jobs={NOBODY: summary.text("lack")},
         )
 
 

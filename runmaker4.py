@@ -1791,6 +1791,18 @@ class Consumer:
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
+    def describe_lack(self, line: Line, settings: JobSettings) -> str:
+        """Return why a line is not for it: 'line 2 needs 2G of 1G', 'line 2 needs host bob'; '': it is."""
+        if self.fits(settings, below_end=False):
+            return ""
+        needs, own = settings.needs, self.capacity
+        lack = f"host {join_first_few(settings.hosts)}"
+        if needs.memory > own.memory:
+            lack = f"{memory_text(needs.memory)} of {memory_text(own.memory)}"
+        if needs.slots > own.slots:
+            lack = f"{needs.slots} slots of {own.slots}"
+        return printable(f"line {line.number} needs {lack}")
+
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
 
@@ -2385,7 +2397,8 @@ class Summary:
     has_end: bool = False       # there is a `#RUN end`
     # consumers for which new jobs are left, but none that keeps them
     with_jobs: frozenset[Consumer] = frozenset()
-    without_jobs: frozenset[Consumer] = frozenset()     # none is left for these
+    # none is left for these; and why the first new line is not for them; '': no line is new
+    without_jobs: Mapping[Consumer, str] = field(default_factory=dict)
 
     def describe(self, with_lines: bool) -> str:
         """Return '31 done, 2 failed (lines 3, 5), 9 new'.  with_lines: with numbers of bad lines."""
@@ -3057,13 +3070,15 @@ class JobReader(Opened):
         can_retry = False
         remaining = Consumers(consumers)        # that no new job keeps
         with_jobs: set[Consumer] = set()
+        lacks: dict[Consumer, str] = {}
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
             wants_bad = (above.bad_states != b"" or len(bad_lines) < self.MAX_NAMED
                          or not (can_retry or is_grouped))
+            may_suit = remaining.any_fits(scope) or bool(remaining.all and not lacks)
             wants_new = not met_new and (scope.settings.awaited != [] or (
-                remaining.any_fits(scope) and (groups or not is_grouped)))
+                may_suit and (groups or not is_grouped)))
             line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
                 break
@@ -3073,6 +3088,8 @@ class JobReader(Opened):
                 met_new = False
             elif line.state == NEW:
                 met_new = True
+                lacks = lacks or {
+                    consumer: consumer.describe_lack(line, scope.settings) for consumer in remaining.all}
                 fitting = [*remaining.fitting(scope)]
                 with_jobs.update(fitting)
                 # only bad lines are recorded here: what waits never starts
@@ -3100,7 +3117,7 @@ class JobReader(Opened):
             first_stray=find_stray_line(self.reader, STRAY),        # neither a job nor a comment
             has_end=scope.below_end,
             with_jobs=frozenset(with_jobs & remaining.all.keys()),
-            without_jobs=frozenset(remaining.all.keys() - with_jobs),
+            without_jobs={consumer: lacks.get(consumer, "") for consumer in remaining.all.keys() - with_jobs},
         )
 
     def has_no_other_users(self) -> bool:
@@ -5093,7 +5110,7 @@ class Cursor:
         # without a reason a job has failed since the walk
         stopped = summary.with_jobs if why_stopped else ()
         exits = {consumer: why_stopped if consumer in stopped else ""
-                 for consumer in summary.without_jobs.union(stopped)
+                 for consumer in {*summary.without_jobs, *stopped}
                  if summary.has_end or not consumer.follow}
         return CountedNoJob(summary=summary, exits=exits)
 
@@ -6235,6 +6252,17 @@ def slurm_tasks() -> int:
 # ---- how much memory ---------------------------------------------------------------------------------------
 
 
+def is_job() -> bool:
+    """Return False if $RUNMAKER4_JOB names a runner that is no ancestor: sbatch and tmux keep variables."""
+    named_pid = os.environ.get("RUNMAKER4_JOB", "").rsplit("-", 3)[1:2]     # []: none
+    pid = os.getppid()
+    with suppress(OSError):                     # no process is above, or it is hidden
+        while named_pid not in ([], [str(pid)]):
+            pid = ProcessStat.read(str(pid)).parent
+        return True
+    return False
+
+
 def available_memory() -> float:
     """Return the memory that this process can use, in bytes: the least of all known limits."""
     # Slurm gives it per node or per CPU, in MiB; 0: the whole node.  Tasks of a step (srun) share it; a batch
@@ -6242,7 +6270,7 @@ def available_memory() -> float:
     cpus = slurm_cpus() if is_slurm_step() else positive_number("SLURM_CPUS_ON_NODE")
     limits = [
         float(os.sysconf("SC_PHYS_PAGES") * PAGE),
-        positive_number("RUNMAKER4_MEMORY"),    # allocated by an outer runner, of which we are a job
+        positive_number("RUNMAKER4_MEMORY") if is_job() else inf,   # what an outer runner has allocated
         positive_number("SLURM_MEM_PER_NODE") / slurm_tasks() * SIZE_UNITS["M"],
         positive_number("SLURM_MEM_PER_CPU") * cpus * SIZE_UNITS["M"],
     ]
@@ -7909,6 +7937,8 @@ class RunnerStats:
         if has_more_than_done and not has_run_all_jobs:
             separator = ":" if text == "nothing to do" else "; in all"
             text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
+        if did_nothing:
+            text += "".join(f"; {why}" for why in summary.without_jobs.values() if why)
         # lines without their result are `r`, and orphans once we exit
         will_be_orphaned = self.unwritten_lines and counts.running
         if summary.can_retry or will_be_orphaned:

@@ -65,8 +65,9 @@ class OfTheFile(RunCase):
         ("! a\n#RUN barrier check\n. b\n", (), 1,
          "nothing done; in all 1 failed (line 1), 1 new; -r runs them again"),
         ("#RUN together=all host=*\n! a\n", (), 1, "nothing to do: 1 failed (line 2)"),
-        ("#RUN slots=5\n. a\n", ("-j2",), 0, "nothing to do: 1 new"),
-        ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0, "nothing to do: 2 new"),
+        ("#RUN slots=5\n. a\n", ("-j2",), 0, "nothing to do: 1 new; line 2 needs 5 slots of 2"),
+        ("#RUN host=bob\n. a\n#RUN slots=3 host=*\n. b\n", ("--plain",), 0,
+         "nothing to do: 2 new; line 2 needs host bob"),
         ("#RUN host=bob\n. a\n#RUN slots=3\n. b\n", ("-j3", "-1", "--walltime=1h", "--timeout=5h"), 1,
          "nothing done; in all 2 new"),
         # what -r runs is told however many of groups stand above it
@@ -79,6 +80,9 @@ class OfTheFile(RunCase):
         # a job that fails is the one job of -1, too
         (". false\n. a\n", ("-1",), 1,
          "0 done, 1 failed in T (line 1); in all 1 failed, 1 new; -r runs them again"),
+        # a runner without a job says why the first new line is not for it
+        ("d a\n#RUN memory=2G\n. a\n#RUN host=b\n. b\n", ("--memory=1G",), 0,
+         "nothing to do: 1 done, 2 new; line 3 needs 2G of 1G"),
     )
 
     def test_all_sorts_of_files(self) -> None:
@@ -166,7 +170,7 @@ runmaker4.Runner.MAX_ANSWER_SECONDS = 0.1
 class OfTheServersFile(OverTcp, RunCase):
     """A client says what its server has counted."""
     test_all_sorts_of_files = OfTheFile.test_all_sorts_of_files
-    FILES = tuple(OfTheFile.FILES[at] for at in (7, 15, 19, 22, 24, *(5, 10, 13, 17, 20, 21) * FULL))
+    FILES = tuple(OfTheFile.FILES[at] for at in (7, 15, 19, 22, 24, -1, *(5, 10, 13, 17, 20, 21) * FULL))
 
 
 class LateJobs(TcpCase):
@@ -177,7 +181,7 @@ class LateJobs(TcpCase):
 
         def count(new: int, running: int) -> Message:
             now = dict(new=new, running=running, done=0, failed=0, error=0, held=0)
-            account = dict(now=now, bad=[], again=False, left=new > 0, first_stray=0)
+            account = dict(now=now, bad=[], again=False, left=new > 0, first_stray=0, lack="")
             return dict(type="account", account=account)
 
         def serve(peer: Peer) -> None:

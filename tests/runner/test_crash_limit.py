@@ -134,7 +134,7 @@ class OverTcp(LossCase):
         self.write(f". {KILLER}\n. touch fine\n#RUN barrier\n. true\n")
         server = self.start_server("--grace", "0.2")
         deaths = 0
-        while (code := self.run_client(server, "-q", "--resume", "-j2").code) < 0:
+        while (code := self.run_client(server, "-q", "--resume").code) < 0:
             deaths += 1
             self.assertLessEqual(deaths, MAX_LOSSES)
             wait_until(lambda: server.err.count(b"did not come back within") == deaths, what="it is given up")

@@ -109,6 +109,22 @@ class Available(LimitedCase):
             with self.subTest(env=env):
                 self.assertEqual(self.memory(env=env), size)
 
+    def test_what_was_promised_counts_only_below_the_runner_that_promised_it(self) -> None:
+        """sbatch, tmux and at keep the variables of the job that has called them."""
+        promised = {"RUNMAKER4_MEMORY": str(GIB)}
+        above, beside = f"my-host-{os.getppid()}-1-1", f"my-host-{os.getpid()}-1-1"
+        for tags, size in (above, 1), (f"{beside}/{above}", 1), (beside, 64), (f"{above}/{beside}", 64):
+            with self.subTest(tags):
+                self.assertEqual(self.memory(env={**promised, "RUNMAKER4_JOB": tags}), size)
+
+    def test_a_runner_in_a_job_and_one_that_the_job_has_left_its_variables(self) -> None:
+        self.write("#RUN memory=1M\n. true\n", "inner")
+        inner = shlex.join(self.command(RUNMAKER, "--dry-run", "inner"))
+        self.write(f"#RUN memory=64M\n. export -p >left; {inner} 2>inside\n")
+        self.assertEqual(self.run_jobs().code, 0)
+        self.assertIn(b"64M of memory for jobs", self.read("inside"))
+        self.assertNotIn(b"64M of memory for jobs", self.run_script("sh", "-c", f". ./left; {inner}").err)
+
     def test_a_dry_run_says_it_if_a_job_needs_some(self) -> None:
         text = b"1.5G of memory for jobs with memory=\n"
         self.jobs("true")

@@ -157,7 +157,7 @@ class TokenOfTheClient(TokenCase):
 
     SEEN = (b"runmaker4-client.py: 127.0.0.1: other users of this host can see the token in the list of "
             b"processes (give --token a file, or set $RUNMAKER4_TOKEN)\n")
-    CLOSING = b"runmaker4-client.py: 127.0.0.1: nothing to do: 1 new\n"
+    CLOSING = b"runmaker4-client.py: 127.0.0.1: nothing to do: 1 new; line 2 needs host other\n"
 
     def assertRight(self, *calls: Call, said: bytes = b"") -> None:
         for call, ended in self.ask(calls):
