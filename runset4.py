@@ -1165,7 +1165,11 @@ def fill_template(
             return placeholder[0]
         if not values:
             raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
-        parts = map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)
+        parts = [*map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)]
+        if is_evaluated(template, placeholder[0]):
+            for part in itertools.filterfalse(HARMLESS_VALUE.fullmatch, parts):
+                raise ValueError(f"the shell would evaluate '{display_text(part)}' (pass it as an argument: "
+                                 "sh -c 'show \"$1\"' sh {})")
         misread = misread_value_pattern(template, placeholder[0])
         return b" ".join(b"'%b'" % part if misread.fullmatch(part) else quote(part) for part in parts)
 
@@ -1205,6 +1209,37 @@ def misread_value_pattern(template: bytes, placeholder: bytes) -> re.Pattern[byt
               if match[0] == placeholder and re.search(b"(?:%b)\\Z" % before, template[:match.start()])
               and re.match(after, template[match.end():])]
     return re.compile(rb"(?=[\w@%%+=:,./-]+\Z)(?:%b)" % b"|".join(values))
+
+
+# ---- placeholders that are evaluated -----------------------------------------------------------------------
+#
+# Some builtins evaluate their arguments, also quoted ones: `[ -v 'x[$(rm f)]' ]` runs rm.  There a value may
+# be a number or a name.
+
+HARMLESS_VALUE = re.compile(rb"[\w.+-]*")
+# A place is \0.  Assignments before the name of a command, or of a builtin that runs another
+EVALUATED = re.compile(rb"""
+      (?:\A|[;&|({!\n]|\b(?:if|then|elif|else|while|until|do|time|command|builtin|exec)\s)\s*(?:\w+=\S*\s+)*
+      (?: (?:eval|let|trap|read|unset|mapfile|readarray|getopts|integer|float)\s[^;&|]*
+        | (?:declare|typeset|local|readonly|export)\s (?:[^;&|]*\s)? (?:-\w*[iaAn]\w*\s[^;&|]*)?
+        | printf\s+-v\s*\S*
+      )\0
+    | (?:\[\[\s(?:(?!\]\]).)* | (?:\btest|\[)\s[^;&|]*)
+      (?: -(?:[vR]|eq|ne|lt|le|gt|ge)\s+\S*\0 | \0\S*\s+-(?:eq|ne|lt|le|gt|ge)\s )
+    | (?<!\w)(?:ba|da|z|k|mk|a|ya)?sh\d*\s(?:[^;&|]*\s)?-\w*c\s+\S*\0
+    # n={}; echo $((n + 1))
+    | \b(\w+)=\S*\0.* (?: \(\((?:(?!\)\)).)* | \$\[[^]]* | \blet\s[^;&|]* | \w\[ | \$\{\w+:
+        | \[\[\s(?:(?!\]\]).)*-(?:v|eq|ne|lt|le|gt|ge)\s+
+        | \[\[\s(?:(?!\]\]).)*(?=\$?\w+\s+-(?:eq|ne|lt|le|gt|ge)\s)
+      ) \$?\{?\b\1\b
+""", re.VERBOSE | re.DOTALL)
+
+
+@functools.cache
+def is_evaluated(template: bytes, placeholder: bytes) -> bool:
+    """Return True if in a place of this placeholder a shell evaluates the value, as far as can be seen."""
+    return any(EVALUATED.search(b"%b\0%b" % (template[:match.start()], template[match.end():]))
+               for match in PLACEHOLDER.finditer(template) if match[0] == placeholder)
 
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------

@@ -384,6 +384,41 @@ class QuotedPlaces(ImportCase):
             with self.subTest(template):
                 self.assertEqual(self.refusal(template), "")
 
+    EVALUATED = (
+        "[ -v {} ] && show", "test -v {}", "[ a = b -o -v {} ]", "[[ a && -v {} ]]",
+        "if [ -v {} ]; then :; fi",
+        "printf -v {} x", "printf -v{} x", "read {} <f", "read -r -a {} <f", "while read {}; do :; done",
+        "A=1 read {}", "mapfile {} <f", "getopts a {}", "declare {}", "declare -i n={}", "local -n n={}",
+        "readonly {}", "export {}", "unset {}", "let {}", "let n={}", "trap {} EXIT", "eval {}",
+        "true; eval x{}", "command eval {}", "sh -c {}", "nice bash -lc {}", "ssh host sh -e -c {}",
+        "[[ {} -gt 3 ]]",
+        "[[ 3 -gt {} ]]", "[ {} -gt 3 ]", "n={}; echo $((n*2))", "n={} && echo $[n+1]", "n={}; (( n > 3 ))",
+        "n={}; [[ n -gt 3 ]]", "n={}; [[ 3 -lt $n ]]", "n={}; let 'm=n'", "n={}; echo ${a[n]}",
+        "n={}; echo ${x:n:2}", 'n={} bash -c "echo \\$((n))"',
+    )
+    # a sibling that evaluates nothing
+    NOT_EVALUATED = (
+        "echo read {}", "sim --unset {}", "sim -v {}", "export v={}; sim $v", "declare v={}", "ssh -c aes {}",
+        "push -c {}", "bash -c 'show \"$1\"' sh {}", "[ {} = a ]", "[ -n {} ] && sim {}", "test -f {}",
+        "n={}; echo \"$n\" $((1+2))", "a={}; b=$((c+1)); echo \"$a\"", "f={}; echo \"$f\" && [[ -n $f ]]",
+        "n={} sh -c 'echo \"$n\"'", "printf %s {}", "cd {} && make", "ls [ab] {}",
+    )
+
+    def test_where_a_shell_evaluates_it_a_value_is_a_number_or_a_name(self) -> None:
+        for template in map(str.encode, self.EVALUATED):
+            with self.subTest(template):
+                for value in b"17", b"-1.5", b"name":
+                    runset4.fill_template(template, 1, [value])
+                for value in self.HOSTILE:
+                    with self.assertRaisesRegex(ValueError, r"\Athe shell would evaluate '.*' \(pass"):
+                        runset4.fill_template(template, 1, [value])
+        for template in map(str.encode, self.NOT_EVALUATED):
+            with self.subTest(template):
+                runset4.fill_template(template, 1, [self.HOSTILE[0]])
+        self.write("n\n1\nx[$(id)]\n", "t.csv")
+        self.assertAllRefused({("--add-list", "t.csv", "--template", "n={n}; echo $((n))"):
+                               "t.csv: line 3: the shell would evaluate 'x[$(id)]' (pass"})
+
     def test_it_is_refused_in_one_line_and_nothing_is_added(self) -> None:
         self.assertAllRefused({
             ("--add-list", "/dev/null", "--template", "sh -c 'show {}'"): "argument --template: {} is ",
