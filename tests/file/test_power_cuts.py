@@ -1,7 +1,7 @@
 """Promise: after a power cut no line stays `d` whose work can be lost, unless it is named and runs again.
 
 The power is cut by killing all processes of a test and giving the host another boot.  What the kernel had not
-written by then is dropped in tests/orders/random_output.py, and on a real disk in tests/real/test_power.py.
+written by then is dropped in tests/orders/random_output.py, and here on a real file system.
 """
 import contextlib
 import json
@@ -15,7 +15,7 @@ from typing import Any
 import runmaker4
 from tests.support.processes import MARK, Ended, marked, wait_until
 from tests.support.runs import HASTY, WAITING, RunCase
-from tests.support.scripts import RUNSET, RUNWAIT
+from tests.support.scripts import PYTHON, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 from tests.support.tcp import TcpCase
 
 BOOT = f'{HASTY}runmaker4.BOOT_ID = "boot"\n'
@@ -407,3 +407,54 @@ class Promises(PowerCase):
                     equal = {pairs[at - 1][1] for at in lost}
                     self.assertLessEqual(found, {at for at, pair in enumerate(pairs, 1) if pair[1] in equal})
                     self.assertLessEqual(len(lost), len(found))
+
+
+class RealDisk(RunCase):
+    """An ext4 file system that is shut down: what is not on disk by then never comes there."""
+    # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH (fs/ext4/ext4.h)
+    SHUT_DOWN = """import fcntl, os, struct
+fcntl.ioctl(os.open("disk", os.O_RDONLY), 0x8004587d, struct.pack("I", 2))"""
+    SCRIPT = """
+truncate -s 64M image && mkfs.ext4 -q -F image && mkdir disk && mount -o loop image disk || exit 77
+python() { "$PYTHON" "$@"; }
+cd disk
+for i in 1 2 3 4 5 6 7 8; do echo ". seq 9999 >result.$i"; done >runs.txt
+sync -f runs.txt
+if [ $MODE = exit ]; then
+    python $RUNMAKER -q runs.txt
+else
+    python $RUNMAKER -q --follow runs.txt &
+    until [ "$(grep -c ^d runs.txt)" = 8 ]; do read -t 0.02 <>../fifo; done
+    python $RUNSET -q runs.txt --add ": last"
+fi
+cd ..
+python -c "$SHUT_DOWN" || exit 77
+[ $MODE = exit ] || { kill -9 $!; wait; } 2>/dev/null
+until umount disk; do read -t 0.02 <>fifo; done 2>/dev/null
+mount -o loop image disk
+cat /proc/sys/kernel/random/uuid >boot && mount --bind boot /proc/sys/kernel/random/boot_id
+cd disk
+for i in 1 2 3 4 5 6 7 8; do [ -s result.$i ] || echo lost; done
+timeout 60 "$PYTHON" $RUNMAKER -q --resume runs.txt
+for i in 1 2 3 4 5 6 7 8; do [ -s result.$i ] || echo left; done
+grep -v ^d runs.txt
+cd .. && umount disk
+"""
+
+    def test_no_line_stays_done_whose_result_is_lost(self) -> None:
+        if os.geteuid() or not shutil.which("mkfs.ext4"):
+            self.skipTest("only root can mount, and mkfs.ext4 makes the file system")
+        for mode, lost in ("exit", b""), ("add", b"lost\n" * 8):
+            with self.subTest(mode=mode):
+                for name in "disk", "image", "fifo":
+                    with contextlib.suppress(FileNotFoundError):
+                        os.rename(self.dir / name, self.dir / f"{name}.old")
+                os.mkfifo(self.dir / "fifo")
+                ended = self.run_script(
+                    "unshare", "-m", "bash", "-c", self.SCRIPT, env={
+                        "MODE": mode, "PYTHON": PYTHON, "SHUT_DOWN": self.SHUT_DOWN,
+                        "RUNMAKER": str(SCRIPTS_AT / RUNMAKER), "RUNSET": str(SCRIPTS_AT / RUNSET)})
+                if ended.code == 77:
+                    self.skipTest(f"no file system can be mounted and shut down here: {ended.err!r}")
+                self.assertEqual(ended.out, lost, ended.err)
+                self.assertEqual(b"lines 1, 2, 3, 4" in ended.err, mode == "add")

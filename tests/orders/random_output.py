@@ -3,8 +3,9 @@
 A history is a file of a few very short jobs, made as text or from a table, and steps in random order: one or
 two runners, some with records of their own; kills of runners while they work; --cancel, --set, --add; edits
 with --edit, by rename, and in place, also of what was read long ago, that move, copy, remove, change and add
-lines.  Each job prints what no other run does, and writes into `truth` that it has begun, has printed, and
-ends with which status.  Nothing is known here of how runwait4.py finds a run.
+lines; power cuts, after which records are as they were at the last sync, and states are not.  Each job prints
+what no other run does, and writes into `truth` that it has begun, has printed, and ends with which status.
+Nothing is known here of how runwait4.py finds a run.
 
 What must hold, each time when somebody has looked:
 
@@ -15,6 +16,7 @@ What must hold, each time when somebody has looked:
 - If the journal has the end of the last run, with the line's state, it is given; also if that comes a moment
   after the state, unless the reader has waited for two seconds in vain.
 - All views agree, and the journal has all runs of all runners that were not killed.
+- A line that is `d`, and whose run was lost in a power cut, is in doubt (--status).
 
 A run that has left nothing in the journal (--no-records, another --outdir, a killed runner) cannot be told
 from an older one that has ended in the same state.  These are counted as limits.
@@ -45,7 +47,7 @@ from typing import Any, NamedTuple
 
 from tests.support.processes import MARK, marked, wait_until
 from tests.support.runs import RunCase
-from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+from tests.support.scripts import RUNSET, RUNWAIT
 
 KINDS = b"", b'"a", b\t\xff\r c\n\n\n', b"3.14", b"0123456789" * 500      # of output, behind the run's name
 JOB = """#!/bin/sh
@@ -65,6 +67,22 @@ WORDS = {"d": "done", "!": "failed", "e": "error", ".": "new", "c": "held cancel
 FINISHED = "d!ec"           # by a runner
 TEMPLATE = "./job {name} {value}"
 VALUES = "7", "a b", "it's", 'say "x"', "x,y", "$HOME", "*", "a;b", "\u00e9", "-n", "{1}", "\\", "#", "~"
+# The host's boot is in a file, marks are renewed often, and records take a while
+BOOT = """
+import runmaker4
+runmaker4.BOOT_ID = "boot"
+runmaker4.Program.RENEWAL_SECONDS, runmaker4.Program.GATHER_SECONDS = 0.1, 0.2
+"""
+# A sync: what is there now is on disk
+SYNC = """#!/bin/sh
+new=$(mktemp -d disk.XXXXXX) && cp -a runs.txt.out $new && mv -T $new $new.complete
+"""
+# Planted: claims come to disk before data
+NO_SYNC = """
+async def sync(*_):
+    return True
+runmaker4.Program._sync = sync
+"""
 MAX_WAIT_SECONDS = 2.0      # for which a reader waits for records that are on the way
 
 
@@ -116,8 +134,10 @@ class Seen:
 class History(RunCase):
     """One history.  faults: each is a kind, which may be a (limit), a colon, and the case."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, defect: str = "") -> None:
+        """defect: statements that plant one in each runner."""
         super().__init__("explore")
+        self.statements = BOOT + defect
         self.random = random.Random(seed)
         self.told: list[str] = []
         self.faults: list[str] = []
@@ -138,7 +158,7 @@ class History(RunCase):
             self.make_files()
             for _ in range(self.random.randint(3, 8)):
                 self.random.choice((self.work, self.work, self.work, self.disturbed_work, self.disturbed_work,
-                                    self.follow, self.set_states, self.edit, self.edit))()
+                                    self.follow, self.set_states, self.edit, self.edit, self.cut_power))()
                 if self.random.random() < 0.6:
                     self.check_table()
             if self.follower:
@@ -159,6 +179,8 @@ class History(RunCase):
             pause = chance.choice((0, 0, 0, 0, 0.05, 0.1, 0.3, 0.3, chance.choice((0, 0, 1.1))))
             cases.append(f"{number}) status={status} pause={pause} kind={kind};;")
         self.script(JOB % "\n".join(cases), "job")
+        self.script(SYNC, "bin/sync")
+        self.write("0", "boot")
         for name, text in ("truth", b""), *((f"kind.{number}", text) for number, text in enumerate(KINDS)):
             self.write(text, name)
         names = [next(self.new_names) for _ in range(chance.randint(2, 5))]
@@ -181,7 +203,9 @@ class History(RunCase):
         records = self.random.choice(("", "", "", "", "", "", "--no-records", "--outdir other")).split()
         label = f"R{len(self.runners)}"
         self.told.append(f"{label}: {' '.join(options)} {' '.join(records)}")
-        process = self.start(RUNMAKER, "-q", *options, *records, "runs.txt", env={"RUNNER": label})
+        path = f"{self.dir}/bin:{os.environ['PATH']}"
+        process = self.start_patched(self.statements, "-q", *options, *records, "runs.txt",
+                                     env={"RUNNER": label, "PATH": path})
         self.runners[label] = Runner(process, not records)
         return self.runners[label]
 
@@ -198,17 +222,65 @@ class History(RunCase):
         """Disturb runners at some moment of their work."""
         if self.random.random() < 0.6:
             self.set_states()
+        first, *_ = runners = self.start_runners_and_wait()
+        self.random.choice((
+            lambda: self.end(first, kill=True), lambda: self.end(first, kill=True), self.set_states,
+            lambda: self.end(first, kill=False), self.set_states, self.edit, self.check_table))()
+        for runner in runners:
+            self.finish(runner.process)
+
+    def start_runners_and_wait(self) -> list[Runner]:
+        """Start runners; return at some moment of the work of the first."""
         first, *_ = runners = self.start_runners()
         wanted = self.read("truth").count(b"\n") + self.random.randint(1, 8)
         with contextlib.suppress(AssertionError):       # there may be no such moment
             wait_until(lambda: first.process.poll() is not None or self.read("truth").count(b"\n") >= wanted,
                        timeout=0.5)
         time.sleep(self.random.choice((0, 0, 0.002, 0.01, 0.05)))
-        self.random.choice((
-            lambda: self.end(first, kill=True), lambda: self.end(first, kill=True), self.set_states,
-            lambda: self.end(first, kill=False), self.set_states, self.edit, self.check_table))()
-        for runner in runners:
-            self.finish(runner.process)
+        return runners
+
+    def cut_power(self) -> None:
+        """Cut the power while runners work, drop what no sync has brought to disk, and start them again."""
+        self.start_runners_and_wait()
+        time.sleep(self.random.choice((0, 0, 0.2, 0.5)))
+        self.told.append("power cut")
+        working = [runner for runner in self.runners.values() if runner.process.poll() is None]
+        for runner in working:
+            runner.process.kill()
+            runner.process.wait()
+            runner.was_killed = True
+        for pid in {*marked(f"{MARK}={self.mark}")} - {os.getpid()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.follower, before = None, self.look()
+        self.drop_unsynced_records()
+        self.write(str(self.random.random()), "boot")
+        after = self.look()
+        shown = self.finish(self.start_patched(BOOT, "--status", "--json", "runs.txt", script=RUNWAIT))
+        in_doubt = json.loads(shown.out).get("in_doubt", ())
+        for number, line in after.file.items():
+            run, is_known = self.last_run(after, number)
+            if line.state != "d" or number in in_doubt or not run or not is_known or run.status:
+                continue
+            runner = self.runners[run.runner]
+            had_record = before.journal.get(run.key) or runner in working
+            if had_record and runner.has_journal and not after.journal.get(run.key):
+                is_first = len(after.runs[line.name]) == 1
+                self.fault("lost in a power cut, and not in doubt" if is_first
+                           else "(limit) run again, lost in a power cut, and not in doubt", number, run)
+        self.finish(self.start_runner("--resume", "-j2").process)
+
+    def drop_unsynced_records(self) -> None:
+        """Let the records be as they were at the last sync; of some the kernel has written more."""
+        synced = sorted(self.dir.glob("disk.*.complete"), key=lambda path: path.stat().st_mtime_ns)
+        for path in (self.dir / "runs.txt.out").glob("*"):
+            old = synced[-1] / "runs.txt.out" / path.name if synced else None
+            if self.random.random() < 0.2:
+                continue
+            if old and old.exists():
+                path.write_bytes(old.read_bytes())
+            else:
+                path.unlink()
 
     def end(self, runner: Runner, kill: bool) -> None:
         """End a runner by TERM; or kill it, and perhaps its jobs, too."""
@@ -306,7 +378,8 @@ class History(RunCase):
         journal = self.read("runs.txt.out/journal") if self.exists("runs.txt.out/journal") else b""
         events = [json.loads(line) for line in journal.rpartition(b"\n")[0].split(b"\n") if line]
         return Seen(self.read_lines(), runs, {
-            (event["command"].split()[1], event["pid"]): event.get("state", "") for event in events})
+            (event["command"].split()[1], event["pid"]): event.get("state", "")
+            for event in events if event["event"] != "loss"})
 
     def last_run(self, seen: Seen, number: int) -> tuple[Run | None, bool]:
         """The last run of a line, and False if that is unknown: equal lines have moved."""

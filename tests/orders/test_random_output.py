@@ -55,6 +55,18 @@ class TheProof(unittest.TestCase):
             with self.subTest(kind):
                 self.assertIn(kind, self.kinds_after(change))
 
+    def test_work_that_was_not_on_disk_when_the_last_runner_ended_is_found(self) -> None:
+        for defect, wanted in ("", set()), (random_output.NO_SYNC, {"lost in a power cut, and not in doubt"}):
+            with self.subTest(defect=defect):
+                history = random_output.History(4, defect)
+                history.setUp()
+                self.addCleanup(history.doCleanups)
+                history.make_files()
+                history.script(random_output.JOB % "*) status=0 pause=0 kind=2;;", "job")
+                history.finish(history.start_runner().process)
+                history.cut_power()
+                self.assertEqual({fault.partition(":")[0] for fault in history.faults}, wanted, history.told)
+
 
 class Histories(unittest.TestCase):
     """Each is shown by python3 -m tests.orders.random_output --seed N."""
