@@ -68,7 +68,8 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":      # "Starting fast" in runmaker4.py
+if __name__ == "__main__" and (needed := "Python 3.9 or later"):   # Python 3.7 shows this with a SyntaxError
+    # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 

@@ -59,7 +59,7 @@ import sys
 # Look for modules in the standard library first (`site` has imported os from there), then beside this script,
 # which PYTHONSAFEPATH leaves out.  Neither must a queue.py of the user run instead, nor an installed
 # runmaker4.py of another version.
-if __name__ == "__main__":
+if __name__ == "__main__" and (needed := "Python 3.9 or later"):   # Python 3.7 shows this with a SyntaxError
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 
@@ -9676,6 +9676,9 @@ class RunnerProgram(Program):
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
         options.quiet |= options.plain          # --plain prints no more messages than -q
+        os.environ.pop("ZSH_VERSION", None)     # by which SHELL_SCRIPT knows zsh
+        if "SHELLOPTS" in os.environ:           # with `noexec` bash would run no job, and exit with 0
+            os.environ["SHELLOPTS"] = os.environ["SHELLOPTS"].replace("noexec", "hashall")
 
     def seconds_left(self) -> float | None:
         """Return the seconds until --walltime kills all jobs; None or inf: no limit.  Raises UsageError."""

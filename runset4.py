@@ -22,7 +22,8 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":      # "Starting fast" in runmaker4.py
+if __name__ == "__main__" and (needed := "Python 3.9 or later"):   # Python 3.7 shows this with a SyntaxError
+    # "Starting fast" in runmaker4.py
     library = os.path.dirname(os.__file__)
     sys.path[:0] = library, f"{library}/lib-dynload", os.path.dirname(os.path.realpath(__file__))
 
@@ -812,7 +813,7 @@ def leave_out(old: FileLines, new: FileLines, refused: dict[bytes, str]) -> list
     count = 0
     while len(refused) > count:
         count = len(refused)
-        for keys, *_ in *changes, *reversed(changes):   # both ways: one passage finds a row of moved lines
+        for keys, *_ in (*changes, *reversed(changes)):   # both ways: one passage finds a row of moved lines
             if keys & refused.keys():
                 for key in keys:
                     refused.setdefault(key, f"'{display_text(key.strip()[:80])}' is left out, too")

@@ -86,6 +86,14 @@ class Copied(AnywhereCase):
     OLD = "import runpy, sys; sys.hexversion = 0x030812F0; sys.argv = sys.argv[1:]; " \
           "runpy.run_path(sys.argv[0], run_name='__main__')"
 
+    def test_a_python_that_cannot_even_read_the_script_shows_a_line_that_says_why(self) -> None:
+        for script in SCRIPTS:
+            for minor in 6, 7:
+                with self.subTest(script=script, minor=minor):
+                    with self.assertRaises(SyntaxError) as caught:
+                        ast.parse((ROOT / script).read_bytes(), feature_version=(3, minor))
+                    self.assertIn("Python 3.9 or later", str(caught.exception.text))
+
     def test_a_python_that_is_too_old_is_named(self) -> None:
         for script in STARTED:
             with self.subTest(script=script):

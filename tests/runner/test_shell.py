@@ -202,6 +202,27 @@ class Settings(ShellCase):
         self.assertLeft(self.start(RUNMAKER, "runs.txt"), 1, "d!")
 
 
+class Exported(ShellCase):
+    """No variable of a shell that started the runner keeps jobs from running; wishes are left alone."""
+
+    def test_a_job_runs_and_its_status_counts(self) -> None:
+        shells = [name for name in ("sh", "bash", "dash", "zsh", "ksh", "mksh") if shutil.which(name)]
+        lines = [line for name in shells for line in (f"#RUN shell={name}", ". echo x >>ran", ". false")]
+        for name, value in (("ZSH_VERSION", "5.9"), ("SHELLOPTS", "noexec"), ("SHELLOPTS", "vi:noexec"),
+                            ("POSIXLY_CORRECT", "1"), ("BASH_ENV", "/dev/null"), ("ENV", "/dev/null")):
+            with self.subTest(name=name, value=value):
+                self.lines(*lines)
+                self.write("", "ran")
+                self.run_jobs("-q", "-j4", env={name: value})
+                count = len(shells)
+                self.assertEqual((self.states(), self.read("ran")), ("d!" * count, b"x\n" * count))
+
+    def test_the_other_options_of_bash_are_for_its_jobs(self) -> None:
+        self.lines("#RUN shell=bash", ". false | true")
+        self.run_jobs("-q", env={"SHELLOPTS": "noexec:pipefail"})
+        self.assertEqual(self.states(), "!")
+
+
 class WithRealPrograms(ShellCase):
     """What docs/recipes.md shows works with the real `module` and `conda`, where they are installed."""
     MODULES = "/usr/share/modules", "/usr/share/lmod/lmod"      # Environment Modules, Lmod: Debian's packages
