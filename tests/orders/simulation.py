@@ -391,7 +391,7 @@ class History(World):
             # one that was an orphan itself, and was given back, is no better than this one
             if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
                     and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in
-                    and not unfinished_above(steps, at)):
+                    and not steps[at].awaited):     # else a walk can have passed it before it was ready
                 self.fail(f"makes the orphan {command!r} new, and {line!r} is new")
 
     def check_reset(self, me: Process, line: bytes) -> None:
@@ -1202,7 +1202,10 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     last one, which can take each job, so that no other waits for ever.
     """
     draws = world.draws
-    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_steps(draws))))
+    blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
+    # a host that is cut off loses that runner, too
+    lines = make_steps(draws, [b"host=*"] if "cut" in blows else [b"host=one", b"host=*"])
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
     world.known.update(world.last.commands)
     world.done.clear()
     world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
@@ -1210,13 +1213,12 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     runners = make_runners(world, [*draws.choices(hosts[:2], k=draws.choice((1, 1, 2))), hosts[0]],
                            (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0))
     world.actors += runners
-    blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
     world.fates = set(blows)
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:-1], blows)))
 
 
-def make_steps(draws: random.Random) -> list[bytes]:
-    """A job file in which jobs wait for jobs by name, or by a pattern."""
+def make_steps(draws: random.Random, hosts: Sequence[bytes]) -> list[bytes]:
+    """A job file in which jobs wait for jobs by name, or by a pattern; hosts: settings."""
     lines: list[bytes] = []
     names: list[bytes] = []
     for number in range(draws.choice((2, 3, 5, 8))):
@@ -1227,7 +1229,7 @@ def make_steps(draws: random.Random) -> list[bytes]:
             if draws.random() < 0.2:
                 chosen = {draws.choice(names)[:1] + b"*"}
             words += [b"after=" + b",".join(sorted(chosen))] * bool(chosen)
-        words += [b"name=" + name] * bool(name) + [b"host=one"] * (draws.random() < 0.2)
+        words += [b"name=" + name] * bool(name) + [draws.choice(hosts)] * (draws.random() < 0.3)
         lines += [b"#RUN " + b" ".join(words)] * bool(words) or [b"#RUN host=*"]
         names += [name] * bool(name)
         if draws.random() < 0.1:
