@@ -1184,6 +1184,10 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
         raise
 
 
+# of a description to append (02000), or only to write (1), in /proc/PID/fdinfo/FD (proc(5))
+WRITES = re.compile(rb"flags:\s+\d*(?:[2367]\d{3}|1)\n")
+
+
 def find_writer(fd: int) -> str:
     """Return the number of a process that has a file open to append, or only to write; '': none is seen.
 
@@ -1198,9 +1202,8 @@ def find_writer(fd: int) -> str:
                 with suppress(OSError):         # it was closed
                     if os.readlink(f"/proc/{pid}/fd/{name}") == path:
                         with open(f"/proc/{pid}/fdinfo/{name}", "rb") as fields:
-                            flags = fields.read().split()[3]
-                        if int(flags, 8) & (os.O_WRONLY | os.O_APPEND):
-                            return pid
+                            if WRITES.search(fields.read()):
+                                return pid
     return ""
 
 
@@ -7531,12 +7534,12 @@ class Journal:
 
     def find_other_directory(self, directory: bytes) -> str:
         """Return where the last run ran, if none of the last ones ran in this directory; otherwise ''."""
-        ran_in: list[bytes] = []
         with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             start = max(os.fstat(file.fd).st_size - self.MEDIAN_BYTES, 0)
             ran_in = self.DIRECTORY.findall(file.pread(self.MEDIAN_BYTES, start))
-        is_other = ran_in and self._encode(to_text(directory)).encode() not in ran_in
-        return ran_in[-1].decode() if is_other else ""
+            if ran_in and self._encode(to_text(directory)).encode() not in ran_in:
+                return to_text(ran_in[-1])
+        return ""
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -9201,10 +9204,8 @@ def check_job_file_path(text: str) -> str:
 
 def check_slot_names(text: str) -> str:
     """Check an option value: names such as 'a,b', or @ and a file."""
-    if not all(map(str.strip, text.split(","))) or text == "@" or "\n" in text:
-        raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or @FILE)")
-    if re.search(r"(?:^|,)\d+-\d", text):
-        raise ArgumentTypeError(f"no ranges: '{text}' (name each slot: 0,1,2,3)")
+    if not all(map(str.strip, text.split(","))) or re.search(r"^@$|\n|(?:^|,)\d+-\d", text):
+        raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or 0,1,2,3 or @FILE)")
     return text
 
 

@@ -1167,7 +1167,7 @@ def fill_template(
         if not values:
             raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
         parts = [*map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)]
-        if is_evaluated(template, placeholder[0]):
+        if is_evaluated(template, *placeholder.span()):
             for part in itertools.filterfalse(HARMLESS_VALUE.fullmatch, parts):
                 raise ValueError(f"the shell would evaluate '{display_text(part)}' (pass it as an argument: "
                                  "sh -c 'show \"$1\"' sh {})")
@@ -1237,10 +1237,9 @@ EVALUATED = re.compile(rb"""
 
 
 @functools.cache
-def is_evaluated(template: bytes, placeholder: bytes) -> bool:
-    """Return True if in a place of this placeholder a shell evaluates the value, as far as can be seen."""
-    return any(EVALUATED.search(b"%b\0%b" % (template[:match.start()], template[match.end():]))
-               for match in PLACEHOLDER.finditer(template) if match[0] == placeholder)
+def is_evaluated(template: bytes, start: int, end: int) -> bool:
+    """Return True if a shell evaluates the value in this place of a template, as far as can be seen."""
+    return EVALUATED.search(b"%b\0%b" % (template[:start], template[end:])) is not None
 
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------
@@ -1996,14 +1995,15 @@ def run_command(argv: Sequence[str]) -> int:
             raise UsageError("--add-jobs and --new require FILE, not - (they add the jobs that FILE lacks)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
-    # --list locks nothing, so it works on any file system
-    mount = check_mount(path, options.single_host or options.list)
-    file = JobFile(path, say=say, mount=mount)
+    file = None
     try:
+        # --list locks nothing, so it works on any file system
+        mount = check_mount(path, options.single_host or options.list)
         if options.list:
             os.close(open_job_file(path, os.O_RDONLY))
             check_for_strays(path, mount.network, say)
             return list_lines(JobReader(path, say=say, mount=mount), options.selection)
+        file = JobFile(path, say=say, mount=mount)
         if not adds_lines or os.path.lexists(path):
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(file)
@@ -2022,7 +2022,7 @@ def run_command(argv: Sequence[str]) -> int:
         if error.errno == errno.ESTALE:
             say("was replaced, and may lack the changes just written (look, and run this again)")
             return 1
-        if file.was_written:
+        if file and file.was_written:
             say(f"{error_text(error)}, after changes were written (look whether all are there)")
             return 1
         raise UsageError(f"{path}: {error_text(error)}") from None

@@ -231,7 +231,7 @@ class Help(RunCase):
     def test_a_range_of_slots_is_refused(self) -> None:
         for names in "0-3", "a,0-3":
             self.assertRefused(self.run_script(RUNMAKER, "--slots", names, "missing.txt"),
-                               f"no ranges: '{names}' (name each slot: 0,1,2,3)")
+                               f"not a list of names: '{names}' (A,B,... or 0,1,2,3 or @FILE)")
         self.jobs("echo $SLAVE_IP >names")
         self.assertEqual(self.run_jobs("-q", "--slots", "MIG-0-3,gpu-1", "-1").code, 0)
         self.assertEqual(self.read("names"), b"MIG-0-3\n")

@@ -198,7 +198,7 @@ def start(self, shell, command, *more, **named):
     return starts(self, shell, command, *more, **named)
 runmaker4.Processes.start, runmaker4.RunnerProgram.MAX_HIRE_SECONDS = start, %r
 """
-        for failures, seconds, hired, said in ((2, 15.0, "by\n", b"--hire: exit status 0: echo by"),
+        for failures, seconds, hired, said in ((2, 15.0, "by\n", b"--hire: started a successor: echo by"),
                                                (9, 0.0, "", b"--hire: cannot be started: resource temp")):
             with self.subTest(failures=failures):
                 self.write(f". true\n{self.TOO_LONG}")
