@@ -349,7 +349,13 @@ def name_lines(numbers: Iterable[int]) -> str:
 
 
 def describe_lines_in_doubt(numbers: Iterable[int]) -> str:
-    return f"{name_lines(numbers)} had just ended when this host was switched off; results can be lost"
+    """Return 'lines 5, 41-52 had just ended when ...'."""
+    known = {*numbers}
+    bounds = zip(sorted(known - {number + 1 for number in known}),
+                 sorted(known - {number - 1 for number in known}))
+    ranges = ["-".join(dict.fromkeys(map(str, bound))) for bound in bounds]
+    return (f"line{'s'[len(known) == 1:]} {join_first_few(ranges)} had just ended when this host was "
+            "switched off; results can be lost")
 
 
 OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
@@ -2949,9 +2955,10 @@ MARK_SIZE = INODE_LINE_SIZE + BOOT_SIZE     # then four bytes for each line; 0: 
 
 
 def read_boot_id() -> bytes:
+    boot = b"unknown"               # so no other is found
     with suppress(OSError), open(BOOT_ID, "rb") as file:
-        return file.read().ljust(BOOT_SIZE)
-    return b"unknown".ljust(BOOT_SIZE)          # so no other is found
+        boot = file.read()
+    return boot.ljust(BOOT_SIZE)
 
 
 class OpenJobFile(Reader):
@@ -3151,8 +3158,7 @@ class JobReader(Opened):
             return None
         mark = os.pread(fd, os.fstat(fd).st_size, 0)
         boot = mark[INODE_LINE_SIZE:MARK_SIZE].strip(b"\0")
-        is_copy = not mark.startswith(inode_line_of(fd))
-        if is_copy or boot in (b"", self.boot):
+        if boot in (b"", self.boot) or not mark.startswith(inode_line_of(fd)):      # the second: a copy
             return None
         safe = array.array("I", mark[MARK_SIZE:len(mark) // 4 * 4])
         # an edit can have moved lines
@@ -3607,18 +3613,17 @@ class JobFile(JobReader):
 
         Raises OSError(EAGAIN): not all could be marked.
         """
-        fd = self.lock_table.fd
-        if self._has_mark or self.find_lines_in_doubt() is None or not lock(fd, MARK_BYTE):
+        fd, lines = self.lock_table.fd, self.find_lines_in_doubt()
+        if self._has_mark or lines is None or not lock(fd, MARK_BYTE):
             return
         try:
-            if lines := self.find_lines_in_doubt():
+            if lines:
                 self.say_once("power", f"{describe_lines_in_doubt(line.number for line in lines)}: marked e "
                                        "(--resume runs them again)")
-                for line in lines:
-                    if not self.change_state(line, ERROR).new_state:
-                        raise OSError(errno.EAGAIN, f"line {line.number} cannot be marked e now")
-                os.fsync(self.fd)
-            self._remove_mark()
+            if not all(self.change_state(line, ERROR).new_state for line in lines):
+                raise OSError(errno.EAGAIN, "another process holds up one of these lines")
+            os.fsync(self.fd)
+            self.leave_mark()
         finally:
             unlock(fd, MARK_BYTE)
 
@@ -3650,16 +3655,13 @@ class JobFile(JobReader):
             pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
 
     def leave_mark(self) -> None:
-        """After a sync, remove the mark if no other process uses it."""
+        """Remove the mark if no other process uses it; keep MARK_BYTE locked then.  A sync comes before."""
         fd = self.lock_table.fd
         with suppress(OSError):
             unlock(fd, MARK_BYTE)
             if lock(fd, MARK_BYTE):
-                self._remove_mark()
-
-    def _remove_mark(self) -> None:
-        os.ftruncate(self.lock_table.fd, INODE_LINE_SIZE)
-        os.fsync(self.lock_table.fd)
+                os.ftruncate(fd, INODE_LINE_SIZE)
+                os.fsync(fd)
 
 
 class JobQueue:

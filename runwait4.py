@@ -1575,7 +1575,7 @@ def status_summary(status: Fields) -> Iterator[str]:
     yield from map(printable, status.get("hanging", ()))
     if why_new_jobs_wait := status["waits"]:
         yield printable(why_new_jobs_wait)
-    if numbers := status.get("in_doubt"):
+    if numbers := status["in_doubt"]:
         yield f"{describe_lines_in_doubt(numbers)} (runmaker4.py --resume runs them again)"
     for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
         yield (f"{plural(count, 'orphan')}: {hint or 'neither runner nor job lives'} (runmaker4.py --resume "
@@ -1645,7 +1645,6 @@ def status_of(observation: Observation) -> Fields:
     seconds_left = None
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())
-    in_doubt = [line.number for line in observation.watcher.file.find_lines_in_doubt() or ()]
     server_reports = [*runners_at_work.ask_servers()]
     over_tcp = any((run.runner or 0) >= PresenceLock.SERVERS for run in runs)
     return {
@@ -1657,9 +1656,9 @@ def status_of(observation: Observation) -> Fields:
         **runners_at_work.count_by_kind(),
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
+        "in_doubt": [line.number for line in observation.watcher.file.find_lines_in_doubt() or ()],
         "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts, over_tcp),
         **({"hanging": hanging} if hanging else {}),
-        **({"in_doubt": in_doubt} if in_doubt else {}),
         **({"clients": server_reports} if server_reports else {}),
     }
 

@@ -257,7 +257,7 @@ class History(RunCase):
         self.write(str(self.random.random()), "boot")
         after = self.look()
         shown = self.finish(self.start_patched(BOOT, "--status", "--json", "runs.txt", script=RUNWAIT))
-        in_doubt = json.loads(shown.out).get("in_doubt", ())
+        in_doubt = json.loads(shown.out)["in_doubt"]
         for number, line in after.file.items():
             run, is_known = self.last_run(after, number)
             if line.state != "d" or number in in_doubt or not run or not is_known or run.status:
