@@ -4432,6 +4432,8 @@ class Walk:
         self._states = NEW + RUNNING            # of lines that matter up to the next directive
         self._waiting: defaultdict[Named, list[WaitingJob]] = defaultdict(list)     # in order
         self._waiting_room = self.MAX_WAITING
+        # offsets of named jobs of ours that were done before they were met: the scan can have read their `r`
+        self._done_below: set[int] = set()
         self.ready: list[WaitingJob] = []       # those that wait for no name any more, in order
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
@@ -4483,10 +4485,10 @@ class Walk:
                     if job:
                         self.needs_another_walk = True
                         return job
-                elif line.state == RUNNING:
-                    self._check_running_line(line)
-                else:
+                elif line.state != RUNNING:
                     self.above.record_bad(line)
+                elif line.offset not in self._done_below:
+                    self._check_running_line(line)
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
@@ -4620,9 +4622,13 @@ class Walk:
         # of a job that a client has brought back to a new server the settings are unknown
         candidates = names if job.settings is NO_SETTINGS else [job.settings.name]
         for named in filter(None, map(names.get, candidates)):
-            waiting = self._waiting[named] if named.unfinished.pop(job.offset, None) else []
-            while waiting and (awaited := waiting[0][-1].settings.find_awaited()) is not named:
-                self._wait_for(awaited, waiting.pop(0))
+            if named.unfinished.pop(job.offset, None):
+                waiting = self._waiting[named]
+                while waiting and (awaited := waiting[0][-1].settings.find_awaited()) is not named:
+                    self._wait_for(awaited, waiting.pop(0))
+                return
+        if job.settings.name:
+            self._done_below.add(job.offset)
 
     def claim_ready(self, consumers: Consumers) -> Job | None:
         """Claim the first job that waits for names no longer, without a walk; None: none is for these.

@@ -251,6 +251,17 @@ class Walks(JobFileCase):
         with mock.patch.object(runmaker4.Cursor, "_begin_walk", side_effect=AssertionError):
             self.assertEqual((claim(alice).command, claim(bob).command), (b"c", b"b"))
 
+    def test_a_job_that_is_done_once_a_walk_has_read_its_line_is_done_when_it_meets_it(self) -> None:
+        cursor = self.jobs(b"#RUN name=a\n. a\n#RUN after=a\n. b\n")
+        job = job_of(cursor.claim())
+        cursor.restart_walk()
+        with mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=16, MAX_CHUNK_SIZE=16), \
+                mock.patch.object(runmaker4.Cursor, "SLICE", -1.0):
+            self.assertEqual(cursor.claim(), runmaker4.NoJob(runmaker4.AGAIN))
+        cursor.finish(job, runmaker4.DONE)
+        with mock.patch.object(runmaker4.Cursor, "_begin_walk", side_effect=AssertionError):
+            self.assertEqual(job_of(cursor.claim()).command, b"b")
+
     def test_a_job_whose_settings_are_unknown_is_found_by_its_line(self) -> None:
         """As one that a client has brought back to a new server."""
         cursor = self.jobs(b"#RUN name=a\n. a\n#RUN after=a\n. b\n")
