@@ -125,13 +125,13 @@ class Status(RunwaitCase):
         ended = self.runwait("--status", "--json")
         self.assertEqual((ended.code, ended.err, ended.out.count(b"\n")), (0, err, 1))
         found: dict[str, Any] = json.loads(ended.out)
-        keys = "orphans", "cancelled", "servers", "per_hour", "seconds_left"
+        keys = "orphans", "cancelled", "in_doubt", "servers", "per_hour", "seconds_left"
         told = {key: found.pop(key) for key in keys}
         self.assertEqual(found.pop("runners"), runners)
         self.assertEqual(found.pop("waits") != "", found["new"] > 0 and not runners)
         self.assertEqual(set(found), {*COUNTS, "total", "jobs"})
-        self.assertEqual(told, {"orphans": [], "cancelled": [], "servers": 0, "per_hour": None,
-                                "seconds_left": None})
+        self.assertEqual(told, {"orphans": [], "cancelled": [], "in_doubt": [], "servers": 0,
+                                "per_hour": None, "seconds_left": None})
         return found
 
     def test_the_counts_are_one_line_and_the_same_as_json(self) -> None:
