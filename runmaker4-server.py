@@ -185,7 +185,6 @@ from runmaker4 import (
     duration,
     error_text,
     exit_now,
-    failure_report_command,
     find_held_job_locks,
     fork_quietly,
     human_time,
@@ -2681,10 +2680,7 @@ class Server(Program):
             self._final_summary = await self._wait_unless_hurried(
                 self.summaries.make(), runmaker4.Runner.MAX_ANSWER_SECONDS
             )
-        self.say(self.runner_stats.closing_line(
-            self._final_summary, boottime() - self.began, "runmaker4-client.py -r",
-            failure_report_command(self.options),
-        ))
+        self.say_closing_line(self._final_summary, boottime() - self.began, "runmaker4-client.py -r")
         await self.wait_until_printed(self.stderr, lambda: in_haste)
 
     async def _wait_unless_hurried(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:

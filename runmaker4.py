@@ -5470,7 +5470,9 @@ class FileCounter:
     def __init__(self, file: JobReader, executor: FileExecutor) -> None:
         self._file = file
         self._executor = executor
-        self.counts: Counts | None = None       # the last successful count; None: none yet
+        self._snapshot: Snapshot | None = None  # the last successful count; None: none yet
+        self._results: list[bytes] = []         # of our jobs since it began
+        self._earlier_results = 0               # of these, before the count in progress
         self._is_counting = False
         self._throttle = Throttle()             # of the last count
 
@@ -5479,20 +5481,37 @@ class FileCounter:
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
+            self._earlier_results = len(self._results)
             self._executor.call_then(self._on_counted, self._count_states)
 
-    def _count_states(self) -> Counts | None:
+    def _count_states(self) -> Snapshot | None:
         """Return the number of lines in each state, orphans as running; None: there is no file now."""
         snapshot = Snapshot(Counter())
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
             snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
-            return count_states(snapshot)
+            return snapshot
         return None
 
-    def _on_counted(self, counts: Counts | None) -> None:
+    def _on_counted(self, snapshot: Snapshot | None) -> None:
         self._is_counting = False
-        self.counts = counts or self.counts
+        if snapshot:
+            self._snapshot = snapshot
+            del self._results[:self._earlier_results]
+
+    def add_result(self, state: bytes) -> None:
+        """Add a result of ours to the last count: the status line is below the line that reports it."""
+        self._results.append(state)
+
+    @property
+    def counts(self) -> Counts | None:
+        """Return the last count, and our results since; None: unknown."""
+        if not (snapshot := self._snapshot):
+            return None
+        # for each job that ended, another was started, if there was one
+        states = snapshot.states + Counter(self._results) - Counter({NEW: len(self._results)})
+        ended = max(len(self._results) - snapshot.states[NEW], 0)
+        return count_states(Snapshot(states, snapshot.running[ended:]))
 
 
 class Jobs(Protocol):
@@ -6672,19 +6691,28 @@ class Console(LinePrinter):
         self.writer.write(prefix + lines[:-1].replace(b"\n", b"\n" + prefix) + b"\n")
 
 
+PLAIN = b"\x1b[0m"                      # ends colours
+# what a terminal overwrites, up to the last carriage return; and carriage returns at the end
+INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
+# escape sequences but colours (ECMA-48: CSI ... m), and control characters, also C1 (U+009B is CSI), for an
+# 8-bit terminal as bytes (see UNPRINTABLE)
+SEQUENCES = re.compile(
+    r"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
+    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
+)
+
+
+def terminal_text(lines: bytes) -> bytes:
+    """Return lines of job output without what could control a terminal, but with colours."""
+    if b"\r" in lines:                      # progress bars overwrite their line
+        lines = INVISIBLE.sub(b"", lines)
+    return SEQUENCES.sub("", to_text(lines)).encode("utf-8", "surrogateescape")
+
+
 class TerminalConsole(LinePrinter):
     """Prints for people: job output with line numbers, results, at the bottom the progress."""
     RED = b"\x1b[31m"
     MAGENTA = b"\x1b[35m"
-    PLAIN = b"\x1b[0m"
-    # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
-    INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
-    # escape sequences but colours (ECMA-48: CSI ... m), and control characters, also C1 (U+009B is CSI), for
-    # an 8-bit terminal as bytes (see UNPRINTABLE)
-    SEQUENCES = re.compile(
-        r"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
-        r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
-    )
     MAX_FULL_SECONDS = 5
     writer: Terminal
 
@@ -6746,11 +6774,13 @@ class TerminalConsole(LinePrinter):
             result_text += f" in {human_time(run.duration)}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
         is_red = self._colour and not is_done
-        self._print(self.RED + line[:-1] + self.PLAIN + b"\n" if is_red else line)
+        self._print(self.RED + line[:-1] + PLAIN + b"\n" if is_red else line)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         self._running.pop(job, None)
         self._results[state] += 1
+        if self._bar and self._file_counter:
+            self._file_counter.add_result(state)
 
     def on_tick(self) -> None:
         self._request_count()
@@ -6784,16 +6814,13 @@ class TerminalConsole(LinePrinter):
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr."""
-        if b"\r" in lines:                  # progress bars overwrite their line
-            lines = self.INVISIBLE.sub(b"", lines)
-        text = self.SEQUENCES.sub("", to_text(lines))
-        lines = text.encode("utf-8", "surrogateescape")
+        lines = terminal_text(lines)
         prefix = b"[%d] " % run.job.number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix
         line_end = b"\n"
         if b"\x1b" in prefix or b"\x1b" in lines:
-            line_end = self.PLAIN + b"\n"           # the next line can be of another job
+            line_end = PLAIN + b"\n"                # the next line can be of another job
         self._print(prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end)
 
 
@@ -7913,13 +7940,11 @@ class RunnerStats:
         may_run_elsewhere = self.results[ERROR] and summary.counts.running
         return int(bool(may_run_elsewhere))
 
-    def closing_line(
-        self, summary: Summary | None, seconds: float, retry: str, reasons_command: str
-    ) -> str:
+    def closing_line(self, summary: Summary | None, seconds: float, retry: str) -> str:
         """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
         summary: None: unknown.  seconds: since the start.  retry: the option or command that runs failed jobs
-        again; reasons_command: shows why they failed; '': none.
+        again.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         error_count = self.results[ERROR] + len(self.orphans)
@@ -7956,8 +7981,6 @@ class RunnerStats:
             text += f"; {retry} runs them again"
         if summary.first_stray:
             text += f"; {stray_line_message(summary.first_stray)}"
-        if reasons_command and counts.bad:
-            text += f"; {reasons_command} shows why"
         return text + incomplete
 
 
@@ -9615,6 +9638,15 @@ class Program:
         else:
             warn(f"{self.prog}: {line}")
 
+    def say_closing_line(self, summary: Summary | None, seconds: float, retry: str) -> None:
+        """Print the closing line, and on a line of its own the command that shows why jobs have failed.
+
+        All arguments are those of RunnerStats.closing_line().
+        """
+        self.say(self.runner_stats.closing_line(summary, seconds, retry))
+        if summary and summary.counts.bad and (command := failure_report_command(self.options)):
+            self.stderr.write(os.fsencode(f"next: {printable(command)}\n"))
+
     def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call a function in the event loop's thread, the main one: at once, or soon from another thread."""
         import threading
@@ -9772,8 +9804,7 @@ class RunnerProgram(Program):
         exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
-            why = failure_report_command(self.options)
-            self.say(self.runner_stats.closing_line(summary, seconds, retry="-r", reasons_command=why))
+            self.say_closing_line(summary, seconds, retry="-r")
         if self.options.hire and summary:
             # before what the command prints
             await self.stderr.drain()

@@ -78,6 +78,7 @@ from runmaker4 import (
     NAMED_LINES,
     NEW,
     OUR_STATES,
+    PLAIN,
     RUNNING,
     SIZE_UNITS,
     START,
@@ -154,6 +155,7 @@ from runmaker4 import (
     same_user,
     stat_file_with_one_name,
     stat_or_none,
+    terminal_text,
     to_bytes,
     to_text,
     unlock,
@@ -1512,21 +1514,21 @@ def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) 
     A job counts once, when its last run ended: not if that was put back, as the job is new again, or if the
     job is in `unfinished_lines`, as it will end once more.
     """
-    end_times = {(run.line, run.command): None if run.state == "." else run.ended for run in runs}
+    last_runs = {(run.line, run.command): run for run in runs}
     for line in unfinished_lines:
-        end_times[line.number, line.command] = None
-    in_order = sorted(end_time for end_time in end_times.values() if end_time is not None)
-    if not in_order or seconds_since(in_order[-1]) is None:     # a time in the future: a clock is wrong
+        last_runs.pop((line.number, line.command), None)
+    counted = {run for run in last_runs.values() if run.ended and run.state != "."}
+    # a time in the future: a clock is wrong
+    if not counted or seconds_since(max(run.time for run in counted)) is None:
         return None
-    # count from the first start since the last time in which no job ran
-    first_start = idle_since = -inf
-    for run in sorted(runs, key=operator.attrgetter("began")):
-        if idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS < run.began <= in_order[-1]:
-            first_start = run.began
-        idle_since = max(idle_since, run.ended or run.began)
-    rate = Rate()
-    for count, timestamp in enumerate([first_start, *(end for end in in_order if end >= first_start)]):
-        rate.add_count(timestamp, count)
+    rate, count, idle_since = Rate(), 0, -inf
+    for run in sorted(filter(operator.attrgetter("ended"), runs), key=operator.attrgetter("time")):
+        if run.began > idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS:
+            rate = Rate()           # count from the first start since the last time in which no job ran
+            rate.add_count(run.began, count)
+        count += run in counted
+        rate.add_count(run.time, count)
+        idle_since = run.time
     return rate
 
 
@@ -2082,6 +2084,12 @@ class OutputOfLines:
         return row.run if is_finished and row.run and row.run.has_ended else None
 
 
+def for_terminal(lines: bytearray) -> bytes:
+    """Return what of job output may reach a terminal; a colour ends with its line."""
+    text = terminal_text(bytes(lines))
+    return text.replace(b"\n", PLAIN + b"\n") if b"\x1b" in text else text
+
+
 def print_output(watcher: Watcher, options: Namespace) -> int:
     """Print the output of lines (--output); return the exit status.
 
@@ -2095,12 +2103,14 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
         if options.line is not None:
             lines = find_lines(options.line, watcher)
             batches = (lines[start:start + MAX_LINES] for start in range(0, len(lines), MAX_LINES))
+        to_stdout = for_terminal if os.isatty(1) else bytes
         for part in print_as(itertools.chain.from_iterable(map(observation.last_rows, batches))):
             buffer += part
             if len(buffer) > BLOCK:
-                print_bytes(buffer)
-                buffer.clear()
-        print_bytes(buffer)
+                end_offset = buffer.rfind(b"\n") + 1 or len(buffer)
+                print_bytes(to_stdout(buffer[:end_offset]))
+                del buffer[:end_offset]
+        print_bytes(to_stdout(buffer))
     if output.lost_lines:
         say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
             f"({next(iter(output.lost_lines.values()))}; see --show LINE)")
@@ -3019,7 +3029,8 @@ th[aria-sort=ascending] button::after { content: " ▴"; }
 th.right, td.right { text-align: right; }
 tbody { border-bottom: 1px solid var(--line); break-inside: avoid; }
 td b { font-weight: 600; }
-td.result b { display: inline-block; width: max-content; max-width: 15rem; white-space: normal;
+td.result b { display: inline-block; width: max-content; max-width: clamp(6rem, 15vw, 15rem);
+  white-space: normal;
   overflow-wrap: anywhere; }
 td.host, td.slot { max-width: 10rem; overflow: hidden; text-overflow: ellipsis; }
 td.what { width: 45%; min-width: 16rem; white-space: pre-wrap; unicode-bidi: isolate; }
@@ -3333,7 +3344,7 @@ function summarize() {              // the headline, the bar and the legends
     part.style.background = explain("legend", state, data.counts[state]);
     get("bar").append(part);
   }
-  const ends = new Map(), words = {repeated: "with too little memory"};     // of the runs in the picture
+  const ends = new Map(), words = {error: "in error", repeated: "with too little memory"};   // of the picture
   for (const run of started) ends.set(outcome(run), (ends.get(outcome(run)) || 0) + 1);
   for (const [end, count] of [...ends].sort(([, a], [, b]) => b - a))
     explain("colours", end, count, `${count == 1 ? "run" : "runs"} ${words[end] ?? end}`);

@@ -50,7 +50,7 @@ class CommandBytes(RunCase):
         """One line says which could not be started, nothing of it was forked, exit status 1."""
         ended = self.run_file(b". echo a\n. echo b\0c\n. echo d\n")
         self.assertEqual((self.states(), ended.code), ("ded", 1))
-        self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
+        self.assertEqual(ended.err.count(b"\n"), 3, ended.err)
         self.assertIn(b"runmaker4.py: runs.txt: line 2: cannot be started: the command contains a NUL byte\n",
                       ended.err)
         lines = console_lines(ended.out)

@@ -149,7 +149,7 @@ class Trouble(JournalCase):
                 "runmaker4.write_all = write_all")
         ended = self.finish(self.start_patched(full, "--outdir", "out", "runs.txt"))
         self.assertEqual((self.states(), ended.code), ("dd!", 1))
-        self.assertTrue(ended.err.endswith(b"; the output of 2 jobs is incomplete (lines 2, 3)\n"), ended.err)
+        self.assertIn(b"; the output of 2 jobs is incomplete (lines 2, 3)\nnext: ", ended.err)
         self.assertEqual([end["line"] for end in self.entries("end") if end.get("incomplete")], [2, 3])
         told = self.run_script(RUNWAIT, "--failed", "--outdir", "out", "runs.txt").out
         self.assertRegex(told, rb"line 2: exit 0 on .*\n    seq 1000\n.* \(some could not be written\)")

@@ -64,7 +64,7 @@ class Views(DefaultCase):
     def check_views(self, said: bytes) -> None:
         """Line 1 has failed for want of a mesh, line 2 is done, and alice ran them."""
         self.assertEqual(self.states(), "!d")
-        self.assertIn(b"runwait4.py --failed runs.txt shows why", said)
+        self.assertIn(b"next: runwait4.py --failed runs.txt\n", said)
         failed = self.view("--failed").decode()
         self.assertRegex(failed, r"line 1: exit 3 on \w+, .*\n    .*\n    slot 1, .*\n  \| mesh missing\n$")
         self.assertIn(f"in {os.path.realpath(self.dir)}", failed)
@@ -87,7 +87,7 @@ class Views(DefaultCase):
     def test_in_the_background(self) -> None:
         self.jobs(*self.COMMANDS)
         self.run_jobs("-d", "--name", "alice", "--errors", "messages")
-        wait_until(lambda: b"shows why" in self.read("messages"), what="the runner has ended")
+        wait_until(lambda: b"next: " in self.read("messages"), what="the runner has ended")
         self.check_views(self.read("messages"))
 
     def test_over_tcp(self) -> None:
@@ -108,10 +108,10 @@ class Views(DefaultCase):
         self.jobs("echo a; exit 3")
         ended = self.run_jobs("--no-records")
         self.assertEqual((ended.code, self.states()), (1, "!"))
-        self.assertNotIn(b"shows why", ended.err)
+        self.assertNotIn(b"next: ", ended.err)
         server = self.start_server("--no-records")      # --exit-when-done leaves before a client is there
         self.run_client(server, "-r")
-        self.assertNotIn(b"shows why", self.stop(server).err)
+        self.assertNotIn(b"next: ", self.stop(server).err)
         self.assertFalse((self.dir / "runs.txt.out").exists())
         self.assertIn(b"line 1: failed; no recorded run: set by hand, stopped between tries, or its record "
                       b"was not kept\n", self.view("--failed"))

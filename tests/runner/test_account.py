@@ -23,8 +23,9 @@ Message = dict[str, Any]
 
 
 def closing(ended: Ended) -> str:
-    """The closing line without program, file, time, and the command that shows why jobs failed."""
-    line = re.sub("; runwait4.py .* shows why$", "", ended.err.decode().splitlines()[-1]).split(": ", 2)[2]
+    """The closing line without program, file and time."""
+    lines = [line for line in ended.err.decode().splitlines() if not line.startswith("next: runwait4.py ")]
+    line = lines[-1].split(": ", 2)[2]
     return re.sub(r" in \d+(\.\d+)?[smh]( \d\d[smh])?", " in T", line)
 
 

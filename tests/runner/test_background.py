@@ -79,7 +79,7 @@ class HiredAndFired(WorkerCase):
         self.wait_gone(worker)
         said = self.read("errors").splitlines()
         self.assertRegex(said[0], TIME + b"runmaker4.py: runs.txt: process %d, -j4 on runs.txt$" % worker)
-        self.assertRegex(said[-1], TIME + b"runmaker4.py: runs.txt: 3 done, 1 failed")
+        self.assertRegex(said[-2], TIME + b"runmaker4.py: runs.txt: 3 done, 1 failed")
 
     def test_the_messages_go_on_in_a_new_file_once_the_old_one_is_renamed(self) -> None:
         worker = self.hire()

@@ -171,7 +171,7 @@ class Loudness(RunCase):
         ended = self.run_jobs("-q")
         self.assertEnded(ended, 1, "d!e")
         self.assertEqual(ended.out, b"")
-        self.assertEqual(ended.err.count(b"\n"), 2, ended.err)
+        self.assertEqual(ended.err.count(b"\n"), 3, ended.err)
         self.assertComplains(ended, "line 3")
         self.assertIn(b"\nrunmaker4.py: runs.txt: 1 done, 1 failed, 1 error", ended.err)
 

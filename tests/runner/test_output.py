@@ -395,7 +395,7 @@ runmaker4.Runner.MAX_RESULT_SECONDS = runmaker4.Runner.MAX_ANSWER_SECONDS = 0.2
         both = self.run_script(RUNMAKER, "-j3", "runs.txt", stderr=subprocess.STDOUT)
         self.assertEqual((both.code, self.states()), (1, "d!!ee"))
         self.assertRegex(both.out, rb"\nrunmaker4\.py: runs\.txt: 1 done, 2 failed, 2 error in [^\n]* "
-                                   rb"\(lines 2, 3, 4, 5\)[^\n]*; -r runs [^\n]*\n\Z")
+                                   rb"\(lines 2, 3, 4, 5\)[^\n]*; -r runs [^\n]*\nnext: [^\n]*\n\Z")
 
     def test_it_is_said_once_and_not_of_what_only_looks_like_it(self) -> None:
         self.write(". echo a \\&\n. sleep 0 & wait\n. echo '&'\n. true # &c\n. true # a &\n"

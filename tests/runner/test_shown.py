@@ -88,7 +88,7 @@ class Names(RunCase):
                 said = ended.err
                 self.assertTrue(said)
                 for line in said.splitlines():
-                    self.assertRegex(line, rb"^run(maker|set|wait)4\.py: ")
+                    self.assertRegex(line, rb"^(run(maker|set|wait)4\.py|next): ")
                 for text in HOSTILE.values():
                     self.assertTrue(text == "\n" or as_bytes(text) not in said, said)
 

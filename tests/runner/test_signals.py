@@ -50,7 +50,7 @@ class Interrupted(SignalCase):
         runner = self.start_jobs("-j2", *options, up=[1, 2])
         ended = self.stop(runner, number)
         self.assertEnded(ended, code, "ee.")
-        self.assertRegex(ended.err.splitlines()[-1], rb"^runmaker4\.py: runs\.txt: .*lines 1, 2\b")
+        self.assertRegex(ended.err, rb"\nrunmaker4\.py: runs\.txt: [^\n]*lines 1, 2\b[^\n]*\n(next: .*\n)?\Z")
 
     def test_int_ends_the_jobs_and_exits_130(self) -> None:
         """None is tried again."""

@@ -250,7 +250,7 @@ class SlotErrors(SlotCase):
 
     def said_of(self, ended: Ended, name: str) -> str:
         """The line of stderr that names the slot and what it did."""
-        found = [line for line in ended.err.decode().splitlines()[:-1] if name in line]
+        found = [line for line in ended.err.decode().splitlines()[:-2] if name in line]
         self.assertEqual(len(found), 1, ended.err)
         return found[0]
 

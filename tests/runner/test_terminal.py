@@ -6,10 +6,12 @@ import re
 import subprocess
 import tempfile
 import unittest
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 from unittest import mock
 
 import runmaker4
+from tests.support.job_file import FileCase
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT
@@ -37,7 +39,42 @@ class ConsoleCase(TerminalCase):
         self.assertLeftClean(terminal)
         self.assertNotIn("progress", "".join(lines))
         return [re.sub(r" in [\d.]+s", " in T", line)
-                for line in lines if not line.startswith("runmaker4") and "those that run" not in line]
+                for line in lines
+                if not line.startswith(("runmaker4", "next: ")) and "those that run" not in line]
+
+
+class Bar(FileCase):
+    """The status line is below the lines that report results, and has counted these."""
+
+    def test_results_count_before_the_file_is_read_again(self) -> None:
+        calls: list[tuple[Any, Any]] = []
+        executor: Any = SimpleNamespace(call_then=lambda *call: calls.append(call))
+        mount = runmaker4.Mount("nfs4", frozenset())
+        self.path.write_bytes(b". a\n. b\n. c\n. d\n. e\n")
+        reader = runmaker4.JobReader(str(self.path), say=self.fail, mount=mount)
+        with mock.patch.multiple(runmaker4.FileCounter, MIN_COUNT_SECONDS_FAR=0.0, PAUSE_FACTOR=0):
+            counter = runmaker4.FileCounter(reader, executor)
+            self.assertIsNone(counter.counts)
+
+            def count(*results: bytes) -> None:
+                """Count the file; jobs end before the count is known."""
+                counter.request_count_if_due()
+                (on_counted, count_states), = calls
+                calls.clear()
+                found = count_states()
+                for state in results:
+                    counter.add_result(state)
+                on_counted(found)
+
+            count(b"d")
+            self.assertEqual(counter.counts, (4, 0, 1, 0, 0, 0))
+            counter.add_result(b"!")
+            self.assertEqual(counter.counts, (3, 0, 1, 1, 0, 0))
+            self.path.write_bytes(b"d a\n! b\nr c\nr d\n. e\n")
+            count(b"e")
+            self.assertEqual(counter.counts, (0, 2, 1, 1, 1, 0))        # for one that ends another starts
+            counter.add_result(b"c")
+            self.assertEqual(counter.counts, (0, 1, 1, 1, 1, 1))
 
 
 class Lines(ConsoleCase):
@@ -224,7 +261,7 @@ class StatusLine(ConsoleCase):
         self.assertEqual(self.lines_of(terminal, runner), [f"[1] signal 15 in T: {SLEEPING}"])
         lines = terminal.screen.lines()
         self.assertEqual(lines[1], "runmaker4.py: runs.txt: SIGINT: killing 1 job (Ctrl-C again: at once)")
-        self.assertTrue(lines[-1].startswith("runmaker4.py: runs.txt: 0 done, 1 error in "), lines)
+        self.assertTrue(lines[-2].startswith("runmaker4.py: runs.txt: 0 done, 1 error in "), lines)
 
     def test_it_comes_back_after_ctrl_z_and_fg_and_not_in_the_background(self) -> None:
         self.jobs(WAITING, "true")

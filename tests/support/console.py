@@ -20,7 +20,7 @@ def console_lines(out: bytes) -> list[ConsoleLine]:
     if not out:
         return []
     found = []
-    whole, _, rest = out.rpartition(b"\n")
+    whole, _, rest = re.sub(rb"(?m)^next: runwait4\.py .*\n", b"", out).rpartition(b"\n")
     assert not rest, f"the last line has no newline: {rest[:200]!r}"
     for line in whole.split(b"\n"):
         match = CONSOLE_LINE.fullmatch(line)

@@ -48,7 +48,7 @@ class WhyJobsFailed(TcpCase):
 
     def check(self, ended: Ended, *words: str, **settings: Any) -> None:
         """These are the words of the command, and it shows why the job failed."""
-        command = present(re.search(r"; (runwait4\.py .*) shows why\n", ended.err.decode()))[1]
+        command = present(re.search(r"\nnext: (runwait4\.py .*)\n\Z", ended.err.decode()))[1]
         self.assertEqual(shlex.split(command), ["runwait4.py", "--failed", *words])
         told = self.run_script(RUNWAIT, *shlex.split(command)[1:], **settings)
         self.assertIn(b"line 1: exit 3 ", told.out, told.err)

@@ -10,6 +10,7 @@ import unittest
 import unittest.mock
 from typing import Any
 
+import runmaker4
 import runset4
 import runwait4
 from tests.support.case import GATE
@@ -17,6 +18,7 @@ from tests.support.journal import end, pair, start
 from tests.support.processes import Ended
 from tests.support.scripts import FULL, PYTHON, ROOT, RUNMAKER, RUNSET, RUNWAIT, program_of
 from tests.support.telling import TellingCase
+from tests.support.terminal import Terminal
 
 
 class OutputCase(TellingCase):
@@ -67,6 +69,29 @@ class Whole(OutputCase):
 
     TOO_LONG = (b"runwait4.py: runs.txt: the output is not complete: line 2 (out/2.out: too long for a cell, "
                 b"which is empty; see --show LINE)\n")
+
+    def test_a_terminal_gets_no_control_sequence_but_colours(self) -> None:
+        """Wherever a long output is cut into blocks."""
+        self.write("d a\nd b\nd c\nd d\n")
+        block = b"x" * 79 + b"\n"
+        long = block * (runmaker4.BLOCK // 80) + b"y" * (runmaker4.BLOCK % 80 - 1) + b"\x1b[2Jz\n"
+        printed = "\x1b]0;owned\x07\x1b[2J\x1b[31mred\nplain\n", "50 %\r100 %\r\n", "tail\x9b2J"
+        self.journal(*(end(number, number, name, files=[], stdout=text)
+                       for number, name, text in zip((1, 2, 3), "abc", printed)),
+                     end(4, 4, "d", files=["4.out"], bytes=len(long)))
+        self.write(long, "out/4.out")
+        terminal = Terminal(200)
+        self.addCleanup(terminal.close)
+        process = self.start(RUNWAIT, "--output", "--outdir", "out", "runs.txt", stdout=terminal.slave)
+        shown = ""
+        while process.poll() is None:
+            shown += terminal.unread()
+        shown = (shown + terminal.unread()).replace("\r\n", "\n")
+        end_colour = "\x1b[0m\n"
+        lines = "\x1b[31mred", "plain", "100 %", "tail2J", "x" * 16
+        self.assertEqual(shown[:60], end_colour.join(lines))
+        self.assertRegex(shown[-100:], r"x(\x1b\[0m)?\ny*z\n$")
+        self.assertEqual(self.output().out, "".join(printed).encode() + b"\n" + long)
 
     def test_one_that_is_too_long_for_a_cell_is_empty_there_and_its_file_is_named(self) -> None:
         self.write("d a\nd b\nd c\n")
