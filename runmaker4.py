@@ -9572,7 +9572,8 @@ class Program:
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
         # Many runners can append to the file of --errors.  With --plain it also gets job output
-        if self.options.errors and not getattr(self.options, "plain", False):
+        is_quiet = getattr(self.options, "plain", False) or getattr(self.options, "quiet", False)
+        if self.options.errors and not is_quiet:
             self.say(f"process {os.getpid()}, {self.task}")
         try:
             return await self.connect_parts()

@@ -81,6 +81,13 @@ class HiredAndFired(WorkerCase):
         self.assertRegex(said[0], TIME + b"runmaker4.py: runs.txt: process %d, -j4 on runs.txt$" % worker)
         self.assertRegex(said[-2], TIME + b"runmaker4.py: runs.txt: 3 done, 1 failed")
 
+    def test_quiet_starts_of_cron_add_only_the_closing_line(self) -> None:
+        self.write("d true\n")
+        for _ in range(3):
+            self.run_script(RUNMAKER, "-q", "--errors", "errors", "runs.txt")
+        said = self.read("errors").splitlines()
+        self.assertEqual([line.rpartition(b": ")[2] for line in said], [b"nothing to do"] * 3)
+
     def test_the_messages_go_on_in_a_new_file_once_the_old_one_is_renamed(self) -> None:
         worker = self.hire()
         wait_until(lambda: b"waiting for it" in self.read("errors"), what="the first messages are written")
