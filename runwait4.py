@@ -291,7 +291,7 @@ def make_parser() -> Parser:
         notes={},
         statuses={
             "0": "the jobs are finished, or the output is complete (with -e: and all jobs are done or held)",
-            "1": "otherwise; also if a failed `#RUN barrier check` blocks new jobs",
+            "1": "otherwise; also if a failure blocks the new jobs (`#RUN barrier check`, `after=`)",
             "2": "bad usage",
             "130, 143": "INT (Ctrl-C), TERM",
         },
@@ -565,7 +565,7 @@ class Watcher:
         """Poll the job file, and yield the counts after each poll, until waiting is over.
 
         It is over when no job is new or running.  It is also over when no runner will start the new jobs, for
-        example below a failed `#RUN barrier check`: then `stop_reason` has the reason.  min_pause: the
+        example because a failure stops them (after=): then `stop_reason` has the reason.  min_pause: the
         minimum seconds between polls.
         """
         while True:

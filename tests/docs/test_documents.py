@@ -360,6 +360,9 @@ RECIPES = {
         Recipe(jobs("e."), before="OAR_NODEFILE=nodes", files={"nodes": "alice\nalice\n"}, states="dd"),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
     "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
+    "while read -r s; do":
+        Recipe(files={"samples": "S1\nS2\n", **dict.fromkeys(("trim", "align", "count"), "#!/bin/sh\n")},
+               after="PATH=$PWD:$PATH runmaker4.py runs.txt", states="dddddd"),
     "runset4.py runs.txt --add-list samples --template 'make -s work/{}.done'":
         Recipe(files={"samples": "S1\nS2\n", "make": "#!/bin/sh\nmkdir -p work; : > $2\n"},     # for -s FILE
                after="PATH=$PWD:$PATH runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
@@ -494,6 +497,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "loginctl enable-linger", "source /etc/profile", "docker run --rm --init IMAGE CMD",
     "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
+    "deps = [1, 2]",
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
     "* * * * *", "* 20-23,0-7 * * *",
@@ -683,7 +687,9 @@ class Texts(Case):
                 elif " " in text and not text.startswith(("-", "#")):
                     unknown.append(f"{piece.place}: {text}")
         self.assertEqual(unknown, [], "neither commands that are run here, nor in TEXTS")
-        self.write("\n".join([*lines, ""]))
+        awaited = ",".join(re.findall(r"\bafter=(\S+)", "\n".join(lines))).split(",")
+        names = [f"#RUN name={name.replace('*', '1')}" for name in awaited]
+        self.write("\n".join([*names, *lines, ""]))
         self.assertEqual(self.run_script(RUNMAKER, "--dry-run", "runs.txt").code, 0)
 
     def test_the_readme_is_short_and_names_the_version(self) -> None:

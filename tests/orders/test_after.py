@@ -1,6 +1,7 @@
 """Promise: jobs with after= start once all above of that name are done; a failure stops only them."""
 import json
 import os
+import re
 import subprocess
 import unittest
 from typing import Any
@@ -11,7 +12,8 @@ from tests.support.claims import JobFileCase, job_of
 from tests.support.directives import LAST, DirectiveCase
 from tests.support.over_tcp import OverTcp, without
 from tests.support.processes import wait_until
-from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+from tests.support.scripts import ROOT, RUNMAKER, RUNSET, RUNWAIT
+from tests.support.values import present
 
 NFS = "import runmaker4\nrunmaker4.find_mount = lambda path: runmaker4.Mount('nfs4', frozenset())\n"
 STEPS = ("#RUN name=prep\n. {}\n#RUN name=sim after=prep\n. echo 2 >>ran\n. echo 2 >>ran\n"
@@ -141,6 +143,36 @@ class Failures(AfterCase):
         self.run_script(RUNSET, "runs.txt", "--add", "#RUN end")
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual(self.states(), "dddd")
+
+
+class SeveralSteps(AfterCase):
+    """The recipe of docs/recipes.md, with 96 samples, of which one fails, and a runner that is killed."""
+
+    def step(self, name: str, *lines: str) -> None:
+        path = self.write("\n".join(["#!/bin/sh", *lines, f"echo $1 >>{name}.ran", ""]), name)
+        path.chmod(0o755)
+
+    def test_all_samples_but_one_are_done_and_r_goes_on_with_that(self) -> None:
+        recipe = re.search(r"```sh\n(while read .*?)```", (ROOT / "docs/recipes.md").read_text(), re.DOTALL)
+        samples = [f"S{number}" for number in range(96)]
+        self.write("".join(f"{sample}\n" for sample in samples), "samples")
+        self.step("trim", "[ $1 != S7 ] || [ -e good ] || exit 1")
+        self.step("align", "grep -qx $1 trim.ran || exit 1", f"[ $1 != S50 ] || {LAST}")
+        self.step("count", "grep -qx $1 align.ran || exit 1")
+        with mock.patch.dict(os.environ, PATH=f"{self.dir}:{os.environ['PATH']}"):
+            subprocess.run(["sh", "-c", present(recipe)[1]], cwd=self.dir, check=True)
+            runner = self.start(RUNMAKER, "-j2", "runs.txt")
+            wait_until(lambda: b"r align S50\n" in self.read("runs.txt"))
+            runner.kill()
+            runner.wait()
+            (self.dir / "last").touch()
+            wait_until(lambda: "S50" in self.read("align.ran").decode().split())
+            self.assertEqual(self.finish(self.start(RUNMAKER, "-j2", "--resume", "runs.txt")).code, 1)
+            left = [line for line in self.read("runs.txt").split(b"\n") if line and line[:1] not in b"d#"]
+            self.assertEqual(left, [b"! trim S7", b". align S7", b". count S7"])
+            (self.dir / "good").touch()
+            self.assertEqual(self.finish(self.start(RUNMAKER, "-j2", "-r", "runs.txt")).code, 0)
+        self.assertEqual({*self.read("count.ran").decode().split()}, {*samples})
 
 
 class Names(AfterCase):
