@@ -188,6 +188,8 @@ RECIPES = {
     "runwait4.py --output --csv runs.txt > table.csv": replace(JOURNAL, after="grep -c done table.csv"),
     "runmaker4.py --dry-run runs.txt": Recipe(jobs(".."), states=".."),
     f"runmaker4.py --runner '{SCOPES}' runs.txt": Recipe("#RUN memory=1M\n" + jobs(".."), states="dd"),
+    "ls *.dat | runset4.py runs.txt --add-list - --new --template 'prog {}'": Recipe(
+        "d prog 'a b.dat'\n", before="touch c.dat", states="d."),
     "ls *.dat | runset4.py runs.txt --add-list - --template 'prog --in {} > {.}.out'":
         Recipe(after="runmaker4.py runs.txt; test -e 'a b.out'", states="d"),
     "runset4.py runs.txt --add-list params.csv --template 'simulate {beta} {n}'":
@@ -398,6 +400,8 @@ RECIPES = {
     "scancel -s USR1 1234": Recipe(),
     "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
     "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
+    "runmaker4.py --name licence -j3 --pidfile licence.$(hostname) runs.txt": Recipe(
+        "#RUN host=licence\n. true\n", states="d"),
     "OMP_NUM_THREADS=1 runmaker4.py -j0 runs.txt": Recipe(
         '. [ "$OMP_NUM_THREADS" = 1 ]\n', states="d"),
     "runmaker4.py -d --name gpu --slots 0,1 --pidfile gpu.$(hostname) --errors errors.gpu runs.txt": Recipe(
@@ -494,7 +498,8 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
     "ssh -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
     "sync -f", "sync -f FILE",
-    "loginctl enable-linger", "source /etc/profile", "docker run --rm --init IMAGE CMD",
+    "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
+    "docker run --rm --init IMAGE CMD",
     "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
     "deps = [1, 2]",
