@@ -178,8 +178,8 @@ T = TypeVar("T")
 def format_time(timestamp: float) -> str:
     """Return '14:03:22' today, 'Nov 20 14:03' this year, otherwise 'Nov 20 2025 14:03'."""
     local, today = time.localtime(timestamp), time.localtime()
-    day = "" if local[:3] == today[:3] else "%b %d " if local[0] == today[0] else "%b %d %Y "
-    return time.strftime(f"{day}%H:%M" if day else "%H:%M:%S", local)
+    return time.strftime("%H:%M:%S" if local[:3] == today[:3]
+                         else "%b %d %H:%M" if local[0] == today[0] else "%b %d %Y %H:%M", local)
 
 
 def took(seconds: float) -> str:
@@ -255,14 +255,13 @@ def format_table(
     """
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     excess = sum(widths) + 2 * len(widths) - 2 - columns
-    for index in sorted(range(len(widths) - 1), key=lambda index: -widths[index]):
+    for index in sorted(range(len(widths) - 1), key=widths.__getitem__, reverse=True):
         cut = max(min(excess, widths[index] - MIN_WIDTH), 0)
         widths[index] -= int(cut)
         excess -= cut
     for row in rows:
-        cells = [fit_to_width(cell, width) for cell, width in zip(row, widths)]
-        line = "  ".join(cell.rjust(width) if index in right_columns else cell.ljust(width)
-                         for index, (cell, width) in enumerate(zip(cells, widths)))
+        line = "  ".join(f"{fit_to_width(cell, width):{'<>'[index in right_columns]}{width}}"
+                         for index, (cell, width) in enumerate(zip(row, widths)))
         yield fit_to_width(line.rstrip(), columns)
 
 
@@ -1432,9 +1431,8 @@ class Observation:
         rows = [self.row_of_run(run, line_runs) for run in runs]
         rows += unrecorded_rows
         numbers = {line.number for line in lines}
-        last_runs = {None, *line_runs.last_runs.values()}
         return sorted((row for row in rows if row.line.number in numbers),
-                      key=lambda row: (row.line.number, row.run in last_runs))
+                      key=lambda row: (row.line.number, row.is_last))
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
@@ -1518,9 +1516,6 @@ def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) 
     for line in unfinished_lines:
         last_runs.pop((line.number, line.command), None)
     counted = {run for run in last_runs.values() if run.ended and run.state != "."}
-    # a time in the future: a clock is wrong
-    if not counted or seconds_since(max(run.time for run in counted)) is None:
-        return None
     rate, count, idle_since = Rate(), 0, -inf
     for run in sorted(filter(operator.attrgetter("ended"), runs), key=operator.attrgetter("time")):
         if run.began > idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS:
@@ -1529,7 +1524,8 @@ def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) 
         count += run in counted
         rate.add_count(run.time, count)
         idle_since = run.time
-    return rate
+    # a time in the future: a clock is wrong
+    return rate if count and seconds_since(idle_since) is not None else None
 
 
 def status_lines(status: Fields, columns: float) -> Iterator[str]:
@@ -1537,7 +1533,14 @@ def status_lines(status: Fields, columns: float) -> Iterator[str]:
     yield from status_summary(status)
     if table := table_of_jobs(status, columns):
         yield from format_table(table, columns, right_columns=(0, 4))
-    yield from dead_runner_hints(status)
+
+
+# by the list in a status: what the table says before the command, also of a job without a runner
+REMARKS = {
+    "jobs": ("", "(still running without a runner) "),
+    "cancelled": ("(cancelled, still running) ", "(cancelled, still running without a runner) "),
+    "orphans": ("(orphan) ",) * 2,
+}
 
 
 def table_of_jobs(status: Fields, columns: float) -> list[list[str]]:
@@ -1546,21 +1549,17 @@ def table_of_jobs(status: Fields, columns: float) -> list[list[str]]:
     columns: the width of the table, for which words with which all commands begin can be left out.
     """
     rows, commands = [["line", "host", "slot", "since", "for", ""]], []
-    job_lists = {"jobs": "", "cancelled": "cancelled, still running", "orphans": "orphan"}
-    for job_list, remark in job_lists.items():
+    for job_list, remarks in REMARKS.items():
         for job in status[job_list]:
-            note = remark
-            if job["without_runner"] and job_list != "orphans":
-                note = f"{remark or 'still running'} without a runner"
             start = "-" if job["start"] is None else format_time(job["start"])
             elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
             rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed,
-                         f"({note}) " if note else ""])
+                         remarks[job["without_runner"]]])
             commands.append(job["command"])
     room = columns - max(map(len, format_table(rows, inf, (0, 4)))) - 2
     shown_commands = ["command", *without_common_beginning(commands, room)]
-    return [[*cells, note + command]
-            for (*cells, note), command in zip(rows, shown_commands)] if commands else []
+    return [[*cells, remark + command]
+            for (*cells, remark), command in zip(rows, shown_commands)] if commands else []
 
 
 def status_summary(status: Fields) -> Iterator[str]:
@@ -1582,6 +1581,9 @@ def status_summary(status: Fields) -> Iterator[str]:
     for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
         yield (f"{plural(count, 'orphan')}: {hint or 'neither runner nor job lives'} (runmaker4.py --resume "
                f"runs {'it' if count == 1 else 'them'} again)")
+    for job in status["jobs"]:
+        if pids := " ".join(map(str, job["processes"])):    # visible ones of a job without a runner
+            yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
     numbers_at_work = status["runners"], status["servers"]
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
@@ -1589,13 +1591,6 @@ def status_summary(status: Fields) -> Iterator[str]:
         texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
         yield f"{' and '.join(texts)} at work"
     yield from map(printable, status.get("clients", ()))
-
-
-def dead_runner_hints(status: Fields) -> Iterator[str]:
-    """Yield a line for each job whose runner is dead and of which a process is visible."""
-    for job in status["jobs"]:
-        if pids := " ".join(map(str, job["processes"])):
-            yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
 
 
 def orphan_hint(host: str | None, runner: int | None) -> str:
@@ -1627,9 +1622,9 @@ def status_of(observation: Observation) -> Fields:
     orphans = fields_of_lines(observation.snapshot.orphans)
     for job in orphans:
         job["hint"] = orphan_hint(job["host"], getattr(rows[job["line"]].run, "runner", None))
-    pairs = zip(observation.snapshot.running, jobs)
     # if the runner of a job is dead, name the processes that keep the line `r`
-    if unsupervised := [(line, job) for line, job in pairs if job["without_runner"]]:
+    if unsupervised := [(line, job) for line, job in zip(observation.snapshot.running, jobs)
+                        if job["without_runner"]]:
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
             job["processes"] = holders.pids(line)
@@ -1876,8 +1871,8 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()
     if any(group.count > 1 for group in largest_first):
-        texts = (f"{group.count:6}  {group.words}  ({group.lines_and_hosts})" for group in largest_first)
-        print_lines(["", *(fit_to_width(text, columns) for text in texts)])
+        print_lines(["", *(fit_to_width(f"{group.count:6}  {group.words}  ({group.lines_and_hosts})", columns)
+                           for group in largest_first)])
     return count_states(observation.snapshot)
 
 
@@ -2542,7 +2537,7 @@ class Reporter:
             f"<small>{escape_html(group.lines_and_hosts)}</small></button></li>"
             for group in groups[:self.SHOWN_GROUPS]
         ]
-        counts_text, *status_texts = [*status_summary(report.status), *dead_runner_hints(report.status)]
+        counts_text, *status_texts = status_summary(report.status)
         job_rows = (map(escape_html, cells) for cells in table_of_jobs(report.status, inf))
         if report.run_count > Report.MAX_RUNS:
             status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
