@@ -16,6 +16,7 @@ The sections; begin at ClientProgram.connect_parts(), RemoteJobs.claim() and sta
     The token               from an option, the environment or a file
     Dialling                Endpoint: the first connection, before the event loop, and why one fails
     What the server must learn      Event; Outbox, which keeps each until the server has acknowledged it
+    Files that travel       Porter, which moves the files of send= and fetch=
     The connection          LinkLife, a table of states and events; Requests; RemoteJobs, the `Jobs` of Runner
     What the server is told of runs     ServerSink, which makes events of output and results
     The program             ClientProgram makes and connects the parts
@@ -48,10 +49,12 @@ import re
 import secrets
 import socket
 import time
+import weakref
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 try:
     import runmaker4
@@ -62,11 +65,14 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    DONE,
     ERROR,
+    FILE_PIECE_BYTES,
     HEX_128_BITS,
     JOB_VARIABLES,
     KILL_SIGNALS,
     NEW,
+    NO_OFFSET,
     NOBODY,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -75,6 +81,8 @@ from runmaker4 import (
     Counts,
     Fields,
     FileExecutor,
+    FileTree,
+    FileVersion,
     Job,
     JobSettings,
     JobsToKill,
@@ -91,6 +99,7 @@ from runmaker4 import (
     Runner,
     RunnerProgram,
     RunResult,
+    Say,
     Sink,
     Stream,
     Summary,
@@ -114,6 +123,7 @@ from runmaker4 import (
     exit_on,
     human_time,
     integer_between,
+    once_per_subject,
     open_descriptors,
     plural,
     printable,
@@ -122,6 +132,7 @@ from runmaker4 import (
     spawn_task,
     start_thread,
     tls_context,
+    to_bytes,
     to_text,
     token_of_environment,
     token_path,
@@ -335,6 +346,8 @@ class RemoteJob(Job):
     loses_host: bool = True             # of a group: that run had a timeout, or was not started
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
+    send: Sequence[bytes] = ()          # paths of files that it needs
+    fetch: Sequence[bytes] = ()         # ... and that it makes
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
@@ -362,6 +375,8 @@ class RemoteJob(Job):
             ),
             of_group=item.boolean("group"),
             gated=item.boolean("hold"),             # in a group, until `go`
+            send=list(map(to_bytes, item.items("send", str))),
+            fetch=list(map(to_bytes, item.items("fetch", str))),
         )
 
 
@@ -421,6 +436,200 @@ class Outbox:
         self._in_flight_bytes = 0
         self.backlog = sum(event.size for event in self._unsent)
         return acknowledged
+
+
+# ======== Files that travel =================================================================================
+#
+# A job waits until all files of send= have come, and after exit 0 until those of fetch= are at the server.
+# Pieces are asked for, or sent, ahead: a few on a slow link, so that other messages need not wait for long.
+# After a lost link, each is asked for, or sent, once more.
+
+MAX_PIECES_AHEAD = 16               # of one file
+MAX_PIECES = 64                     # of all files
+SLOW_PIECE_SECONDS = 0.15           # more than the fastest piece took: link or disk is busy
+RETRY_SECONDS = 1.0                 # after a file has changed while it travels
+FULL_DISK_SECONDS = 5.0             # from one attempt to write at the server to the next
+
+
+class FilesError(WireError):
+    """Why a file cannot travel."""
+
+
+class Porter:
+    """Moves the files of jobs on one link after the other."""
+
+    def __init__(self, tree: FileTree, say: Say) -> None:
+        self._tree = tree
+        self._say_once = once_per_subject(say)
+        self._link: ServerLink | None = None
+        self._link_came = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Message | None]] = {}       # None: the link was lost
+        self._places = asyncio.Semaphore(MAX_PIECES)
+        # of each path that moves: several jobs can need a file
+        self._locks: weakref.WeakValueDictionary[bytes, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def on_link(self, link: ServerLink) -> None:
+        self._link = link
+        self._link_came.set()
+
+    def on_link_lost(self) -> None:
+        self._link = None
+        self._link_came.clear()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    def on_piece(self, message: Message) -> None:
+        answer = self._answers.get(message.integer("ask"))
+        if answer and not answer.done():
+            answer.set_result(message)
+
+    def forget(self, paths: Iterable[bytes]) -> None:
+        """Remove what has come of files that no job needs any more."""
+        for path in paths:
+            self._tree.call(self._tree.remove_parts, path)
+
+    async def bring(self, job: RemoteJob) -> str:
+        """Have the files of send= here, and the directories of fetch=; return '', or why not."""
+        job.travelled = 0
+        return (await self._for_all(self._make_directory, job, job.fetch)
+                or await self._for_all(self._pull, job, job.send))
+
+    async def deliver(self, job: RemoteJob) -> str:
+        """Have the files of fetch= at the server, if the job has made all; return '', or why not."""
+        return (await self._for_all(self._find_version, job, job.fetch)
+                or await self._for_all(self._push, job, job.fetch))
+
+    async def _for_all(self, move: Callable[[RemoteJob, bytes], Awaitable[object]], job: RemoteJob,
+                       paths: Iterable[bytes]) -> str:
+        """Call move() for each file, again while it returns False; return '', or why one failed."""
+        async def move_one(path: bytes) -> str:
+            lock = self._locks.setdefault(path, asyncio.Lock())
+            try:
+                async with lock:
+                    while not await move(job, path):
+                        await asyncio.sleep(RETRY_SECONDS)
+                return ""
+            except WireError as error:
+                return f"{display_text(path)}: {error}"
+            except OSError as error:
+                self.forget([path])             # it can fill the disk
+                return f"{display_text(path)}: {error_text(error)} at the client"
+
+        return next(filter(None, await asyncio.gather(*map(move_one, paths))), "")
+
+    async def _make_directory(self, _: RemoteJob, path: bytes) -> bool:
+        await self._tree.call(self._tree.make_directory, path)
+        return True
+
+    async def _find_version(self, _: RemoteJob, path: bytes) -> FileVersion:
+        try:
+            return (await self._tree.call(self._tree.read_piece, path, NO_OFFSET))[0]
+        except OSError as error:
+            raise FilesError(f"the job has not made this file ({error_text(error)})") from None
+
+    async def _pull(self, job: RemoteJob, path: bytes) -> bool:
+        """Receive a file; return False if it has changed, or another client receives it."""
+        version = FileVersion.from_message(await self._ask(job, path, NO_OFFSET))
+        add = partial(self._tree.call, self._tree.add_piece, path, version)
+
+        async def add_answer(end: int, answer: Message) -> int:
+            if FileVersion.from_message(answer) != version:
+                return -1
+            return await add(end, answer.file_bytes())
+
+        end = await add(NO_OFFSET, b"")
+        if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
+            return True
+        # let another client in this directory receive it, as long as the part grows
+        while end != (new_end := await add(NO_OFFSET, b"")) and new_end < version.size:
+            end = new_end
+            await asyncio.sleep(RETRY_SECONDS)
+        return False
+
+    async def _push(self, job: RemoteJob, path: bytes) -> bool:
+        """Send a file; return False if it has changed, or its end at the server."""
+        version = await self._find_version(job, path)
+        ask = partial(self._ask, job, path, version=version)
+
+        async def read_end(_: int, answer: Message) -> int:
+            return answer.integer("end", minimum=-1)
+
+        end = await read_end(0, await ask(NO_OFFSET))
+        return await self._move_pieces(version.size, end, ask, read_end)
+
+    async def _move_pieces(self, size: int, end: int, ask: Callable[[int], Awaitable[Message]],
+                           take: Callable[[int, Message], Awaitable[int]]) -> bool:
+        """Move a file from an offset on; return False if take() does not return the end of the piece."""
+        asked: deque[tuple[float, asyncio.Future[Message]]] = deque()       # and when
+        next_offset, most_asked, least_seconds = end, 1, FOREVER
+        try:
+            while end < size:
+                while next_offset < size and len(asked) < most_asked:
+                    asked.append((boottime(), asyncio.ensure_future(ask(next_offset))))
+                    next_offset += FILE_PIECE_BYTES
+                wanted_end = min(end + FILE_PIECE_BYTES, size)
+                asked_at, answer = asked.popleft()
+                if await take(end, await answer) != wanted_end:
+                    return False
+                end = wanted_end
+                seconds = boottime() - asked_at
+                least_seconds = min(least_seconds, seconds)
+                is_slow = seconds > least_seconds + SLOW_PIECE_SECONDS
+                most_asked = max(most_asked // 2, 1) if is_slow else min(most_asked + 1, MAX_PIECES_AHEAD)
+            return True
+        finally:
+            for _, answer in asked:
+                answer.cancel()
+            await asyncio.gather(*(answer for _, answer in asked), return_exceptions=True)
+
+    async def _ask(self, job: RemoteJob, path: bytes, offset: int,
+                   version: FileVersion | None = None) -> Message:
+        """Ask for a piece, or send one of a version; return the answer.  Raises FilesError, OSError.
+
+        After a lost link, and while the disk of the server is full, do that again.
+        """
+        answer = None
+        while not answer:
+            async with self._places:
+                answer = await self._ask_once(job, path, offset, version)
+            if answer and "error" in answer.fields:
+                error = answer.text("error", 1000)
+                if not answer.boolean("again"):
+                    raise FilesError(f"{error} at the server")
+                self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
+                await asyncio.sleep(FULL_DISK_SECONDS)
+                answer = None
+        return answer
+
+    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int,
+                        version: FileVersion | None) -> Message | None:
+        """Return the answer; None: the link was lost."""
+        fields: Fields = dict(type="get", id=job.key, path=to_text(path), offset=offset)
+        data = b""
+        if version:
+            fields.update(version._asdict(), type="put")
+            found, data = await self._tree.call(self._tree.read_piece, path, offset)
+            if found != version:
+                return Message(dict(end=-1))
+        await self._link_came.wait()
+        link = self._link
+        if link:
+            await link.writable.wait()
+        if not link or link is not self._link:
+            return None
+        number = next(self._numbers)
+        answer: asyncio.Future[Message | None] = link.loop.create_future()
+        self._answers[number] = answer
+        link.post(dict(fields, ask=number), data)
+        link.flush()
+        try:
+            if message := await answer:
+                job.travelled += len(data or message.file_bytes())
+            return message
+        finally:
+            del self._answers[number]
 
 
 # ======== The connection ====================================================================================
@@ -719,6 +928,7 @@ class RemoteJobs:
         # the summary of the server's file; None: the server has none
         self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
+        self._porter = Porter(FileTree(program.directory), self._say)
         self._median = 0.0                          # of the server's runs, as the last `pong` has it
         self._runner.read_median = lambda: self._median
 
@@ -770,6 +980,8 @@ class RemoteJobs:
             if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
                 remote_job.result_text, remote_job.loses_host = "vanished", True
             self._queue_result(remote_job, state)
+            if state not in (NEW, DONE):
+                self._porter.forget(remote_job.send)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:
@@ -982,6 +1194,7 @@ class RemoteJobs:
         Running jobs go on.  The events that give jobs back wait for the next link.
         """
         must_report = self.link_life.on_lost(complaint)
+        self._porter.on_link_lost()
         if must_report:
             unfinished = f"; {plural(len(self._jobs), 'job')} not handed in yet" if self._jobs else ""
             self._say(f"{why}{unfinished}; trying again")
@@ -1036,6 +1249,8 @@ class RemoteJobs:
                 if is_cancelled:
                     job.tracking = Tracking.CANCELLED
                 self._report_unwritten_result(job, error)
+        elif kind == "piece":           # of a file, or that one has come
+            self._porter.on_piece(message)
         elif kind == "lost":            # to another runner
             self._on_job_lost(message.text("id"))
         elif kind == "go":              # all jobs of a group are ready
@@ -1078,6 +1293,7 @@ class RemoteJobs:
         to_repeat = [job.begin for job in self._jobs.values() if job.begin]
         self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
         link.request("ping")                    # the answer allows us to start jobs
+        self._porter.on_link(link)
         self._wake_runner()
 
     def _on_jobs_arrived(self, link: ServerLink, message: Message) -> None:
@@ -1085,6 +1301,8 @@ class RemoteJobs:
         request_number = message.integer("request")
         arrived = list(map(RemoteJob.from_message, message.objects("jobs")))
         for job in arrived:
+            if job.send or job.fetch:
+                job.bring, job.deliver = partial(self._porter.bring, job), partial(self._porter.deliver, job)
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
         # those that still have no slot by then go back, for other clients

@@ -40,6 +40,10 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
     also if it is given back (state `.`); these are                with, and in the files (a second later for
     events, numbered from 1, sent again after a new                the log file, while the job runs, and for a
     connection until acked                                         journal on a network file system)
+    get        a request for a piece of a file of       piece      it, and size, mtime and mode of the file;
+               send=: path and offset                              or `error`
+    put        a piece of a file of fetch=, and size,   piece      where the file ends here; or `error`
+               mtime and mode of the file                          (again: the client must try again)
                                                         fault      a result could not be written
                                                         lost       kill the job: another runner has the line
     account    a request for the counts of the file     account    jobs by state; are there new ones for the
@@ -119,6 +123,7 @@ from runmaker4 import (
     ERROR,
     FAILED,
     NEW,
+    NO_DIRECTIVES,
     OUTPUT_WINDOW_BYTES,
     PORT,
     RUNNING,
@@ -130,6 +135,8 @@ from runmaker4 import (
     Fields,
     FileChangedError,
     FileExecutor,
+    FileTree,
+    FileVersion,
     Job,
     JobFile,
     JobLock,
@@ -185,6 +192,7 @@ from runmaker4 import (
     duration,
     error_text,
     exit_now,
+    fill_in_words,
     find_held_job_locks,
     fork_quietly,
     human_time,
@@ -194,6 +202,7 @@ from runmaker4 import (
     job_lock_offsets,
     join_first_few,
     lock,
+    memory_text,
     name_lines,
     one_line,
     open_descriptors,
@@ -247,6 +256,8 @@ MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
+MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
+FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
@@ -709,6 +720,10 @@ UNSTARTED = LineResult(ERROR, "not started", loses_host=True)
 TAKEN = LineResult(ERROR, "lost", loses_host=True)                      # another runner has the line
 
 
+TravellingFiles = tuple[Collection[bytes], Collection[bytes]]       # paths of send= and fetch=
+NO_FILES: TravellingFiles = ((), ())
+
+
 @dataclass(eq=False)
 class Assignment:
     key: str                            # of the job, in messages
@@ -720,6 +735,9 @@ class Assignment:
     run: Run | None = None              # None: there is none, or no records
     last_output: bytes = b""            # of the runs: a piece, perhaps several lines
     result: LineResult | None = None    # None: undecided
+    files: TravellingFiles | None = NO_FILES        # None: an earlier server knew: Sessions._find_files()
+    # of each file that travels, the bytes that have come, and the size
+    travelled: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -752,12 +770,13 @@ class Assignment:
         if self.result:
             return self.result.state == NEW
         # then a connected client can still give the job back
-        was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS
+        was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS or self.files is not NO_FILES
         return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
 
     def make_job_entry(self) -> Fields:
         job = self.job
         settings = job.settings
+        send, fetch = self.files or NO_FILES
         return dict(
             id=self.key,
             number=job.number,
@@ -768,6 +787,8 @@ class Assignment:
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_gated,  # it waits at the gate for `go`
+            send=list(map(to_text, send)),
+            fetch=list(map(to_text, fetch)),
         )
 
     def mark_sent(self) -> None:
@@ -848,6 +869,7 @@ class Client(Consumer):
         self.last_acknowledged = 0      # event
         self.output_bytes = 0           # in all events
         self.written_bytes = 0          # of them, in the files; a result before them may be unwritten
+        self.turn = asyncio.Lock()      # of one `get` after the other
 
     # -- properties ------------------------------------------------------------------------------------------
 
@@ -1134,6 +1156,8 @@ class ClientLink(Link, asyncio.Protocol):
                 if not member or assignment is not member.current:
                     raise WireError("that job does not wait at a gate")
                 member.group.on_ready(member)
+        elif kind in ("get", "put") and client:
+            spawn_task(self._sessions.answer_file_message(client, self, kind, message))
         elif kind == "have" and not self._has_hello:        # jobs of an earlier link; several come in turn
             jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
             self.reported_jobs += jobs
@@ -1243,6 +1267,7 @@ class Records:
                     assignment.last_output = to_bytes(text)
                     run.add_output(stream, assignment.last_output)
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
+        assignment.job.travelled = end.travelled
         if end.state == "d":
             self._good_seconds.append(run.duration)
             self.median = runmaker4.median(self._good_seconds)
@@ -1650,6 +1675,9 @@ class Sessions:
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(self)
+        directory, self._file_name = os.path.split(os.path.abspath(os.fsencode(self.path)))
+        self.tree = FileTree(directory)
+        self._held_bytes = 0                    # of `get` and `put` that are not answered
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
@@ -1665,6 +1693,9 @@ class Sessions:
         if assignment.phase is AssignmentPhase.OVER:
             return
         assignment.mark_over()
+        if assignment.files and line_result.state != DONE:
+            for path in assignment.files[1]:
+                self.tree.call(self.tree.remove_parts, path)
         # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
@@ -1805,6 +1836,71 @@ class Sessions:
         self.say(f"client {client.where} left")
         del self.clients[client.id]
         link.detach()
+
+    # -- files that travel -----------------------------------------------------------------------------------
+
+    async def answer_file_message(self, client: Client, link: ClientLink, kind: str,
+                                  message: Message) -> None:
+        """Answer a `get` or `put`, if the job has that file."""
+        piece, held_bytes = b"", 0
+        try:
+            ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
+            data = message.file_bytes()
+            held_bytes = 1000 + len(data)
+            self._held_bytes += held_bytes
+            assignment = client.assignments.get(message.text("id", 16))
+            send, fetch = await self._find_files(assignment)
+            if not assignment or path not in (send if kind == "get" else fetch):
+                raise OSError(errno.EPERM, "no file of this job")
+            if self._held_bytes > MAX_HELD_BYTES:
+                raise OSError(errno.EAGAIN, "too many files travel")
+            if kind == "get":
+                async with client.turn:         # so that other messages wait for one piece only
+                    await link.writable.wait()
+                    version, piece = await self.tree.call(self.tree.read_piece, path, offset)
+                answer: Fields = version._asdict()
+                end = offset + len(piece)
+            else:
+                version = FileVersion.from_message(message)
+                end = await self.tree.call(self.tree.add_piece, path, version, offset, data)
+                answer = dict(end=end)
+            if end <= version.size:             # otherwise only the version was asked for
+                assignment.travelled[path] = end, version.size
+        except WireError as error:
+            return link.drop(str(error))
+        except OSError as error:
+            answer = dict(error=error_text(error), again=error.errno in FULL_OR_BUSY)
+        finally:
+            self._held_bytes -= held_bytes
+        if link.post(dict(answer, type="piece", ask=ask), piece):
+            link.flush()
+
+    def describe_travelling(self) -> str:
+        """Return for example '; files: 3M of 40M for lines 5, 7'; '': none travel now."""
+        moving = {assignment.number: assignment.travelled.values() for assignment in self.assignments.values()
+                  if any(end < size for end, size in assignment.travelled.values())}
+        ends, sizes = (memory_text(sum(lengths[side] for files in moving.values() for lengths in files))
+                       for side in (0, 1))
+        return f"; files: {ends} of {sizes} for {name_lines(moving)}" if moving else ""
+
+    async def _find_files(self, assignment: Assignment | None) -> TravellingFiles:
+        """Return the files of a job; read the directive again if an earlier server has claimed the line."""
+        if not assignment or not assignment.is_undecided:
+            return NO_FILES
+        if assignment.files is None:
+            settings = await self.executor.call(self.claims.find_settings, assignment.job)
+            assignment.files = NO_FILES
+            with suppress(ValueError):
+                assignment.files = self.files_of(settings, assignment.job.command)
+        return assignment.files
+
+    def files_of(self, settings: JobSettings, command: bytes) -> TravellingFiles:
+        """Return the files that directive and command name.  Raises ValueError."""
+        files = fill_in_words(settings.send, command), fill_in_words(settings.fetch, command)
+        for path in (*files[0], *files[1]):
+            if path == self._file_name or path.startswith(self._file_name + b".out/"):
+                raise ValueError(f"{display_text(path)}: the job file and its records do not travel")
+        return files
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -2063,6 +2159,15 @@ class Claims(Cursor):
                                      if self.file.lock_table.is_own_lock_inherited(line)}
         return len(self.file.lock_table.locks_without_line)
 
+    def find_settings(self, line: Line) -> JobSettings:
+        """Return the settings above a line.  Raises OSError."""
+        above = NO_DIRECTIVES
+        for directive in self.file.scan_lines(b"", with_directives=True):
+            if directive.offset > line.offset:
+                break
+            above = above.with_directive(directive)
+        return above.settings
+
     def leave_as_orphan(self, job: Job) -> None:
         self.queue.release_job(job)
         self.restart_walk()
@@ -2189,7 +2294,7 @@ class Recovery:
                     sessions.claims.reclaim_lines, client, unassigned, is_last_try
                 )
                 for key, job in reclaimed.jobs.items():
-                    sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN))
+                    sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN, files=None))
             # an earlier try can have assigned some; and while the executor searched, a result can have been
             # written, or a line lost
             reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
@@ -2345,7 +2450,14 @@ class Dispatcher:
             self._lifetime.drain()
 
     def is_startable(self, assignment: Assignment) -> bool:
-        if error := command_error(assignment.job.command):
+        settings, command = assignment.job.settings, assignment.job.command
+        error = command_error(command)
+        if not error and (settings.send or settings.fetch):
+            try:
+                assignment.files = self._sessions.files_of(settings, command)
+            except ValueError as unknown:
+                error = f"{unknown} ({settings.where})"
+        if error:
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
         return not error
 
@@ -2573,7 +2685,8 @@ class Server(Program):
         count = len(clients) - len(lost)
         text = (f"{'the server drains: ' * (not self.lifetime.is_serving)}"
                 f"{count:,} client{'s'[count == 1:]}, {len(lost):,} lost")
-        return f"{text}: {join_first_few(lost)}" if lost else text
+        text = f"{text}: {join_first_few(lost)}" if lost else text
+        return text + self.sessions.describe_travelling()
 
     def _start_accepting(self) -> None:
         if not self.lifetime.is_exiting:

@@ -44,6 +44,7 @@ Runner._start_jobs():
     Background              -d and --pidfile
     Command line            the options; App, from main() to the loop
     The wire                what server and client share
+    Files that travel       the parts of files of send= and fetch=, at both ends
 """
 # ======== Starting fast =====================================================================================
 #
@@ -1698,6 +1699,9 @@ class JobSettings:
     name: str = ""                      # for after= below; "": none
     after: tuple[str, ...] = ()         # names and patterns; the jobs wait for all above of these names
     awaited: list[Named] = field(default_factory=list)      # those names, but for some that are done
+    # paths of files that travel to a client, and back; {2} is a word of the command: see fill_in_words()
+    send: tuple[str, ...] = ()
+    fetch: tuple[str, ...] = ()
 
     def find_awaited(self) -> Named | None:
         """Return a name with unfinished jobs for which these wait, if possible one with a bad job; or None.
@@ -1889,6 +1893,61 @@ def why_misread(command: bytes, shell: str) -> str:
     return ""
 
 
+# ---- the paths of send= and fetch= -------------------------------------------------------------------------
+#
+# {2} stands for the second word of the command.  Operators are no words, quotes count as for the shell.  A
+# word that the shell would expand has no value: only the shell of the client could tell it.
+
+
+COMMAND_TOKEN = re.compile(rb"""
+    [0-9]*[<>](?:&[0-9-]|[<>]?[&|]?) | [|&;()]+ | \#.* | \s+          # an operator, a comment: no word
+    | (?P<word> (?!~) (?: [^\s'"\\|&;()<>$`*?\[{] | '[^']*' | "(?:[^"\\$`]|\\.)*" | \\. )+
+        (?![^\s|&;()<>]) )
+    | (?P<expanded> (?: [^\s'"\\|&;()<>$`] | '[^']*' | "(?:[^"\\$`]|\\.|\$(?!\())*" | \\. | \$(?!\() )+
+        (?![^\s|&;()<>]) )
+    | .+                            # behind a $( ) words cannot be told
+    """, re.VERBOSE | re.DOTALL)
+PLACE = re.compile(r"\{([1-9][0-9]{0,3})\}")
+TRAVELLING_PATH = re.compile(r"(?:\./)*((?:[^./{}\0][^/{}\0]*/)*[^./{}\0][^/{}\0]*)")
+
+
+def literal_words(command: bytes) -> list[str]:
+    """Return the words of a command, without quotes; '': the shell expands that word, or it is empty."""
+    return [shlex.split(os.fsdecode(match["word"]))[0] if match["word"] else ""
+            for match in COMMAND_TOKEN.finditer(command) if match.lastgroup]
+
+
+def check_travelling_path(path: str) -> str:
+    """Return the path of a file that travels, without a leading `./`.  Raises ValueError."""
+    if not (match := TRAVELLING_PATH.fullmatch(path)):
+        raise ValueError(f"'{printable(path)}' cannot travel (give a file below the directory of the job "
+                         "file, none that is hidden; {2} is the second word of the command)")
+    return match[1]
+
+
+def parse_travelling_paths(text: str) -> tuple[str, ...]:
+    """Return the paths of send= or fetch=, with places such as {2}.  Raises ValueError."""
+    paths = tuple(text.split(","))
+    for path in paths:
+        check_travelling_path(PLACE.sub("x", path))
+    return paths
+
+
+def fill_in_words(paths: Iterable[str], command: bytes) -> list[bytes]:
+    """Return the paths of send= or fetch= for a command: words are in their places.  Raises ValueError."""
+    words = dict(enumerate(literal_words(command), 1))
+
+    def word_at(match: re.Match[str]) -> str:
+        if not (word := words.get(int(match[1]))):
+            raise ValueError(f"{match[0]}: the command has no such word, or the shell would expand it")
+        return word
+
+    return [os.fsencode(check_travelling_path(PLACE.sub(word_at, path))) for path in paths]
+
+
+# ---- settings ----------------------------------------------------------------------------------------------
+
+
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
 # and how their values are parsed: as argparse types, or with a ValueError that names the setting
 KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
@@ -1901,6 +1960,8 @@ KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "shell": parse_shell,
     "name": str,
     "after": parse_patterns,
+    "send": parse_travelling_paths,
+    "fetch": parse_travelling_paths,
 }
 SETTINGS_ARE = (
     f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
@@ -1943,7 +2004,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("min-hosts= requires together=")
     if values.get("name") in values.get("after", ()):
         raise ValueError("after= has their own name: jobs cannot wait for themselves")
-    for name in "slots", "memory", "after":
+    for name in "slots", "memory", "send", "fetch", "after":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
     slots = values.pop("slots", 1)
@@ -2303,6 +2364,10 @@ class Job(Line):
     # the last result that we tried to write; despite an error the file can have it; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
+    # have the files of send= here, those of fetch= at the server; return '', or why not; None: none travel
+    bring: Callable[[], Awaitable[str]] | None = None
+    deliver: Callable[[], Awaitable[str]] | None = None
+    travelled: int = 0                  # bytes of these files, for the last run
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
     @property
@@ -5303,6 +5368,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
+    sent: set[bytes] = set()            # files of send=
     scan = file.scan_lines(with_directives=True)
     while line := scan.next(NEW + consumer.retry + above.bad_states):
         if line.state == DIRECTIVE:
@@ -5321,9 +5387,27 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
                 settings = above.scope.settings
                 say_once(f"group {settings.together}", no_group_message(line, settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
-            if why := why_misread(line.command, above.scope.settings.shell):
+            why = why_misread(line.command, above.scope.settings.shell)
+            settings = above.scope.settings
+            try:
+                fill_in_words(settings.fetch, line.command)
+                sent.update(fill_in_words(settings.send, line.command))
+            except ValueError as error:
+                why = f"{error} ({settings.where})"
+            if why:
                 raise UsageError(f"{file.path}: line {line.number}: {why}")
             yield line
+    if sent:
+        file.say(describe_sent(os.fsencode(os.path.dirname(file.path)), sent))
+
+
+def describe_sent(directory: bytes, paths: Iterable[bytes]) -> str:
+    """Return for example '4.1M in 4 files of send=, of which 1 is missing, would travel'."""
+    files = [os.path.join(directory, path) for path in paths]
+    sizes = [os.path.getsize(file) for file in files if os.path.exists(file)]
+    missing = len(files) - len(sizes)
+    text = f", of which {missing} {'is' if missing == 1 else 'are'} missing," * (missing > 0)
+    return f"{memory_text(sum(sizes))} in {plural(len(files), 'file')} of send={text} would travel over TCP"
 
 
 # ======== The executor ======================================================================================
@@ -5726,8 +5810,8 @@ class Shell:
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
 
 
-# causes that make a job failed, not interrupted; oom: the host had no memory
-FAILURE_CAUSES = "timeout", "memory", "oom"
+# causes that make a job failed, not interrupted; oom: the host had no memory; files: one of fetch= is missing
+FAILURE_CAUSES = "timeout", "memory", "oom", "files"
 UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
 
 
@@ -5771,6 +5855,8 @@ class RunResult(NamedTuple):
         if self.cause == "cancelled":
             return "cancelled"
         text = f"signal {self.signal}" if self.signal else f"exit {self.code}"
+        if self.cause == "files":
+            return f"{text}, but without its files"
         return f"out of memory, {text}" if self.cause == "oom" else text
 
 
@@ -7384,13 +7470,15 @@ class RunFields(StartFields):
     state: State = ""           # d ! e; x, c: cancelled; .: a stopped job, put back; without an end: r e ?
     exit: Code = -1             # -1: none
     signal: Code = 0
-    # "", "timeout", "memory", "oom", "cancelled", "stopped", "lost"; without an end also "ending", "unknown"
+    # "", "timeout", "memory", "oom", "files", "cancelled", "stopped", "lost"; without an end also "ending",
+    # "unknown"
     cause: str = ""
     seconds: float | None = None
     cpu: float | None = None    # seconds; None: unknown
     memory: int | None = None   # bytes at the peak; None: unknown
     memory_below: int | None = None     # an upper bound of the peak, if it could not be measured
     bytes: int = 0              # of output
+    travelled: int = 0          # bytes of files of send= and fetch=
     why: str = ""               # why the job could not be started, or killed; "": neither
     stdout: str = ""            # output in no file
     stderr: str = ""
@@ -7442,6 +7530,7 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
         "seconds": round(run.duration, 3),
         **{name: getattr(run.shell, name, None) for name in ("cpu", "memory", "memory_below")},
         "bytes": sum(stream.received for stream in run.streams),
+        **({"travelled": run.job.travelled} if run.job.travelled else {}),
         **reason,
     }
 
@@ -8131,6 +8220,7 @@ class StopSignals:
 #     AT_GATE      as before          as before            as set               nothing
 #     RUNNING      (goes on)          killed: e            killed: as set       killed: nothing
 #     READING_ON   (goes on)          rest killed: result  rest killed: as set  rest killed: nothing
+#     DELIVERING   (goes on)          e                    as set               nothing
 #     UNDYING      (goes on)          result               as set               nothing
 #     GROWING      result             e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
@@ -8163,6 +8253,7 @@ class Phase(Enum):
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
     READING_ON = "the shell has exited; processes that it left can still print"
+    DELIVERING = "files of the job travel to the server"
     UNDYING = "processes of the run cannot be killed"
     GROWING = "it had too little memory, and runs again once more is free"
     SETTLING = "nothing more of the job begins; the line gets a state"
@@ -8172,8 +8263,9 @@ NEXT_PHASES = {
     Phase.STARTING: (Phase.AT_GATE, Phase.RUNNING, Phase.SETTLING),
     Phase.AT_GATE: (Phase.RUNNING, Phase.SETTLING),
     Phase.RUNNING: (Phase.READING_ON, Phase.UNDYING),
-    Phase.READING_ON: (Phase.UNDYING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
-    Phase.UNDYING: (Phase.STARTING, Phase.GROWING, Phase.SETTLING),
+    Phase.READING_ON: (Phase.UNDYING, Phase.DELIVERING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
+    Phase.DELIVERING: (Phase.STARTING, Phase.SETTLING),
+    Phase.UNDYING: (Phase.DELIVERING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
     Phase.GROWING: (Phase.STARTING, Phase.SETTLING),
     Phase.SETTLING: (),
 }
@@ -8406,6 +8498,11 @@ class JobTask:
         `shell` stays None if the job must not start (_can_start), or after an error: the state is then ERROR.
         """
         runner = self._runner
+        error = command_error(self.job.command)
+        if self.job.bring and not error:
+            error = await self._move_files(self.job.bring())
+            await self._wait_until_line_is_ours()
+            runner.admit_or_drain(self.job)         # they can have travelled for long
         # wait for --delay, and reserve the next turn before another task can
         while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
             await self._wait_until_woken(seconds)
@@ -8414,7 +8511,6 @@ class JobTask:
         # a gated job is announced when it passes the gate
         if not self._is_gated and self._can_start:
             self._announce_start()
-        error = command_error(self.job.command)
         pause = 0.1
         while not error and self._can_start:
             error, is_temporary = await self._try_to_start()
@@ -8577,8 +8673,31 @@ class JobTask:
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
         )
         self.state = self.run_result.state
+        if self.job.deliver and self.state == DONE:
+            self._enter_phase(Phase.DELIVERING)
+            if why := await self._move_files(self.job.deliver()):
+                self._say(why)
+                run.why, run.cause = why, "files"
+            run.cause = self.cause or run.cause
+            self.run_result = self.run_result._replace(cause=run.cause)
+            self.state = self.run_result.state
         for sink in run.sinks:
             sink.on_ended(run, self.run_result)
+
+    async def _move_files(self, moving: Awaitable[str]) -> str:
+        """Wait until files have travelled, or the job is killed, or must not start.
+
+        Return why they have not travelled; '' also in the last two cases.
+        """
+        task = spawn_task(moving)
+        task.add_done_callback(lambda _: self._wake_event.set())
+        try:
+            while not task.done() and (self._can_start if self.phase is Phase.STARTING else not self.cause):
+                self._wake_event.clear()
+                await self._wake_event.wait()
+            return task.result() if task.done() else ""
+        finally:
+            task.cancel()
 
     async def _kill_after_timeout(self, timeout: float) -> None:
         """Kill the run after a timeout in seconds; negative: in percent of the median run time, if known."""
@@ -8965,7 +9084,8 @@ class Runner:
         # float: there is no journal
         if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
-        await task.start()          # --delay, or an error that passes, holds up all later claims
+        if not job.bring:           # otherwise _run_to_end() does, for files can travel for long
+            await task.start()      # --delay, or an error that passes, holds up all later claims
         job_run = spawn_task(self._run_to_end(task))
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._job_runs.discard)
@@ -8998,6 +9118,8 @@ class Runner:
 
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a started job until it is settled, count it, and release the slots (not after a defect)."""
+        if task.job.bring:
+            await task.start()
         await task.run_until_settled()
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
@@ -9961,13 +10083,13 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 13.  Both know the token,
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 14.  Both know the token,
 # 128 random bits, which never crosses the wire.  TLS 1.3 (RFC 8446) starts only after the token is proved, so
 # no bytes from an unauthenticated peer reach OpenSSL.
 #
 #      bytes                                       the receiver knows
-#  1   S: {"runmaker4": 13, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 13, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#  1   S: {"runmaker4": 14, "nonce": NS}           C: the version
+#  2   C: {"runmaker4": 14, "nonce": NC,           S: C knows the token, and answers now, because NS is new
 #          "proof": H("client")}
 #  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
 #          "proof": H("server")}                   and serves the file F
@@ -9979,11 +10101,11 @@ if __name__ == "__main__":
 #  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
 #     H(label) = HMAC-SHA256(token, text), in hexadecimal
-#     text     = "runmaker4 13 " + label + newline + NS + NC; from step 3 on also + D + F
+#     text     = "runmaker4 14 " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
 #     F        = the file id, a hash of the job file's path: 32 hexadecimal digits
-#     frame    = the length of the JSON (4 bytes, big-endian), then the JSON
+#     frame    = the length of the rest (4 bytes, big-endian), the JSON; before bytes of a file also a NUL
 #
 # A man in the middle without the token can relay steps 1 to 3, and then relay or terminate TLS.  If he relays
 # TLS, he sees lengths and times, and can cut the connection.  If he terminates TLS, C finds a certificate
@@ -10008,7 +10130,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 13
+WIRE_VERSION = 14
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
@@ -10062,7 +10184,7 @@ def encode(message: Any) -> bytes:
     return _json_encoder().encode(message).encode("ascii")
 
 
-def decode(frame: bytes) -> Fields:
+def decode(frame: bytes | bytearray) -> Fields:
     """Return the message in a frame.  Raises WireError."""
     try:
         message = _json_decoder().decode(frame.decode("utf-8"))
@@ -10098,6 +10220,13 @@ class Message:
 
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
+
+    def file_bytes(self) -> bytes | bytearray:
+        """Return the bytes of a file that came behind the JSON."""
+        value = self.fields.get("bytes", b"")
+        if not isinstance(value, (bytes, bytearray)):
+            raise WireError("bytes: in the JSON")
+        return value
 
     def job_text(self) -> bytes:
         """Return the `text` of a job line, without the state and the newline."""
@@ -10199,18 +10328,18 @@ class Tls:
         """Continue TLS's handshake, then decrypt; b"": more data must come first.  Raises WireError."""
         import ssl
         self._received.write(data)
-        text = b""
+        chunks: list[bytes] = []
         try:
             self._connection.do_handshake()             # does nothing once complete
             while self._received.pending:
                 if not (chunk := self._connection.read(self.MAX_RECORD_BYTES)):
                     raise WireError("TLS was closed")   # our ends never do that
-                text += chunk
+                chunks.append(chunk)
         except ssl.SSLWantReadError:                    # the next record is not complete
             pass
         except ssl.SSLError as error:
             raise WireError(f"TLS: {error.reason or error}") from None
-        return text
+        return b"".join(chunks)
 
     def encrypt(self, text: bytes) -> bytes:
         if text:
@@ -10261,9 +10390,11 @@ class Channel:
         self._frames.clear()
         return data
 
-    def send(self, message: Fields) -> None:
+    def send(self, message: Fields, file_bytes: bytes = b"") -> None:
         """Add a message to take_outgoing().  Raise ValueError if it is too long, or not is_authenticated."""
         body = encode(message)
+        if file_bytes:
+            body = b"%b\0%b" % (body, file_bytes)
         if not self.is_authenticated or len(body) > MAX_FRAME_BYTES:
             raise ValueError("a message too early, or too long")
         self._add_frame(body)
@@ -10310,9 +10441,12 @@ class Channel:
         frame_end = self.LENGTH_PREFIX.size + length
         if len(self._buffer) < frame_end:
             return None
-        frame = bytes(self._buffer[self.LENGTH_PREFIX.size:frame_end])
+        text, _, file_bytes = self._buffer[self.LENGTH_PREFIX.size:frame_end].partition(b"\0")
         del self._buffer[:frame_end]
-        return Message(decode(frame))
+        message = Message(decode(text))
+        if file_bytes:
+            message.fields["bytes"] = file_bytes
+        return message
 
     def _add_frame(self, body: bytes) -> None:
         self._frames += (self.LENGTH_PREFIX.pack(len(body)), body)
@@ -10418,8 +10552,9 @@ class Link:
     """A Channel on a connection in the event loop.
 
     It has methods of asyncio.Protocol without being a subclass, which would load asyncio at import; its
-    subclasses inherit from both.  By default, asyncio closes the connection at end of file, and pauses no
-    writing: flush() checks the number of unread bytes.  on_disconnected() is called once, after all else.
+    subclasses inherit from both.  By default, asyncio closes the connection at end of file.  Only files wait
+    until the other end reads: flush() checks the number of unread bytes.  on_disconnected() is called once,
+    after all else.
     """
 
     def __init__(self, channel: Channel, loop: asyncio.AbstractEventLoop) -> None:
@@ -10432,6 +10567,8 @@ class Link:
         self.closing = False                # finish_writing() was called
         self._flush_timer: asyncio.TimerHandle | None = None    # until posted messages are sent
         self._is_receiving = False          # True: data_received() sends posted messages at its end
+        self.writable = asyncio.Event()     # the other end reads what we send
+        self.writable.set()
 
     # -- for subclasses --------------------------------------------------------------------------------------
 
@@ -10452,14 +10589,14 @@ class Link:
         if self.post(message):
             self.loop.call_soon(self.flush)
 
-    def post(self, message: Fields) -> bool:
+    def post(self, message: Fields, file_bytes: bytes = b"") -> bool:
         """Send a message within 20 ms, together with others; return False if the connection is closing.
 
         Call it only once the channel is_authenticated.
         """
         if self.closing or self.transport.is_closing():
             return False                    # on_disconnected() will handle that
-        self.channel.send(message)
+        self.channel.send(message, file_bytes)
         if not (self._flush_timer or self._is_receiving):       # data_received() flushes at its end
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
         return True
@@ -10527,7 +10664,14 @@ class Link:
             return
         self.flush()                        # all answers together, in one record of TLS
 
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
     def connection_lost(self, error: Exception | None) -> None:
+        self.writable.set()
         why = error_text(error) if isinstance(error, OSError) else "the connection was closed"
         self.on_disconnected(self.why or why)
 
@@ -10572,3 +10716,141 @@ def read_token(path: str) -> str:
             "server makes one if you remove this file)"
         )
     return text
+
+
+# ======== Files that travel =================================================================================
+#
+# Client and server move the files of send= and fetch= in pieces, each at an offset.  What has come of a file
+# is its part: a hidden file that has size and mtime of the source in its name.  So whoever comes later, after
+# a lost link or a kill, goes on at its end, and nobody need remember anything.  A piece is added only where
+# the part ends, and all who receive one version have the same bytes.
+
+FILE_PIECE_BYTES = 1 << 18
+NO_OFFSET = MAX_INTEGER             # where no file has any bytes
+PART_SUFFIX = b".runmaker4-part"
+MAX_PART_SECONDS = 86400.0          # then nobody will go on with it
+MTIME_UNITS = 1, 100, 1000, 10**6, 10**9, 2 * 10**9     # nanoseconds: what file systems keep of an mtime
+
+
+class FileVersion(NamedTuple):
+    size: int
+    mtime: int                          # nanoseconds
+    mode: int
+
+    @classmethod
+    def from_message(cls, message: Message) -> FileVersion:
+        return cls(message.integer("size"), message.integer("mtime"), message.integer("mode", 0o777))
+
+    def is_kept_as(self, kept: FileVersion | None) -> bool:
+        """Return True if a file here is this version, on a disk that can keep less of mtime and mode."""
+        return (kept is not None and kept.size == self.size and not self.mode & ~kept.mode & 0o100
+                and any(self.mtime // unit * unit == kept.mtime for unit in MTIME_UNITS))
+
+
+class FileTree:
+    """The directory to which the paths of files that travel are relative.
+
+    Its methods can block: call() has a thread make them.  They follow no symbolic link, so none leads out.
+    """
+    THREADS = 4
+
+    def __init__(self, root: bytes) -> None:
+        self._root = os.path.realpath(root)
+        self._swept: set[bytes] = set()         # directories without old parts
+        self.executors = [FileExecutor(threaded=True) for _ in range(self.THREADS)]
+
+    def call(self, function: Callable[..., T], path: bytes, *args: Any) -> asyncio.Future[T]:
+        """Make a call for a path, after the earlier ones for that path."""
+        return self.executors[hash(path) % self.THREADS].call(function, path, *args)
+
+    @contextmanager
+    def directory_of(self, path: bytes, makes: bool = False) -> Iterator[tuple[int, bytes]]:
+        """Yield a descriptor of the directory of a file, and the name.  makes: create it if need be."""
+        if not TRAVELLING_PATH.fullmatch(os.fsdecode(path)):
+            raise OSError(errno.EPERM, "no path that can travel")
+        *directories, name = path.split(b"/")
+        fds = [os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)]
+        try:
+            for directory in directories:
+                if makes:
+                    with suppress(FileExistsError):
+                        os.mkdir(directory, dir_fd=fds[-1])
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+                fds.append(os.open(directory, flags, dir_fd=fds[-1]))
+            yield fds[-1], name
+        finally:
+            close_all(*fds)
+
+    def make_directory(self, path: bytes) -> None:
+        """Make the directory of a file.  Raises OSError."""
+        with self.directory_of(path, makes=True):
+            pass
+
+    def read_piece(self, path: bytes, offset: int) -> tuple[FileVersion, bytes]:
+        """Return the version of a file, and the bytes of a piece.  Raises OSError."""
+        with self.directory_of(path) as (directory_fd, name):
+            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory_fd)
+        try:
+            info = os.fstat(fd)
+            if not S_ISREG(info.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            data = os.pread(fd, min(FILE_PIECE_BYTES, max(info.st_size - offset, 0)), offset)
+            return FileVersion(info.st_size, max(info.st_mtime_ns, 0), info.st_mode & 0o777), data
+        finally:
+            os.close(fd)
+
+    def find_version(self, path: bytes) -> FileVersion | None:
+        """Return the version of a file; None: there is none."""
+        with suppress(OSError):
+            return self.read_piece(path, NO_OFFSET)[0]
+        return None
+
+    def add_piece(self, path: bytes, version: FileVersion, offset: int, data: bytes | bytearray) -> int:
+        """Add a piece to the part of a file, if that ends at the offset; return where it ends then.
+
+        That is the size if the file is complete, and has its name.  Raises OSError.
+        """
+        if version.is_kept_as(self.find_version(path)):
+            return version.size
+        if (directory := os.path.dirname(path)) not in self._swept:
+            self._swept.add(directory)
+            self.remove_parts(path, is_over=False)
+        with self.directory_of(path, makes=True) as (directory_fd, name):
+            part = b".%b.%x-%x%b" % (name, version.mtime, version.size, PART_SUFFIX)
+            fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
+            try:
+                # after a crash of the host its end can be missing on the disk
+                if os.fstat(fd).st_ctime < time.time() - boottime():
+                    os.ftruncate(fd, 0)
+                end = os.lseek(fd, 0, os.SEEK_END)
+                if end == offset:
+                    write_all(fd, memoryview(data)[:version.size - end])
+                    end = os.lseek(fd, 0, os.SEEK_CUR)
+                if end == version.size:
+                    os.fchmod(fd, version.mode)
+                    os.utime(fd, ns=(version.mtime, version.mtime))
+                    sync_or_empty(fd)
+                    with suppress(FileNotFoundError):       # another client has written and renamed the same
+                        os.rename(part, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                    os.fsync(directory_fd)
+                return end
+            finally:
+                os.close(fd)
+
+    def remove_parts(self, path: bytes, is_over: bool = True) -> None:
+        """Remove the parts in the directory of a file that are a day old, and if is_over, all of the file."""
+        with suppress(OSError), self.directory_of(path) as (directory_fd, name):
+            for other in map(os.fsencode, os.listdir(directory_fd)):
+                if other.startswith(b".") and other.endswith(PART_SUFFIX):
+                    age = time.time() - os.stat(other, dir_fd=directory_fd, follow_symlinks=False).st_ctime
+                    if age > MAX_PART_SECONDS or (is_over and other.startswith(b".%b." % name)):
+                        os.unlink(other, dir_fd=directory_fd)
+
+
+def sync_or_empty(fd: int) -> None:
+    """Sync a file; if that fails, empty it: on NFS, a full disk can be found only now.  Raises OSError."""
+    try:
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, 0)
+        raise

@@ -728,6 +728,7 @@ class RunRecord(RunFields):
         run.stdout = stdout and decode_json_string(stdout)
         run.stderr = stderr and decode_json_string(stderr)
         run.incomplete = False
+        run.travelled = 0
         run.gathered = float(gathered or 0.0)
         return run
 
@@ -2134,6 +2135,7 @@ class ResourceUse:
         # bytes; 0: unknown
         self.largest_memory = 0
         self.largest_upper_bound = 0    # bytes, of peaks that could not be measured; 0: none
+        self.travelled = 0              # bytes of files of send= and fetch=
         self.too_little = 0             # runs that were killed for lack of memory
 
     def add(self, run: RunRecord) -> None:
@@ -2146,6 +2148,7 @@ class ResourceUse:
             self.seconds_with_known_cpu += run.seconds
         self.largest_memory = max(self.largest_memory, run.memory or 0)
         self.largest_upper_bound = max(self.largest_upper_bound, run.memory_below or 0)
+        self.travelled += run.travelled
         self.too_little += run.cause in ("memory", "oom")
 
     def json_fields(self) -> Fields:
@@ -2222,6 +2225,7 @@ def read_stats(outdir: str) -> Fields:
         "commands": commands,
         "without_end": without_end,
         "too_little_lines": sorted(too_little_lines),
+        **({"travelled": total.travelled} if total.travelled else {}),
     }
 
 
@@ -2247,6 +2251,8 @@ def stats_lines(stats: Fields, columns: float) -> Iterator[str]:
         yield f"and {plural(len(groups) - SHOWN_GROUPS, 'command')} more, which took less memory"
     if numbers := stats["too_little_lines"]:
         yield f"too little memory: {name_lines(numbers)} (the numbers when they ran)"
+    if size := stats.get("travelled"):
+        yield f"{memory_text(size)} of files travelled over TCP"
     if count := stats["without_end"]:
         yield f"{plural(count, 'run')} without an end: running, or lost"
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import select
+import shlex
 import signal
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ from tests.bench.measure import (
     peak_memory,
     spread,
 )
+from tests.support.ports import free_port
 from tests.support.values import present
 
 SERVER = [sys.executable, str(ROOT / "runmaker4-server.py")]
@@ -47,10 +49,10 @@ def run_result(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[by
 
 
 @contextlib.contextmanager
-def serving(bench: Bench, *options: str) -> Iterator[tuple[int, int]]:
-    """A server of runs.txt on a free port, for the time of the block: its pid and its port."""
+def serving(bench: Bench, *options: str, file: str = "runs.txt") -> Iterator[tuple[int, int]]:
+    """A server of a file on a free port, for the time of the block: its pid and its port."""
     said = bench.errors.stat().st_size if bench.errors.exists() else 0
-    with run_result(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, "runs.txt"])) as process:
+    with run_result(bench.start([*SERVER, "--host", HOST, "--port", "0", *options, file])) as process:
         port, end = None, time.monotonic() + 30
         while not port:
             if process.poll() is not None or time.monotonic() > end:
@@ -253,4 +255,97 @@ def tcp_start(bench: Bench) -> list[Row]:
     return rows
 
 
-ROWS = (tcp_jobs, tcp_list, tcp_claims, tcp_idle, tcp_many, tcp_delay, tcp_output, tcp_start)
+@contextlib.contextmanager
+def ssh_daemon(bench: Bench) -> Iterator[list[str]]:
+    """An sshd of ours on the loopback, for the time of the block: options with which ssh and scp reach it."""
+    port = free_port()
+    for name in "host", "user":
+        bench.remove(name, f"{name}.pub")
+        bench.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", name])
+    options = {"Port": port, "ListenAddress": HOST, "HostKey": bench.dir / "host", "StrictModes": "no",
+               "AuthorizedKeysFile": bench.dir / "user.pub", "PidFile": "none", "UsePAM": "no",
+               "Subsystem": "sftp internal-sftp", "MaxStartups": 100}
+    bench.file("sshd.conf", *((f"{name} {value}\n".encode(), 1) for name, value in options.items()))
+    os.makedirs("/run/sshd", exist_ok=True)
+    with run_result(bench.start(["/usr/sbin/sshd", "-D", "-f", str(bench.dir / "sshd.conf")])):
+        yield ["-o", f"Port={port}", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+               "-o", "LogLevel=ERROR", "-o", "ConnectionAttempts=20", "-i", str(bench.dir / "user")]
+
+
+def tcp_files(bench: Bench) -> list[Row]:
+    """a large file there and back, beside scp"""
+    size = bench.size(1000) * MB
+    cpu: dict[str, float] = {}
+    bench.remove("client")
+    (bench.dir / "client").mkdir()
+    subprocess.run(["dd", "if=/dev/urandom", "of=in", "bs=1M", f"count={size // (1 << 20)}", "status=none"],
+                   cwd=bench.dir, check=True)
+
+    def ours(job: bytes) -> Callable[[], float]:
+        def rate() -> float:
+            bench.remove("client/in" if job.startswith(b"#RUN send") else "out")
+            bench.file("runs.txt", (job, 1))
+            with serving(bench) as (pid, port):
+                command = f"cd client && exec {shlex.join(CLIENT)} -q --port {port} {HOST}"
+                used = bench.run(["sh", "-c", command])
+                for end, seconds in ("client", used.cpu), ("server", cpu_seconds(pid)):
+                    cpu[f"{end} {job[5:9].decode()}"] = 1e9 * seconds / size
+            assert_all_done(bench, 1)
+            return size / used.seconds / MB
+        return rate
+
+    with ssh_daemon(bench) as options:
+        def scp() -> float:
+            bench.remove("copy")
+            return size / bench.run(["scp", "-q", *options, "in", f"{HOST}:{bench.dir}/copy"]).seconds / MB
+
+        rates = bench.interleave({"there": ours(b"#RUN send=in\n. true\n"),
+                                  "back": ours(b"#RUN fetch=out\n. ln -f in out\n"), "scp": scp})
+    print("CPU seconds for a GB:", {end: round(seconds, 1) for end, seconds in cpu.items()}, file=sys.stderr)
+    return [compare(f"a file of {size // MB} MB {way}, against scp", rates[name], rates["scp"], "MB/s",
+                    least=0.8)
+            for name, way in (("there", "to a client"), ("back", "from a client"))]
+
+
+def tcp_small_files(bench: Bench) -> list[Row]:
+    """many files there and back with two clients, beside GNU parallel --transferfile, near and far"""
+    count = bench.size(400)
+    bench.remove("work", "one", "two")
+    for name in "work/in", "one", "two":
+        (bench.dir / name).mkdir(parents=True)
+    for number in range(count):
+        (bench.dir / f"work/in/{number}").write_bytes(os.urandom(100_000))
+
+    def ours(delay: float) -> Callable[[], float]:
+        def seconds() -> float:
+            bench.remove("work/out", "one/in", "one/out", "two/in", "two/out")
+            bench.file("work/runs.txt", (b"#RUN send={2} fetch={3}\n", 1), *(
+                (f". cp in/{number} out/{number}\n".encode(), 1) for number in range(count)))
+            with serving(bench, file="work/runs.txt") as (_, port), \
+                    peer(bench, "proxy", port, delay) as line:
+                shell = f"exec {shlex.join(CLIENT)} -q -j2 --port {int(line())} {HOST}"
+                taken = bench.run_all([["sh", "-c", f"cd {name} && {shell}"] for name in ("one", "two")])
+            if len(list((bench.dir / "work/out").iterdir())) != count:
+                raise SystemExit("files are missing")
+            return taken
+        return seconds
+
+    with ssh_daemon(bench) as options:
+        def parallel() -> float:
+            bench.remove("work/out")
+            (bench.dir / "work/out").mkdir()
+            bench.file("list", *((f"{number}\n".encode(), 1) for number in range(count)))
+            hosts = ",".join(f"2/{shlex.join(['ssh', *options])} {host}" for host in (HOST, "localhost"))
+            words = ["parallel", "-S", hosts, "-a", "../list", "--transferfile", "in/{}",
+                     "--return", "out/{}", "--cleanup", "--wd", "...", "mkdir -p out; cp in/{} out/{}"]
+            return bench.run(["sh", "-c", f"cd work && exec {shlex.join(words)}"]).seconds
+
+        times = bench.interleave({"near": ours(0), "far": ours(0.025), "parallel": parallel})
+    what = f"{count} files of 100 kB there and back, two clients `-j2`"
+    return [compare(f"{what}, against GNU parallel `--transferfile`", times["parallel"], times["near"], "s",
+                    least=1.0),
+            Row(f"{what}, at 50 ms round trip", f"{spread(times['far'])} s", "", True)]
+
+
+ROWS = (tcp_jobs, tcp_list, tcp_claims, tcp_idle, tcp_many, tcp_delay, tcp_output, tcp_start, tcp_files,
+        tcp_small_files)

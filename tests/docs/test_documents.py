@@ -414,12 +414,11 @@ RECIPES = {
         jobs("."), before="runmaker4-server.py -d --pidfile pid.server runs.txt", after=GONE, states="."),
     "runmaker4-server.py -d --pidfile pid.server --errors errors.server runs.txt":
         Recipe(jobs(".."), after=f"kill $(cat pid.server); {GONE}", states="dd"),
-    "seq 3 | runset4.py runs.txt --add-list - --template './fit --seed {} > fit{}.txt && tar cz fit{}.txt'":
-        Recipe(files={"fit": "#!/bin/sh\necho $2\n"}, states="ddd", after=
-               "runmaker4.py -q runs.txt; rm fit3.txt; runwait4.py --output runs.txt 3 | tar xz fit3.txt"),
-    "for line in 1 2 3; do runwait4.py --output runs.txt $line | tar xz; done":
-        Recipe("".join(f". echo {n} > f{n} && tar cz f{n}\n" for n in (1, 2, 3)), states="ddd",
-               before="runmaker4.py -q runs.txt; rm f?", after="[ $(cat f1 f2 f3 | wc -l) = 3 ]"),
+    "echo '#RUN send=./convert,{2} fetch={3}' > runs.txt": Recipe(
+        before="mkdir in; echo a > in/1; echo b > in/2; printf '#!/bin/sh\\ncp $1 $2\\n' > convert; "
+               "chmod +x convert",
+        instead={"-d --errors errors.server": "-d --pidfile pid.server"}, states="dd",
+        after=f"cmp in/2 out/2.pdf; {GONE}"),
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
@@ -463,6 +462,10 @@ JOB_FILES = {
     "#RUN together=test1 host=alice min-hosts=2":
         f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
+    "#RUN send=./convert,{2} fetch={3}":
+        "mkdir in bob; echo a > in/1.png; echo b > in/2.png; printf '#!/bin/sh\\ncp $1 $2\\n' > convert; "
+        f"chmod +x convert\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
+        "(cd bob; runmaker4-client.py localhost); wait; cmp in/2.png out/2.pdf",
 }
 PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_output.py
             # test_the_example_of_a_test_runs
@@ -492,7 +495,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     # what the project's rules name
     "PROGRAM: what is wrong (what to do)", "mypy --strict", "type: ignore",
     # parts of commands, and names of what is asked for
-    "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
+    "&& rm in/1.png", "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
     "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
@@ -520,7 +523,7 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
---project --kill
+--project --kill --transferfile --return
 """.split())
 
 

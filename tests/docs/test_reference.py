@@ -156,7 +156,7 @@ class Fields(TcpCase):
         start, end = (names(*(row[0] for row in rows("The journal", number))) for number in range(2))
         self.assertEqual(found.keys(), {"start", "end"})
         self.assertEqual(found["start"], start)
-        self.assertEqual(found["end"] | {"incomplete"}, start | end)
+        self.assertEqual(found["end"] | {"incomplete", "travelled"}, start | end)
         self.assertEqual({name for name, *_ in runmaker4.START + runmaker4.END} | {"event"}, start | end)
 
     def test_json(self) -> None:

@@ -22,6 +22,7 @@ TABLE = {
     Phase.AT_GATE: (BACK, BACK, b"c", NOTHING),
     Phase.RUNNING: (b"!", b"e", b"c", NOTHING),
     Phase.READING_ON: (b"!", b"!", b"c", NOTHING),
+    Phase.DELIVERING: (b"d", b"e", b"c", NOTHING),
     Phase.UNDYING: (b"!", b"!", b"c", NOTHING),
     Phase.GROWING: (b"!", b"e", b"c", NOTHING),
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
@@ -29,12 +30,13 @@ TABLE = {
 EVENTS = "drain", "stopped", "cancelled", "lost"
 GO = f"{tempfile.gettempdir()}/runmaker4-go."       # and the runner's process: once it is there, jobs end
 UNTIL_GO = f"until [ -e {GO}$PPID ]; do sleep 0.02; done; exit 3".encode()
-# what the job does that comes to this phase; in all of them the end of its last run is `!`
+# what the job does that comes to this phase; in all but one the end of its last run is `!`
 COMMANDS = {
     Phase.STARTING: b"exit 3",
     Phase.AT_GATE: b"exit 3",
     Phase.RUNNING: UNTIL_GO,
     Phase.READING_ON: b"(while :; do echo x; sleep 0.02; done) & exit 3",
+    Phase.DELIVERING: b"exit 0",
     Phase.UNDYING: UNTIL_GO,
     Phase.GROWING: UNTIL_GO,
     Phase.SETTLING: b"exit 3",
@@ -61,6 +63,14 @@ class OneJob:
     async def copy_lock_fds(self, _: Job) -> tuple[int, ...]:
         await self._pass(Phase.STARTING)
         return ()
+
+    async def bring(self) -> str:
+        await self._pass(Phase.STARTING)
+        return ""
+
+    async def deliver(self) -> str:
+        await self._pass(Phase.DELIVERING)
+        return ""
 
     async def still_has(self, _: Job) -> bool:
         return True
@@ -98,16 +108,18 @@ class Cells(unittest.TestCase):
         return asyncio.run(self.make_events(*args, **more))
 
     async def make_events(self, phase: Phase, *events: Callable[[Runner, Job], None], command: bytes = b"",
-                          after_a_run: bool = False) -> bytes:
+                          after_a_run: bool = False, travels: bool = False) -> bytes:
         """Return what the line of a job gets if these events happen in this phase.
 
-        after_a_run: the phase is STARTING for its second run.
+        after_a_run: the phase is STARTING for its second run.  travels: so do files of the job.
         """
         self.go.unlink(missing_ok=True)
         job = Job(1, 0, NEW, b" " + (command or COMMANDS[phase]), gated=phase is Phase.AT_GATE)
         if phase is Phase.GROWING:
             job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), larger_needs=(Resources(1, 9.0),))
         jobs = OneJob(job)
+        if travels or phase is Phase.DELIVERING:
+            job.bring, job.deliver = jobs.bring, jobs.deliver
         if not after_a_run:
             jobs.hold = phase
         self.runner, signals = self.make_runner(jobs, phase)
@@ -174,6 +186,13 @@ class Cells(unittest.TestCase):
                     self.assertEqual(self.play(phase, self.event(name)), becomes)
                     self.assertFalse(name == "lost" and self.runner.runner_stats.results[b"e"])
 
+    def test_a_job_whose_files_come_is_starting_whatever_its_run(self) -> None:
+        for name, first, again in zip(EVENTS, TABLE[Phase.STARTING], (b"!", b"e", b"c", NOTHING)):
+            with self.subTest(event=name):
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), travels=True), first)
+                self.assertEqual(self.play(Phase.STARTING, self.event(name), command=UNTIL_GO,
+                                           after_a_run=True, travels=True), again)
+
     def test_a_runner_that_exits_waits_for_no_process_that_cannot_be_killed(self) -> None:
         """The line gets what the table says, and the job lock is not unlocked."""
         def kill_jobs(runner: Runner, job: Job) -> None:
@@ -208,7 +227,8 @@ class Cells(unittest.TestCase):
                 with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", seconds):
                     self.assertEqual(self.play(Phase.READING_ON, end), b"!")
                 for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK),
-                                       (Phase.GROWING, b"!"), (Phase.SETTLING, b"!")):
+                                       (Phase.DELIVERING, b"d"), (Phase.GROWING, b"!"),
+                                       (Phase.SETTLING, b"!")):
                     self.assertEqual(self.play(phase, end, self.event("drain")), becomes, phase)
 
     def test_what_ends_the_rest_of_a_run_is_not_why_its_shell_has_exited(self) -> None:

@@ -22,11 +22,14 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(END, n=1, id="0" * 16),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", lost=False),
     dict(type="ready", id="0" * 16),
+    dict(type="get", ask=1, id="0" * 16, path="a file", offset=0),
+    dict(type="put", ask=1, id="0" * 16, path="a file", offset=0, size=1, mtime=2, mode=0o644),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0),
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
-                                            memory=[0, 4096], shell="/bin/sh", group=False, hold=False)]),
+                                            memory=[0, 4096], shell="/bin/sh", group=False, hold=False,
+                                            send=[], fetch=[])]),
     dict(type="nothing", request=1, left="", account=None),
     dict(type="go", id="0" * 16),
     dict(type="stop", id="0" * 16, cancelled=False),
@@ -36,6 +39,8 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="dismissed", text="text"),
     dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
+    dict(type="piece", ask=1, size=1, mtime=2, mode=0o644, end=1),
+    dict(type="piece", ask=1, error="text", again=False),
     dict(type="pong", request=1, retry="er"),
 )
 HELLO, HAVE = FROM_CLIENT[:2]

@@ -23,6 +23,7 @@ class Proxy:
         self.sockets: set[socket.socket] = set()
         self.is_cut = False
         self.bytes_per_second = 0               # each way; 0: as fast as it can
+        self.forwarded = dict.fromkeys(BOTH, 0)       # bytes
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.thaw()
@@ -95,6 +96,7 @@ class Proxy:
                 self.open[way].wait()
                 if not data:
                     return self._end(source, sink)
+                self.forwarded[way] += len(data)
                 sink.sendall(data)
         except OSError:                                 # an end is gone: so the other must go, too
             self.open[way].wait()

@@ -1,0 +1,540 @@
+"""Promise: files of send= are at the client before a job starts, those of fetch= at the server before `d`."""
+import os
+import re
+import signal
+import subprocess
+from typing import Any
+from unittest import mock
+
+import runmaker4
+from tests.support.messages import new_key
+from tests.support.peer import Closed, Peer
+from tests.support.processes import DEADLINE, wait_until
+from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.tcp import Program, Server
+from tests.support.travel import BIG, PATCH, SLOWLY, TravelCase
+
+
+class Files(TravelCase):
+
+    def test_what_a_job_needs_is_there_and_what_it_makes_comes_back(self) -> None:
+        self.make("srv/tools/convert", b"#!/bin/sh\ntr a-z A-Z <$1 >$2; chmod 640 $2\n", 0o755)
+        self.make("srv/in/a b", b"text")
+        os.utime(self.srv / "in/a b", ns=(1, 1_234_567_890_123_456_789))
+        server = self.serve("#RUN send=./tools/convert,{2} fetch={3}\n"
+                            ". ./tools/convert 'in/a b' out/deep/1\n")
+        self.run_bob(server)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out/deep/1"), b"TEXT")
+        self.assertEqual((self.srv / "out/deep/1").stat().st_mode & 0o777, 0o640)
+        self.assertEqual((self.bob / "tools/convert").stat().st_mode & 0o777, 0o755)
+        self.assertEqual((self.bob / "in/a b").stat().st_mtime_ns, 1_234_567_890_123_456_789)
+        for name in "srv/out/deep/1", "bob/out/deep/1":
+            self.assertEqual((self.dir / name).stat().st_mtime_ns,
+                             (self.srv / "out/deep/1").stat().st_mtime_ns)
+        self.assertEqual(self.leftovers(), [])
+
+    def test_a_file_that_is_there_is_not_sent_again_and_a_changed_one_is(self) -> None:
+        self.make_big("srv/big")
+        lines = "".join(f". cksum big >>sums; : {number}\n" for number in range(9))
+        server = self.serve(f"#RUN send=big\n{lines}")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        self.join(proxy, "-j3").wait(DEADLINE)        # three need it at once
+        self.assertStates("d" * 9)
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.2 * BIG)
+        self.assertEqual(len(set(self.read("bob/sums").splitlines())), 1)
+        self.make_big("srv/big")
+        self.append_job(". cksum big >>sums")
+        self.join(proxy).wait(DEADLINE)
+        self.assertLess(1.9 * BIG, proxy.forwarded[TO_CLIENT])
+        self.assertEqual(len(set(self.read("bob/sums").splitlines())), 2)
+
+    def append_job(self, line: str) -> None:
+        with open(self.srv / "runs.txt", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def test_an_empty_file_and_those_of_the_size_of_a_piece(self) -> None:
+        piece = runmaker4.FILE_PIECE_BYTES
+        sizes = 0, 1, piece - 1, piece, piece + 1, 3 * piece
+        for size in sizes:
+            self.make(f"srv/in.{size}", os.urandom(size))
+        lines = "".join(f". cp in.{size} out.{size}\n" for size in sizes)
+        self.run_bob(self.serve(f"#RUN send={{2}} fetch={{3}}\n{lines}"), "-j5")
+        self.assertStates("d" * len(sizes))
+        for size in sizes:
+            self.assertEqual(self.read(f"srv/out.{size}"), self.read(f"srv/in.{size}"))
+
+    def test_what_is_missing_is_said_and_the_job_does_not_start(self) -> None:
+        self.make("srv/in/dir/file")
+        client = self.run_bob(self.serve(
+            "#RUN send={2}\n. cat in/none; touch ran\n. cat in/dir; touch ran\n"))
+        self.assertStates("ee")
+        self.assertIn(b"line 2: cannot be started: in/none: no such file or directory at the server",
+                      client.err)
+        self.assertIn(b"line 3: cannot be started: in/dir: not a regular file at the server", client.err)
+        self.assertFalse(self.exists("bob/ran"))
+
+    def test_a_file_that_was_not_made_is_a_failure_and_after_a_failure_nothing_comes(self) -> None:
+        client = self.run_bob(self.serve(
+            "#RUN fetch={2},b.{2}\n. touch 1\n. touch 2 b.2; exit 3\n. touch 3 b.3\n"))
+        self.assertStates("!!d")
+        self.assertIn(b"line 2: b.1: the job has not made this file", client.err)
+        there = sorted(path.name for path in self.srv.iterdir() if path.is_file())
+        self.assertEqual(there, [".runs.txt.lock", "3", "b.3", "runs.txt"])
+        shown = self.run_script("runwait4.py", "--failed", "srv/runs.txt")
+        self.assertIn(b"b.1: the job has not made this file", shown.out)
+
+    def test_a_word_that_the_shell_expands_is_refused(self) -> None:
+        server = self.serve("#RUN send={2}\n"
+                            ". cat $file\n. cat *.txt\n. cat\n. cat ../x\n. cat /etc/passwd\n. true '$x'\n")
+        self.make("srv/$x")
+        self.run_bob(server)
+        self.assertStates("eeeeed")
+        for line in 2, 3, 4, 5, 6:
+            self.wait_said(server, f"line {line}: cannot be started")
+
+    def test_a_client_in_the_directory_of_the_server_moves_nothing(self) -> None:
+        self.make("srv/in")
+        before = (self.srv / "in").stat()
+        server = self.serve("#RUN send=in fetch=out\n. cp in out; ls -i out\n")
+        client = self.start_client(server, cwd=self.srv, patch=PATCH)
+        client.wait(DEADLINE)
+        self.assertStates("d")
+        after = (self.srv / "in").stat()
+        self.assertEqual((after.st_ino, after.st_mtime_ns), (before.st_ino, before.st_mtime_ns))
+        self.assertIn(f"{(self.srv / 'out').stat().st_ino} out".encode(), client.out)
+
+    def test_a_runner_on_the_file_ignores_both(self) -> None:
+        self.write("#RUN send=none fetch=none\n. true\n")
+        self.assertEqual(self.run_jobs().code, 0)
+
+    def test_a_dry_run_checks_the_words_and_counts_what_would_travel(self) -> None:
+        self.make("in/1", bytes(3 << 20))
+        self.make("tool", b"")
+        self.write("#RUN send=./tool,{2} fetch={3}\n. ./tool in/1 out/1\n. ./tool in/2 out/2\n")
+        shown = self.run_jobs("--dry-run")
+        self.assertIn(b"3M in 3 files of send=, of which 1 is missing, would travel over TCP", shown.err)
+        self.assertEqual(shown.out, b"2 . ./tool in/1 out/1\n3 . ./tool in/2 out/2\n")
+        for command in "./tool in/1", "./tool in/1 $x", "./tool in/1 ../x", "./tool $(ls) x":
+            self.write(f"#RUN send={{2}} fetch={{3}}\n. {command}\n")
+            with self.subTest(command=command):
+                shown = self.run_jobs("--dry-run")
+                self.assertEqual(shown.code, 2)
+                self.assertIn(b"line 2: ", shown.err)
+
+    def test_a_program_that_can_be_executed_only_now_travels_again(self) -> None:
+        self.make("srv/tool", b"#!/bin/sh\ntrue\n")
+        server = self.serve("#RUN send=tool\n. ./tool\n")
+        for state in "!", "d":
+            self.run_bob(server, "-r")
+            self.assertStates(state)
+            (self.srv / "tool").chmod(0o755)
+
+    def test_a_disk_that_keeps_whole_seconds_gets_a_file_once(self) -> None:
+        self.make_big("srv/big")
+        server = self.serve("#RUN send=big\n. cksum big >>sums\n. cksum big >>sums 2>&1\n")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        coarse = ("import os; utime = os.utime\n"
+                  "os.utime = lambda fd, ns: utime(fd, ns=tuple(t // 10**9 * 10**9 for t in ns))\n")
+        self.start_client(proxy, cwd=self.bob, patch=PATCH + coarse).wait(DEADLINE)
+        self.assertStates("dd")
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.2 * BIG)
+
+    def test_two_clients_in_one_directory_get_a_file_once(self) -> None:
+        self.make_big("srv/big")
+        self.make("srv/small", bytes(1000))
+        server = self.serve("#RUN send=big,small\n" + "".join(f". cksum big >sum.{i}\n" for i in range(4)))
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = SLOWLY
+        clients = [self.start_client(proxy, "-j2", "--name", name, cwd=self.bob, patch=PATCH)
+                   for name in ("bob", "carol")]
+        for client in clients:
+            client.wait(DEADLINE)
+        self.assertStates("dddd")
+        self.assertEqual(len({self.read(f"bob/sum.{i}") for i in range(4)}), 1)
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.5 * BIG)
+        self.assertEqual(self.leftovers(), [])
+
+    def test_a_job_without_its_file_runs_again(self) -> None:
+        """A missing file is a failure, and counts for --retries; the journal says which."""
+        server = self.serve("#RUN fetch=out\n. [ ! -e ran ] || touch out; touch ran\n")
+        self.run_bob(server, "--retries", "1")
+        self.assertStates("d")
+        self.assertTrue((self.srv / "out").exists())
+        journal = (self.srv / "runs.txt.out/journal").read_text()
+        self.assertIn('"cause": "files"', journal)
+        self.assertIn("out: the job has not made this file", journal)
+
+    def test_stats_count_what_has_travelled(self) -> None:
+        self.make("srv/in", bytes(3 << 20))
+        self.run_bob(self.serve("#RUN send=in fetch=out\n. head -c 1048576 in >out\n. cp out out2\n"))
+        self.assertStates("dd")
+        shown = self.run_script("runwait4.py", "--stats", "srv/runs.txt").out
+        self.assertIn(b"4M of files travelled over TCP", shown)
+
+    def test_status_says_what_a_job_waits_for(self) -> None:
+        self.make("srv/big", bytes(1 << 26))
+        server = self.serve("#RUN send=big\n. true\n")
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = 1 << 21
+        self.join(proxy)
+        wait_until(lambda: re.search(rb"; files: [0-9.]+M of 64M for line 2", self.run_script(
+            "runwait4.py", "--status", "srv/runs.txt").out), what="--status says it")
+
+    def test_a_server_holds_a_bounded_number_of_pieces(self) -> None:
+        """Those that it refuses come again."""
+        content = self.make_big("bob/out")
+        self.write("#RUN fetch=out\n. true\n", "srv/runs.txt")
+        server = self.start_server(file="runs.txt", cwd=self.srv, patch=PATCH
+                                   + "__import__('runmaker4-server').MAX_HELD_BYTES = 300_000\n")
+        self.run_bob(server)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out"), content)
+
+    def test_pings_and_other_jobs_go_on_while_a_file_travels(self) -> None:
+        self.make("srv/big", bytes(1 << 26))
+        server = self.serve("#RUN send=big\n. true\n#RUN\n" + ". true\n" * 30)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = 1 << 21
+        client = self.join(proxy, "-j2", "--follow")
+        wait_until(lambda: self.states("srv/runs.txt") == "r" + "d" * 30)
+        self.assertEqual(self.states("srv/runs.txt")[0], "r")
+        self.assertIsNone(client.poll())
+
+
+class Losses(TravelCase):
+    """Whoever is lost in the middle of a file, it goes on where it was, and no half file has its name."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.content = self.make_big("srv/in")
+
+    def through_proxy(self, text: str, **settings: Any) -> tuple[Server, Proxy, Program]:
+        server = self.serve(text, "--grace", 30)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = SLOWLY
+        return server, proxy, self.join(proxy, **settings)
+
+    def assertGoesOn(self, proxy: Proxy, way: str, client: Program) -> None:
+        proxy.bytes_per_second = 0
+        client.wait(DEADLINE)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out"), self.content)
+        # each way all but some pieces came once
+        self.assertLess(proxy.forwarded[way], 1.2 * BIG)
+        self.assertEqual(self.leftovers(), [])
+
+    JOB = "#RUN send=in fetch=out\n. cp in out\n"
+
+    def cut(self, name: str, way: str) -> None:
+        _, proxy, client = self.through_proxy(self.JOB)
+        for cuts, size in enumerate((BIG // 4, BIG // 2), 1):
+            self.wait_part(name, size)
+            proxy.cut()
+            wait_until(lambda: client.err.count(b"trying again") == cuts, what="the client has noticed")
+            proxy.mend()
+        self.assertGoesOn(proxy, way, client)
+
+    def test_the_link_on_the_way_to_the_client(self) -> None:
+        self.cut("bob/in", TO_CLIENT)
+
+    def test_the_link_on_the_way_back(self) -> None:
+        self.cut("srv/out", TO_SERVER)
+
+    def kill_server(self, name: str, way: str) -> None:
+        server, proxy, client = self.through_proxy(self.JOB)
+        self.wait_part(name)
+        server.kill()
+        self.serve_again("--grace", 30, "--port", server.port)
+        self.assertGoesOn(proxy, way, client)
+
+    def test_the_server_on_the_way_to_the_client(self) -> None:
+        self.kill_server("bob/in", TO_CLIENT)
+
+    def test_the_server_on_the_way_back(self) -> None:
+        self.kill_server("srv/out", TO_SERVER)
+
+    def kill_client(self, name: str, way: str, grace: float = 0.5) -> None:
+        server = self.serve(self.JOB, "--grace", grace)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = SLOWLY
+        client = self.join(proxy)
+        self.wait_part(name)
+        client.kill()
+        self.wait_said(server, "did not come back")
+        self.assertFalse((self.dir / name).exists())
+        self.assertGoesOn(proxy, way, self.join(proxy, "--resume"))
+
+    def test_the_client_on_the_way_to_it(self) -> None:
+        self.kill_client("bob/in", TO_CLIENT)
+
+    def test_the_client_on_the_way_back(self) -> None:
+        """Its job runs again, so its new file comes whole."""
+        server = self.serve(self.JOB, "--grace", 0.5)
+        proxy = Proxy(server.port)
+        self.addCleanup(proxy.close)
+        proxy.bytes_per_second = SLOWLY
+        client = self.join(proxy)
+        self.wait_part("srv/out")
+        client.kill()
+        self.wait_said(server, "did not come back")
+        self.assertFalse((self.srv / "out").exists())
+        proxy.bytes_per_second = 0
+        self.join(proxy, "--resume").wait(DEADLINE)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out"), self.content)
+
+    def test_a_cancelled_job_takes_no_more(self) -> None:
+        for name in "bob/in", "srv/out":
+            server, _, client = self.through_proxy(self.JOB)
+            self.wait_part(name)
+            self.run_script("runset4.py", "--cancel", "srv/runs.txt", "2")
+            client.wait(DEADLINE)
+            self.assertStates("c")
+            self.assertFalse((self.dir / name).exists())
+            wait_until(lambda: not self.leftovers(), what="no part is left")
+            server.kill()
+
+    def test_a_file_that_changes_on_the_way_comes_whole(self) -> None:
+        _, proxy, client = self.through_proxy(self.JOB)
+        self.wait_part("bob/in")
+        self.content = self.make_big("srv/in")
+        proxy.bytes_per_second = 0
+        client.wait(DEADLINE)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out"), self.content)
+
+
+class Parts(TravelCase):
+    """What has come of a file."""
+    VERSION = runmaker4.FileVersion(4, 1_234_567_890_123_456_789, 0o640)
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tree = runmaker4.FileTree(os.fsencode(self.dir))
+        self.make("dir/.other")
+        self.make("dir/.file.mine")
+
+    def add(self, offset: int, data: bytes = b"", path: bytes = b"dir/file") -> int:
+        return self.tree.add_piece(path, self.VERSION, offset, data)
+
+    def test_it_grows_only_at_its_end_and_becomes_the_file_when_it_is_whole(self) -> None:
+        for offset, data, end in (2, b"cd", 0), (0, b"ab", 2), (0, b"xy", 2), (3, b"d", 2), (2, b"cdef", 4):
+            self.assertFalse((self.dir / "dir/file").exists())
+            self.assertEqual(self.add(offset, data), end)
+        info = (self.dir / "dir/file").stat()
+        self.assertEqual((info.st_size, info.st_mtime_ns, info.st_mode & 0o777), self.VERSION)
+        self.assertEqual(self.read("dir/file"), b"abcd")
+        self.assertEqual((self.add(0, b"wxyz"), self.read("dir/file")), (4, b"abcd"))
+        self.assertEqual(self.leftovers(), [])
+
+    def test_one_that_is_whole_and_was_killed_before_it_was_renamed_becomes_the_file(self) -> None:
+        with mock.patch.object(os, "rename", side_effect=SystemExit), self.assertRaises(SystemExit):
+            self.add(0, b"abcd")
+        self.assertEqual((self.add(runmaker4.NO_OFFSET), self.read("dir/file")), (4, b"abcd"))
+
+    def test_one_of_before_the_boot_is_not_trusted(self) -> None:
+        self.add(0, b"ab")
+        with mock.patch.object(runmaker4, "boottime", return_value=0.0):
+            self.assertEqual(self.add(runmaker4.NO_OFFSET), 0)
+
+    def test_one_whose_sync_fails_is_empty(self) -> None:
+        """On NFS a full disk is found then, and what was written can be gone."""
+        with mock.patch.object(os, "fsync", side_effect=OSError), self.assertRaises(OSError):
+            self.add(0, b"abcd")
+        self.assertFalse((self.dir / "dir/file").exists())
+        self.assertEqual(self.add(runmaker4.NO_OFFSET), 0)
+
+    def test_old_ones_are_removed_and_those_of_a_file_whose_line_has_ended(self) -> None:
+        self.add(0, b"ab")
+        self.add(0, b"ab", b"dir/file2")
+        self.tree.remove_parts(b"dir/file")
+        self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["file2"])
+        with mock.patch.object(runmaker4, "MAX_PART_SECONDS", -1.0):
+            runmaker4.FileTree(os.fsencode(self.dir)).add_piece(b"dir/file", self.VERSION, 0, b"ab")
+        self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["file"])
+        self.assertEqual({path.name for path in (self.dir / "dir").iterdir()} - {self.leftovers()[0].name},
+                         {".other", ".file.mine"})
+
+    def test_what_disks_keep_of_an_mtime(self) -> None:
+        for kept in 123_456_789, 123_456_700, 123_456_000, 123_000_000, 0:
+            info = self.VERSION._replace(mtime=1_234_567_890_000_000_000 + kept)
+            self.assertTrue(self.VERSION.is_kept_as(info), kept)
+            self.assertEqual(info.is_kept_as(self.VERSION), kept == 123_456_789)
+        for other in 123_456_788, 123_456_790, 10**9:
+            self.assertFalse(self.VERSION.is_kept_as(self.VERSION._replace(mtime=self.VERSION.mtime + other)))
+        self.assertFalse(self.VERSION.is_kept_as(self.VERSION._replace(size=5)))
+        for needed, kept, is_same in (0o644, 0o755, True), (0o755, 0o700, True), (0o755, 0o644, False):
+            version = self.VERSION._replace(mode=needed)
+            self.assertEqual(version.is_kept_as(self.VERSION._replace(mode=kept)), is_same)
+
+
+class HangingDisk(TravelCase):
+    """A file server does not answer any more."""
+    HANG = PATCH + ("import runmaker4, time\n"
+                    "def hang(*_):\n"
+                    "    open('hangs', 'w').write('yes')\n"
+                    "    time.sleep(1000)\n"
+                    "runmaker4.FileTree.add_piece = hang\n")
+
+    def test_a_client_exits(self) -> None:
+        self.make("srv/in")
+        server = self.serve("#RUN send=in\n. true\n")
+        client = self.start_client(server, cwd=self.bob, patch=self.HANG)
+        self.wait_file("bob/hangs")
+        client.send_signal(signal.SIGTERM)
+        self.assertEqual(client.wait(DEADLINE), 143)
+        self.assertStates(".")
+
+    def test_a_server_exits(self) -> None:
+        self.write("#RUN fetch=out\n. touch out\n", "srv/runs.txt")
+        server = self.start_server(file="runs.txt", cwd=self.srv, patch=self.HANG)
+        client = self.join(server)
+        self.wait_file("srv/hangs")
+        server.send_signal(signal.SIGTERM)
+        self.assertEqual(server.wait(DEADLINE), 143)
+        self.assertIsNone(client.poll())
+        self.assertStates("r")
+        client.kill()
+
+
+class FullDisk(TravelCase):
+
+    def mounted(self, directory: str) -> list[str]:
+        """The words before a command that has a file system of a megabyte at this directory."""
+        if os.geteuid():
+            self.skipTest("not root")
+        (self.dir / directory).mkdir(exist_ok=True)
+        script = f'mount -t tmpfs -o size=1m none {self.dir / directory}; cd .; exec "$@"'
+        return ["unshare", "-m", "sh", "-c", script, "sh"]
+
+    def test_at_the_client_the_line_is_e(self) -> None:
+        self.make_big("srv/dir/in")
+        server = self.serve("#RUN send=dir/in\n. cat dir/in\n. true\n")
+        client = self.join(server, within=self.mounted("bob/dir"))
+        client.wait(DEADLINE)
+        self.assertStates("ee")
+        self.assertIn(b"dir/in: no space left on device at the client", client.err)
+
+    def test_at_the_server_the_job_waits(self) -> None:
+        self.write("#RUN fetch=dir/out\n. head -c 3000000 /dev/zero >dir/out\n", "srv/runs.txt")
+        server = self.start_server(file="runs.txt", cwd=self.srv, patch=PATCH, within=self.mounted("srv/dir"))
+        client = self.join(server)
+        self.wait_said(client, "dir/out: no space left on device at the server; trying again")
+        self.assertStates("r")
+        inside = f"/proc/{server.pid}/root{self.srv}/dir"
+        part, = os.listdir(inside)
+        self.assertTrue(part.endswith(".runmaker4-part"))
+        subprocess.run(["nsenter", "-t", str(server.pid), "-m", "mount", "-o", "remount,size=9m",
+                        str(self.srv / "dir")], check=True)
+        client.wait(DEADLINE)
+        self.assertStates("d")
+        self.assertEqual((os.listdir(inside), os.stat(f"{inside}/out").st_size), (["out"], 3_000_000))
+
+
+class Hostile(TravelCase):
+    """Who knows the token gets and gives the files of its jobs, and no others."""
+
+    def insider(self, server: Server, key: str = "") -> Peer:
+        peer = Peer.of(server.port, server.token)
+        self.addCleanup(peer.close)
+        peer.hello(client=key or new_key()).hear("welcome")
+        return peer
+
+    def claim(self, peer: Peer) -> str:
+        """Return the key of the job that it gets."""
+        peer.say(dict(type="claim", request=1, want=1, memory=0, last=False, slots=9))
+        job, = peer.hear("jobs")["jobs"]
+        return str(job["id"])
+
+    def ask(self, peer: Peer, key: str, path: str, **version: object) -> str:
+        """Ask for the beginning of a file, or send it; return the error."""
+        peer.say(dict(type="put" if version else "get", ask=1, id=key, path=path, offset=0, **version))
+        return str(peer.hear("piece").get("error"))
+
+    def test_it_asks_for_other_files(self) -> None:
+        self.make("srv/in", b"")
+        self.make("secret", b"secret")
+        self.make("srv/other", b"")
+        os.symlink("../secret", self.srv / "link")
+        os.symlink("..", self.srv / "up")
+        server = self.serve("#RUN send=in,link,up/secret fetch=out\n. true\n")
+        peer = self.insider(server)
+        key = self.claim(peer)
+        self.assertEqual(self.ask(peer, key, "in"), "None")
+        for path in "other", "runs.txt", "../secret", "/etc/passwd", "in/../other", "", ".", "in\0", "out":
+            self.assertEqual(self.ask(peer, key, path), "no file of this job")
+        self.assertEqual(self.ask(peer, key, "link"), "too many levels of symbolic links")
+        self.assertEqual(self.ask(peer, key, "up/secret"), "not a directory")
+        self.assertEqual(self.ask(self.insider(server), key, "in"), "no file of this job")
+
+    def test_it_sends_what_nobody_wants(self) -> None:
+        self.make("srv/in", b"")
+        version = dict(size=0, mtime=1, mode=0o644)
+        server = self.serve("#RUN send=in fetch=out,deep/out\n. true\n. true 2\n")
+        one, two = self.insider(server), self.insider(server)
+        key = self.claim(one)
+        for path in "in", "evil", "../evil", "runs.txt", "runs.txt.out/journal", "out/evil", "deep", "":
+            self.assertEqual(self.ask(one, key, path, **version), "no file of this job")
+        self.assertEqual(self.ask(two, key, "out", **version), "no file of this job")
+        os.symlink("..", self.srv / "deep")
+        self.assertEqual(self.ask(one, key, "deep/out", **version), "not a directory")
+        self.assertEqual(self.ask(one, key, "out", **version), "None")
+        self.assertEqual((self.srv / "out").read_bytes(), b"")
+        one.say(dict(type="finish", n=1, id=key, state="!", how="exit 1", lost=False))
+        one.hear("ack")
+        self.assertEqual(self.ask(one, key, "out", **version), "no file of this job")
+        self.assertEqual([*self.dir.rglob("*evil*"), *self.dir.glob("out")], [])
+
+    def test_no_path_leads_a_client_out_of_its_directory(self) -> None:
+        """Whatever a server calls a file."""
+        self.make("secret")
+        tree, version = runmaker4.FileTree(os.fsencode(self.bob)), runmaker4.FileVersion(1, 1, 0o600)
+        for path in (b"../secret", b"/tmp/secret", b"a/../../secret", b".evil", b"a/.evil", b"", b"a/",
+                     b"a\0b", b"a//b"):
+            for call in (lambda: tree.read_piece(path, 0), lambda: tree.add_piece(path, version, 0, b"x"),
+                         lambda: tree.make_directory(path)):
+                with self.subTest(path=path), self.assertRaises(OSError):
+                    call()
+            tree.remove_parts(path)
+        self.assertEqual([*self.bob.iterdir()], [])
+
+    def test_links_lead_no_file_out(self) -> None:
+        (self.dir / "outside").mkdir()
+        os.symlink("../outside", self.srv / "out")
+        client = self.run_bob(self.serve("#RUN fetch=out/1\n. touch out/1\n"))
+        self.assertStates("!")
+        self.assertIn(b"out/1: not a directory at the server", client.err)
+        self.assertEqual(os.listdir(self.dir / "outside"), [])
+
+    def test_neither_job_file_nor_records_can_be_overwritten(self) -> None:
+        os.symlink(".", self.srv / "here")
+        server = self.serve("#RUN fetch={2}\n. touch runs.txt\n. touch runs.txt.out/journal\n"
+                            ". touch here/runs.txt\n")
+        client = self.run_bob(server)
+        self.assertStates("ee!")
+        self.assertEqual(server.err.count(b"the job file and its records do not travel"), 2)
+        self.assertIn(b"line 4: here/runs.txt: not a directory at the server", client.err)
+
+    def test_strange_pieces_end_no_server(self) -> None:
+        server = self.serve("#RUN fetch=out\n" + "". join(f". : {number}\n" for number in range(6)))
+        fields = dict(type="put", ask=1, path="out", offset=0, size=1, mtime=1, mode=0o644)
+        for change in (dict(size=-1), dict(size=1 << 63), dict(mode=0o10000), dict(mtime="x"),
+                       dict(offset=-1)):
+            peer = self.insider(server)
+            peer.say({**fields, "id": self.claim(peer), **change})
+            with self.subTest(change=change), self.assertRaises(Closed):
+                peer.hear("piece")
+        peer = self.insider(server)
+        key = self.claim(peer)
+        # more bytes than the file has
+        peer.say({**fields, "id": key, "size": 0})
+        self.assertEqual(peer.hear("piece").get("end"), 0)
+        self.assertEqual((self.srv / "out").stat().st_size, 0)
