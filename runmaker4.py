@@ -4678,6 +4678,10 @@ class Walk:
         """Keep a job that waits for a name; None: for none any more."""
         bisect.insort(self._waiting[awaited] if awaited else self.ready, job)
 
+    @property
+    def has_waiting(self) -> bool:
+        return self._waiting_room < self.MAX_WAITING
+
     def on_done(self, job: Job) -> None:
         """Find the jobs that wait no longer, now that a job of this process is done.
 
@@ -5068,7 +5072,9 @@ class Cursor:
         # even if the file is as it was
         can_find_jobs = has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
         if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
-            return walk.throttle.seconds_until_due(self.PAUSE_FACTOR)
+            # while our own jobs release others, the file changes all the time
+            min_seconds = self.interval if walk.has_waiting and not asks_to_exit else 0.0
+            return walk.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
         return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:

@@ -24,7 +24,7 @@ import textwrap
 import time
 from typing import Callable
 
-from tests.bench import beside, counted, fs, imports, memory, nfs, tcp
+from tests.bench import beside, counted, fs, imports, memory, nfs, steps, tcp
 from tests.bench.measure import (
     MB,
     ROOT,
@@ -321,7 +321,8 @@ def idle(bench: Bench) -> list[Row]:
 
 LOCAL = (throughput, short_job, sinks, start, skip, directives, scale, many, output, status, idle)
 ROWS = {function.__name__: function for function in (*LOCAL, *memory.ROWS, *imports.ROWS, *tcp.ROWS,
-                                               *nfs.ROWS, *counted.ROWS, *fs.ROWS, beside.beside)}
+                                               *nfs.ROWS, *counted.ROWS, *steps.ROWS, *fs.ROWS,
+                                               beside.beside)}
 
 
 # -- the list ------------------------------------------------------------------------------------------------
