@@ -1432,8 +1432,9 @@ class Observation:
         rows = [self.row_of_run(run, line_runs) for run in runs]
         rows += unrecorded_rows
         numbers = {line.number for line in lines}
+        last_runs = {None, *line_runs.last_runs.values()}
         return sorted((row for row in rows if row.line.number in numbers),
-                      key=lambda row: (row.line.number, row.is_last))
+                      key=lambda row: (row.line.number, row.run in last_runs))
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
