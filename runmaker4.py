@@ -1201,16 +1201,15 @@ def find_writer(fd: int) -> str:
     Programs of ours keep a job file open to read and write.  Not found: one of another host, PID or mount
     namespace, or of a user whose descriptors we may not see (proc(5)).
     """
+    import glob
     # names, because stat(2) could wait for a file server that is away
     path = os.readlink(f"/proc/self/fd/{fd}")
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
-            for name in os.listdir(f"/proc/{pid}/fd"):
-                with suppress(OSError):         # it was closed
-                    if os.readlink(f"/proc/{pid}/fd/{name}") == path:
-                        with open(f"/proc/{pid}/fdinfo/{name}", "rb") as fields:
-                            if WRITES.search(fields.read()):
-                                return pid
+    for link in glob.iglob("/proc/[0-9]*/fd/*"):
+        with suppress(OSError):                 # it was closed
+            if os.readlink(link) == path:
+                with open(link.replace("fd", "fdinfo"), "rb") as fields:
+                    if WRITES.search(fields.read()):
+                        return link.split("/")[2]
     return ""
 
 
@@ -1806,15 +1805,12 @@ class Consumer:
 
     def describe_lack(self, line: Line, settings: JobSettings) -> str:
         """Return why a line is not for it: 'line 2 needs 2G of 1G', 'line 2 needs host bob'; '': it is."""
-        if self.fits(settings, below_end=False):
-            return ""
         needs, own = settings.needs, self.capacity
-        lack = f"host {join_first_few(settings.hosts)}"
-        if needs.memory > own.memory:
-            lack = f"{memory_text(needs.memory)} of {memory_text(own.memory)}"
-        if needs.slots > own.slots:
-            lack = f"{needs.slots} slots of {own.slots}"
-        return printable(f"line {line.number} needs {lack}")
+        lack = (f"{needs.slots} slots of {own.slots}" if needs.slots > own.slots
+                else f"{memory_text(needs.memory)} of {memory_text(own.memory)}" if needs.memory > own.memory
+                else f"host {join_first_few(settings.hosts)}")
+        fits = self.fits(settings, below_end=False)
+        return "" if fits else printable(f"line {line.number} needs {lack}")
 
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
@@ -2450,7 +2446,7 @@ def count_states(snapshot: Snapshot) -> Counts:
     not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
         states[NEW],
-        len(snapshot.running),
+        states[RUNNING] - len(snapshot.orphans),
         states[DONE],
         states[FAILED],
         states[ERROR] + len(snapshot.orphans),
@@ -3539,13 +3535,12 @@ class JobFile(JobReader):
         """
         wait = self.seconds_until_trusted(size)
         if not wait and self._tail_since > -inf:
-            writer = find_writer(self.reader.fd)
-            # -inf: not asked again while the file ends so
-            self._tail_since = self.clock() if writer else -inf
-            if writer:
+            self._tail_since = -inf             # not asked again while the file ends so
+            if writer := find_writer(self.reader.fd):
+                self._tail_since = self.clock()
                 self.say_once("writer", f"the last line has no newline, and process {writer} has the file "
                                         "open: waiting for the rest")
-                wait = self.interval
+                return self.interval
         return wait
 
     def complete_line(self, line: Line) -> bool:
@@ -4825,7 +4820,6 @@ class Walk:
 # NoJob.retry_after, if it is not seconds
 WAIT = None                     # until something changes
 AGAIN = 0.0                     # at once: the time slice is over, or the next walk checks all lines `r`
-NOBODY_EXITS: Mapping[Consumer, str] = {}
 
 
 @dataclass(frozen=True)
@@ -4836,17 +4830,11 @@ class NoJob:
     may_exit: bool = False              # the runner that has asked `Jobs`; a Cursor sets `exits`
     why_left: str = ""                  # why jobs are left that it could run; '': none are
     summary: Summary | None = None      # of a count that lets consumers exit; incomplete if nobody may
-    exits = NOBODY_EXITS
+    # who may exit, as a Cursor finds by a count, and why jobs are left that it could run; '': none are
+    exits: Mapping[Consumer, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return False
-
-
-@dataclass(frozen=True)
-class CountedNoJob(NoJob):
-    """The NoJob of a Cursor that has counted the file."""
-    # who may, and why jobs are left that it could run; '': none are
-    exits: Mapping[Consumer, str] = field(default_factory=dict)
 
 
 class Cursor:
@@ -4940,7 +4928,7 @@ class Cursor:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
         No OSError comes out.  Call it in one thread at a time, and hold no command mutex.
-        leaving: the consumers that run no job, and exit if they may: CountedNoJob.exits has those that may.
+        leaving: the consumers that run no job, and exit if they may: NoJob.exits has those that may.
         consumers: those that want a job now; None: those of the last claim.
         known: all consumers, also those that want jobs later; empty: there are no others.
         """
@@ -5194,7 +5182,7 @@ class Cursor:
         exits = {consumer: why_stopped if consumer in stopped else ""
                  for consumer in {*summary.without_jobs, *stopped}
                  if summary.has_end or not consumer.follow}
-        return CountedNoJob(summary=summary, exits=exits)
+        return NoJob(summary=summary, exits=exits)
 
     def _restart_walk_if_replaced(self) -> None:
         """Drop the walk if the job file was opened again or is closed: offsets can be wrong now."""
@@ -5560,9 +5548,9 @@ class FileCounter:
     def __init__(self, file: JobReader, executor: FileExecutor) -> None:
         self._file = file
         self._executor = executor
-        self._snapshot: Snapshot | None = None  # the last successful count; None: none yet
-        self._results: list[bytes] = []         # of our jobs since it began
-        self._earlier_results = 0               # of these, before the count in progress
+        # by the last successful count, and our results since it began; None: there was none
+        self._states: Counter[bytes] | None = None
+        self._results: list[bytes] = []         # of our jobs since the last count began
         self._is_counting = False
         self._throttle = Throttle()             # of the last count
 
@@ -5571,37 +5559,40 @@ class FileCounter:
         min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
         if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
             self._is_counting = True
-            self._earlier_results = len(self._results)
+            self._results = []
             self._executor.call_then(self._on_counted, self._count_states)
 
-    def _count_states(self) -> Snapshot | None:
-        """Return the number of lines in each state, orphans as running; None: there is no file now."""
-        snapshot = Snapshot(Counter())
+    def _count_states(self) -> Counter[bytes] | None:
+        """Return the number of lines in each state; None: there is no file now."""
+        states: Counter[bytes] = Counter()
         self._throttle = Throttle()
         with self._throttle, suppress(OSError):
-            snapshot.running += self._file.scan_lines(RUNNING, snapshot.states)
-            return snapshot
+            deque(self._file.scan_lines(RUNNING, states), 0)
+            return states
         return None
 
-    def _on_counted(self, snapshot: Snapshot | None) -> None:
+    def _on_counted(self, states: Counter[bytes] | None) -> None:
         self._is_counting = False
-        if snapshot:
-            self._snapshot = snapshot
-            del self._results[:self._earlier_results]
+        if states is not None:
+            self._states = states
+            results, self._results = self._results, []
+            for state in results:
+                self.add_result(state)
 
     def add_result(self, state: bytes) -> None:
         """Add a result of ours to the last count: the status line is below the line that reports it."""
         self._results.append(state)
+        states = self._states or Counter()
+        # for each job that ended, another was started, if there was one
+        before = NEW if states[NEW] else RUNNING
+        if states[before]:                      # otherwise the count has the result
+            states[before] -= 1
+            states[state] += 1
 
     @property
     def counts(self) -> Counts | None:
-        """Return the last count, and our results since; None: unknown."""
-        if not (snapshot := self._snapshot):
-            return None
-        # for each job that ended, another was started, if there was one
-        states = snapshot.states + Counter(self._results) - Counter({NEW: len(self._results)})
-        ended = max(len(self._results) - snapshot.states[NEW], 0)
-        return count_states(Snapshot(states, snapshot.running[ended:]))
+        """Return the last count, with our results since, and orphans as running; None: unknown."""
+        return None if self._states is None else count_states(Snapshot(self._states))
 
 
 class Jobs(Protocol):
@@ -7664,12 +7655,9 @@ class Journal:
 
     def find_other_directory(self, directory: bytes) -> str:
         """Return where the last run ran, if none of the last ones ran in this directory; otherwise ''."""
-        with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
-            start = max(os.fstat(file.fd).st_size - self.MEDIAN_BYTES, 0)
-            ran_in = self.DIRECTORY.findall(file.pread(self.MEDIAN_BYTES, start))
-            if ran_in and self._encode(to_text(directory)).encode() not in ran_in:
-                return to_text(ran_in[-1])
-        return ""
+        ran_in = self.DIRECTORY.findall(self._read_last(self.MEDIAN_BYTES))
+        is_known = not ran_in or self._encode(to_text(directory)).encode() in ran_in
+        return "" if is_known else to_text(ran_in[-1])
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -8077,14 +8065,6 @@ class RunnerStats:
         if summary.first_stray:
             text += f"; {stray_line_message(summary.first_stray)}"
         return text + incomplete
-
-
-def failure_report_command(options: Namespace) -> str:
-    """Return for example 'runwait4.py --failed runs.txt'; '': no records are kept here."""
-    if getattr(options, "no_records", True):
-        return ""
-    outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
-    return shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
 
 
 class Backlogged(Protocol):
@@ -9568,15 +9548,13 @@ class Program:
         options = self.options
         if options.no_records and options.outdir:
             raise UsageError("--no-records and --outdir exclude each other")
-        output_paths = filter(None, (options.logfile, options.joblog, options.errors, options.pidfile))
-        paths_and_uses = [(path, "read") for path in inputs]
-        paths_and_uses += [(path, "written by another option") for path in output_paths]
+        outputs = options.logfile, options.joblog, options.errors, options.pidfile
         uses: dict[str, str] = {}
-        for path, use in paths_and_uses:
+        for path in filter(None, inputs + outputs):
             real_path = os.path.realpath(path)
             if real_path in uses:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
-            uses[real_path] = use
+            uses[real_path] = "read" if path in inputs else "written by another option"
         record_paths = [options.logfile, options.joblog]
         if not options.no_records:
             record_paths.append(options.outdir or default_outdir(options.file))
@@ -9699,9 +9677,8 @@ class Program:
         self.signals = Signals(self.loop)
         self._is_loop_running = True
         self.loop.set_exception_handler(self._end_after_defect)
-        # Many runners can append to the file of --errors.  With --plain it also gets job output
-        is_quiet = getattr(self.options, "plain", False) or getattr(self.options, "quiet", False)
-        if self.options.errors and not is_quiet:
+        # Many runners can append to the file of --errors.  With --plain, which sets quiet, it gets job output
+        if self.options.errors and not getattr(self.options, "quiet", False):       # a server has no -q
             self.say(f"process {os.getpid()}, {self.task}")
         try:
             return await self.connect_parts()
@@ -9772,8 +9749,12 @@ class Program:
 
         All arguments are those of RunnerStats.closing_line().
         """
+        options = self.options
         self.say(self.runner_stats.closing_line(summary, seconds, retry))
-        if summary and summary.counts.bad and (command := failure_report_command(self.options)):
+        # a client keeps no records
+        if summary and summary.counts.bad and not getattr(options, "no_records", True):
+            outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
+            command = shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
             self.stderr.write(os.fsencode(f"next: {printable(command)}\n"))
 
     def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
