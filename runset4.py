@@ -232,11 +232,8 @@ def wait_for_complete_line(file: JobFile) -> None:
 
     Raises OSError(EAGAIN) if that takes too long.
     """
-    def is_complete() -> bool:
-        size = file.size()
-        return file.reader.pread(1, max(size - 1, 0)) in b"\n" or not file.seconds_until_complete(size)
-
-    if not keep_trying(is_complete, MAX_APPEND_WAIT_SECONDS):
+    if not keep_trying(lambda: file.reader.pread(1, max(file.size() - 1, 0)) in b"\n"
+                       or not file.seconds_until_complete(file.size()), MAX_APPEND_WAIT_SECONDS):
         raise OSError(errno.EAGAIN, "another process is writing the last line, which has no newline yet")
 
 
@@ -310,7 +307,10 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
                 for directive in directives:
                     above.enter(directive)
                 directives = ()
-                why = (enter_directive(above, line[1:-1]) if is_new_directive
+                if is_new_directive:
+                    above.scope = above.scope._replace(error="")        # of a line above: it does not matter
+                    above.enter(Line(0, 0, b"#", line[1:-1]))
+                why = (above.scope.error.partition(": ")[2] if is_new_directive         # without the number
                        else why_misread(line, above.scope.settings.shell))
                 if why:
                     lines.throw(ValueError(why))        # to open_source(), which adds the number of the line
@@ -320,14 +320,6 @@ def join_new_lines(lines: Generator[bytes, None, None], directives: Iterable[Lin
     if not (new_lines or can_be_empty):
         raise UsageError("no jobs (nothing to add)")
     return new_lines
-
-
-def enter_directive(above: Above, text: bytes) -> str:
-    """Apply one more directive (its Line.text); return why it is invalid, or ''.  Errors above do not matter.
-    """
-    above.scope = above.scope._replace(error="")
-    above.enter(Line(0, 0, b"#", text))
-    return above.scope.error.partition(": ")[2]         # without the number
 
 
 class Source:
@@ -740,13 +732,11 @@ def merge_equal_lines(
     # merge only what the person has changed
     start, equal_at_end = count_equal_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
-    new_end = len(new_texts) - equal_at_end
-    replaced, replacing = current[start:old_end], new_texts[start:new_end]
+    replaced, replacing = current[start:old_end], new_texts[start:len(new_texts) - equal_at_end]
     # the person adds so many lines `r`, or if negative takes `r` from running jobs
     added_running = sum(map(is_running_line, replacing)) - sum(map(is_running_line, replaced))
-    # others have set states here since, and not those that the person has set
-    has_conflict = replaced not in (old_texts[start:old_end], replacing)
-    if added_running < 0 or has_conflict:
+    # the second: others have set states here since, and not those that the person has set
+    if added_running < 0 or replaced not in (old_texts[start:old_end], replacing):
         refused = next(line for line in old[start:old_end]
                        if is_running_line(line.current) or line.text != line.current)
         why = f"has changed since: the state is {display_text(refused.current[:1])} now"
@@ -756,9 +746,9 @@ def merge_equal_lines(
             f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
         )
     if added_running > 0:
-        number = number_in_copy(next(filter(is_running_line, replacing)))
         raise EditRefusedError(
-            f"line {number} of the copy: is r, but not running (only runners set r; . is new)"
+            f"line {number_in_copy(next(filter(is_running_line, replacing)))} of the copy: is r, but not "
+            "running (only runners set r; . is new)"
         )
     return [*current[:start], *replacing, *current[old_end:]]
 
@@ -777,8 +767,7 @@ def merge(
 
     # where both have appended lines, the others' come first, and so keep their offsets
     appended = current[len(old):]
-    has_old_lines = [*map(merge_key, old)] == [*map(merge_key, new[:len(old)])]
-    position = len(old) if has_old_lines else len(new)
+    position = len(old) if [*map(merge_key, old)] == [*map(merge_key, new[:len(old)])] else len(new)
     old = [*old, *appended]
     merged = [*new[:position], *appended, *new[position:]]
     equal_at_start, equal_at_end = count_equal_ends(old, merged)
@@ -878,9 +867,9 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
                 held_range = other_lock(fd, start, stop - start)
                 held_offset = held_range.start if held_range else start     # None: just unlocked
                 command_mutex = held_offset | MUTEX_OFFSET      # the last of 2^16 bytes of that bucket
-                bucket_start = command_mutex - MUTEX_OFFSET
                 mutexes_to_lock.append(command_mutex)
-                ranges_to_lock += [(start, bucket_start), (command_mutex + 1, stop)]
+                # those before and after the bucket
+                ranges_to_lock += [(start, command_mutex - MUTEX_OFFSET), (command_mutex + 1, stop)]
         for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, f"another process keeps changing it, or {LEFT_LOCKED}")
@@ -1167,7 +1156,7 @@ def fill_template(
         if not values:
             raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
         parts = [*map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)]
-        if is_evaluated(template, *placeholder.span()):
+        if is_evaluated(template, placeholder[0]):
             for part in itertools.filterfalse(HARMLESS_VALUE.fullmatch, parts):
                 raise ValueError(f"the shell would evaluate '{display_text(part)}' (pass it as an argument: "
                                  "sh -c 'show \"$1\"' sh {})")
@@ -1237,9 +1226,9 @@ EVALUATED = re.compile(rb"""
 
 
 @functools.cache
-def is_evaluated(template: bytes, start: int, end: int) -> bool:
-    """Return True if a shell evaluates the value in this place of a template, as far as can be seen."""
-    return EVALUATED.search(b"%b\0%b" % (template[:start], template[end:])) is not None
+def is_evaluated(template: bytes, placeholder: bytes) -> bool:
+    """Return True if a shell evaluates the value of a placeholder, as far as can be seen."""
+    return EVALUATED.search(template.replace(placeholder, b"\0")) is not None
 
 
 # ---- placeholders within quotes ----------------------------------------------------------------------------
@@ -1502,15 +1491,15 @@ def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, i
     Directives remain if a job does.
     """
     lines = split_lines(new_lines)
-    job_lines = find_command_lines(file, first_line_offset(file), {line[2:] for line in lines})
-    known = Counter(b". " + line.command for line in job_lines)
+    known = Counter(b". " + line.command for line in find_command_lines(
+        file, first_line_offset(file), {line[2:] for line in lines}))
     remaining = bytearray()
     for line in lines:
         known[line] -= 1
         if known[line] < 0:
             remaining += line + b"\n"
-    known_count = len(lines) - remaining.count(b"\n")
-    return remaining if re.search(rb"(?m)^\. ", remaining) else bytearray(), known_count
+    has_jobs = re.search(rb"(?m)^\. ", remaining)
+    return remaining if has_jobs else bytearray(), len(lines) - remaining.count(b"\n")
 
 
 # ======== Tests of NetJobs ==================================================================================
@@ -1656,10 +1645,8 @@ def parse_settable_state(text: str) -> bytes:
 
 
 def parse_states(text: str) -> bytes:
-    parsed = b""
-    for word in text.split(","):
-        parsed += os.fsencode(word) if STATE_LETTERS.fullmatch(word) else parse_state(word)
-    return parsed
+    return b"".join(os.fsencode(word) if STATE_LETTERS.fullmatch(word) else parse_state(word)
+                    for word in text.split(","))
 
 
 def parse_template(text: str) -> bytes:
@@ -1670,10 +1657,10 @@ def parse_template(text: str) -> bytes:
     """
     template = os.fsencode(text)
     try:
-        line = new_line(template)
+        new_line(template)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
-    if is_directive(line):
+    if is_directive(template):
         raise ArgumentTypeError(f"not a command: '{printable(text)}'")
     # {#} may be within quotes, unless a shell can misread a number there: it needs no quotes of ours
     quoted = [placeholder[0] for placeholder in PLACEHOLDER.finditer(template)
@@ -1796,9 +1783,11 @@ def parse_options(argv: Sequence[str]) -> Namespace:
                              in itertools.groupby(sweep_words, ":::".__eq__) if not is_mark]
     if len(sweep) < sweep_words.count(":::"):
         raise UsageError("give a value after each ::: (see --help)")
-    ranges = [*itertools.chain.from_iterable(options.lines)]
-    pattern = None if options.match is None else os.fsencode(options.match)
-    options.selection = Selection(ranges, b"".join(options.state or ()), pattern)
+    options.selection = Selection(
+        [*itertools.chain.from_iterable(options.lines)],
+        b"".join(options.state or ()),
+        None if options.match is None else os.fsencode(options.match),
+    )
     if options.file is None:
         parser.error("missing FILE; it comes before options that take several values")
     actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
@@ -1857,8 +1846,8 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
         with refused_as(printable(path)):
             entries = sorted(os.listdir(path))
         # neither hidden files nor backups (NAME~)
-        found = (os.path.join(path, entry) for entry in entries if entry[0] != "." and entry[-1] != "~")
-        paths += filter(os.path.isfile, found)
+        paths += filter(os.path.isfile, (os.path.join(path, entry) for entry in entries
+                                         if entry[0] != "." and entry[-1] != "~"))
     if options.add_jobs and not paths:
         raise UsageError(f"{printable(options.add_jobs[0])}: no job files (nothing to add)")
     # each file once, however often it is named
@@ -1964,9 +1953,8 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
             # with the last one above, which the new ones can clear
             for text in settings_without_jobs(file.reader, directives[-1 - new_count:]):
                 file.say(text)
-        above = directives[:len(directives) - new_count]
-        # the last directive with settings decides; after a malformed one there are none
-        each_alone = map(NO_DIRECTIVES.with_directive, reversed(above))
+        # of those above the last one with settings decides; after a malformed one there are none
+        each_alone = map(NO_DIRECTIVES.with_directive, reversed(directives[:len(directives) - new_count]))
         line = next((one.settings.line for one in each_alone if one.settings.line or one.error), None)
         settings = line.text[3:].strip() if line and new_lines.startswith(b". ") else b""
         settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
@@ -1974,8 +1962,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         # a --follow runner that has waited for the file sees it an interval later
         age = time.time() - os.fstat(file.lock_table.fd).st_mtime
-        is_idle = age > 2 * file.interval and file.has_no_other_users()
-        idle_text = " (no runner is at work)" if is_idle else ""
+        idle_text = " (no runner is at work)" * (age > 2 * file.interval and file.has_no_other_users())
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")
     return 0

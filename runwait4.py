@@ -396,8 +396,7 @@ def check_options(options: Namespace, parser: Parser) -> None:
         if option in given and not actions:
             requirements = [f"--{action}" for action in COMPANIONS if option in COMPANIONS[action]]
             name = OPTION_NAMES.get(option, f"--{option}")
-            one_of = "one of " if len(requirements) > 1 else ""
-            parser.error(f"{name} requires {one_of}{', '.join(requirements)}")
+            parser.error(f"{name} requires {'one of ' * (len(requirements) > 1)}{', '.join(requirements)}")
     if {"json", "csv"} <= given:
         parser.error("--json and --csv exclude each other")
     if "template" in given and not given & {"json", "csv"}:
@@ -521,8 +520,8 @@ class Watcher:
     def hashes_of_repeated_commands(self) -> set[int]:
         """Return the hashes of commands that several lines have; for many lines, they take less memory."""
         self.file.open_files()
-        pieces = whole_lines(self.file.reader, self.file.start)
-        lines = itertools.chain.from_iterable(map(lines_of_piece, pieces))
+        lines = itertools.chain.from_iterable(
+            map(lines_of_piece, whole_lines(self.file.reader, self.file.start)))
         hashes = sorted(hash(line[2:].removesuffix(b"\r")) for line in lines)
         return {first for first, second in zip(hashes, hashes[1:]) if first == second}
 
@@ -583,8 +582,7 @@ class Watcher:
             # one poll alone can fall between two edits
             if self.stop_reason and self.stop_reason == previous_reason:
                 return
-            pause = throttle.pause_seconds(self.PAUSE_FACTOR)
-            time.sleep(max(self._poll_seconds, min_pause, pause))
+            time.sleep(max(self._poll_seconds, min_pause, throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
@@ -668,8 +666,8 @@ FINISHED_LINE_STATES = "done", *BAD_LINE_STATES
 def refuse_special_file(path: str, hint: str) -> None:
     """Refuse anything but a regular file: a pipe can take forever to open."""
     if os.path.exists(path) and not os.path.isfile(path):
-        actual_kind = "is a directory" if os.path.isdir(path) else "not a regular file"
-        raise UsageError(f"{path}: {actual_kind} ({hint})")
+        raise UsageError(f"{path}: {'is a directory' if os.path.isdir(path) else 'not a regular file'} "
+                         f"({hint})")
 
 
 class RunRecord(RunFields):
@@ -1146,8 +1144,8 @@ class LineRuns:
             if len(known_runs) > 1:
                 logged_numbers = {run.line for run in known_runs}
                 if len(logged_numbers) == len(numbers):
-                    pairs = zip(sorted(logged_numbers), numbers)
-                    self._current_numbers.update(((command, logged), current) for logged, current in pairs)
+                    self._current_numbers.update(
+                        zip(((command, logged) for logged in sorted(logged_numbers)), numbers))
             for run in known_runs:
                 add_if_later(self.last_runs, self._line_number(run), run)
 
@@ -1178,8 +1176,8 @@ class LineRuns:
         to which line.
         """
         run = self.last_runs.get(line.number)
-        is_running_there = run is not None and run.ended is None and run.line == line.number
-        return is_running_there and len(self._numbers_of[line.command]) == 1
+        return (run is not None and run.ended is None and run.line == line.number
+                and len(self._numbers_of[line.command]) == 1)
 
 
 # ======== Who is at work ====================================================================================
@@ -1286,14 +1284,14 @@ class Row:
     @property
     def differing_line_state(self) -> str:
         """The state of the line if it is not the one in which the run has left it; otherwise ''."""
-        is_different = self.run and self.line_state not in LINE_STATES_AFTER[self.run.state]
-        return self.line_state if is_different else ""
+        return self.line_state if (
+            self.run and self.line_state not in LINE_STATES_AFTER[self.run.state]) else ""
 
     @property
     def is_contradicted(self) -> bool:
         """Return True if the line has finished in another state than the run."""
-        has_ended = self.run is not None and self.run.ended is not None
-        return has_ended and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state)
+        return (self.run is not None and self.run.ended is not None
+                and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state))
 
     def json_job_fields(self) -> Fields:
         """Return the --json fields that --status has in common with --failed and --show; None: unknown.
@@ -1456,17 +1454,15 @@ class Observation:
         If the line was removed, the row has a line without a state, with number and command from the run.
         """
         if line := line_runs.line_of(run):
-            last_run = line_runs.last_runs[line.number]
-            row = self._row(line, run, is_last=last_run.position == run.position)
+            row = self._row(line, run, is_last=line_runs.last_runs[line.number].position == run.position)
             # of a line that has finished in another state, no run counts
             row.is_last &= not row.is_contradicted
             return row
         # only the line could show how the run has ended
         if run.ended is None:
             run.state, run.cause = self.END_UNKNOWN
-        text = b" " + run.command           # the part of the line after the state byte
         # offset and state are unknown
-        line = Line(number=run.line, offset=0, state=b"", text=text)
+        line = Line(run.line, 0, b"", b" " + run.command)
         return Row(line, "", run, is_last=False, seconds_running=None)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
@@ -1553,10 +1549,14 @@ def table_of_jobs(status: Fields, columns: float) -> list[list[str]]:
     rows, commands = [["line", "host", "slot", "since", "for", ""]], []
     for job_list, remarks in REMARKS.items():
         for job in status[job_list]:
-            start = "-" if job["start"] is None else format_time(job["start"])
-            elapsed = "-" if job["seconds"] is None else human_time(job["seconds"])
-            rows.append([str(job["line"]), job["host"] or "-", job["slot"] or "-", start, elapsed,
-                         remarks[job["without_runner"]]])
+            rows.append([
+                str(job["line"]),
+                job["host"] or "-",
+                job["slot"] or "-",
+                "-" if job["start"] is None else format_time(job["start"]),
+                "-" if job["seconds"] is None else human_time(job["seconds"]),
+                remarks[job["without_runner"]],
+            ])
             commands.append(job["command"])
     room = columns - max(map(len, format_table(rows, inf, (0, 4)))) - 2
     shown_commands = ["command", *without_common_beginning(commands, room)]
@@ -1999,8 +1999,7 @@ class OutputOfLines:
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a JSON object for each line (JSON Lines)."""
         for row in rows:
-            text = json.dumps(dict(zip(self._columns, self._cells(row))))
-            yield f"{text}\n".encode()
+            yield json.dumps(dict(zip(self._columns, self._cells(row)))).encode() + b"\n"
 
     def as_csv(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a table for --output --csv (RFC 4180, but lines end with a newline alone).
@@ -2117,8 +2116,8 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
     if output.unfitting_lines:
         say(f"{watcher.path}: --template does not fit, or fits in several ways: "
             f"{name_lines(output.unfitting_lines)} (their values are empty)")
-    fits_nothing = output.unfitting_lines and not output.fits_any
-    return 1 if output.lost_lines or output.unfinished_lines or fits_nothing else 0
+    return 1 if output.lost_lines or output.unfinished_lines or (
+        output.unfitting_lines and not output.fits_any) else 0
 
 
 # ======== Statistics ========================================================================================
@@ -2236,12 +2235,14 @@ def stats_lines(stats: Fields, columns: float) -> Iterator[str]:
 
     def format_rows(name: str, rows: Iterable[Fields]) -> Iterator[str]:
         # name: heading of the first column, and its key in each row
-        cells = [[name, *headings]]
-        for row in rows:
-            times = [took(row[key]) for key in ("median", "p90", "longest")]
-            cpu = "-" if row["cpu_use"] is None else f"{100 * row['cpu_use']:.0f}%"
-            memory = format_peak(row["memory"], row["memory_below"]) or "-"
-            cells.append([row[name], str(row["runs"]), *times, cpu, memory, str(row["too_little"])])
+        cells = [[name, *headings], *([
+            row[name],
+            str(row["runs"]),
+            *(took(row[key]) for key in ("median", "p90", "longest")),
+            "-" if row["cpu_use"] is None else f"{100 * row['cpu_use']:.0f}%",
+            format_peak(row["memory"], row["memory_below"]) or "-",
+            str(row["too_little"]),
+        ] for row in rows)]
         return format_table(cells, columns, right_columns=range(1, len(headings) + 1))
 
     yield from format_rows("host", [*stats["hosts"], {**stats["all"], "host": "in all"}])
@@ -2288,7 +2289,7 @@ def trace_event(run: RunRecord, seconds: float) -> TraceEvent:
     """
     command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
     exit_status = -1 if run.cause == "timeout" else 128 + run.signal if run.signal else run.exit
-    other_fields = {
+    return TraceEvent(round(run.began * 1e6), max(MIN_DURATION_US, round(seconds * 1e6)), encode({
         "name": shorten(command, MAX_NAME_CHARACTERS),
         "cat": state,
         "args": {
@@ -2298,9 +2299,7 @@ def trace_event(run: RunRecord, seconds: float) -> TraceEvent:
             "exit_status": exit_status,
             "signal": run.signal,
         },
-    }
-    duration_us = max(MIN_DURATION_US, round(seconds * 1e6))
-    return TraceEvent(round(run.began * 1e6), duration_us, encode(other_fields))
+    }))
 
 
 def assign_tracks(events: Iterable[TraceEvent]) -> list[list[TraceEvent]]:
@@ -2425,17 +2424,17 @@ class Report:
             if run.command in commands:
                 add_if_later(last_runs, run.last_run_key, run)
         commands.update(run.command for run in recent_runs)
-        runs = [*last_runs.values(), *recent_runs]
-        line_runs = observation.match_runs_with_lines(commands, runs, failed_lines)
+        line_runs = observation.match_runs_with_lines(
+            commands, [*last_runs.values(), *recent_runs], failed_lines)
         self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
         failed_runs = {row.run for row in self.failed_rows}
-        other_rows = [observation.row_of_run(run, line_runs) for run in recent_runs if run not in failed_runs]
-        self.rows = [*self.failed_rows, *other_rows]
+        self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs)
+                                          for run in recent_runs if run not in failed_runs)]
         output.measure(self.rows)
         bad_runs = (row.run for row in self.rows
                     if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
-        shown_runs = itertools.islice(bad_runs, self.MAX_OUTPUTS)
-        self.last_lines = {run: output.last_lines(run) for run in shown_runs}
+        self.last_lines = {run: output.last_lines(run)
+                           for run in itertools.islice(bad_runs, self.MAX_OUTPUTS)}
 
     def fields_of_row(self, row: Row, link_base: str) -> Fields:
         """Return what the page's script shows of a row.  link_base: of find_link_base(); '': no links."""
@@ -2492,8 +2491,7 @@ class Reporter:
         written, if the reason is new; otherwise ''.  All pages together take at most a twentieth of the time.
         """
         now = time.monotonic()
-        journal_path = os.path.join(self.options.outdir, "journal")
-        if now < self._next_page_time or not os.path.exists(journal_path):
+        if now < self._next_page_time or not os.path.exists(os.path.join(self.options.outdir, "journal")):
             return ""
         self._next_page_time = now + self.MIN_PAGE_SECONDS      # for a failure; write_page() sets a later one
         previous_error = self._last_error
@@ -2651,8 +2649,7 @@ class LockCheck:
         stat_file_with_one_name(self.fd)
         self.reader = Reader.with_own_fd(self.fd, mount.network)
         self.lock_fd = open_lock_file_of(self.path, mount.network)
-        label = f"{os.uname().nodename} {mount.kind}".encode()
-        self.label = label[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")
+        self.label = f"{os.uname().nodename} {mount.kind}".encode()[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")
         self.row = 0                                # 0: not taken yet
         self.is_row_stuck = False                   # it stays locked after the end of the child
         self.rows: list[tuple[int, bytes]] = []     # as written last
