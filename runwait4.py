@@ -290,7 +290,7 @@ def make_parser() -> Parser:
         notes={},
         statuses={
             "0": "the jobs are finished, or the output is complete (with -e: and all jobs are done or held)",
-            "1": "otherwise; also if a failure blocks the new jobs (`#RUN barrier check`, `after=`)",
+            "1": "otherwise; also if a failure blocks new jobs (`barrier check`, `after=`)",
             "2": "bad usage",
             "130, 143": "INT (Ctrl-C), TERM",
         },

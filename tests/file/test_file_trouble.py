@@ -422,7 +422,7 @@ class FullDisk(FileCase):
     def test_messages_that_find_no_room_are_an_error(self) -> None:
         self.jobs(WAITING)
         full = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (30, resource.RLIM_INFINITY))
-        runner = self.start_jobs("--no-records", "-q", "--errors", "errors", preexec_fn=full)
+        runner = self.start_jobs("--no-records", "--errors", "errors", preexec_fn=full)
         wait_until(lambda: len(self.read("errors")) == 30, what="the first message finds no room")
         resource.prlimit(runner.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         self.open_gate()

@@ -36,7 +36,7 @@ class Runs(JournalCase):
             time=BEGAN + 1.5, began=BEGAN, ended=BEGAN + 1.5, state="!", exit=-1, signal=15, cause="timeout",
             seconds=1.5, cpu=1.2, memory=100_000_000, memory_below=None, promised=None, bytes=4,
             files=["17.out", "17.err"], stdout="", stderr="", directory="", why="", incomplete=False,
-            gathered=0.0, runner=None, position=2))
+            gathered=0.0, travelled=0, runner=None, position=2))
         self.assertEqual(said, [])
 
     def test_each_comes_once_as_they_ended_and_then_those_that_have_not(self) -> None:
