@@ -215,8 +215,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options; `server` and `port` are what to dial."""
     parser = make_parser()
     options = parser.parse(argv)
-    host, port = options.server
-    options.server = host
+    options.server, port = options.server
     if port and options.port and options.port != port:
         parser.error(f"give only one of --port {options.port} and SERVER:{port}")
     options.port = options.port or port or PORT
@@ -427,9 +426,9 @@ class Outbox:
         last_number: of the last event that it has dealt with; 0: a new server has none.  to_repeat: events
         that an earlier server has acknowledged, and a new server needs.
         """
-        in_order = sorted(to_repeat, key=lambda event: int(event.message["n"]))
         # all of them, because acknowledge() looks only at those in flight
-        self._in_flight = deque([*in_order, *self._in_flight, *self._unsent])
+        self._in_flight = deque([*sorted(to_repeat, key=lambda event: int(event.message["n"])),
+                                 *self._in_flight, *self._unsent])
         acknowledged = self.acknowledge(last_number)
         self._unsent = self._in_flight
         self._in_flight = deque()
@@ -731,8 +730,7 @@ class LinkLife:
         could run twice.  Half of the grace is the safety margin.
         """
         max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
-        request_age = boottime() - self._server_alive_at
-        return self.link is not None and request_age < max_age
+        return self.link is not None and boottime() - self._server_alive_at < max_age
 
     def on_welcome(self, link: ServerLink, file: str, grace: float) -> str:
         """Use a link after the welcome; return a message such as 'serving runs.txt'.
@@ -796,8 +794,7 @@ class LinkLife:
         opened_at = boottime()
         while not link.lost_reason.done():
             # several pings in the half grace for which an answer lets us start jobs
-            ping_pause = min(runmaker4.PING_SECONDS, self._grace / 8)
-            pause = ping_pause if self.link else HANDSHAKE_POLL_SECONDS
+            pause = min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else HANDSHAKE_POLL_SECONDS
             await asyncio.wait([link.lost_reason], timeout=pause)
             now = boottime()
             # what follows does nothing to a link that is lost
@@ -873,8 +870,8 @@ class Requests:
         """
         wanted_slots = max(int(free.slots) - self._pending_slots, 0)
         more_memory = int(min(max(free.memory, 0), runmaker4.MAX_INTEGER)) - self._offered_memory
-        announces_exit = exits_if_none and self._exit_request is None
-        if not wanted_slots and not more_memory and not announces_exit and self._reported_slots == slots:
+        if not (wanted_slots or more_memory or self._reported_slots != slots
+                or (exits_if_none and self._exit_request is None)):
             return
         self._pending_slots += wanted_slots
         self._offered_memory += more_memory
@@ -991,8 +988,8 @@ class RemoteJobs:
 
     def _queue_result(self, job: RemoteJob, result: bytes) -> None:
         job.result = result
-        loss = {"lost": True} if job.loses_host else {}         # rare, and of groups alone
-        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.result_text, **loss)
+        self.send_event(type="finish", id=job.key, state=to_text(result), how=job.result_text,
+                        **({"lost": True} if job.loses_host else {}))   # rare, and of groups alone
 
     async def check_jobs(self) -> JobsToKill:
         """Return no job: a message of the server kills a job at once."""
@@ -1008,10 +1005,9 @@ class RemoteJobs:
         # Wait until the server has acknowledged all events, or there will be no server; after a kill signal,
         # the end of the wall time or a defect, at most MAX_RESULT_SECONDS
         while not self._outbox.is_empty and self.link_life.wants_server:
-            must_hurry = runner.exits_early or self._program.defects
             is_late = boottime() - started > runner.MAX_RESULT_SECONDS
-            has_second_signal = runner.processes.kills_at_once      # a second Ctrl-C ends the wait
-            if must_hurry and (has_second_signal or is_late):
+            # a second Ctrl-C ends the wait
+            if (runner.exits_early or self._program.defects) and (runner.processes.kills_at_once or is_late):
                 break
             await self._wait_for_progress()
         if unwritten := [job.number for job in self._jobs.values()]:
@@ -1152,8 +1148,7 @@ class RemoteJobs:
             complaint = Complaint.LOSS
             try:
                 # the server of another file could not write our results; without jobs any file will do
-                required_file_id = self.link_life.file_id if self._jobs else ""
-                link = await self.link_life.connect(self, required_file_id)
+                link = await self.link_life.connect(self, self.link_life.file_id if self._jobs else "")
                 why = await self.link_life.keep_alive(link)
                 # After a welcome neither kill jobs nor give up: this end has not proved that it knows the
                 # token, and after a crash another user's server can have the port
@@ -1175,9 +1170,8 @@ class RemoteJobs:
         if not self.link_life.wants_server:     # we exit, or give up; this attempt was still under way
             return
         for job in self._jobs.values():             # one by one: a command can fill a message
-            result = None if job.result is None else to_text(job.result)
-            held_job = dict(id=job.key, number=job.number, text=to_text(job.text), result=result)
-            link.send(type="have", jobs=[held_job])
+            link.send(type="have", jobs=[dict(id=job.key, number=job.number, text=to_text(job.text),
+                                              result=None if job.result is None else to_text(job.result))])
         link.send(
             type="hello",
             client=self._id,
@@ -1201,8 +1195,8 @@ class RemoteJobs:
         seconds_down = boottime() - self.link_life.down_since
         # results that are not handed in are worth the wait
         if seconds_down > SILENCE_SECONDS and not self._jobs and self.link_life.on_lost(Complaint.SILENCE):
-            since = time.ctime(time.time() - seconds_down)
-            self._say(f"no server has answered since {since}; trying again (only --give-up T limits that)")
+            self._say(f"no server has answered since {time.ctime(time.time() - seconds_down)}; trying again "
+                      "(only --give-up T limits that)")
         jobs_ahead = self._jobs_ahead
         self._jobs_ahead = {}
         for job in jobs_ahead.values():
@@ -1223,8 +1217,7 @@ class RemoteJobs:
         kind = message.text("type", 16)
         if not self.link_life.wants_server:
             return
-        is_welcome_done = link is self.link_life.link
-        if not is_welcome_done and kind not in ("welcome", "closing"):
+        if link is not self.link_life.link and kind not in ("welcome", "closing"):
             raise WireError("no welcome")
         if kind == "welcome":
             self._on_welcome(link, message)
@@ -1290,8 +1283,8 @@ class RemoteJobs:
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # a new server has none of our events, and needs the `begin` of runs that go on
-        to_repeat = [job.begin for job in self._jobs.values() if job.begin]
-        self._on_acknowledged(self._outbox.replay(to_repeat, last_event))
+        self._on_acknowledged(self._outbox.replay(
+            [job.begin for job in self._jobs.values() if job.begin], last_event))
         link.request("ping")                    # the answer allows us to start jobs
         self._porter.on_link(link)
         self._wake_runner()
@@ -1347,13 +1340,12 @@ class RemoteJobs:
             return None
         summary = Message(message.fields["account"])
         counts = Message(summary.fields.get("now"))
-        # with -1, when each slot has had its job, jobs remain on purpose
-        has_jobs_left = summary.boolean("left") and not self._runner.slots.each_had_job
         return Summary(
             Counts(*(counts.integer(name) for name in STATES)),
             bad_lines=tuple(summary.items("bad", int)),
             can_retry=summary.boolean("again"),
-            jobs_left=has_jobs_left,
+            # with -1, when each slot has had its job, jobs remain on purpose
+            jobs_left=summary.boolean("left") and not self._runner.slots.each_had_job,
             first_stray=summary.integer("first_stray"),
             without_jobs={NOBODY: summary.text("lack")},
         )
@@ -1473,8 +1465,8 @@ class ClientProgram(RunnerProgram):
         self._reported_complaint = Complaint.NOTHING
         try:
             # 0: one attempt, and then no wait
-            give_up = self.options.give_up or MAX_CONNECT_SECONDS
-            self._endpoint.try_to_connect(min(give_up, MAX_CONNECT_SECONDS))
+            self._endpoint.try_to_connect(
+                min(self.options.give_up or MAX_CONNECT_SECONDS, MAX_CONNECT_SECONDS))
         except UnicodeError:
             raise UsageError(f"{host}: unknown host: not a host name") from None
         except WireError as error:

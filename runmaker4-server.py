@@ -376,9 +376,8 @@ class SharedLockTable(LockTable):
         if is_free(self.fd, offsets.start, len(offsets)):
             return 0
         # the kernel names only locks of other descriptions; a call for each of ours would be slow
-        our_offsets = itertools.chain(self.job_locks, self.locks_without_line)
-        our_count = sum(offset in offsets for offset in our_offsets)
-        return our_count + sum(map(len, other_locks(self._shared_fd, offsets.start, len(offsets))))
+        ours = filter(offsets.__contains__, itertools.chain(self.job_locks, self.locks_without_line))
+        return len([*ours]) + sum(map(len, other_locks(self._shared_fd, offsets.start, len(offsets))))
 
     def is_ours(self, offset: int) -> bool:
         return offset in self.job_locks or offset in self.locks_without_line
@@ -494,9 +493,7 @@ def keep_locks(listener: socket.socket, server_sock: socket.socket, grace: float
             locks_fd = fds[0]
             continue
         # any message without a descriptor is `exit`; b"": the server is dead; -1: there are no locks to hold
-        may_exit = message or locks_fd < 0
-        new_server = None if may_exit else give_to_next_server(listener, locks_fd, grace)
-        if not new_server:
+        if message or locks_fd < 0 or not (new_server := give_to_next_server(listener, locks_fd, grace)):
             return
         server_sock = new_server
 
@@ -658,13 +655,13 @@ class Lifetime:
         return self.phase is ServerPhase.EXITING
 
     def drain(self) -> None:
-        if self.phase is ServerPhase.SERVING:
+        if self.is_serving:
             self.phase = ServerPhase.DRAINING
             self.may_end.set()
 
     def start_exiting(self, status: int | None = None) -> None:
         """Begin to exit; the first call counts.  status: None: the counts of the file decide."""
-        if self.phase is not ServerPhase.EXITING:
+        if not self.is_exiting:
             self.phase = ServerPhase.EXITING
             self.exit_status = status
             self.exiting.set_result(None)
@@ -886,8 +883,8 @@ class Client(Consumer):
         """Return why the client gets no more jobs, unless one is done yet; '': it gets jobs."""
         if not self.quick_failures or len(self.quick_failures) < MAX_QUICK_FAILURES:
             return ""
-        last = display_text(self.quick_failures[-1])[:MAX_REASON_CHARS // 2]
-        return f"jobs fail here, and not at other clients (the last: {last})"
+        return ("jobs fail here, and not at other clients (the last: "
+                f"{display_text(self.quick_failures[-1])[:MAX_REASON_CHARS // 2]})")
 
     def matches_host(self, host: str) -> bool:
         return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
@@ -1001,9 +998,9 @@ class Client(Consumer):
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
         running_lines = [assignment.number for assignment in undecided if not assignment.is_cancelled]
         if running_lines:
-            grace = human_time(sessions.grace)
-            sessions.say(f"client {self.where} did not come back within {grace}; {name_lines(running_lines)} "
-                         "given up (if a client was killed, its jobs may still run)")
+            sessions.say(f"client {self.where} did not come back within {human_time(sessions.grace)}; "
+                         f"{name_lines(running_lines)} given up (if a client was killed, its jobs may still "
+                         "run)")
         # of the others the results are being written
         for assignment in undecided:
             # settle() keeps the user's state
@@ -1039,8 +1036,8 @@ class Client(Consumer):
                         self.sessions.settle(assignment, VANISHED)
                 return self._settle_unreported_jobs(set())
             if link is self.newest_link:        # otherwise the client is not lost
-                kept_text = self.sessions.describe_kept_lines(self.assignments)
-                self.sessions.say(f"client {self.where} is lost: {link.why}{kept_text}")
+                self.sessions.say(f"client {self.where} is lost: {link.why}"
+                                  f"{self.sessions.describe_kept_lines(self.assignments)}")
         if not self.sessions.lifetime.is_exiting:
             self._abandon_lines()
 
@@ -1082,10 +1079,10 @@ class Client(Consumer):
     @property
     def last_complete_event(self) -> int:
         """Return the last event that can be acknowledged once all records are written; 0: none."""
-        results = (assignment.result for assignment in self.assignments.values())
         # a result that is in the file has no assignment any more
-        unwritten_events = [result.event for result in results if result and result.event]
-        return min(unwritten_events) - 1 if unwritten_events else self.newest_event
+        unwritten_events = (assignment.result.event for assignment in self.assignments.values()
+                            if assignment.result and assignment.result.event)
+        return min(unwritten_events, default=self.newest_event + 1) - 1
 
     # -- messages to the client ------------------------------------------------------------------------------
 
@@ -1427,8 +1424,8 @@ class Group:
 
     def prepare(self) -> None:
         """Send each host the first of its jobs, to hold at the gate."""
-        loop = self._sessions.loop
-        self._prepare_timer = loop.call_later(self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
+        self._prepare_timer = self._sessions.loop.call_later(
+            self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
         for member in self._members:
             member.client.group_count += 1
         for member in self._members:
@@ -1538,12 +1535,10 @@ class Group:
     def _finish(self) -> None:
         """Print the results in the order of the file, and let the hosts get other jobs."""
         lost_count = sum(member.is_lost for member in self._members)
-        too_many_lost = self.stage is Stage.STOPPED
-        verdict = "failed" if too_many_lost else "succeeded"
-        hosts = plural(len(self._members), "host")
+        verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         # for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'
-        text = (f"{printable(self._name)}: {verdict}: {lost_count} of {hosts} lost "
-                f"(min-hosts {self._min_hosts})\n")
+        text = (f"{printable(self._name)}: {verdict}: {lost_count} of {plural(len(self._members), 'host')} "
+                f"lost (min-hosts {self._min_hosts})\n")
         self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
         for member in self._members:
             member.client.group_count -= 1
@@ -1621,8 +1616,7 @@ class Summaries:
             self._next_summary_at = boottime() + throttle.pause_seconds(self.PAUSE_FACTOR)
             looks_left -= 1
             # an editor that saves in place empties the file first
-            is_sure = summary and not summary.half_saved
-            if is_sure or not looks_left or self._lifetime.is_exiting:
+            if (summary and not summary.half_saved) or not looks_left or self._lifetime.is_exiting:
                 return summary
             await asyncio.sleep(self._reader.interval)
 
@@ -1723,9 +1717,8 @@ class Sessions:
         If jobs fail quickly at a client that does others, they can be to blame: begin anew for all clients.
         """
         client, seconds = assignment.client, boottime() - assignment.sent_at
-        client.short_jobs_in_row += 1
-        if state != DONE or seconds >= SHORT_JOB_SECONDS:
-            client.short_jobs_in_row = 0
+        was_short = state == DONE and seconds < SHORT_JOB_SECONDS
+        client.short_jobs_in_row = was_short * (client.short_jobs_in_row + 1)
         if state == DONE:
             client.quick_failures = None
         elif seconds >= QUICK_SECONDS or state not in FAILED + ERROR or assignment.member:
@@ -1801,8 +1794,7 @@ class Sessions:
     # -- no more jobs ----------------------------------------------------------------------------------------
 
     def drain(self, why: str) -> None:
-        job_count = plural(len(self.assignments), "job")
-        self.say(f"{why}: handing out no more jobs, waiting for {job_count}")
+        self.say(f"{why}: handing out no more jobs, waiting for {plural(len(self.assignments), 'job')}")
         self.lifetime.drain()
 
     # -- clients that go and come back -----------------------------------------------------------------------
@@ -1820,8 +1812,7 @@ class Sessions:
 
     def receive_hello(self, link: ClientLink, message: Message) -> None:
         """Serve a new client, or wake the task of one that is back within the grace.  Raises WireError."""
-        has_duplicate = len({job.key for job in link.reported_jobs}) < len(link.reported_jobs)
-        if has_duplicate:
+        if len({job.key for job in link.reported_jobs}) < len(link.reported_jobs):
             raise WireError("one job twice")
         client_id = message.hexadecimal("client", 16)
         client = self.clients.get(client_id) or Client(self, client_id)
@@ -1951,8 +1942,8 @@ class Sessions:
         is_returned = state == NEW and not assignment.run       # given back: it was not begun
         if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
-        loses_host = "lost" in message.fields and message.boolean("lost")
-        return LineResult(state, message.text("how", 64), loses_host, event_number)
+        return LineResult(state, message.text("how", 64),
+                          "lost" in message.fields and message.boolean("lost"), event_number)
 
     # -- acknowledging ---------------------------------------------------------------------------------------
 
@@ -2028,15 +2019,10 @@ class ReportedJob:
     @classmethod
     def from_message(cls, entry: Message) -> ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
-        has_result = entry.fields.get("result") is not None
-        result = entry.state_byte("result") if has_result else None
+        result = None if entry.fields.get("result") is None else entry.state_byte("result")
         # offset and state are unknown to the client
         line = Line(entry.integer("number"), 0, NEW, entry.job_text())
         return cls(entry.hexadecimal("id", 16), line, result)
-
-    @property
-    def will_run_again(self) -> bool:
-        return self.result in (NEW, ERROR)
 
 
 @dataclass
@@ -2229,7 +2215,7 @@ class Claims(Cursor):
             line = own_lines.get((own_line.number, own_line.command))
             # after the grace the line was an orphan, and can be `e` or `.` by now: a job that will run again
             # needs no such line
-            states = RUNNING if reported_job.will_run_again else RUNNING + ERROR + NEW
+            states = RUNNING if reported_job.result in (NEW, ERROR) else RUNNING + ERROR + NEW
             # An edit can have moved the only line of the command.  But a new one can be another, which must
             # run.
             if not line and len(lines) == 1 and is_whole_file:
@@ -2267,10 +2253,9 @@ class Recovery:
                 unlock(lock_fd, 0, BUCKETS_END)
             sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
         elif count:
-            grace = human_time(sessions.grace)
             sessions.say(
-                f"took over {plural(count, 'running job')} of the previous server; waiting {grace} for the "
-                "clients"
+                f"took over {plural(count, 'running job')} of the previous server; waiting "
+                f"{human_time(sessions.grace)} for the clients"
             )
             # otherwise lines that no client names would stay `r` and locked
             sessions.loop.call_later(
@@ -2364,10 +2349,8 @@ class Dispatcher:
                 if client.exits_without_jobs and not client.follow      # those wait for the `closing`
             })
         sessions = self._sessions
-        is_too_early = self.is_claiming or boottime() < self._next_offers_at
-        if is_too_early or not (self.waiting_clients or walks_on):
-            return
-        if sessions.records.is_behind(Writer.HIGH_BACKLOG):
+        if (self.is_claiming or boottime() < self._next_offers_at       # too early
+                or not (self.waiting_clients or walks_on) or sessions.records.is_behind(Writer.HIGH_BACKLOG)):
             return
         offers: dict[Client, Resources] = {}
         # FEW_OFFERS do if each line suits each client, so ask all of thousands only if some lines do not; a
@@ -2383,9 +2366,9 @@ class Dispatcher:
         leaving: set[Consumer] = {*self._leaving}
         if self._exit_when_done and not sessions.assignments:
             leaving.add(EVERYBODY)              # asks if the server may exit
-        all_clients = list(sessions.clients.values())
         sessions.executor.call_then(
-            self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving, all_clients
+            self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving,
+            list(sessions.clients.values())
         )
 
     def _on_batch_claimed(self, batch: ClaimedBatch) -> None:
@@ -2402,8 +2385,8 @@ class Dispatcher:
             else:                                           # the line becomes `.`
                 self._sessions.settle(assignment, RETURNED)
         for client, assignments in to_send.items():
-            slots = sum(int(assignment.job.settings.needs.slots) for assignment in assignments)
-            client.subtract_requested(slots)
+            client.subtract_requested(
+                sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
             self.send_jobs(client, assignments)
         if batch.no_job is not None:
             self._on_no_job(batch.no_job)
@@ -2443,8 +2426,8 @@ class Dispatcher:
             self._sessions.say(f"{final_error} (no more jobs are handed out)")
             self._sessions.runner_stats.had_errors = True
             self._lifetime.drain()
-        is_all_done = no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running
-        if is_all_done and not self._sessions.assignments and self._lifetime.is_serving:
+        if (no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running     # all is done
+                and not self._sessions.assignments and self._lifetime.is_serving):
             if exits[EVERYBODY]:
                 self._sessions.say(exits[EVERYBODY])
             self._lifetime.drain()
@@ -2525,9 +2508,8 @@ class Dispatcher:
                 plan.pending.started = True             # Claims makes no more plans for it
                 self.is_claiming = True
                 del self._group_plans[offset]
-                on_claimed = partial(self._prepare_or_return_group, plan)
-                claim_group = self._sessions.claims.claim_group
-                self._sessions.executor.call_then(on_claimed, claim_group, plan, clients)
+                self._sessions.executor.call_then(partial(self._prepare_or_return_group, plan),
+                                                  self._sessions.claims.claim_group, plan, clients)
 
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
         """Return a client for each host of a group; {}: some host has none, so the group must wait.
@@ -2555,9 +2537,8 @@ class Dispatcher:
         self.is_claiming = False
         assignments = {host: [self._assign(job) for job in jobs] for host, jobs in claimed.items()}
         all_assignments = [*itertools.chain.from_iterable(assignments.values())]
-        is_complete = len(all_assignments) == len(plan.pending.jobs)
-        all_connected = all(assignment.client.link for assignment in all_assignments)
-        can_start = is_complete and all_connected and self._lifetime.is_serving
+        can_start = (len(all_assignments) == len(plan.pending.jobs) and self._lifetime.is_serving
+                     and all(assignment.client.link for assignment in all_assignments))
         if can_start:
             Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
         else:
@@ -2770,8 +2751,7 @@ class Server(Program):
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)
-        syncing = self.sync_at_exit(self.claims.file, self._processes)
-        await self._wait_unless_hurried(syncing, max_seconds)
+        await self._wait_unless_hurried(self.sync_at_exit(self.claims.file, self._processes), max_seconds)
         self.report_pending_records()
         if not self.defects:
             # after the acknowledgements, or clients would send written output to the next server, too
@@ -2799,8 +2779,8 @@ class Server(Program):
     async def _wait_unless_hurried(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:
         """Return the result; None after `seconds` (None: no limit), a second signal or an exception."""
         task = spawn_task(awaitable)
-        awaited = [task, self.lifetime.hurrying]
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([task, self.lifetime.hurrying], timeout=seconds,
+                           return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() and not task.exception() else None
 
     def on_writer_relieved(self) -> None:
@@ -2850,8 +2830,8 @@ class Server(Program):
                         self.lifetime.start_exiting()
 
     def _is_drained(self) -> bool:
-        has_lines = self.sessions.assignments or self.claims.has_inherited_locks
-        return not has_lines and not self.dispatcher.is_claiming
+        return not (self.sessions.assignments or self.claims.has_inherited_locks
+                    or self.dispatcher.is_claiming)
 
     # -- every second ----------------------------------------------------------------------------------------
 
@@ -2951,8 +2931,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     certificate.
     """
     key = secrets.randbelow(ORDER - 1) + 1
-    public_key = multiply_base(key)
-    certificate = CERTIFICATE + public_key + SIGNATURE
+    certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
     private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
     pipes = write_pem_to_pipe(b"CERTIFICATE", certificate), write_pem_to_pipe(b"EC PRIVATE KEY", private_key)
     try:
@@ -2960,8 +2939,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
             context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
     finally:
         close_all(*pipes)
-    certificate_hash = hashlib.sha256(certificate).hexdigest()
-    return Credentials(context, certificate_hash, file_id)
+    return Credentials(context, hashlib.sha256(certificate).hexdigest(), file_id)
 
 
 # ======== Token and sockets =================================================================================
@@ -3012,8 +2990,8 @@ def listen(host: str | None, port: int) -> socket.socket:
     except UnicodeError:
         raise UsageError(f"{address_text}: not a host name (see --host)") from None
     except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        hint = "is another server running? --port gives another one" if in_use else "see --host, --port"
+        hint = ("is another server running? --port gives another one" if error.errno == errno.EADDRINUSE
+                else "see --host, --port")
         raise UsageError(f"{address_text}: {error_text(error)} ({hint})") from None
 
 
