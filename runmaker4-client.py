@@ -176,7 +176,8 @@ def make_parser() -> Parser:
     # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
-        purpose="Run jobs that runmaker4-server.py hands out over TCP.",
+        purpose="Run jobs that runmaker4-server.py hands out, in this directory, with the files of "
+                "`#RUN send=`.",
         usage="[options] SERVER",
         examples=f"Run four jobs at a time:\n"
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)",

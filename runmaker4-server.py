@@ -267,7 +267,8 @@ def make_parser() -> Parser:
     # docs/install/make.py also calls this, for the man page and the completion
     parser = Parser(
         PROG,
-        purpose="Hand out the jobs of a text file to hosts that do not share the file system.",
+        purpose="Hand out the jobs of a text file to hosts that do not share the file system. "
+                "`#RUN send=` and `fetch=` bring files to them and back.",
         usage="[options] FILE",
         examples=f"Serve the jobs in runs.txt from one host, run them on another:\n"
                  f"    alice$ {PROG} runs.txt\n"
