@@ -6844,7 +6844,7 @@ class TerminalConsole(LinePrinter):
         self._request_count()
 
     def _request_count(self) -> None:
-        if self._bar and self._file_counter:
+        if self._file_counter:
             self._file_counter.request_count_if_due()
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
@@ -6862,7 +6862,7 @@ class TerminalConsole(LinePrinter):
     def on_job_over(self, job: Job, state: bytes) -> None:
         self._running.pop(job, None)
         self._results[state] += 1
-        if self._bar and self._file_counter:
+        if self._file_counter:
             self._file_counter.add_result(state)
 
     def on_tick(self) -> None:
@@ -7577,7 +7577,7 @@ class Journal:
             )
         self.network = bool(executor.pool)
         self._starts: dict[str, Fields] = {}    # of runs that have not ended, by the run
-        self._ends: list[tuple[float, Fields]] = []     # with the times (monotonic)
+        self._ends: list[Fields] = []   # `gathered`, until it is written, is the time of the end (monotonic)
         self._flushed_at = -inf        # (monotonic)
 
     def add_start(self, event: Fields) -> None:
@@ -7588,7 +7588,7 @@ class Journal:
     def add_end(self, event: Fields, ended: float) -> None:
         """Add an `end` event.  ended: the time (monotonic)."""
         self._starts.pop(event["run"], None)
-        self._ends.append((ended, event))
+        self._ends.append({**event, "gathered": ended})
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
 
     def flush_after(self, seconds: float) -> None:
@@ -7605,10 +7605,8 @@ class Journal:
 
         def make_lines() -> bytes:
             now = time.monotonic()      # after the wait for other runners' appends
-            for ended, event in ends:
-                event["gathered"] = max(round(now - ended, 3), 0.0)
-            events = [*starts.values(), *(event for _, event in ends)]
-            return "".join(f"{self._encode(event)}\n" for event in events).encode()
+            late = ({**event, "gathered": max(round(now - event["gathered"], 3), 0.0)} for event in ends)
+            return "".join(f"{self._encode(event)}\n" for event in (*starts.values(), *late)).encode()
 
         if starts or ends:
             self._file.write(APPEND_BYTE, make_lines)
@@ -7647,10 +7645,11 @@ class Journal:
         If the state is `!`, it is the last run of the line for readers.
         """
         now = time.time()
-        self._ends.append((time.monotonic(), {
+        self._ends.append({
             "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
-            "state": to_text(state), "cause": "lost with its runner five times", "seconds": 0.0}))
+            "state": to_text(state), "cause": "lost with its runner five times", "seconds": 0.0,
+            "gathered": time.monotonic()})
         self.flush()
 
     def find_other_directory(self, directory: bytes) -> str:
@@ -9110,8 +9109,8 @@ class Runner:
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
-            why = not self.draining and self.runner_stats.find_too_many_failures(self.options.max_failed)
-            if why:
+            if not self.draining and (
+                    why := self.runner_stats.find_too_many_failures(self.options.max_failed)):
                 self._report_and_drain(why)
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
             if ends:
@@ -9868,7 +9867,7 @@ class RunnerProgram(Program):
         if isinstance(self.stdout, Terminal):
             colour = not os.environ.get("NO_COLOR") and not is_dumb
             bar = None if is_dumb else ProgressBar(self.loop.time)
-            file_counter = FileCounter(file, self.executor) if file else None
+            file_counter = FileCounter(file, self.executor) if file and bar else None
             return [TerminalConsole(self.stdout, with_output, file_counter, bar, colour, is_recorded)]
         return [Console(self.stdout, with_output)]
 
@@ -9905,13 +9904,11 @@ class RunnerProgram(Program):
         summary = await jobs.summarize(runner)
         await runner.wait_unless_killed(self.executor.flush())
         self.report_pending_records()
-
-        def was_killed() -> bool:
-            return bool(runner.kill_signal)
-
-        await self.wait_until_printed(self.stdout, was_killed)
+        await self.wait_until_printed(self.stdout, lambda: runner.kill_signal != 0)
         seconds = self.loop.time() - runner.began
-        exit_status = 128 + runner.kill_signal if was_killed() else self.runner_stats.exit_status(summary)
+        exit_status = self.runner_stats.exit_status(summary)
+        if runner.kill_signal:
+            exit_status = 128 + runner.kill_signal
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
             self.say_closing_line(summary, seconds, retry="-r")
@@ -9919,7 +9916,7 @@ class RunnerProgram(Program):
             # before what the command prints
             await self.stderr.drain()
             await self._hire_successor(summary)
-        await self.wait_until_printed(self.stderr, was_killed)
+        await self.wait_until_printed(self.stderr, lambda: runner.kill_signal != 0)
         return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
 
     async def _hire_successor(self, summary: Summary) -> None:
