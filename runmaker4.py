@@ -7546,7 +7546,6 @@ class Journal:
     GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
     DIRECTORY = re.compile(rb'"directory": ("(?:[^"\\]|\\.)+")')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
-    MAX_MEDIAN_BYTES = 1 << 26
     # of a line; not the end that a server writes for a client that does not come back
     LOSS_OR_END = re.compile(
         rb'"time": ([0-9.]+), "event": "(?:loss|end)", "run": "[^"]*", "line": ([0-9]+), "command": '
@@ -7614,13 +7613,11 @@ class Journal:
 
     def median(self) -> float:
         """Return the median() of the last runs that ended well, of all runners; 0.0 also: unreadable now."""
-        size = self.MEDIAN_BYTES
-        while True:
-            data = self._read_last(size)
-            seconds = self.GOOD_END.findall(data)
-            if len(seconds) >= MIN_ENDED or len(data) < size or size >= self.MAX_MEDIAN_BYTES:
-                return median(map(float, seconds))
-            size *= 4
+        for factor in 1, 4, 16, 64, 256:
+            seconds = self.GOOD_END.findall(self._read_last(factor * self.MEDIAN_BYTES))
+            if len(seconds) >= MIN_ENDED:
+                break
+        return median(map(float, seconds))
 
     def _read_last(self, size: int) -> bytes:
         """Return the last bytes, as many as there are; b'' also: unreadable now."""
@@ -9807,11 +9804,8 @@ class RunnerProgram(Program):
         self.task = f"-j{len(self.slots)} on {label}"
         self.memory = options.memory or available_memory()  # bytes, for all running jobs together
         self.host = os.fsencode(options.name or os.uname().nodename)
-        self.retry = b""                        # states of lines to run again; `r`: orphans (Consumer.retry)
-        if options.retry:
-            self.retry = FAILED + ERROR + RUNNING
-        elif options.resume:
-            self.retry = ERROR + RUNNING
+        # states of lines to run again; `r`: orphans (Consumer.retry)
+        self.retry = FAILED + ERROR + RUNNING if options.retry else ERROR + RUNNING if options.resume else b""
         if options.keep_order and not options.plain:
             raise UsageError("-k requires --plain")
         if options.hire:
