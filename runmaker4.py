@@ -2252,8 +2252,8 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
                 without_jobs = next(settings_without_jobs(file, [last]), "")
         if without_jobs:
             say(without_jobs)
-        size = os.fstat(file.fd).st_size
-        if size and file.pread(1, size - 1) != b"\n":
+        size, last_byte = _read_size_and_last_byte(file)
+        if last_byte not in b"\n":
             say("the last line has no newline, so what >> appends can become part of it (if it is complete: "
                 "echo >>FILE)")
         return size > 0
@@ -2548,8 +2548,8 @@ def connect_in_time(sock: socket.socket, address: bytes | str, seconds: int) -> 
 
     Any user can fill the queue.  With a timeout of Python's connect() would fail then, and not wait.
     """
-    timeval = struct.pack("2l", seconds, 0)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+    # a timeval
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("2l", seconds, 0))
     sock.connect(address)
     sock.settimeout(seconds)
 
@@ -3103,8 +3103,7 @@ class JobReader(Opened):
         last_byte = self.reader.pread(1, max(size - 1, 0))
         tail = size, last_byte
         if tail != self._tail:
-            is_first_look = self._tail is None
-            needs_no_wait = is_first_look and last_byte == b"\n"
+            needs_no_wait = self._tail is None and last_byte == b"\n"      # at the first look
             self._tail = tail
             self._tail_since = -inf if needs_no_wait else now
         unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
@@ -5716,18 +5715,17 @@ class FileJobs:
         # jobs that do not fit only because slots are out of service are left
         consumers = () if runner.slots.each_had_job else (self._consumer,)
         self._consumer.capacity = runner.full_capacity
-        for attempt in range(1, self._reader.MAX_LOOKS + 1):
-            is_last_attempt = attempt == self._reader.MAX_LOOKS
+        for looks_left in reversed(range(self._reader.MAX_LOOKS)):
             try:
                 summary = await self.executor.call(self._summarize_now, consumers)
-                if runner.kill_signal or is_last_attempt or not self._can_change_soon(summary):
+                if runner.kill_signal or not looks_left or not self._can_change_soon(summary):
                     return summary
             except OSError as error:
                 # with --follow, such a file has no jobs
                 file_never_came = error.errno == errno.ENOENT and not self._file.is_open
                 if file_never_came and runner.options.follow:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))
-                if runner.kill_signal or runner.claim_error or is_last_attempt:
+                if runner.kill_signal or runner.claim_error or not looks_left:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
             await asyncio.sleep(self.interval)
@@ -6621,8 +6619,8 @@ class Rate:
     def per_second(self, now: float) -> float:
         """Return the jobs processed per second, up to `now`; 0: none, or unknown: no time left is shown."""
         times = [timestamp for timestamp, _ in self._changes]
-        pauses = (after - before for before, after in zip(times, times[1:]))
-        min_seconds = max(self.MIN_SECONDS, 2 * max(pauses, default=0.0))
+        two_waves = (2 * (after - before) for before, after in zip(times, times[1:]))
+        min_seconds = max([self.MIN_SECONDS, *two_waves])
         while len(self._changes) > self.MIN_CHANGES and now - self._changes[1][0] > min_seconds:
             self._changes.popleft()
         first_time, first_processed = self._changes[0]
