@@ -2252,8 +2252,8 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
                 without_jobs = next(settings_without_jobs(file, [last]), "")
         if without_jobs:
             say(without_jobs)
-        size, last_byte = _read_size_and_last_byte(file)
-        if last_byte not in b"\n":
+        size = os.fstat(file.fd).st_size        # also of a file that is replaced just now
+        if size and file.pread(1, size - 1) != b"\n":
             say("the last line has no newline, so what >> appends can become part of it (if it is complete: "
                 "echo >>FILE)")
         return size > 0

@@ -177,8 +177,8 @@ RECIPES = {
         instead={"sleep 3": "until [ -e killed ]; do sleep 0.05; done",
                  "sleep 1; kill -9": "until [ $(grep -c ^r runs.txt) = 2 ]; do sleep 0.05; done; kill -9",
                  # a runner that comes before the end of those jobs leaves them alone
-                 "sleep 4": "touch killed; until [ $(runwait4.py --status runs.txt | grep -c '(orphan)') = 2 ]\n"
-                            "do sleep 0.05; done"},
+                 "sleep 4": "touch killed\nuntil [ $(runwait4.py --status runs.txt | "
+                            "grep -c '(orphan)') = 2 ]; do sleep 0.05; done"},
         states="dddd", typed=True),
     "runmaker4.py -d -j0 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt":
         Recipe(jobs(".."), after="runwait4.py -e runs.txt; test -s runs.txt.out/journal", states="dd"),
