@@ -2790,8 +2790,8 @@ class LockTable(LockTableReader):
             yield locked
         finally:
             self.locked_now = range(0)
-            if locked:
-                # EIO, ESTALE: lost; all writes were synced.  EBADF: closed in the block
+            if locked and self.is_open:         # it can have been closed in the block
+                # EIO, ESTALE: lost; all writes were synced
                 with suppress(OSError):
                     unlock(self.fd, offset, length)
 
