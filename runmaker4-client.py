@@ -1348,6 +1348,7 @@ class RemoteJobs:
             # with -1, when each slot has had its job, jobs remain on purpose
             jobs_left=summary.boolean("left") and not self._runner.slots.each_had_job,
             first_stray=summary.integer("first_stray"),
+            with_jobs=frozenset([NOBODY] * summary.boolean("stopped")),
             without_jobs={NOBODY: summary.text("lack")},
         )
 

@@ -1571,7 +1571,8 @@ def make_summary_fields(summary: Summary | None, client: Client) -> Fields | Non
         now=summary.counts._asdict(),           # by state
         bad=summary.bad_lines,                  # numbers of failed lines
         again=summary.can_retry,                # by -r
-        left=summary.counts.new > 0 and client not in {*summary.without_jobs, *summary.with_jobs},   # for it
+        left=summary.counts.new > 0 and client not in summary.without_jobs,     # for this client
+        stopped=client in summary.with_jobs,    # by a failure above: all that is left for this client
         first_stray=summary.first_stray,        # a line that is neither a job nor a comment; 0: none
         lack=summary.without_jobs.get(client, ""),
     )

@@ -117,7 +117,7 @@ class Orphans(LifeSign):
     def test_only_the_first_ten_are_named_and_all_are_counted(self) -> None:
         self.write("# comment\n" + "r true\n" * 12)
         ended = self.run_script(RUNMAKER, "runs.txt")
-        *said, closing = ended.err.decode().splitlines()
+        *said, closing, _ = ended.err.decode().splitlines()     # the last one names the next command
         named = [line.split(": ")[2] for line in said if "is r without a lock" in line]
         self.assertEqual(named, [f"line {number}" for number in range(2, 12)])
         self.assertIn("12 error", closing)

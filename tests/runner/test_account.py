@@ -182,7 +182,8 @@ class LateJobs(TcpCase):
 
         def count(new: int, running: int) -> Message:
             now = dict(new=new, running=running, done=0, failed=0, error=0, held=0)
-            account = dict(now=now, bad=[], again=False, left=new > 0, first_stray=0, lack="")
+            account = dict(now=now, bad=[], again=False, left=new > 0, first_stray=0, stopped=False,
+                           lack="")
             return dict(type="account", account=account)
 
         def serve(peer: Peer) -> None:

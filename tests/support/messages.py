@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 ACCOUNT = dict(now=dict(new=1, running=1, done=1, failed=1, error=0, held=0), bad=[4], again=True, left=True,
-               first_stray=5, lack="")
+               first_stray=5, stopped=True, lack="")
 # of a run
 BEGIN = dict(type="begin", time=1.5, run="insider-1-2-3", slot="1", pid=1, promised=4096)
 END = dict(type="end", state="d", exit=0, signal=0, cause="", seconds=1.5, cpu=0.5, memory=4096,
