@@ -285,7 +285,9 @@ def job_file_page() -> str:
         text = (HERE.parent.parent / document).read_text("utf-8")
         found = dict(re.findall(r"^## (.*)\n((?:(?!## ).*\n)*)", text, re.MULTILINE))
         for title in titles:
-            parts[title.upper()] = "\n".join(blocks(found[title])).removeprefix(".PP\n")
+            # a paragraph begins behind a heading anyway
+            chapter = re.sub(r"(?m)^(\.SS .*\n)\.PP\n", r"\1", "\n".join(blocks(found[title])))
+            parts[title.upper()] = chapter.removeprefix(".PP\n")
     return page("runmaker4", 5, "the job file", parts)
 
 

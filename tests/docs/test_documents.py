@@ -456,6 +456,7 @@ RECIPES = {
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
+    "#RUN slots=2": "runmaker4.py -j8 runs.txt",
     "#RUN slots=4": "runmaker4.py -j8 runs.txt",
     "#RUN host=cpu": "for name in cpu gpu; do runmaker4.py --name $name --slots 0 runs.txt || true; done",
     "#RUN memory=4G,16G": "runmaker4.py --memory 60G runs.txt",
