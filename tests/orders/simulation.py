@@ -1210,8 +1210,11 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     world.done.clear()
     world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
     world.times = (0.001, 0.1, 0.7, 1.5)
+    # once a failure has stopped all lines of host one, its runner exits, and a later one of another host
+    # must not make that failure new: that one would wait for ever
+    retries = (b"",) if any(b"host=one" in line for line in lines) else (b"", b"", b"er", b"!er")
     runners = make_runners(world, [*draws.choices(hosts[:2], k=draws.choice((1, 1, 2))), hosts[0]],
-                           (b"", b"", b"er", b"!er"), (0.0, 0.0, 0.5, 4.0))
+                           retries, (0.0, 0.0, 0.5, 4.0))
     world.actors += runners
     world.fates = set(blows)
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:-1], blows)))
