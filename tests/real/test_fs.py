@@ -380,7 +380,8 @@ class OnGluster(Hosts):
         runner = self.start(self.alice, "runmaker4.py -j3 --resume runs.txt")
         self.wait_marks("^start .*A$", 3)
         self.alice.cut()
-        other = self.start(self.bob, "runmaker4.py -j3 --resume --follow runs.txt")
+        # lost for the second time in a row, each of them takes all slots of its runner
+        others = [self.start(self.bob, "runmaker4.py -j1 --resume --follow runs.txt") for _ in range(3)]
         self.wait_marks("^start .*B$", 3)
         self.alice.join()
         stopped = rb"line (\d): another runner took over this job; stopping our copy"
@@ -388,8 +389,9 @@ class OnGluster(Hosts):
         self.open_gate(self.bob)
         self.wait_states("ddd")
         runner.wait(SLOW)
-        other.signal(signal.SIGUSR1)
-        self.finish(other)
+        for other in others:
+            other.signal(signal.SIGUSR1)
+            self.finish(other)
 
 
 class OnReplicatedGluster(Hosts):
