@@ -589,9 +589,11 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
     awaited: the lines, with the states before the c.
     """
     deadline = time.monotonic() + MAX_EXIT_WAIT_SECONDS
-    while awaited and time.monotonic() < deadline:
+    while awaited:
         time.sleep(0.05)
         file.open_to_write()
+        # without a runner nobody will kill a job; asked first: a job and then its runner can exit meanwhile
+        is_last_check = time.monotonic() > deadline or file.has_no_other_users()
         checked, awaited = awaited, []
         for line in checked:
             state = file.state_at(line)
@@ -606,7 +608,7 @@ def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCount
                 change_counts.changed[line.state] -= 1
                 change_counts.add_refusal(line.number,
                                           "has moved or changed since (look, and run this again)")
-        if file.has_no_other_users():           # so no runner will kill the job
+        if is_last_check:
             break
     if awaited:
         name_living_jobs(file, awaited, change_counts)

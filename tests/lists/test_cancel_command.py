@@ -25,6 +25,16 @@ def note_and_ask(file, command):
     return can_run(file, command)
 runset4.JobFile.can_run_another_copy = note_and_ask
 """
+# runset4.py, that has asked so twice, stands still until the runner is gone, and looks for it then
+STANDS_STILL = """
+import os, time
+has_no_other_users = runset4.JobFile.has_no_other_users
+def stand_still_and_look(file):
+    while os.path.exists("asked") and os.path.getsize("asked") > 1 and not os.path.exists("gone"):
+        time.sleep(0.01)
+    return has_no_other_users(file)
+runset4.JobFile.has_no_other_users = stand_still_and_look
+"""
 
 
 def waiting(seconds: float) -> str:
@@ -60,6 +70,7 @@ class Cancel(CancelCase):
             wait_until(lambda: b"c" + line[1:] in self.read().splitlines())
             wait_until(lambda: len(self.wait_file("asked")) > 1, what="it is asked again")
             runmaker4.unlock(fd, 0, 0)
+            self.write("", "gone")
         thread = threading.Thread(target=runner)
         thread.start()
         self.addCleanup(thread.join)
@@ -69,6 +80,12 @@ class Cancel(CancelCase):
         self.hold(1)
         self.assertEqual(self.cancel("1-2"), b"")
         self.assertEqual(self.states(), "ccd")
+
+    def test_a_job_that_has_ended_since_it_was_looked_for_does_not_live_on_without_its_runner(self) -> None:
+        self.write("r echo a\n")
+        self.hold(1)
+        self.assertEqual(self.cancel(1, patch=waiting(DEADLINE) + STANDS_STILL), b"")
+        self.assertEqual(self.states(), "c")
 
     def test_what_does_not_run_is_named_each(self) -> None:
         self.write("d echo a\n# no job\nr echo b\n")

@@ -38,8 +38,8 @@ import os, runset4
 class UntilEnough(float):
     def __radd__(self, now):
         return self
-    def __gt__(self, now):
-        return not os.path.exists("enough")
+    def __lt__(self, now):
+        return os.path.exists("enough")
 runset4.MAX_EXIT_WAIT_SECONDS = UntilEnough()
 """
 
