@@ -7643,8 +7643,8 @@ class Journal:
         self._ends.append({
             "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
-            "state": to_text(state), "cause": "lost with its runner five times", "seconds": 0.0,
-            "gathered": time.monotonic()})
+            "state": to_text(state), "cause": "lost with its runner" + " five times" * (state == FAILED),
+            "seconds": 0.0, "gathered": time.monotonic()})
         self.flush()
 
     def find_other_directory(self, directory: bytes) -> str:
