@@ -3672,17 +3672,21 @@ class JobFile(JobReader):
 
         Raises OSError(EAGAIN): not all could be marked.
         """
-        fd, lines = self.lock_table.fd, self.find_lines_in_doubt()
-        if self._has_mark or lines is None or not lock(fd, MARK_BYTE):
+        fd = self.lock_table.fd
+        if self._has_mark or self.find_lines_in_doubt() is None or not lock(fd, MARK_BYTE):
             return
         try:
+            # again: another starter can have settled the mark, and have run these lines since
+            lines = self.find_lines_in_doubt()
+            if lines is None:
+                return
             if lines:
                 self.say_once("power", f"{describe_lines_in_doubt(line.number for line in lines)}: marked e "
                                        "(--resume runs them again)")
             if not all(self.change_state(line, ERROR).new_state for line in lines):
                 raise OSError(errno.EAGAIN, "another process holds up one of these lines")
             os.fsync(self.fd)
-            self.leave_mark()
+            os.ftruncate(fd, INODE_LINE_SIZE)
         finally:
             unlock(fd, MARK_BYTE)
 

@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
-from typing import Any
+from typing import Any, Callable
 
 import runmaker4
 from tests.support.processes import MARK, Ended, marked, wait_until
@@ -417,6 +417,71 @@ class Promises(PowerCase):
                     equal = {pairs[at - 1][1] for at in lost}
                     self.assertLessEqual(found, {at for at, pair in enumerate(pairs, 1) if pair[1] in equal})
                     self.assertLessEqual(len(lost), len(found))
+
+
+class TwoStarters(PowerCase):
+    """Another starter settles the mark after this one has found lines in doubt, before it locks the byte."""
+
+    def open_file(self, boot: bytes) -> runmaker4.JobFile:
+        file = runmaker4.JobFile(str(self.dir / "runs.txt"), say=self.said.append)
+        file.boot = boot.ljust(runmaker4.BOOT_SIZE)
+        runmaker4.check_lock_file(file)
+        file.open_to_write()
+        return file
+
+    def settle_after(self, what_the_other_does: Callable[[runmaker4.JobFile], None]) -> None:
+        """Cut the power at one done line; the other settles it, and goes on, while the second one starts."""
+        self.said: list[str] = []
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.dir / ".runs.txt.lock")
+        self.write(". true\n")
+        cut_off = self.open_file(b"one")
+        cut_off.join_mark()
+        cut_off.close_files()
+        self.write("d true\n")
+        other, late = self.open_file(b"two"), self.open_file(b"two")
+        find = late.find_lines_in_doubt
+
+        def find_in_time() -> list[runmaker4.Line] | None:
+            late.find_lines_in_doubt = find     # type: ignore[method-assign]
+            lines = find()
+            other.settle_mark()
+            what_the_other_does(other)
+            return lines
+
+        late.find_lines_in_doubt = find_in_time     # type: ignore[method-assign]
+        late.settle_mark()
+        other.close_files()
+        late.close_files()
+        self.assertEqual(len(self.said), 1)
+
+    def run_line(self, other: runmaker4.JobFile) -> None:
+        other.join_mark()
+        self.set_state(1, "d")
+
+    def test_the_line_is_marked_once(self) -> None:
+        self.settle_after(lambda other: None)
+        self.assertEqual((self.states(), self.mark_in_file()), ("e", b""))
+
+    def test_the_other_has_run_the_line_and_has_ended(self) -> None:
+        def run_and_end(other: runmaker4.JobFile) -> None:
+            self.run_line(other)
+            other.leave_mark()
+            other.close_files()
+
+        self.settle_after(run_and_end)
+        self.assertEqual((self.states(), self.mark_in_file()), ("d", b""))
+
+    def test_the_other_has_run_the_line_and_works_on_or_was_killed(self) -> None:
+        def run_and_be_killed(other: runmaker4.JobFile) -> None:
+            self.run_line(other)
+            other.close_files()
+
+        for run in self.run_line, run_and_be_killed:
+            with self.subTest(run=run):
+                self.settle_after(run)
+                self.assertEqual(self.states(), "d")
+                self.assertEqual(self.mark_in_file().strip(b"\0"), b"two".ljust(runmaker4.BOOT_SIZE))
 
 
 class RealDisk(RunCase):
