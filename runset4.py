@@ -1962,9 +1962,10 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
-        # a --follow runner that has waited for the file sees it an interval later
+        # a --follow runner that has waited for the file sees it, and the lock file, an interval later
         age = time.time() - os.fstat(file.lock_table.fd).st_mtime
-        idle_text = " (no runner is at work)" * (age > 2 * file.interval and file.has_no_other_users())
+        was_seen = age > 2 * file.interval or Scan(file.reader, file.start, OUR_STATES[1:]).next()
+        idle_text = " (no runner is at work)" if was_seen and file.has_no_other_users() else ""
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")
     return 0

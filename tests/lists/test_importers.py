@@ -220,14 +220,15 @@ class Said(ImportCase):
         with locked(lock_fd, runmaker4.PRESENCE_BYTES + 7):
             ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
             self.assertEqual(ended.err, b"runset4.py: runs.txt: 1 line added\n")
-        # a --follow runner that has waited for the file has not seen it yet
+        # a --follow runner that has waited for the file has not seen it yet; at its exit a runner touches
+        # the lock file
         hour = time.time() + 3600
-        os.utime(self.dir / ".runs.txt.lock", (hour, hour))
-        ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
-        self.assertEqual(ended.err, b"runset4.py: runs.txt: 1 line added\n")
-        os.utime(self.dir / ".runs.txt.lock", (0, 0))
-        ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
-        self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: 1 line added{IDLE}\n"))
+        for line, lock_file_time, idle in (". true", hour, ""), (". true", 0, IDLE), ("d true", hour, IDLE):
+            with self.subTest(line=line, lock_file_time=lock_file_time):
+                self.write(f"{line}\n")
+                os.utime(self.dir / ".runs.txt.lock", (lock_file_time, lock_file_time))
+                ended = self.run_script(RUNSET, "runs.txt", "--add", "echo a")
+                self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: 1 line added{idle}\n"))
 
     def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
         added = ("--add", "echo a"), ("--add-list", "list"), ("--add-tests", "tests"), ("--add-jobs", "queue")
