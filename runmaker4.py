@@ -715,8 +715,7 @@ def job_lock_offsets(command: bytes) -> range:
 def find_held_job_locks(fd: int) -> Iterator[range]:
     """Yield ranges of job locks that others hold, but none with a command mutex, such as a whole bucket."""
     for locked in other_locks(fd, 0, BUCKETS_END):
-        mutex_of_bucket = locked.start | MUTEX_OFFSET
-        if mutex_of_bucket not in locked:
+        if locked.start | MUTEX_OFFSET not in locked:           # the mutex
             yield locked
 
 
@@ -1765,8 +1764,7 @@ class Directives(NamedTuple):
         try:
             directive = parse_directive(line.text)
         except ValueError as error:
-            first_error = self.error or f"line {line.number}: {error}"
-            return self._replace(settings=NO_SETTINGS, error=first_error)
+            return self._replace(settings=NO_SETTINGS, error=self.error or f"line {line.number}: {error}")
         if isinstance(directive, JobSettings):
             return self._replace(settings=replace(directive, line=line))
         if directive == "end":
@@ -1809,8 +1807,7 @@ class Consumer:
         lack = (f"{needs.slots} slots of {own.slots}" if needs.slots > own.slots
                 else f"{memory_text(needs.memory)} of {memory_text(own.memory)}" if needs.memory > own.memory
                 else f"host {join_first_few(settings.hosts)}")
-        fits = self.fits(settings, below_end=False)
-        return "" if fits else printable(f"line {line.number} needs {lack}")
+        return "" if self.fits(settings, below_end=False) else printable(f"line {line.number} needs {lack}")
 
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
@@ -2104,8 +2101,8 @@ class Above:
             names = [pattern] if pattern in self.names else fnmatch.filter(self.names, pattern)
             awaited += [named for name in names if (named := self.names[name])]
             if not (names or self.scope.error):
-                error = f"line {line.number}: after={printable(pattern)}: no #RUN line above has that name="
-                self.scope = self.scope._replace(error=error)
+                self.scope = self.scope._replace(error=(
+                    f"line {line.number}: after={printable(pattern)}: no #RUN line above has that name="))
         if awaited:
             settings.awaited = sorted(awaited, key=lambda named: named.bad is not None)
         if settings.name:
@@ -2120,16 +2117,13 @@ class Above:
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
-        is_barrier = self.scope.barrier is directive
-        if not is_barrier:
+        if self.scope.barrier is not directive:
             return None
         if self.unfinished:
             return Block(Why.WAITS, directive)
-        is_barrier_check = self.scope.check
-        if is_barrier_check:
+        if self.scope.check:
             # only a scan from the top knows line numbers; mostly a shorter one shows that none is needed
-            unchecked_start = max(self.checked_offset, file.start)
-            bad_line = _first_line_between(unchecked_start, directive, file, bad_states)
+            bad_line = _first_line_between(max(self.checked_offset, file.start), directive, file, bad_states)
             if bad_line:
                 bad_line = _first_line_between(file.start, directive, file, bad_states)
             if bad_line:                        # also in the second scan: the state can have changed
@@ -2628,8 +2622,7 @@ class LockTableReader(Opened):
         """Return how many job locks of a command are held, by any process."""
         if not self.is_open:
             return 0
-        held = other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)
-        return sum(map(len, held))
+        return sum(map(len, other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)))
 
     def is_held(self, offset: int) -> bool:
         return not is_free(self.fd, offset)
@@ -2949,8 +2942,9 @@ class LockTable(LockTableReader):
         if is_job_alive:
             self.trim_bucket(job_lock.bucket)
         del self.job_locks[job_lock.offset]
-        has_bucket = self.buckets.pop(job_lock.bucket, None)
-        start, length = (job_lock.bucket, BUCKET_SIZE) if has_bucket else (job_lock.offset, 1)
+        start, length = job_lock.offset, 1
+        if self.buckets.pop(job_lock.bucket, None):
+            start, length = job_lock.bucket, BUCKET_SIZE
         if not is_job_alive:
             with suppress(OSError):          # EIO, ESTALE: already lost
                 unlock(job_lock.fd, start, length)
@@ -3168,9 +3162,7 @@ class JobReader(Opened):
                         del remaining.all[consumer]
                     if not remaining.all and keep_above is not None:        # none may exit
                         return Summary(count_states(snapshot))
-            elif line.state == RUNNING and not (looks and self.is_orphan(line)):
-                snapshot.running.append(line)
-            else:
+            elif line.state != RUNNING or (looks and self.is_orphan(line)):
                 if line.state == RUNNING:
                     snapshot.orphans.append(line)
                 else:
@@ -3277,8 +3269,7 @@ class JobReader(Opened):
         near: the offset of the line.
         """
         living_copies = self.lock_table.count_job_locks(command)
-        needed_lines = living_copies + 1 if for_orphan else living_copies
-        return not living_copies or self._has_running_lines(command, needed_lines, near)
+        return not living_copies or self._has_running_lines(command, living_copies + for_orphan, near)
 
     def _has_running_lines(self, command: bytes, at_least: int, near: int) -> bool:
         """Return True if at least so many lines of a command are `r`.
@@ -3566,9 +3557,8 @@ class JobFile(JobReader):
         attempt = Attempt(LineCheck.LOCKED)
         with self.command_mutex(line.command, self.walk_patience) as locked:
             if locked:
-                is_orphan = line.state == RUNNING
                 # a finished line made new changes neither h nor R
-                attempt = self.check_claimable(line, NO_SETTINGS, needs_room=is_orphan)
+                attempt = self.check_claimable(line, NO_SETTINGS, needs_room=line.state == RUNNING)
             if attempt.check is LineCheck.OPEN:
                 self.write(line, state)
                 attempt.new_state = state
@@ -3589,8 +3579,7 @@ class JobFile(JobReader):
         if settings.line and self.state_at(settings.line) is None:
             raise FileChangedError
         is_orphan = line.state == RUNNING
-        is_edited = data[:1] != line.state
-        if is_edited or (is_orphan and self.lock_table.is_held(own_job_lock_offset(line))):
+        if data[:1] != line.state or (is_orphan and self.lock_table.is_held(own_job_lock_offset(line))):
             return Attempt(LineCheck.CHANGED, data)       # since it was found
         if not committed:
             return Attempt(LineCheck.APPENDING, data)
@@ -4042,9 +4031,7 @@ class JobQueue:
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         # pauses grow: to read a long file each second costs half a core
-        seconds_missing = now - job.absent_since
-        pause = min(seconds_missing / 2, 60 * self.file.interval)
-        return now - self._searched_at >= pause
+        return now - self._searched_at >= min((now - job.absent_since) / 2, 60 * self.file.interval)
 
     def _reconcile_commands(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
         """Give these jobs lines `r` and job locks again.
@@ -4088,8 +4075,8 @@ class JobQueue:
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
         # step 1; a job whose result is written needs no lock
-        unwritten = (job for job in our_jobs if job not in written)
-        self._take_back_job_locks(unwritten, len(unused_running) - job_locks)
+        self._take_back_job_locks((job for job in our_jobs if job not in written),
+                                  len(unused_running) - job_locks)
         # no other line for a job whose state is set, by the user or as the result
         missing = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
@@ -4570,8 +4557,7 @@ class Walk:
 
         On a local file system, and at a server, take the first.
         """
-        is_runner_on_network = self._file.network and not self._starts_groups
-        self._to_pass = os.urandom(1)[0] % count if is_runner_on_network else 0
+        self._to_pass = os.urandom(1)[0] % count if self._file.network and not self._starts_groups else 0
 
     def _go_back_to_passed(self) -> None:
         """Go back to the first line that was passed.  Raises FileChangedError."""
@@ -4608,8 +4594,7 @@ class Walk:
             line, needs = self._waiting_for_capacity[consumer]
             if line.offset not in state_at_offset:
                 state_at_offset[line.offset] = self._file.state_at(line)
-            has_line_changed = state_at_offset[line.offset] != line.state
-            if consumer.free.holds(needs) or has_line_changed:
+            if consumer.free.holds(needs) or state_at_offset[line.offset] != line.state:
                 del self._waiting_for_capacity[consumer]
 
     # -- jobs that are met -----------------------------------------------------------------------------------
@@ -4734,9 +4719,8 @@ class Walk:
         elif suspicion is Suspicion.PROVED:
             can_run_again = (not scope.error and not scope.settings.together
                              and self._resuming_consumers.any_fits(scope))
-            state = NEW if can_run_again else ERROR
-            write = partial(self._orphans.write_next_state, line, state)
-            attempt = self._try_change(line, write)
+            attempt = self._try_change(line, partial(
+                self._orphans.write_next_state, line, NEW if can_run_again else ERROR))
             if attempt.new_state == NEW:
                 self.scan.seek_back(line)       # to claim it
             elif attempt.new_state:
@@ -5146,8 +5130,7 @@ class Cursor:
         if walk.seconds_until_trusted:
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
-            intervals = 1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS
-            waits.append(self.interval * intervals)
+            waits.append(self.interval * (1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS))
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
@@ -5338,7 +5321,7 @@ def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     if settings.together:
         text += f", which is of the group {printable(settings.together)} ({settings.where})"
     elif awaited.state != RUNNING and not settings.suits_all:
-        text += f", which waits for {settings}"         # such as 'host bob (...)'
+        text += f", which waits for {settings}"         # 'host bob (...)'
     return BlockReason(text)
 
 
@@ -5664,8 +5647,8 @@ class FileJobs:
             if consumer in result.exits:
                 return replace(result, may_exit=True, why_left=result.exits[consumer])
         elif self._file.mount.is_nfs:
-            loop = asyncio.get_running_loop()
-            self._trims[result] = loop.call_later(self.SHORT_SECONDS, self._on_long_job, result)
+            self._trims[result] = asyncio.get_running_loop().call_later(
+                self.SHORT_SECONDS, self._on_long_job, result)
         return result
 
     def _on_long_job(self, job: Job) -> None:
@@ -5706,8 +5689,8 @@ class FileJobs:
         was_only_runner = self._file.has_no_other_users()
         self._reader.open_files()
         summary = self._reader.summarize(consumers)
-        is_only_runner = was_only_runner and self._file.has_no_other_users()
-        has_unsupervised_jobs = summary.counts.running > 0 and is_only_runner
+        has_unsupervised_jobs = (
+            summary.counts.running > 0 and was_only_runner and self._file.has_no_other_users())
         return replace(summary, jobs_left=summary.jobs_left or has_unsupervised_jobs)
 
     async def _summarize_at_exit(self, runner: Runner) -> Summary | None:
@@ -5726,8 +5709,7 @@ class FileJobs:
                     return summary
             except OSError as error:
                 # with --follow, such a file has no jobs
-                file_never_came = error.errno == errno.ENOENT and not self._file.is_open
-                if file_never_came and runner.options.follow:
+                if error.errno == errno.ENOENT and not self._file.is_open and runner.options.follow:
                     return Summary(Counts(0, 0, 0, 0, 0, 0))
                 if runner.kill_signal or runner.claim_error or not looks_left:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
@@ -6012,8 +5994,7 @@ class ProcessTable:
         """
         # a shell that outlived its command would start the next one
         session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
-        shell_first = sorted(session, key=lambda pid: pid != shell.pid)
-        todo = deque(shell_first)
+        todo = deque(sorted(session, key=lambda pid: pid != shell.pid))         # the shell first
         for tag in shell.tags:
             todo += self.tagged.get(tag, [])
         found: dict[int, None] = {}
@@ -6098,8 +6079,8 @@ class OomKills:
 
     def recent_count(self) -> int:
         """Return the count of at most MAX_AGE_SECONDS ago."""
-        is_recent = time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
-        return self._count if is_recent else self.read_count()
+        return (self._count if time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
+                else self.read_count())
 
     def read_count(self) -> int:
         """Return the number of kills; 0 if the kernel does not count them."""
@@ -6695,8 +6676,7 @@ class ProgressBar:
         # a text must leave 8 columns for the bar
         text = next((text for text in texts if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
-        drawn_bar = f"[{bar(counts, width)}]" if width > 0 else ""
-        return text.replace("[]", drawn_bar)[:max(columns - 1, 0)]
+        return text.replace("[]", f"[{bar(counts, width)}]" if width > 0 else "")[:max(columns - 1, 0)]
 
 
 # ---- the console -------------------------------------------------------------------------------------------
@@ -6858,8 +6838,7 @@ class TerminalConsole(LinePrinter):
         if run_result.cause != "timeout":       # otherwise the text has the time
             result_text += f" in {human_time(run.duration)}"
         line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
-        is_red = self._colour and not is_done
-        self._print(self.RED + line[:-1] + PLAIN + b"\n" if is_red else line)
+        self._print(self.RED + line[:-1] + PLAIN + b"\n" if self._colour and not is_done else line)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         self._running.pop(job, None)
@@ -7046,14 +7025,13 @@ class LogFile(Sink):
 
     def on_tick(self) -> None:
         for record in self.records.values():
-            file_system_answers = self.executor.backlog < Writer.HIGH_BACKLOG
-            if record.changed and file_system_answers:
+            if record.changed and self.executor.backlog < Writer.HIGH_BACKLOG:
                 self._write_record(record)
 
     def _add_line(self, record: Record, name: bytes, text: bytes) -> None:
         """Add a line such as b': stdout (alice,601): text'."""
-        shown = text[:self.WIDTH + 4]
-        record.lines.append(b"%s%s %s: %s" % (self.PREFIX[name], name, record.run.host_and_pid, shown))
+        record.lines.append(b"%s%s %s: %s" % (
+            self.PREFIX[name], name, record.run.host_and_pid, text[:self.WIDTH + 4]))
 
     def _write_record(self, record: Record) -> None:
         """Write a record over its last version, padded to the fixed size."""
@@ -7162,9 +7140,6 @@ class RecordFile:
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
 
-    def append(self, lines: bytes) -> None:
-        self.write(APPEND_BYTE, lambda: lines)
-
     def write(self, offset: int, make_record: Callable[[], bytes]) -> None:
         """Write a record at an offset, or wait and try again; report a record that is given up.
 
@@ -7233,8 +7208,7 @@ class RecordFile:
             while written < len(data):
                 written += os.write(self.fd, data[written:])
         finally:
-            written_bytes = max(written - len(header_or_newline), 0)
-            del record[:record.rfind(b"\n", 0, written_bytes) + 1]
+            del record[:record.rfind(b"\n", 0, max(written - len(header_or_newline), 0)) + 1]
 
     def _write_locked(self, offset: int, record: bytearray) -> None:
         """Lock bytes at an offset, write a record there (APPEND_BYTE: append it), and sync it."""
@@ -7320,7 +7294,7 @@ class JobLog(Sink):
             run_result.signal,
             run.job.command.replace(b"\t", b" "),
         )
-        self.executor.post(self.file.append, line, size=len(line))
+        self.executor.post(self.file.write, APPEND_BYTE, lambda: line, size=len(line))
 
 
 class OutputFile:
@@ -7654,8 +7628,9 @@ class Journal:
     def find_other_directory(self, directory: bytes) -> str:
         """Return where the last run ran, if none of the last ones ran in this directory; otherwise ''."""
         ran_in = self.DIRECTORY.findall(self._read_last(self.MEDIAN_BYTES))
-        is_known = not ran_in or self._encode(to_text(directory)).encode() in ran_in
-        return "" if is_known else to_text(ran_in[-1])
+        if not ran_in or self._encode(to_text(directory)).encode() in ran_in:
+            return ""
+        return to_text(ran_in[-1])
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -7736,12 +7711,11 @@ class OutDir(Sink):
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         # on_started() has made an entry, unless the run could not be started
         entry = self._entries.pop(run, None) or self._new_entry(run)
-        ended = run.started + run.duration
-        self.executor.post(self._write_end, entry, end_fields(run, run_result), ended)
+        self.executor.post(self._write_end, entry, end_fields(run, run_result), run.started + run.duration)
         # on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
-            loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self.journal.END_GATHER_SECONDS, self.flush)
+            self._flush_timer = asyncio.get_running_loop().call_later(
+                self.journal.END_GATHER_SECONDS, self.flush)
 
     def on_tick(self) -> None:
         now = time.monotonic()
@@ -8018,8 +7992,7 @@ class RunnerStats:
         if self.unwritten_lines or self.had_errors:
             return 1
         # another runner can have started our jobs in error again
-        may_run_elsewhere = self.results[ERROR] and summary.counts.running
-        return int(bool(may_run_elsewhere))
+        return int(bool(self.results[ERROR] and summary.counts.running))        # perhaps elsewhere
 
     def closing_line(self, summary: Summary | None, seconds: float, retry: str) -> str:
         """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.

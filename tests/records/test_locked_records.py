@@ -183,6 +183,9 @@ class RecordFileCase(FileCase):
                                              [b"2", b"f"], say, say, self.lost.append)
         self.addCleanup(os.close, self.file.fd)
 
+    def append(self, line: bytes) -> None:
+        self.file.write(runmaker4.APPEND_BYTE, lambda: line)
+
 
 class Waits(RecordFileCase):
     """When records wait, and what is said."""
@@ -197,9 +200,9 @@ class Waits(RecordFileCase):
             return int(real(fd, bytes(data)[:fits.pop(0)]))
 
         with unittest.mock.patch.object(os, "write", write):
-            self.file.append(b"first\nsecond\nthird\n")
+            self.append(b"first\nsecond\nthird\n")
         self.assertEqual((self.lost, len(self.said)), ([b"second\nthird\n"], 1))
-        self.file.append(b"fourth\n")
+        self.append(b"fourth\n")
         self.assertEqual(self.path.read_bytes(), b"first\nseco\nfourth\n")
 
     def test_a_file_that_is_back_is_opened_only_if_it_is_of_that_kind(self) -> None:
@@ -221,16 +224,16 @@ class Waits(RecordFileCase):
             with self.subTest(kind=kind):
                 self.path.write_bytes(b"")
                 self.make(kind)
-                self.file.append(b"1\n")
+                self.append(b"1\n")
                 with unittest.mock.patch.object(runmaker4.Reader, "pread") as pread:
-                    self.file.append(b"2\n")
+                    self.append(b"2\n")
                 self.assertFalse(pread.called)
                 with open(self.path, "ab") as other:
                     other.write(b"cut")
-                self.file.append(b"3\n")
+                self.append(b"3\n")
                 self.assertEqual(self.path.read_bytes(), b"1\n2\ncut\n3\n")
                 self.path.unlink()
-                self.file.append(b"4\n")
+                self.append(b"4\n")
                 self.assertEqual(self.path.read_bytes(), b"4\n")
 
     def test_on_fuse_the_size_is_asked_for_before_each_append(self) -> None:
@@ -248,11 +251,11 @@ class Waits(RecordFileCase):
             sizes[0] = stat(fd).st_size
 
         with unittest.mock.patch.multiple(os, stat=remember, fstat=remember, utime=ask):
-            self.file.append(b"1\n")
+            self.append(b"1\n")
             sizes[0] = 2
             with open(self.path, "ab") as other:
                 other.write(b"cut")
-            self.file.append(b"3\n")
+            self.append(b"3\n")
         self.assertEqual(self.path.read_bytes(), b"1\ncut\n3\n")
 
     def test_over_a_network_the_first_record_waits_and_the_next_ones_are_tried_once(self) -> None:
@@ -264,10 +267,10 @@ class Waits(RecordFileCase):
                     unittest.mock.patch.object(self.file, "MAX_LOCKED_SECONDS", 0.1):
                 for waits in True, False:
                     with unittest.mock.patch("time.sleep") as sleep:
-                        self.file.append(b"1\n")
+                        self.append(b"1\n")
                     self.assertEqual((sleep.called, self.lost.pop()), (waits, b"1\n"))
                 self.assertIn(text, self.said[0])
-            self.file.append(b"2\n")
+            self.append(b"2\n")
             self.assertEqual((self.path.read_bytes(), self.lost), (b"2\n", []))
 
     def test_a_record_waits_while_others_append_and_for_who_keeps_the_lock_not_for_longer(self) -> None:
@@ -281,14 +284,14 @@ class Waits(RecordFileCase):
 
         self.file.MAX_LOCKED_SECONDS = 0.01
         with unittest.mock.patch.object(runmaker4, "lock", lock):
-            self.file.append(b"1\n")
+            self.append(b"1\n")
         self.assertEqual((self.lost, turns, self.path.read_bytes()[-2:]), ([], [], b"1\n"))
         with unittest.mock.patch.object(runmaker4, "lock", lambda *args: False):
-            self.file.append(b"lost\n")
+            self.append(b"lost\n")
         self.assertEqual(self.lost, [b"lost\n"])
         turns += [True, False, False]           # the file grows again, so nobody has kept the lock since
         with unittest.mock.patch.object(runmaker4, "lock", lock):
-            self.file.append(b"3\n")
+            self.append(b"3\n")
         self.assertEqual((self.lost, self.path.read_bytes()[-2:]), ([b"lost\n"], b"3\n"))
 
     def test_a_journal_gathers_the_longer_the_longer_appends_take(self) -> None:
