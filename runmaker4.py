@@ -4220,7 +4220,8 @@ def check_lock_file(file: JobFile) -> None:
             remedy = LOCK_REMEDIES.get(
                 error.errno or 0,
                 f"jobs are locked in this file: if it is root's, sudo chown --reference={path} {lock_path}; "
-                "if there is none, create an empty file of this name that all users may write",
+                "if a colleague's, they open it with any change by runset4.py; if there is none, create an "
+                "empty file of this name that all users may write",
             )
             raise UsageError(f"{lock_path}: {error_text(error)} ({remedy})") from None
         # Users of a removed lock file switch to the new one within a moment: EBUSY

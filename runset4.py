@@ -1982,7 +1982,8 @@ def run_command(argv: Sequence[str]) -> int:
 
     if path == STDOUT and adds_lines:
         if options.add_jobs or options.new:
-            raise UsageError("--add-jobs and --new require FILE, not - (they add the jobs that FILE lacks)")
+            raise UsageError("--add-jobs and --new require FILE, not - (they add the jobs that FILE lacks; "
+                             "to look first, add to a copy)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
     file = None
