@@ -624,8 +624,8 @@ def name_living_jobs(file: JobFile, lines: Iterable[Line], change_counts: Change
         else:
             # on FUSE the daemon holds the locks, so the kernel does not name the job's processes
             how = ("no process of it is visible here: run this as root, on the host that runwait4.py "
-                   "--status names, or in its container; on FUSE kill it there; a client over TCP kills it "
-                   "when it is back")
+                   "--status names, or in its container; on FUSE kill it there; a stopped runner kills it "
+                   "after kill -CONT; a client over TCP kills it when it is back")
         change_counts.add_refusal(line.number, f"is {state_text}, but its job still runs ({how})")
 
 

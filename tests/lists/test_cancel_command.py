@@ -300,4 +300,5 @@ runmaker4.LockTable.copy_job_lock = lend_from_64_on
         wait_until(lambda: self.exists("ready") or holder.poll() is not None, what="it has the job lock")
         self.assertIn(b"line 1: is c, but its job still runs (no process of it is visible here: run this as "
                       b"root, on the host that runwait4.py --status names, or in its container; on FUSE kill "
-                      b"it there; a client over TCP kills it when it is back)\n", self.cancel(1))
+                      b"it there; a stopped runner kills it after kill -CONT; a client over TCP kills it "
+                      b"when it is back)\n", self.cancel(1))

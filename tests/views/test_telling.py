@@ -218,7 +218,7 @@ class Status(TellingCase):
 
     def test_only_what_a_runner_of_this_host_ran_is_said_to_be_dead(self) -> None:
         """A client's job lives on when its server has died with its keeper, also on this host."""
-        here, again = os.uname().nodename, "(runmaker4.py --resume runs it again)\n"
+        here, again = os.uname().nodename, "(a runner with --resume runs it again, after all new lines)\n"
         for where, host in (({"runner": 7}, "node1"), ({"host": here, "runner": 7}, ""), (None, "its host"),
                             ({"host": here, "runner": runmaker4.PresenceLock.SERVERS + 7}, here)):
             with self.subTest(where=where):
