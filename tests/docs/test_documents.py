@@ -509,7 +509,8 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "docker run --rm --init IMAGE CMD",
     "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
-    "deps = [1, 2]",
+    "deps = [1, 2]", "ls | parallel ./sim", "sem -j3",
+    "CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT CMD",
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
     "* * * * *", "* 20-23,0-7 * * *",
@@ -527,7 +528,7 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
---project --kill --transferfile --return
+--project --kill --transferfile --return --bar --eta --memfree
 """.split())
 
 
