@@ -264,12 +264,12 @@ def duration(text: str, lower_bound: float = 0.0) -> float | None:
 time_limit = partial(duration, lower_bound=-1e6)
 
 
-def integer_between(minimum: int, maximum: int = 1_000_000) -> Callable[[str], int]:
-    """Return an argparse type: a whole number, with both limits allowed."""
+def integer_between(minimum: int, maximum: int = 1_000_000, hint: str = "") -> Callable[[str], int]:
+    """Return an argparse type: a whole number, with both limits allowed.  hint: after the refusal."""
     def parse(text: str) -> int:
         if not (text.isascii() and text.isdigit() and minimum <= int(text) <= maximum):
             raise ArgumentTypeError(
-                f"not a whole number from {minimum} to {maximum}: '{printable(text)}'"
+                f"not a whole number from {minimum} to {maximum}: '{printable(text)}'{hint}"
             )
         return int(text)
     return parse
@@ -308,7 +308,7 @@ def parse_line_ranges(text: str) -> list[range]:
         if not 0 < first <= last:
             raise ArgumentTypeError(
                 f"not a line number or FROM-TO: '{printable(text)}' (such as 17, 5-9 or 1,2,5-9; "
-                "one FILE only)"
+                "one FILE only; new jobs: --add CMD, or --add --template CMD :::)"
             )
         ranges.append(range(first, last + 1))
     return ranges
@@ -372,9 +372,11 @@ def find_script_with_option(option: str) -> str:
     return ""
 
 
-# by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means
+# by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means: one of the same
+# script, or script and option
 OUR_OPTIONS = {"--retry-failed": "-r", "--resume-failed": "-r", "--max-procs": "-j", "-P": "-j",
-               "--halt": "--max-failed", "--dryrun": "--dry-run", "-p": "--port", "-t": "--token"}
+               "--halt": "--max-failed", "--dryrun": "--dry-run", "-p": "--port", "-t": "--token",
+               "--bar": "runwait4.py --progress", "--eta": "runwait4.py --progress"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -413,10 +415,14 @@ class Parser(argparse.ArgumentParser):
 
         intermixed: options can stand between the positional arguments.
         """
+        if ":::" in words:                      # as for GNU parallel; runset4.py has taken it out
+            raise UsageError("::: makes no jobs here (use runset4.py runs.txt --add --template 'convert {}' "
+                             "::: *.png)")
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if OPTION.fullmatch(option) and option not in self._option_string_actions:
-                if (ours := OUR_OPTIONS.get(option)) in self._option_string_actions:
+                ours = OUR_OPTIONS.get(option, "")
+                if ours in self._option_string_actions or " " in ours:
                     raise UsageError(f"unrecognized arguments: {word} (here: {ours})")
                 script = find_script_with_option(option)
                 if script not in ("", self.prog):
@@ -2204,8 +2210,9 @@ def check_for_strays(
 ) -> None:
     """Report the first stray line of a job file.  Raises UsageError, also if the file cannot be read.
 
-    refuse: raise UsageError if the file has a stray, and no line is a job in one of `job_states` (None: in
-    any state): a list of commands, of which some look like jobs, as `( cd a; b )`.
+    refuse: raise UsageError if the file has a stray, and begins with the #! of another program, or no line is
+    a job in one of `job_states` (None: in any state): a list of commands, of which some look like jobs, as
+    `( cd a; b )`.
     """
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse, job_states)
@@ -2216,9 +2223,14 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
     has_job = Scan(file, first_line_offset(file), states=job_states).next() is not None
     if not (number := find_stray_line(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
+    head = file.pread(4096, first_line_offset(file))
+    if refuse and re.match(rb"#!(?!.*runmaker4)", head):
+        # `. ./settings.sh` of a shell script would be a job
+        raise UsageError(f"{path}: {stray_line_message(number)}, so this is a script (to run it for each "
+                         "line of LIST: runset4.py NEW --add-list LIST --template 'SCRIPT {}')")
     if has_job or not refuse:
         say(f"{stray_line_message(number)} ({JOB_OR_COMMENT})")
-    elif b"\0" not in file.pread(4096, 0):
+    elif b"\0" not in head:
         raise UsageError(
             f"{path}: no jobs; line {number} is plain text (a job is '. COMMAND'; runset4.py NEW --add-list "
             f"{shlex.quote(as_argument(path))} makes jobs of the lines)"
@@ -9328,7 +9340,7 @@ JOB_VARIABLES = ("of a job: JOB_ID, RUNMAKER4_LINE, RUNMAKER4_SLOT, SLAVE_IP (sl
 
 def add_running_options(add: AddArgument) -> None:
     # of runner and client
-    add("-j", "--jobs", type=integer_between(0, 100_000), metavar="N",
+    add("-j", "--jobs", type=integer_between(0, 100_000, " (0: one per CPU)"), metavar="N",
         help="run N jobs at once, 0: one per CPU of this process")
     add("-r", "--retry", action="store_true", help="as --resume; also run failed jobs (!) again")
     add("--resume", action="store_true", help="run jobs in error (e) or without a runner again")

@@ -65,6 +65,24 @@ class PlainCommands(MisreadCase):
         ended = self.run_script(RUNMAKER, "--plain", "NEW")
         self.assertEqual((ended.code, ended.out), (0, b"a\nb\n"))
 
+    def test_a_shell_script_is_refused_also_with_a_line_that_looks_like_a_job(self) -> None:
+        script = "#!/bin/sh\n. ./env.sh\nconvert $1\n"
+        before = self.write(script).read_bytes()
+        for call, ended in self.run_all((*call, "runs.txt") for call in READING):
+            with self.subTest(call=call):
+                self.assertRefused(ended, "runs.txt: line 3 is neither a job nor a comment, so this is a "
+                                   "script (to run it for each line of LIST: runset4.py NEW --add-list LIST "
+                                   "--template 'SCRIPT {}')\n")
+        self.assertEqual(self.read(), before)
+
+    def test_a_job_file_can_be_a_program_that_runs_itself(self) -> None:
+        for head, said in (("/usr/bin/env -S runmaker4.py -q", "line 3 is neither a job nor a comment ("),
+                           ("/usr/bin/env list", "line 3 is neither a job nor a comment, so this")):
+            for stray in "", "echo b\n":
+                with self.subTest(head=head, stray=stray):
+                    found = self.said(runmaker4.check_for_strays, f"#!{head}\n. echo a\n{stray}")
+                    self.assertEqual([said in text for text in found], [True] * bool(stray), found)
+
     def test_what_has_no_such_line_is_none(self) -> None:
         for text in ("", "\n", "\r\n \t\r\n", "# a\n  # b\n\t#c", "/ a\n//b\n/* c */\n/\n",
                      "#RUN barrier\n#RUN end\n", "x echo a\n", b"\xef\xbb\xbf# a\n", b"\xef\xbb\xbf",

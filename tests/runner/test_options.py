@@ -217,9 +217,22 @@ class Help(RunCase):
 
     def test_an_option_of_another_program_is_refused_with_ours(self) -> None:
         for script, option, ours in ((RUNMAKER, "--retry-failed", "-r"), (RUNMAKER, "-P", "-j"),
-                                     (RUNSERVER, "-p", "--port"), (RUNMAKER, "--dryrun", "--dry-run")):
+                                     (RUNSERVER, "-p", "--port"), (RUNMAKER, "--dryrun", "--dry-run"),
+                                     (RUNMAKER, "--bar", f"{RUNWAIT} --progress"),
+                                     (RUNMAKER, "--eta", f"{RUNWAIT} --progress")):
             ended = self.run_script(script, option, "missing.txt")
             self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (here: {ours})\n")
+
+    def test_a_call_as_of_parallel_is_refused_with_what_makes_jobs(self) -> None:
+        for words in ("convert", "{}", ":::", "a", "b"), ("convert", "-resize", "9x9", "{}", ":::", "a"):
+            self.assertRefused(self.run_script(RUNMAKER, "-j4", *words), "::: makes no jobs here (use "
+                               "runset4.py runs.txt --add --template 'convert {}' ::: *.png)\n")
+        self.assertRefused(self.run_script(RUNSET, "runs.txt", "echo {}", ":::", "a"),
+                           "'echo {}' (such as ", "; new jobs: --add CMD, or --add --template CMD :::)")
+        for jobs in "+0", "100%":
+            self.assertRefused(self.run_script(RUNMAKER, f"-j{jobs}", "runs.txt"),
+                               f"whole number from 0 to 100000: '{jobs}' (0: one per CPU) (see --help)\n")
+        self.assertFalse(self.exists("runs.txt"))
 
     def test_a_path_gets_the_home_directory_and_a_dash_is_none(self) -> None:
         self.jobs("true")
