@@ -493,7 +493,8 @@ class Porter:
     async def bring(self, job: RemoteJob) -> str:
         """Have the files of send= here, and the directories of fetch=; return '', or why not."""
         job.travelled = 0
-        return (await self._for_all(self._make_directory, job, job.fetch)
+        return (await self._for_all(lambda _, path: self._tree.call(self._tree.make_directory, path),
+                                    job, job.fetch)
                 or await self._for_all(self._pull, job, job.send))
 
     async def deliver(self, job: RemoteJob) -> str:
@@ -503,12 +504,11 @@ class Porter:
 
     async def _for_all(self, move: Callable[[RemoteJob, bytes], Awaitable[object]], job: RemoteJob,
                        paths: Iterable[bytes]) -> str:
-        """Call move() for each file, again while it returns False; return '', or why one failed."""
+        """Call move() for each file, again while that is False; return '', or why one failed."""
         async def move_one(path: bytes) -> str:
-            lock = self._locks.setdefault(path, asyncio.Lock())
             try:
-                async with lock:
-                    while not await move(job, path):
+                async with self._locks.setdefault(path, asyncio.Lock()):
+                    while await move(job, path) is False:
                         await asyncio.sleep(RETRY_SECONDS)
                 return ""
             except WireError as error:
@@ -518,10 +518,6 @@ class Porter:
                 return f"{display_text(path)}: {error_text(error)} at the client"
 
         return next(filter(None, await asyncio.gather(*map(move_one, paths))), "")
-
-    async def _make_directory(self, _: RemoteJob, path: bytes) -> bool:
-        await self._tree.call(self._tree.make_directory, path)
-        return True
 
     async def _find_version(self, _: RemoteJob, path: bytes) -> FileVersion:
         try:
@@ -556,8 +552,7 @@ class Porter:
         async def read_end(_: int, answer: Message) -> int:
             return answer.integer("end", minimum=-1)
 
-        end = await read_end(0, await ask(NO_OFFSET))
-        return await self._move_pieces(version.size, end, ask, read_end)
+        return await self._move_pieces(version.size, await read_end(0, await ask(NO_OFFSET)), ask, read_end)
 
     async def _move_pieces(self, size: int, end: int, ask: Callable[[int], Awaitable[Message]],
                            take: Callable[[int, Message], Awaitable[int]]) -> bool:
@@ -730,8 +725,8 @@ class LinkLife:
         A server that hears nothing from us for the grace gives our jobs to others: one that starts later
         could run twice.  Half of the grace is the safety margin.
         """
-        max_age = min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS)
-        return self.link is not None and boottime() - self._server_alive_at < max_age
+        return (self.link is not None and boottime() - self._server_alive_at
+                < min(self._grace / 2, runmaker4.MAX_SILENT_SECONDS))
 
     def on_welcome(self, link: ServerLink, file: str, grace: float) -> str:
         """Use a link after the welcome; return a message such as 'serving runs.txt'.
@@ -779,11 +774,12 @@ class LinkLife:
         """
         endpoint = self._endpoint
         link = ServerLink(jobs, endpoint.open_channel(file_id))
-        # the next address of a host is tried after 0.25 s (RFC 8305)
-        connecting = jobs.loop.create_connection(
-            lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
-        )
-        await asyncio.wait_for(connecting, min(MAX_CONNECT_SECONDS, self._seconds_left()))
+        await asyncio.wait_for(
+            # the next address of a host is tried after 0.25 s (RFC 8305)
+            jobs.loop.create_connection(
+                lambda: link, endpoint.host, endpoint.port, happy_eyeballs_delay=0.25
+            ),
+            min(MAX_CONNECT_SECONDS, self._seconds_left()))
         return link
 
     async def keep_alive(self, link: ServerLink) -> str:
@@ -795,8 +791,8 @@ class LinkLife:
         opened_at = boottime()
         while not link.lost_reason.done():
             # several pings in the half grace for which an answer lets us start jobs
-            pause = min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else HANDSHAKE_POLL_SECONDS
-            await asyncio.wait([link.lost_reason], timeout=pause)
+            await asyncio.wait([link.lost_reason], timeout=(
+                min(runmaker4.PING_SECONDS, self._grace / 8) if self.link else HANDSHAKE_POLL_SECONDS))
             now = boottime()
             # what follows does nothing to a link that is lost
             if self.link:
@@ -1006,9 +1002,9 @@ class RemoteJobs:
         # Wait until the server has acknowledged all events, or there will be no server; after a kill signal,
         # the end of the wall time or a defect, at most MAX_RESULT_SECONDS
         while not self._outbox.is_empty and self.link_life.wants_server:
-            is_late = boottime() - started > runner.MAX_RESULT_SECONDS
             # a second Ctrl-C ends the wait
-            if (runner.exits_early or self._program.defects) and (runner.processes.kills_at_once or is_late):
+            if (runner.exits_early or self._program.defects) and (
+                    runner.processes.kills_at_once or boottime() - started > runner.MAX_RESULT_SECONDS):
                 break
             await self._wait_for_progress()
         if unwritten := [job.number for job in self._jobs.values()]:

@@ -768,8 +768,8 @@ class Assignment:
         if self.result:
             return self.result.state == NEW
         # then a connected client can still give the job back
-        was_sent_recently = self.sent_at > boottime() - RETURN_SECONDS or self.files is not NO_FILES
-        return was_sent_recently and self.phase is AssignmentPhase.SENT and self.client.link is not None
+        return ((self.sent_at > boottime() - RETURN_SECONDS or self.files is not NO_FILES)
+                and self.phase is AssignmentPhase.SENT and self.client.link is not None)
 
     def make_job_entry(self) -> Fields:
         job = self.job
@@ -815,8 +815,8 @@ class Assignment:
         line_result = proposed_result
         stage = self.group.stage if self.group else None
         # the other hosts would not wait for another start
-        has_group_begun = stage in (Stage.RUNNING, Stage.STOPPED)
-        if line_result.state == NEW and has_group_begun and not self.is_cancelled:
+        if (line_result.state == NEW and stage in (Stage.RUNNING, Stage.STOPPED)
+                and not self.is_cancelled):
             line_result = VANISHED
         # the client was ordered to stop the job, so how it ended means nothing
         if line_result.state == ERROR and stage is Stage.STOPPED:
@@ -1195,8 +1195,8 @@ class Records:
                  executor: FileExecutor) -> None:
         """stores: of -l, output directory and --joblog; console: of --print.  None: not given."""
         log, self._outdir, joblog = stores
-        print_sink = Console(console, with_output=True) if console else None
-        self._sinks: list[Sink] = [*filter(None, (joblog, print_sink, self._outdir, log))]
+        self._sinks: list[Sink] = [*filter(None, (
+            joblog, Console(console, with_output=True) if console else None, self._outdir, log))]
         self._console = console
         self._executor = executor
         self._good_seconds: deque[float] = deque(maxlen=100)    # of the last runs that ended well
@@ -1367,8 +1367,8 @@ class Member:
 
     @property
     def is_ready(self) -> bool:
-        waits = self.is_at_gate and self.current is not None and self.current.phase is AssignmentPhase.SENT
-        return waits and self.client.link is not None
+        return (self.is_at_gate and self.current is not None
+                and self.current.phase is AssignmentPhase.SENT and self.client.link is not None)
 
     def stop_current(self) -> None:
         if self.current and self.current.is_undecided:
@@ -1505,9 +1505,8 @@ class Group:
         # a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
         host = os.fsencode(printable(member.host))
-        result_text = os.fsencode(line_result.result_text)
-        text = b"  %-20s %-20s %8s  %s\n" % (host, result_text, elapsed.encode(), command)
-        self._result_lines.append((assignment.number, text))
+        self._result_lines.append((assignment.number, b"  %-20s %-20s %8s  %s\n" % (
+            host, os.fsencode(line_result.result_text), elapsed.encode(), command)))
         if was_preparing or line_result.loses_host:
             member.is_lost = True
         host_count = sum(not other.is_lost for other in self._members)
@@ -1719,8 +1718,9 @@ class Sessions:
         If jobs fail quickly at a client that does others, they can be to blame: begin anew for all clients.
         """
         client, seconds = assignment.client, boottime() - assignment.sent_at
-        was_short = state == DONE and seconds < SHORT_JOB_SECONDS
-        client.short_jobs_in_row = was_short * (client.short_jobs_in_row + 1)
+        client.short_jobs_in_row += 1
+        if state != DONE or seconds >= SHORT_JOB_SECONDS:
+            client.short_jobs_in_row = 0
         if state == DONE:
             client.quick_failures = None
         elif seconds >= QUICK_SECONDS or state not in FAILED + ERROR or assignment.member:
@@ -1743,8 +1743,9 @@ class Sessions:
         await self.executor.call(int)
         # before the state: we can be killed in between, and no client sends a run again whose result is there
         self.records.flush()
-        write = partial(self.executor.call, self.claims.finish, assignment.job, line_result.state)
-        error = await write_with_retries(write, self.interval, self.say, assignment.job)
+        error = await write_with_retries(
+            partial(self.executor.call, self.claims.finish, assignment.job, line_result.state),
+            self.interval, self.say, assignment.job)
         # answers to earlier calls come first: a count among them lacks a `.` that we have written, and only
         # the assignment keeps clients from exiting
         await asyncio.sleep(0)
@@ -2023,8 +2024,8 @@ class ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         result = None if entry.fields.get("result") is None else entry.state_byte("result")
         # offset and state are unknown to the client
-        line = Line(entry.integer("number"), 0, NEW, entry.job_text())
-        return cls(entry.hexadecimal("id", 16), line, result)
+        return cls(entry.hexadecimal("id", 16),
+                   Line(entry.integer("number"), 0, NEW, entry.job_text()), result)
 
 
 @dataclass
@@ -2759,8 +2760,9 @@ class Server(Program):
             # after the acknowledgements, or clients would send written output to the next server, too
             for client in self.sessions.clients.values():
                 # not done: they keep jobs for the next server
-                summary = None if in_haste else make_summary_fields(self._final_summary, client)
-                client.send_message(type="closing", done=not in_haste, account=summary)
+                client.send_message(
+                    type="closing", done=not in_haste,
+                    account=None if in_haste else make_summary_fields(self._final_summary, client))
         # clients close the connections: if we closed one with unread data, the last messages would be lost
         for link in list(self.sessions.links):
             link.finish_writing()
@@ -2920,8 +2922,8 @@ def write_pem_to_pipe(label: bytes, data: bytes) -> int:
     Any pipe holds 4 KiB, so writing these few bytes cannot block.  The caller closes it.
     """
     read_fd, write_fd = os.pipe()
-    text = base64.encodebytes(data)
-    write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, text, label))
+    write_all(write_fd, b"-----BEGIN %b-----\n%b-----END %b-----\n" % (
+        label, base64.encodebytes(data), label))
     os.close(write_fd)
     return read_fd
 

@@ -156,7 +156,6 @@ else:
 # ======== Basics ============================================================================================
 #
 # - Errors.  An error that the user can fix is raised as a UsageError.
-# - Signals.  A script blocks them from its first line until run_main(), so that none causes a traceback.
 # - Bytes.  Job files and output are bytes, and kept unchanged.
 # - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
@@ -595,8 +594,8 @@ class Throttle:
 
     def pause_seconds(self, factor: float) -> float:
         """Return `factor` times the task's CPU time and a part of its waits."""
-        waiting_seconds = max(self._seconds - self._cpu_seconds, 0.0)
-        return factor * (self._cpu_seconds + min(waiting_seconds, self._max_waiting_seconds))
+        return factor * (self._cpu_seconds + min(max(self._seconds - self._cpu_seconds, 0.0),
+                                                 self._max_waiting_seconds))
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds until the task is to run again; 0: now, also if it has not run yet.
@@ -947,8 +946,7 @@ def find_mount(path: str) -> Mount:
     source = decode_octal_escapes(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
-    every_option = {*options.split(","), *super_options.split(",")}
-    return Mount(kind, frozenset(every_option), longest_point)
+    return Mount(kind, frozenset(f"{options},{super_options}".split(",")), longest_point)
 
 
 def decode_octal_escapes(field: str) -> str:
@@ -1103,8 +1101,7 @@ class Reader(Opened):
         """Do pread() with O_DIRECT, which needs whole blocks and aligned memory: mmap() gives pages."""
         skipped = offset % BLOCK
         first_block = offset - skipped
-        blocks = -(-(skipped + size) // BLOCK)          # rounded up
-        total = blocks * BLOCK
+        total = -(-(skipped + size) // BLOCK) * BLOCK           # rounded up
         memory = memoryview(mmap.mmap(-1, max(total, BLOCK)))       # not 0 bytes, which mmap() refuses
         bytes_read = 0
         while bytes_read < total:
@@ -1480,8 +1477,7 @@ class Scan:
         # a malformed directive can begin with a blank
         state = self._buffer[state_index:state_index + 1].strip(b" \t") or DIRECTIVE
         text = self._buffer[state_index + 1:line_end]
-        offset = self._buffer_offset + state_index
-        self.last = Line(self.line_number, offset, state, text, is_complete)
+        self.last = Line(self.line_number, self._buffer_offset + state_index, state, text, is_complete)
         return self.last
 
     def _count_lines_to(self, stop: int) -> None:
@@ -1595,8 +1591,7 @@ def first_line_offset(file: Reader) -> int:
     head = file.pread(BLOCK, 0)
     low, high = sorted([head[::2].count(0), head[1::2].count(0)])
     # without a mark: NULs only among every other byte, and more than half of these
-    is_like_utf16 = len(head) > 3 and not low and 4 * high > len(head)
-    if is_like_utf16 or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if (len(head) > 3 and not low and 4 * high > len(head)) or head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise OSError(errno.EILSEQ, "is UTF-16 (save it as UTF-8)")
     return 3 if head.startswith(UTF8_MARK) else 0
 
@@ -2079,8 +2074,7 @@ class Above:
         if not name:
             return None
         named = self.names[name] = self.names[name] or Named(name)
-        has_room = len(named.unfinished) < named.MAX_LINES
-        named.unfinished[line.offset if has_room else -1] = line.number
+        named.unfinished[line.offset if len(named.unfinished) < named.MAX_LINES else -1] = line.number
         return named
 
     def find_awaited(self, line: Line) -> Named | None:
@@ -2482,8 +2476,8 @@ class Summary:
         processed = describe_counts(done=counted.done, failed=counted.failed, error=counted.error)
         if counted.bad and self.bad_lines and with_lines:     # counts and lines are of different moments
             processed[-1] += f" ({name_lines(self.bad_lines)})"
-        unprocessed = describe_counts(running=counted.running, new=counted.new, held=counted.held)
-        return ", ".join(processed + unprocessed) or "no jobs"
+        return ", ".join(processed + describe_counts(
+            running=counted.running, new=counted.new, held=counted.held)) or "no jobs"
 
 
 def close_all(*fds: int | None) -> None:
@@ -3243,9 +3237,8 @@ class JobReader(Opened):
         """Return True if a line `r` is an orphan: a hint, change_state() asks again under the mutex.
 
         Step 5 of the protocol: A line `r` is an orphan if its own job lock is free, and h < R.  Where locks
-        can be lost without an error, two checks 15 s apart are needed (Orphans), so that a living runner has
-        locked its job lock again by then.  A runner that finds an orphan writes `e` over it; with --resume or
-        -r `.`.  An old `r` that an editor has saved over a result is an orphan like any other.
+        can be lost without an error, two checks are needed (Orphans.MIN_UNLOCKED_SECONDS).  An old `r` that
+        an editor has saved over a result is an orphan like any other.
         """
         lock_table = self.lock_table
         if lock_table.is_unreadable:
@@ -3817,9 +3810,6 @@ class JobQueue:
             return False
 
     # -- claiming a line -------------------------------------------------------------------------------------
-    #
-    # On NFS each call is a round trip.  After SHORT_JOBS short jobs in a row (FileJobs) a claim locks all of
-    # the bucket, which is trimmed after SHORT_SECONDS.
 
     def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
         """Claim a line for a consumer; `check` of the result says why there is no `job`.
@@ -4095,9 +4085,8 @@ class JobQueue:
         }
         astray = []
         for job in our_jobs:
-            is_running_here = job not in missing and job in self.claimed
             # step 2; step 1 can have given the job up
-            if is_running_here and not unused_running.pop(job.offset, None):
+            if job not in missing and job in self.claimed and not unused_running.pop(job.offset, None):
                 astray.append(job)
         for job in astray:              # steps 3 and 4, after all jobs of step 2 have theirs
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
@@ -4566,10 +4555,7 @@ class Walk:
             return Stop.RESTART
 
     def _choose_among(self, count: int) -> None:
-        """Choose one of the next `count` new lines at random, or all runners would try the same line.
-
-        On a local file system, and at a server, take the first.
-        """
+        """Choose one of the next `count` new lines at random, or all runners would try the same line."""
         self._to_pass = os.urandom(1)[0] % count if self._file.network and not self._starts_groups else 0
 
     def _go_back_to_passed(self) -> None:
@@ -4698,8 +4684,7 @@ class Walk:
     def claim_ready(self, consumers: Consumers) -> Job | None:
         """Claim the first job that waits for names no longer, without a walk; None: none is for these.
 
-        Where the walk stands does not matter, and does not change.  A line that another process has taken is
-        left to the next walk.  Raises FileChangedError, OSError.
+        A line that another process has taken is left to the next walk.  Raises FileChangedError, OSError.
         """
         self._end_waits_for_capacity(consumers.all)
         for job in [*self.ready]:
@@ -5303,12 +5288,11 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             stops = waited.bad is not None
             cause = what_happened(waited.bad) if waited.bad else (
                 f"line {next(iter(waited.unfinished.values()))} is not done")
-            text = f"line {line.number} waits for {printable(waited.name)}: {cause}"
-            reasons.setdefault(stops, BlockReason(text, stops))
+            reasons.setdefault(stops, BlockReason(
+                f"line {line.number} waits for {printable(waited.name)}: {cause}", stops))
         else:
             settings = above.scope.settings
-            matches = (Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts)
-            if any(matches):
+            if any(Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts):
                 settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
             awaited = "" if ANYBODY.fits(settings, below_end=False) else str(settings)
             if settings.together:
@@ -5375,13 +5359,11 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
             above.record_bad(line)
         elif above.find_awaited(line):          # only bad lines are recorded here, so it never starts
             pass
-        elif above.scope.settings.together:
+        elif (settings := above.scope.settings).together:
             if line.state == NEW:
-                settings = above.scope.settings
                 say_once(f"group {settings.together}", no_group_message(line, settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
-            why = why_misread(line.command, above.scope.settings.shell)
-            settings = above.scope.settings
+            why = why_misread(line.command, settings.shell)
             try:
                 fill_in_words(settings.fetch, line.command)
                 sent.update(fill_in_words(settings.send, line.command))
@@ -5444,8 +5426,7 @@ async def write_with_retries(write: Callable[[], Awaitable[str]], interval: floa
         except TemporaryError as error:
             if isinstance(error, NoFile):       # the file can come back for a moment only
                 pause = interval / 10
-            is_worth_a_message = waited >= interval or not isinstance(error, LockedNow)
-            if is_worth_a_message and not is_reported:
+            if not (is_reported or (waited < interval and isinstance(error, LockedNow))):
                 say(f"line {job.number}: {error}; trying again")
                 is_reported = True
         await asyncio.sleep(pause)
@@ -5459,10 +5440,10 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     (signal(7), tests/outside/python-sigchld-wakes-idle-threads.sh).  size: None: Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
-    # TTOU stops a program in the background that writes to a terminal with `stty tostop`, as it should
-    blocked = signal.valid_signals() - {signal.SIGTTOU}
     return futures.ThreadPoolExecutor(
-        size, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, blocked)
+        size, initializer=signal.pthread_sigmask,
+        # TTOU stops a program in the background that writes to a terminal with `stty tostop`, as it should
+        initargs=(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGTTOU})
     )
 
 
@@ -6246,8 +6227,8 @@ class Processes(TreeKiller):
         # the number of the job lock in a job; start() needs some above it, below the limit
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
         # the token is secret, and memory that an outer runner has allocated is not each job's
-        hidden = b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY"
-        self.environ = {key: value for key, value in os.environb.items() if key not in hidden}
+        self.environ = {key: value for key, value in os.environb.items()
+                        if key not in (b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY")}
         for name in self.environ.keys() & {b"MAKEFLAGS", b"MFLAGS"}:
             self.environ[name] = JOBSERVER_FDS.sub(b"", self.environ[name])
         own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job, our jobs are part of it
@@ -6255,8 +6236,8 @@ class Processes(TreeKiller):
         signals.handle(signal.SIGCHLD, self.reap)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
-              err_fd: int | None, lock_fds: Sequence[int], on_exit: Callable[[int], None],
-              gate_fd: int | None = None) -> Child:
+              err_fd: int | None, lock_fds: Sequence[int] = (),
+              on_exit: Callable[[int], None] = lambda status: None, gate_fd: int | None = None) -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
@@ -6327,8 +6308,8 @@ def cgroup_texts(name: str) -> Iterator[str]:
     # a group outside of our cgroup namespace begins with `..` (cgroup_namespaces(7))
     names = [name for name in group.split("/") if name not in ("", "..")]
     for depth in range(len(names), -1, -1):
-        path = os.path.join(CGROUP_ROOT, *names[:depth], name)
-        with suppress(OSError), open(path, encoding="ascii") as file:
+        with suppress(OSError), \
+                open(os.path.join(CGROUP_ROOT, *names[:depth], name), encoding="ascii") as file:
             yield file.read()
 
 
@@ -6581,8 +6562,7 @@ def bar(counts: Counts, width: int) -> str:
     parts = (counts.done, "="), (counts.error, "e"), (counts.failed, "!"), (counts.running, ">")
     for count, character in parts:
         jobs_so_far += count
-        end_column = jobs_so_far * width // max(counts.all, 1)
-        text = text.ljust(end_column, character)
+        text = text.ljust(jobs_so_far * width // max(counts.all, 1), character)
     return text.ljust(width)
 
 
@@ -6650,8 +6630,8 @@ def describe_if_hanging(number: int, seconds: float, ended: int, longest: float)
     seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
     """
     is_hanging = ended >= MIN_ENDED and seconds > HANGING_FACTOR * longest
-    times = seconds / max(longest, 0.01)
-    return f"line {number} runs {times:.0f} times longer than any before" if is_hanging else ""
+    return (f"line {number} runs {seconds / max(longest, 0.01):.0f} times longer than any before"
+            if is_hanging else "")
 
 
 class ProgressBar:
@@ -6682,12 +6662,11 @@ class ProgressBar:
             estimate = f" took {human_time(finished_at - self._start)}"
         elif (seconds_left := self._rate.seconds_left(counts.all - counts.processed, now)) is not None:
             rate = self._rate.per_second(now)
-            rate_text = f"{rate:.1f}/s" if rate >= 0.1 else f"{rate * 3600:.1f}/h"
-            estimate = f" {rate_text}, {human_time(seconds_left)} left"
-        # `[]` becomes the bar
-        texts = [without_rate + estimate, shortest + estimate, without_rate]
-        # a text must leave 8 columns for the bar
-        text = next((text for text in texts if len(text) + 8 < columns), shortest)
+            estimate = f" {rate:.1f}/s" if rate >= 0.1 else f" {rate * 3600:.1f}/h"
+            estimate += f", {human_time(seconds_left)} left"
+        # `[]` becomes the bar, of 8 columns at least
+        text = next((text for text in (without_rate + estimate, shortest + estimate, without_rate)
+                     if len(text) + 8 < columns), shortest)
         width = min(columns - 1 - len(text), self.MAX_BAR_COLUMNS)
         return text.replace("[]", f"[{bar(counts, width)}]" if width > 0 else "")[:max(columns - 1, 0)]
 
@@ -6830,8 +6809,7 @@ class TerminalConsole(LinePrinter):
         )
         if not count_texts:
             return ""
-        text = f"progress: {', '.join(count_texts)}"
-        return text[:columns - 1]
+        return f"progress: {', '.join(count_texts)}"[:columns - 1]
 
     def on_starting(self, run: Run) -> None:
         self._running.pop(run.job, None)        # of an earlier try: the oldest start is first
@@ -7050,12 +7028,12 @@ class LogFile(Sink):
         """Write a record over its last version, padded to the fixed size."""
         run = record.run
         record.changed = False
-        directory = one_line(run.directory or self._directory)
-        lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
+        lines = [b".-> %s (in %s)" % (run.job.command, one_line(run.directory or self._directory)),
+                 *record.lines]
         lines += [b""] * (1 + self.max_lines - len(lines))
         data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
-        offset = (record.number - 1) * self.record_bytes
-        self.executor.post(self.file.write, offset, lambda: data, size=self.record_bytes)
+        self.executor.post(self.file.write, (record.number - 1) * self.record_bytes, lambda: data,
+                           size=self.record_bytes)
 
 
 def open_or_create_output(path: str, flags: int) -> int:
@@ -7494,11 +7472,10 @@ START = BEGIN + fields_of(StartFields)
 
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start: the fields BEGIN."""
-    requested = {"promised": run.requested_memory} if run.requested_memory else {}
     # a job that could not be started has no job tag
     run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
     return {"time": round(run.started_at, 3), "run": to_text(run_id), "slot": printable(run.slot)[:255],
-            "pid": run.pid, **requested}
+            "pid": run.pid, **({"promised": run.requested_memory} if run.requested_memory else {})}
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
@@ -7506,7 +7483,6 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 
     The order of the fields is that of GOOD_END, and of PLAIN_END in runwait4.py.
     """
-    reason = {"why": run.why} if run.why else {}
     return {
         "time": round(run.started_at + run.duration, 3),
         "state": to_text(run_result.state),
@@ -7517,7 +7493,7 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
         **{name: getattr(run.shell, name, None) for name in ("cpu", "memory", "memory_below")},
         "bytes": sum(stream.received for stream in run.streams),
         **({"travelled": run.job.travelled} if run.job.travelled else {}),
-        **reason,
+        **({"why": run.why} if run.why else {}),
     }
 
 
@@ -8022,10 +7998,9 @@ class RunnerStats:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
             not_written = {"not written down": len(self.unwritten_lines)}
-            count_texts = describe_counts(
-                failed=own.failed, error=own.error, cancelled=own.held, **not_written
-            )
-            text = f"{', '.join([f'{own.done} done', *count_texts])} in {human_time(seconds)}"
+            text = ", ".join([f"{own.done} done", *describe_counts(
+                failed=own.failed, error=own.error, cancelled=own.held, **not_written)])
+            text += f" in {human_time(seconds)}"
             if own_bad_lines:
                 text += f" ({name_lines(own_bad_lines)})"
         incomplete = ""
@@ -8038,13 +8013,12 @@ class RunnerStats:
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
         has_run_all_jobs = own == counts        # "in all" would only repeat the text
         if has_more_than_done and not has_run_all_jobs:
-            separator = ":" if text == "nothing to do" else "; in all"
-            text += f"{separator} {summary.describe(with_lines=not own_bad_lines)}"
+            text += ": " if text == "nothing to do" else "; in all "
+            text += summary.describe(with_lines=not own_bad_lines)
         if did_nothing:
             text += "".join(f"; {why}" for why in summary.without_jobs.values() if why)
         # lines without their result are `r`, and orphans once we exit
-        will_be_orphaned = self.unwritten_lines and counts.running
-        if summary.can_retry or will_be_orphaned:
+        if summary.can_retry or (self.unwritten_lines and counts.running):
             text += f"; {retry} runs them again"
         if summary.first_stray:
             text += f"; {stray_line_message(summary.first_stray)}"
@@ -8552,7 +8526,7 @@ class JobTask:
             if wrapper := self._runner.options.runner:          # it is written for /bin/sh
                 shell, command = SHELL, wrap_in_runner(os.fsencode(wrapper), shell, command)
             self._record_start()
-            child = self._runner.processes.start(
+            run.shell = self.shell = self._runner.processes.start(
                 shell,
                 command,
                 self._environ(),
@@ -8562,7 +8536,6 @@ class JobTask:
                 on_exit=self._on_exit,
                 gate_fd=read_ends.get(b"gate"),
             )
-            run.shell = self.shell = child
             run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
             self._gate_fd = write_ends.pop(b"gate", None)
         finally:                # the ends of the shell; all ends if it was not started
@@ -8626,8 +8599,7 @@ class JobTask:
         status = await shell.exited
         watch_timer.cancel()
         await self._read_remaining_output()
-        preliminary_result = RunResult(status, run.cause)
-        was_interrupted = await runner.signals.find_out_if_interrupted(preliminary_result, run)
+        was_interrupted = await runner.signals.find_out_if_interrupted(RunResult(status, run.cause), run)
         if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
         if timer:
@@ -9619,8 +9591,7 @@ class Program:
         # in a process of its own, as it can take long, or hang
         command = "sync -f -- {}; sync -f -- {} || exec sync".format(*map(shlex.quote, paths))
         with suppress(OSError):                 # no process can be started
-            shell = processes.start(SHELL, os.fsencode(command), {}, None, None, (), lambda status: None)
-            return await shell.exited == 0
+            return await processes.start(SHELL, os.fsencode(command), {}, None, None).exited == 0
         return False
 
     async def renew_mark(self, file: JobFile, processes: Processes) -> None:
@@ -9729,10 +9700,7 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def say_closing_line(self, summary: Summary | None, seconds: float, retry: str) -> None:
-        """Print the closing line, and on a line of its own the command that shows why jobs have failed.
-
-        All arguments are those of RunnerStats.closing_line().
-        """
+        """Print the closing line, and on a line of its own the command that shows why jobs have failed."""
         options = self.options
         self.say(self.runner_stats.closing_line(summary, seconds, retry))
         # a client keeps no records
@@ -9842,8 +9810,8 @@ class RunnerProgram(Program):
         """
         options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
-            writers = {b"stdout": self.stdout, b"stderr": self.stderr}
-            return [Plain(writers, options.keep_order, self._on_error)]
+            return [Plain({b"stdout": self.stdout, b"stderr": self.stderr}, options.keep_order,
+                          self._on_error)]
         if options.quiet or options.daemon:
             return []
         if isinstance(self.stdout, Terminal):
@@ -9857,10 +9825,9 @@ class RunnerProgram(Program):
         """Make the runner and install signal handlers.  files: if it is far behind, no job output is read."""
         options = self.options
         processes = Processes(self.loop, self.signals, options.kill_after)
-        writers = self.stdout, self.stderr, files
-        self.runner = runner = Runner(jobs, processes, sinks, writers, self.host, options, self.say,
-                                      self.runner_stats, self.slots, self.slot_file, self.executor,
-                                      self.memory, self.seconds_left())
+        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, self.stderr, files), self.host,
+                                      options, self.say, self.runner_stats, self.slots, self.slot_file,
+                                      self.executor, self.memory, self.seconds_left())
         # last: signals that waited are handled at once, by this runner
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         return runner
@@ -9923,8 +9890,7 @@ class RunnerProgram(Program):
         while True:
             try:
                 # like a job, so that it can be killed with all its processes, and none hires later
-                hired = runner.processes.start(
-                    SHELL, os.fsencode(command), environ, 2, 2, (), lambda status: None)
+                hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2)
                 break
             except OSError as error:            # such as too many processes
                 if self.loop.time() - began > self.MAX_HIRE_SECONDS or runner.signals.received:
@@ -9982,10 +9948,9 @@ class App(RunnerProgram):
     def print_dry_run(self) -> None:
         """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
-        jobs = dry_run(file, self._consumer, self.memory)
         with refused_as(self.path):
-            max_jobs = len(self.slots) if self.options.one_only else None
-            print_lines(map(bytes, itertools.islice(jobs, max_jobs)))
+            print_lines(map(bytes, itertools.islice(dry_run(file, self._consumer, self.memory),
+                                                    len(self.slots) if self.options.one_only else None)))
 
     async def connect_parts(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""
@@ -10010,8 +9975,8 @@ class App(RunnerProgram):
         exit_status = await self.run_and_report(jobs)
         renewal.cancel()
         # last: what was printed can be in files
-        syncing = self.sync_at_exit(self._file, runner.processes)
-        await runner.wait_unless_killed(syncing, runner.MAX_RESULT_SECONDS)
+        await runner.wait_unless_killed(
+            self.sync_at_exit(self._file, runner.processes), runner.MAX_RESULT_SECONDS)
         return exit_status
 
 
@@ -10181,8 +10146,7 @@ class Message:
     def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
         """Return a text that each terminal, record and locale can take."""
         value = self._string(name, max_length)
-        is_safe = value.isascii() and value.isprintable()
-        return value if is_safe else display_text(to_bytes(value))
+        return value if value.isascii() and value.isprintable() else display_text(to_bytes(value))
 
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
@@ -10229,8 +10193,7 @@ class Message:
     def state_byte(self, name: str) -> bytes:
         """Return the state of a line: a printable byte, but not # or / (comments)."""
         value = self.data(name)
-        is_comment = value in b"#/"
-        if len(value) != 1 or is_comment or not b"!" <= value <= b"~":
+        if len(value) != 1 or value in b"#/" or not b"!" <= value <= b"~":
             raise WireError(f"{name}: no state")
         return value
 
@@ -10688,8 +10651,8 @@ def read_token(path: str) -> str:
 #
 # Client and server move the files of send= and fetch= in pieces, each at an offset.  What has come of a file
 # is its part: a hidden file that has size and mtime of the source in its name.  So whoever comes later, after
-# a lost link or a kill, goes on at its end, and nobody need remember anything.  A piece is added only where
-# the part ends, and all who receive one version have the same bytes.
+# a lost link or a kill, goes on at its end.  A piece is added only where the part ends, and all who receive
+# one version have the same bytes.
 
 FILE_PIECE_BYTES = 1 << 18
 NO_OFFSET = MAX_INTEGER             # where no file has any bytes
@@ -10707,9 +10670,9 @@ class FileVersion(NamedTuple):
     def from_message(cls, message: Message) -> FileVersion:
         return cls(message.integer("size"), message.integer("mtime"), message.integer("mode", 0o777))
 
-    def is_kept_as(self, kept: FileVersion | None) -> bool:
+    def is_kept_as(self, kept: FileVersion) -> bool:
         """Return True if a file here is this version, on a disk that can keep less of mtime and mode."""
-        return (kept is not None and kept.size == self.size and not self.mode & ~kept.mode & 0o100
+        return (kept.size == self.size and not self.mode & ~kept.mode & 0o100
                 and any(self.mtime // unit * unit == kept.mtime for unit in MTIME_UNITS))
 
 
@@ -10741,8 +10704,8 @@ class FileTree:
                 if makes:
                     with suppress(FileExistsError):
                         os.mkdir(directory, dir_fd=fds[-1])
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-                fds.append(os.open(directory, flags, dir_fd=fds[-1]))
+                fds.append(os.open(
+                    directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fds[-1]))
             yield fds[-1], name
         finally:
             close_all(*fds)
@@ -10765,19 +10728,14 @@ class FileTree:
         finally:
             os.close(fd)
 
-    def find_version(self, path: bytes) -> FileVersion | None:
-        """Return the version of a file; None: there is none."""
-        with suppress(OSError):
-            return self.read_piece(path, NO_OFFSET)[0]
-        return None
-
     def add_piece(self, path: bytes, version: FileVersion, offset: int, data: bytes | bytearray) -> int:
         """Add a piece to the part of a file, if that ends at the offset; return where it ends then.
 
         That is the size if the file is complete, and has its name.  Raises OSError.
         """
-        if version.is_kept_as(self.find_version(path)):
-            return version.size
+        with suppress(OSError):                 # there is no such file
+            if version.is_kept_as(self.read_piece(path, NO_OFFSET)[0]):
+                return version.size
         if (directory := os.path.dirname(path)) not in self._swept:
             self._swept.add(directory)
             self.remove_parts(path, is_over=False)

@@ -677,8 +677,7 @@ def changed_part(old: bytes | bytearray, new: bytes | bytearray) -> tuple[int, i
     for bit in reversed(range(most.bit_length())):
         for at_end, equal_size in enumerate(equal):
             size = equal_size + (1 << bit)
-            is_equal = old.endswith(view[-size:]) if at_end else old.startswith(view[:size])
-            if size <= most and is_equal:
+            if size <= most and (old.endswith(view[-size:]) if at_end else old.startswith(view[:size])):
                 equal[at_end] = size
     start = max(old.rfind(b"\n", 0, equal[0]), 0)
     # the first line of the equal ones can have another beginning in `new`
@@ -808,8 +807,8 @@ def leave_out(old: FileLines, new: FileLines, refused: dict[bytes, str]) -> list
             if keys & refused.keys():
                 for key in keys:
                     refused.setdefault(key, f"'{display_text(key.strip()[:80])}' is left out, too")
-    lines = (before if keys & refused.keys() else after for keys, before, after in changes)
-    return [line for line in lines if line is not None]
+    return [line for keys, before, after in changes
+            if (line := before if keys & refused.keys() else after) is not None]
 
 
 def can_write_in_place(merged: FileLines, current: FileLines) -> bool:
@@ -1500,8 +1499,8 @@ def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, i
         known[line] -= 1
         if known[line] < 0:
             remaining += line + b"\n"
-    has_jobs = re.search(rb"(?m)^\. ", remaining)
-    return remaining if has_jobs else bytearray(), len(lines) - remaining.count(b"\n")
+    return (remaining if re.search(rb"(?m)^\. ", remaining) else bytearray(),
+            len(lines) - remaining.count(b"\n"))
 
 
 # ======== Tests of NetJobs ==================================================================================
@@ -1833,8 +1832,9 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
     for path in options.add_list or ():
         with open_source(path) as source:
             if options.template:
-                colsep = options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower())
-                yield from lines_of_table(source, options.template, colsep, skipped)
+                yield from lines_of_table(
+                    source, options.template,
+                    options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower()), skipped)
             else:
                 yield from command_lines(source, skipped)
     for path in options.add_tests or ():
@@ -1902,9 +1902,9 @@ def list_lines(file: JobReader, selection: Selection) -> int:
     list is a success.
     """
     change_counts = ChangeCounts(file)
-    lines = selection.lines(file, change_counts, default_states=None)
     count = print_lines(
-        b"%d %s %s" % (line.number, describe_state(line.state), line.command) for line in lines
+        b"%d %s %s" % (line.number, describe_state(line.state), line.command)
+        for line in selection.lines(file, change_counts, default_states=None)
     )
     none_selected = selection.has_conditions and not count
     if none_selected and not change_counts.refused:

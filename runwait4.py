@@ -470,8 +470,8 @@ class Watcher:
         last_number: float = inf,
     ) -> list[Line]:
         """Return the lines in these states (None: any) that `predicate` accepts, up to a line number."""
-        lines = itertools.takewhile(lambda line: line.number <= last_number, self.file.scan_lines(states))
-        return list(filter(predicate, lines))
+        return list(filter(predicate, itertools.takewhile(
+            lambda line: line.number <= last_number, self.file.scan_lines(states))))
 
     @retry_while_missing
     def lines_below(self, last: Line | None, states: bytes | None) -> list[Line]:
@@ -482,8 +482,8 @@ class Watcher:
                 scan.seek_back(last)
             except FileChangedError:                # an edit has moved it
                 scan = self.file.scan_lines(states)
-        lines = (line for line in scan if not last or line.number > last.number)
-        return list(itertools.islice(lines, MAX_LINES))
+        return list(itertools.islice(
+            (line for line in scan if not last or line.number > last.number), MAX_LINES))
 
     @retry_while_missing
     def presence_locks(self) -> set[int] | None:
@@ -502,8 +502,7 @@ class Watcher:
         held_states = b"".join(snapshot.states.keys() - {NEW, RUNNING, DONE, FAILED, ERROR})
         if not held_states or not self.file.lock_table.is_open:
             return []
-        locked_ranges = find_held_job_locks(self.file.lock_table.fd)
-        buckets = {locked.start & ~MUTEX_OFFSET for locked in locked_ranges}
+        buckets = {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
         running = Counter(line.command for line in snapshot.running + snapshot.orphans)
         left_over = {}        # by command, how many held lines still have a job
         cancelled = []
@@ -622,8 +621,8 @@ class PipeProgress(Progress):
         """Print 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]', unless the last line had
         the same counts.  Scripts parse this format.
         """
-        summary = f"{job_counts.processed:3} of {job_counts.all:3} jobs processed, {job_counts.bad} errors"
-        line = f"progress: {summary} [{bar(job_counts, 16)}]"
+        line = (f"progress: {job_counts.processed:3} of {job_counts.all:3} jobs processed, "
+                f"{job_counts.bad} errors [{bar(job_counts, 16)}]")
         if line != self._printed_line:
             print_bytes(f"{line}\n".encode())
             self._printed_line = line
@@ -1065,8 +1064,8 @@ class RunOutput:
         """
         if is_file_name(name):
             path = os.path.join(self.directory, name)
-            flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
-            file = Reader(open_direct(path, flags, self.network), self.network)
+            file = Reader(open_direct(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, self.network),
+                          self.network)
             if is_regular(file.fd):
                 return file
             file.close()
@@ -1162,8 +1161,8 @@ class LineRuns:
             numbers = self._running_numbers_of.get(run.command, numbers)    # only these can have its job
         expected = self._current_numbers.get((run.command, run.line), run.line)
         index = bisect.bisect_left(numbers, expected)
-        neighbours = numbers[max(index - 1, 0):index + 1]       # of two equally near, take the larger number
-        return min(neighbours, key=lambda number: (abs(number - expected), -number))
+        # of two equally near, take the larger number
+        return min(numbers[max(index - 1, 0):index + 1], key=lambda number: (abs(number - expected), -number))
 
     def line_of(self, run: RunRecord) -> Line | None:
         return self.lines[self._line_number(run)] if run.command in self._numbers_of else None
@@ -1350,8 +1349,8 @@ class Observation:
         self._running_numbers = {line.number for line in self.running_lines}
         self.orphan_numbers = {line.number for line in self.snapshot.orphans}
         # the default directory is missing if no job was run yet, or with --no-records
-        may_be_missing = options.outdir == default_outdir(watcher.path)
-        self.journal = JournalReader(options.outdir, say, may_be_missing)
+        self.journal = JournalReader(
+            options.outdir, say, may_be_missing=options.outdir == default_outdir(watcher.path))
 
     def __enter__(self) -> Observation:
         return self
@@ -1371,8 +1370,8 @@ class Observation:
         and the complete journal only if that is not enough.
         """
         lines = self.running_lines
-        commands = {line.command for line in lines}
-        line_runs = self.match_runs_with_lines(commands, self.recent_runs if lines else ())
+        line_runs = self.match_runs_with_lines(
+            {line.command for line in lines}, self.recent_runs if lines else ())
         # a run in an earlier part could be the last one of a line
         if self.journal.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
             return self.last_rows_without_waiting(lines)
@@ -1558,8 +1557,8 @@ def table_of_jobs(status: Fields, columns: float) -> list[list[str]]:
                 remarks[job["without_runner"]],
             ])
             commands.append(job["command"])
-    room = columns - max(map(len, format_table(rows, inf, (0, 4)))) - 2
-    shown_commands = ["command", *without_common_beginning(commands, room)]
+    shown_commands = ["command", *without_common_beginning(
+        commands, columns - max(map(len, format_table(rows, inf, (0, 4)))) - 2)]
     return [[*cells, remark + command]
             for (*cells, remark), command in zip(rows, shown_commands)] if commands else []
 
@@ -1569,8 +1568,8 @@ def status_summary(status: Fields) -> Iterator[str]:
 
     status: of status_of().
     """
-    counts_text = ", ".join(f"{status[name]} {name}" for name in Counts._fields)
-    yield f"{plural(status['total'], 'job')}: {counts_text}"
+    yield f"{plural(status['total'], 'job')}: " + ", ".join(
+        f"{status[name]} {name}" for name in Counts._fields)
     if per_hour := status["per_hour"]:
         seconds_left = status["seconds_left"]
         yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
@@ -1590,8 +1589,8 @@ def status_summary(status: Fields) -> Iterator[str]:
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
     elif any(numbers_at_work):
-        texts = (plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count)
-        yield f"{' and '.join(texts)} at work"
+        yield " and ".join(plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server"))
+                           if count) + " at work"
     yield from map(printable, status.get("clients", ()))
 
 
@@ -2203,8 +2202,8 @@ def read_stats(outdir: str) -> Fields:
                 group = PLACEHOLDER
             common = common_words.setdefault(group, words)
             if words[:len(common)] != common:
-                equal_pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(common, words))
-                common_words[group] = [word for word, _ in equal_pairs]
+                common_words[group] = [word for word, _ in itertools.takewhile(
+                    lambda pair: pair[0] == pair[1], zip(common, words))]
             for stats in total, hosts[run.host], groups[group]:
                 stats.add(run)
             if run.cause in ("memory", "oom"):
@@ -2460,8 +2459,7 @@ class Report:
 
 def find_link_base(directory: str, page: str) -> str:
     """Return the relative URL of a directory, such as './out%201'; '' if it is not below the page."""
-    page_directory = os.path.dirname(os.path.realpath(page))
-    relative_path = os.path.relpath(os.path.realpath(directory), page_directory)
+    relative_path = os.path.relpath(os.path.realpath(directory), os.path.dirname(os.path.realpath(page)))
     if relative_path.split(os.sep)[0] == os.pardir:
         return ""
     return f"./{urls.quote(os.fsencode(relative_path))}"
