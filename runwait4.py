@@ -94,6 +94,7 @@ from runmaker4 import (
     Once,
     Parser,
     PresenceLock,
+    ProcessTable,
     ProgressBar,
     Rate,
     Reader,
@@ -1640,6 +1641,11 @@ def status_of(observation: Observation) -> Fields:
     longest = max(run_times, default=0.0)
     hanging = [] if job_counts.new else [text for job in jobs if (text := describe_if_hanging(
         job["line"], job["seconds"] or 0.0, len(run_times), longest))]
+    # of this host; RunRecord.run is NODE-PID-TIME-N
+    pids = {run.run.rsplit("-", 2)[0].removeprefix(f"{os.uname().nodename}-") for run in runs
+            if not runners_at_work.has_runner_exited(run)}
+    hanging += [f"a runner or client on this host is stopped (kill -CONT {pid})"
+                for pid, process in ProcessTable(pids).processes.items() if process.state == b"T"]
     seconds_left = None
     if rate and not (runners_at_work.has_no_runners or hanging):
         seconds_left = rate.seconds_left(job_counts.new + job_counts.running, time.time())

@@ -71,6 +71,21 @@ class Runners(AtWorkCase):
         self.assertEqual(self.status()["runners"], 0)
         self.assertEqual(self.told(), "1 job: 0 new, 0 running, 1 done, 0 failed, 0 error, 0 held\n")
 
+    def test_one_that_is_stopped_is_named_in_place_of_a_time_left(self) -> None:
+        runner = self.start(RUNMAKER, "-q", "--follow", self.write(f". true\n. {GATE}\n").name)
+        self.addCleanup(self.open_gate)
+        self.wait_states("dr")
+        said = f"\na runner or client on this host is stopped (kill -CONT {runner.pid})\n1 runner at work\n"
+        wait_until(lambda: " left\n1 runner at work\n" in self.told(), what="a run is recorded")
+        runner.send_signal(signal.SIGSTOP)
+        wait_until(lambda: said in self.told())
+        self.assertIsNone(self.status()["seconds_left"])
+        runner.send_signal(signal.SIGCONT)
+        wait_until(lambda: "stopped" not in self.told())
+        runner.send_signal(signal.SIGSTOP)
+        self.kill(runner)
+        self.assertNotIn("stopped", self.told())
+
     def test_the_document_shows_the_columns_that_it_has(self) -> None:
         self.gated(options=("--outdir", "out"))
         wait_until(lambda: b'"start"' in self.read("out/journal"))
