@@ -1192,8 +1192,8 @@ class RemoteJobs:
         seconds_down = boottime() - self.link_life.down_since
         # results that are not handed in are worth the wait
         if seconds_down > SILENCE_SECONDS and not self._jobs and self.link_life.on_lost(Complaint.SILENCE):
-            self._say(f"no server has answered since {time.ctime(time.time() - seconds_down)}; trying again "
-                      "(only --give-up T limits that)")
+            self._say(f"{why}; no server has answered for {human_time(seconds_down)}; trying again (only "
+                      "--give-up T limits that)")
         jobs_ahead = self._jobs_ahead
         self._jobs_ahead = {}
         for job in jobs_ahead.values():
@@ -1476,7 +1476,8 @@ class ClientProgram(RunnerProgram):
             if is_unknown or self.options.give_up == 0:
                 raise UsageError(f"{host}: {'unknown host: ' * is_unknown}{why}") from None
             self.say(f"{why}; trying again")
-            self._reported_complaint = Complaint.LOSS
+            if not self.options.daemon:         # else once more, where the messages go then
+                self._reported_complaint = Complaint.LOSS
         if HEX_128_BITS.fullmatch(self.options.token or ""):
             self.say(
                 "other users of this host can see the token in the list of processes (give --token a file, "

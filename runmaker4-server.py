@@ -307,7 +307,7 @@ def make_parser() -> Parser:
         type=integer_between(0, 65535),
         default=PORT,
         metavar="N",
-        help=f"port, 0: any free one [{PORT}]",
+        help=f"port, 0: any free one, another at each start [{PORT}]",
     )
     add = parser.add_argument_group(
         "output and records of all clients",

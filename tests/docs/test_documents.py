@@ -420,7 +420,8 @@ RECIPES = {
     "echo '#RUN send=./convert,{2} fetch={3}' > runs.txt": Recipe(
         before="mkdir in; echo a > in/1; echo b > in/2; printf '#!/bin/sh\\ncp $1 $2\\n' > convert; "
                "chmod +x convert",
-        instead={"-d --errors errors.server": "-d --pidfile pid.server"}, states="dd",
+        instead={"-d --errors errors.server": "-d --pidfile pid.server",
+                 "--pidfile pid --errors errors ": ""}, states="dd",
         after=f"cmp in/2 out/2.pdf; {GONE}"),
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),

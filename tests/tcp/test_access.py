@@ -257,13 +257,15 @@ class RefusedClients(RefusalCase):
         self.run_script(RUNCLIENT, *daemon, "--port", port, self.HOST, **settings)
         self.wait_said(client, "refused", "trying again")
         self.assertTrue(self.exists("pid"))
+        wait_until(lambda: b"refused" in self.read("errors"), what="it says so where its messages go")
         self.start_server("--port", port)
         ended = self.finish(client)
         said = (f"{RUNCLIENT}: {self.HOST}: wrong token, from $RUNMAKER4_TOKEN (the first line that the "
                 "server printed names the file with the right one; give it with --token)\n")
         self.assertEqual((ended.code, ended.err.splitlines(keepends=True)[1:]), (2, [said.encode()]))
         wait_until(lambda: not self.exists("pid"), what="the other one is gone, too")
-        self.assertRegex(self.read("errors"), rb"process \d+, -j1 on .*\n\S+ " + re.escape(said.encode()))
+        self.assertRegex(self.read("errors"),
+                         rb"process \d+, -j1 on .*\n.* refused .*\n\S+ " + re.escape(said.encode()))
 
     def test_a_wrong_token_whose_refusal_gets_lost_on_its_way(self) -> None:
         """Each of several clients dials again until it is told."""

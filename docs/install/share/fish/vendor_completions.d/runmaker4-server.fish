@@ -5,7 +5,7 @@ complete -c runmaker4-server -l grace -x -d 'keep the jobs of a lost client, or 
 complete -c runmaker4-server -l single-host -d 'no other host uses the file itself: any file system will do'
 complete -c runmaker4-server -l max-failed -x -d 'start no more once N of its own jobs failed (!, e)'
 complete -c runmaker4-server -l host -xa '(__fish_print_hostnames)' -d 'listen on this address only [all, IPv6 and IPv4]'
-complete -c runmaker4-server -l port -x -d 'port, 0: any free one [9998]'
+complete -c runmaker4-server -l port -x -d 'port, 0: any free one, another at each start [9998]'
 complete -c runmaker4-server -l outdir -xa '(__fish_complete_directories)' -d 'journal, and output in DIR/LINE.out, .err [FILE.out]'
 complete -c runmaker4-server -l no-records -d 'keep no journal and no output'
 complete -c runmaker4-server -l joblog -rF -d 'one line per run of a job, in GNU parallel\'s format'
