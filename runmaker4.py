@@ -9700,13 +9700,17 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def say_closing_line(self, summary: Summary | None, seconds: float, retry: str) -> None:
-        """Print the closing line, and on a line of its own the command that shows why jobs have failed."""
+        """Print the closing line, and on a line of its own the command that shows why not all is well."""
         options = self.options
         self.say(self.runner_stats.closing_line(summary, seconds, retry))
-        # a client keeps no records
-        if summary and summary.counts.bad and not getattr(options, "no_records", True):
+        if not summary or getattr(options, "no_records", True):     # a client keeps none
+            return
+        # the jobs that are left then have no runner: another one has died
+        runs_alone = summary.jobs_left and not (summary.counts.new or self.runner_stats.unwritten_lines)
+        view = "--failed" if summary.counts.bad else "--status" * runs_alone
+        if view:
             outdir_option = ["--outdir", as_argument(options.outdir)] if options.outdir else []
-            command = shlex.join(["runwait4.py", "--failed", *outdir_option, as_argument(options.file)])
+            command = shlex.join(["runwait4.py", view, *outdir_option, as_argument(options.file)])
             self.stderr.write(os.fsencode(f"next: {printable(command)}\n"))
 
     def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:

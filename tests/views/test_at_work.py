@@ -150,13 +150,16 @@ class Outlived(AtWorkCase):
     """A job that has outlived its runner is told as such, and looks like no runner."""
 
     def test_where_no_runner_is_left(self) -> None:
-        runner = self.gated(". second")
+        runner = self.gated(". true")
         self.assertFalse(self.status()["jobs"][0]["without_runner"])
         self.kill(runner)
         found = self.status()
         self.assertEqual((found["runners"], found["running"]), (0, 1))
         self.assertTrue(found["jobs"][0]["without_runner"])
         self.assertRegex(self.told(), r"\n   1  .*\(still running without a runner\) : >at\.gate")
+        ended = self.run_script(RUNMAKER, "-q", "--resume", "runs.txt")
+        self.assertEqual(ended.code, 1)
+        self.assertRegex(ended.err, rb"in all 1 done, 1 running\nnext: runwait4\.py --status runs\.txt\n\Z")
 
     def test_where_another_runner_is_there_the_journal_tells_whose_it_was(self) -> None:
         first = self.gated(f". {GATE}; : 2", options=("--outdir", "out"))
