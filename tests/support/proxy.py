@@ -1,5 +1,6 @@
 """A proxy between a client and its server, so that what is between them can be cut and frozen."""
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -24,6 +25,7 @@ class Proxy:
         self.is_cut = False
         self.bytes_per_second = 0               # each way; 0: as fast as it can
         self.forwarded = dict.fromkeys(BOTH, 0)       # bytes
+        self.freezes_at = dict.fromkeys(BOTH, (math.inf, ""))   # so many, and which way is frozen then
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.thaw()
@@ -41,6 +43,13 @@ class Proxy:
         """Let nothing through these ways (both, if none is named)."""
         for way in ways or BOTH:
             self.open[way].clear()
+
+    def freeze_after(self, size: int, counted: str, frozen: str) -> None:
+        """Freeze a way by itself, once, when so many more bytes have come through a way, perhaps the same."""
+        self.freezes_at[counted] = self.forwarded[counted] + size, frozen
+
+    def is_frozen(self, way: str) -> bool:
+        return not self.open[way].is_set()
 
     def thaw(self) -> None:
         for way in BOTH:
@@ -97,6 +106,10 @@ class Proxy:
                 if not data:
                     return self._end(source, sink)
                 self.forwarded[way] += len(data)
+                size, frozen = self.freezes_at[way]
+                if self.forwarded[way] >= size:
+                    self.freezes_at[way] = math.inf, ""
+                    self.freeze(frozen)
                 sink.sendall(data)
         except OSError:                                 # an end is gone: so the other must go, too
             self.open[way].wait()

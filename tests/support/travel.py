@@ -14,6 +14,7 @@ PATCH = EAGER + "__import__('runmaker4-client').FULL_DISK_SECONDS = 0.2\n"
 
 class TravelCase(TcpCase):
     """Helpers: the server works in `srv`, clients in `bob` and `carol`."""
+    patch = PATCH
 
     def setUp(self) -> None:
         super().setUp()
@@ -26,10 +27,10 @@ class TravelCase(TcpCase):
         return self.serve_again(*options, **settings)
 
     def serve_again(self, *options: object, **settings: Any) -> Server:
-        return self.start_server(*options, file="runs.txt", cwd=self.srv, patch=PATCH, **settings)
+        return self.start_server(*options, file="runs.txt", cwd=self.srv, patch=self.patch, **settings)
 
     def join(self, server: Any, *options: object, name: str = "bob", **settings: Any) -> Program:
-        return self.start_client(server, "--name", name, *options, cwd=self.dir / name, patch=PATCH,
+        return self.start_client(server, "--name", name, *options, cwd=self.dir / name, patch=self.patch,
                                  **settings)
 
     def run_bob(self, server: Server, *options: object) -> Program:
@@ -46,6 +47,10 @@ class TravelCase(TcpCase):
         path.write_bytes(content)
         path.chmod(mode)
         return path
+
+    def make_endless(self, name: str) -> None:
+        """A file that takes hours SLOWLY."""
+        os.truncate(self.make(name), 1 << 36)
 
     def make_big(self, name: str) -> bytes:
         content = os.urandom(BIG)

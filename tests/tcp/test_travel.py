@@ -3,14 +3,15 @@ import os
 import re
 import signal
 import subprocess
-from typing import Any
 from unittest import mock
 
 import runmaker4
 from tests.support.messages import new_key
+from tests.support.patches import UNTIL_THEY_END
 from tests.support.peer import Closed, Peer
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
+from tests.support.scripts import RUNSET
 from tests.support.tcp import Program, Server
 from tests.support.travel import BIG, PATCH, SLOWLY, TravelCase
 
@@ -176,13 +177,13 @@ class Files(TravelCase):
         self.assertIn(b"4M of files travelled over TCP", shown)
 
     def test_status_says_what_a_job_waits_for(self) -> None:
-        self.make("srv/big", bytes(1 << 26))
+        self.make_endless("srv/big")
         server = self.serve("#RUN send=big\n. true\n")
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        proxy.bytes_per_second = 1 << 21
+        proxy.bytes_per_second = SLOWLY
         self.join(proxy)
-        wait_until(lambda: re.search(rb"; files: [0-9.]+M of 64M for line 2", self.run_script(
+        wait_until(lambda: re.search(rb"; files: [0-9.]+M of 64G for line 2", self.run_script(
             "runwait4.py", "--status", "srv/runs.txt").out), what="--status says it")
 
     def test_a_server_holds_a_bounded_number_of_pieces(self) -> None:
@@ -196,33 +197,65 @@ class Files(TravelCase):
         self.assertEqual(self.read("srv/out"), content)
 
     def test_pings_and_other_jobs_go_on_while_a_file_travels(self) -> None:
-        self.make("srv/big", bytes(1 << 26))
+        self.make_endless("srv/big")
         server = self.serve("#RUN send=big\n. true\n#RUN\n" + ". true\n" * 30)
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        proxy.bytes_per_second = 1 << 21
+        proxy.bytes_per_second = SLOWLY
         client = self.join(proxy, "-j2", "--follow")
         wait_until(lambda: self.states("srv/runs.txt") == "r" + "d" * 30)
         self.assertEqual(self.states("srv/runs.txt")[0], "r")
         self.assertIsNone(client.poll())
 
 
+# No link is lost because nothing comes through it.  A client asks for two pieces at a time, as on a slow
+# link: after a loss so many can come once more.  One that is told to stop makes the file `stopped`
+PATIENT = """
+import runmaker4
+runmaker4.MAX_SILENT_SECONDS = 600.0
+__import__("runmaker4-client").MAX_PIECES_AHEAD = 2
+kill_job = runmaker4.Runner.kill_job
+def kill_and_tell(*args):
+    kill_job(*args)
+    open("stopped", "w").close()
+runmaker4.Runner.kill_job = kill_and_tell
+"""
+
+
 class Losses(TravelCase):
-    """Whoever is lost in the middle of a file, it goes on where it was, and no half file has its name."""
+    """Whoever is lost in the middle of a file, it goes on where it was, and no half file has its name.
+
+    The proxy stands still in the middle of the file, so that what is lost then is lost there.
+    """
+    patch = PATCH + PATIENT
+    JOB = "#RUN send=in fetch=out\n. cp in out\n"
 
     def setUp(self) -> None:
         super().setUp()
         self.content = self.make_big("srv/in")
 
-    def through_proxy(self, text: str, **settings: Any) -> tuple[Server, Proxy, Program]:
-        server = self.serve(text, "--grace", 30)
+    def through_proxy(self, name: str, way: str, frozen: str = "",
+                      grace: float = 600) -> tuple[Server, Proxy, Program]:
+        """Let a file travel this way to a quarter.  frozen: the way that is frozen; '': that of the file."""
+        server = self.serve(self.JOB, "--grace", grace)
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        proxy.bytes_per_second = SLOWLY
-        return server, proxy, self.join(proxy, **settings)
+        self.freeze_in_file(proxy, way, frozen or way, BIG // 4)
+        client = self.join(proxy)
+        self.wait_frozen(proxy, frozen or way, name, BIG // 4)
+        return server, proxy, client
+
+    @staticmethod
+    def freeze_in_file(proxy: Proxy, way: str, frozen: str, size: int) -> None:
+        """Freeze a way once so much more of a file has come, in whole pieces, whatever came twice."""
+        proxy.freeze_after(size + 4 * runmaker4.FILE_PIECE_BYTES, way, frozen)
+
+    def wait_frozen(self, proxy: Proxy, frozen: str, name: str, size: int) -> None:
+        wait_until(lambda: proxy.is_frozen(frozen), what="the proxy stands still")
+        self.wait_part(name, size)
 
     def assertGoesOn(self, proxy: Proxy, way: str, client: Program) -> None:
-        proxy.bytes_per_second = 0
+        proxy.thaw()
         client.wait(DEADLINE)
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), self.content)
@@ -230,16 +263,21 @@ class Losses(TravelCase):
         self.assertLess(proxy.forwarded[way], 1.2 * BIG)
         self.assertEqual(self.leftovers(), [])
 
-    JOB = "#RUN send=in fetch=out\n. cp in out\n"
-
     def cut(self, name: str, way: str) -> None:
-        _, proxy, client = self.through_proxy(self.JOB)
-        for cuts, size in enumerate((BIG // 4, BIG // 2), 1):
-            self.wait_part(name, size)
-            proxy.cut()
-            wait_until(lambda: client.err.count(b"trying again") == cuts, what="the client has noticed")
-            proxy.mend()
+        """Twice, in two places."""
+        _, proxy, client = self.through_proxy(name, way)
+        self.cut_and_mend(proxy, client)
+        self.freeze_in_file(proxy, way, way, BIG // 4)
+        proxy.thaw()
+        self.wait_frozen(proxy, way, name, BIG // 2)
+        self.cut_and_mend(proxy, client)
         self.assertGoesOn(proxy, way, client)
+
+    def cut_and_mend(self, proxy: Proxy, client: Program) -> None:
+        noticed = client.err.count(b"trying again")
+        proxy.cut()
+        wait_until(lambda: client.err.count(b"trying again") > noticed, what="the client has noticed")
+        proxy.mend()
 
     def test_the_link_on_the_way_to_the_client(self) -> None:
         self.cut("bob/in", TO_CLIENT)
@@ -248,10 +286,9 @@ class Losses(TravelCase):
         self.cut("srv/out", TO_SERVER)
 
     def kill_server(self, name: str, way: str) -> None:
-        server, proxy, client = self.through_proxy(self.JOB)
-        self.wait_part(name)
+        server, proxy, client = self.through_proxy(name, way)
         server.kill()
-        self.serve_again("--grace", 30, "--port", server.port)
+        self.serve_again("--grace", 600, "--port", server.port)
         self.assertGoesOn(proxy, way, client)
 
     def test_the_server_on_the_way_to_the_client(self) -> None:
@@ -260,53 +297,45 @@ class Losses(TravelCase):
     def test_the_server_on_the_way_back(self) -> None:
         self.kill_server("srv/out", TO_SERVER)
 
-    def kill_client(self, name: str, way: str, grace: float = 0.5) -> None:
-        server = self.serve(self.JOB, "--grace", grace)
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
-        proxy.bytes_per_second = SLOWLY
-        client = self.join(proxy)
-        self.wait_part(name)
+    def kill_client(self, name: str, way: str) -> Proxy:
+        """What was on the way arrives after that; it is less than the file lacks."""
+        server, proxy, client = self.through_proxy(name, way, grace=0.5)
         client.kill()
+        proxy.thaw()
         self.wait_said(server, "did not come back")
         self.assertFalse((self.dir / name).exists())
-        self.assertGoesOn(proxy, way, self.join(proxy, "--resume"))
+        return proxy
 
     def test_the_client_on_the_way_to_it(self) -> None:
-        self.kill_client("bob/in", TO_CLIENT)
+        proxy = self.kill_client("bob/in", TO_CLIENT)
+        self.assertGoesOn(proxy, TO_CLIENT, self.join(proxy, "--resume"))
 
     def test_the_client_on_the_way_back(self) -> None:
         """Its job runs again, so its new file comes whole."""
-        server = self.serve(self.JOB, "--grace", 0.5)
-        proxy = Proxy(server.port)
-        self.addCleanup(proxy.close)
-        proxy.bytes_per_second = SLOWLY
-        client = self.join(proxy)
-        self.wait_part("srv/out")
-        client.kill()
-        self.wait_said(server, "did not come back")
-        self.assertFalse((self.srv / "out").exists())
-        proxy.bytes_per_second = 0
+        proxy = self.kill_client("srv/out", TO_SERVER)
         self.join(proxy, "--resume").wait(DEADLINE)
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), self.content)
 
     def test_a_cancelled_job_takes_no_more(self) -> None:
-        for name in "bob/in", "srv/out":
-            server, _, client = self.through_proxy(self.JOB)
-            self.wait_part(name)
-            self.run_script("runset4.py", "--cancel", "srv/runs.txt", "2")
+        """While nothing comes from the client; what it has asked for or sent is less than the file lacks."""
+        for name, way in ("bob/in", TO_CLIENT), ("srv/out", TO_SERVER):
+            server, proxy, client = self.through_proxy(name, way, frozen=TO_SERVER)
+            cancelling = self.start_patched(UNTIL_THEY_END, "--cancel", "srv/runs.txt", 2, script=RUNSET)
+            wait_until(lambda: self.exists("bob/stopped"), what="the client is told")
+            proxy.thaw()
+            self.assertEqual(self.finish(cancelling).code, 0)
             client.wait(DEADLINE)
             self.assertStates("c")
             self.assertFalse((self.dir / name).exists())
             wait_until(lambda: not self.leftovers(), what="no part is left")
             server.kill()
+            (self.bob / "stopped").unlink()
 
     def test_a_file_that_changes_on_the_way_comes_whole(self) -> None:
-        _, proxy, client = self.through_proxy(self.JOB)
-        self.wait_part("bob/in")
+        _, proxy, client = self.through_proxy("bob/in", TO_CLIENT)
         self.content = self.make_big("srv/in")
-        proxy.bytes_per_second = 0
+        proxy.thaw()
         client.wait(DEADLINE)
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), self.content)
