@@ -4912,7 +4912,7 @@ class Cursor:
               known: Collection[Consumer] = ()) -> Job | NoJob:
         """Claim the next job for the first of the consumers that may take it; or return why there is none.
 
-        No OSError comes out.  Call it in one thread at a time, and hold no command mutex.
+        No OSError comes out.
         leaving: the consumers that run no job, and exit if they may: NoJob.exits has those that may.
         consumers: those that want a job now; None: those of the last claim.
         known: all consumers, also those that want jobs later; empty: there are no others.
@@ -5095,7 +5095,7 @@ class Cursor:
             self._begin_walk(consumers, after_edit=False).takes_lost_lines = True
 
     def _begin_walk(self, consumers: Consumers, after_edit: bool) -> Walk:
-        """Begin a walk of the file that the path names now.  Hold no command mutex.
+        """Begin a walk of the file that the path names now.
 
         after_edit: an edit has ended the walk before.
         """
@@ -7927,8 +7927,8 @@ class SlotFile:
             data = file.read(self.MAX_FILE_BYTES + 1)[first_line_offset(Reader(fd)):]
         if len(data) > self.MAX_FILE_BYTES or b"\0" in data:
             raise OSError(errno.EINVAL, "is no list of names")
-        lines = [line.strip() for line in data.splitlines()]
-        names = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
+        names = [os.fsdecode(line) for line in map(bytes.strip, data.splitlines())
+                 if line and not line.startswith(b"#")]
         if not names:
             raise OSError(errno.EINVAL, "contains no name")
         return names
@@ -7981,7 +7981,7 @@ class RunnerStats:
         if self.unwritten_lines or self.had_errors:
             return 1
         # another runner can have started our jobs in error again
-        return int(bool(self.results[ERROR] and summary.counts.running))        # perhaps elsewhere
+        return int(bool(self.results[ERROR] and summary.counts.running))
 
     def closing_line(self, summary: Summary | None, seconds: float, retry: str) -> str:
         """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
@@ -7990,9 +7990,9 @@ class RunnerStats:
         again.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
-        error_count = self.results[ERROR] + len(self.orphans)
         # as the file would be counted if it had only our jobs
-        own = Counts(0, 0, self.results[DONE], self.results[FAILED], error_count, self.results[CANCELLED])
+        own = Counts(0, 0, self.results[DONE], self.results[FAILED], self.results[ERROR] + len(self.orphans),
+                     self.results[CANCELLED])
         did_nothing = not (own.done or own.held or own_bad_lines)
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
@@ -8283,10 +8283,9 @@ class JobTask:
         self._runner.processes.reap()           # a shell that has already exited keeps its result
         if self.phase is Phase.SETTLING:
             return
-        has_run = self.state != NEW
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
-        elif cause == "stopped" and has_run:
+        elif cause == "stopped" and self.state != NEW:
             self.state = ERROR                  # it was to run again, and now will not
         self._forbid_start(cause)
 
@@ -8305,8 +8304,8 @@ class JobTask:
             self._enter_phase(Phase.SETTLING)
             return
         # a KILL that is not ours is of the OOM killer if that has killed since the start
-        is_killed = not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
-        if is_killed and self._runner.oom_kills.read_count() > self._oom_kills:
+        if (not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
+                and self._runner.oom_kills.read_count() > self._oom_kills):
             run.cause = "oom"
         if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
             self._enter_phase(Phase.READING_ON)
@@ -8358,8 +8357,7 @@ class JobTask:
             was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
             if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
                 break
-            lacked_memory = self.run.cause in ("memory", "oom")
-            if lacked_memory and self._larger_needs:
+            if self.run.cause in ("memory", "oom") and self._larger_needs:
                 can_run = await self._wait_for_more_memory()
             else:
                 failures += 1
@@ -9100,11 +9098,9 @@ def ssh_words(runner: str) -> list[str]:
 def wrap_in_runner(runner: bytes, shell: str, command: bytes) -> bytes:
     """Return the command that makes `runner` run a job, for example `nice -n 19 /bin/sh -c 'echo 1'`."""
     # a blank, or the shell takes a job that begins with - or + for an option
-    job = b" " + command if command[:1] in (b"-", b"+") else command
-    words = [os.fsencode(shell), b"-c", job]
+    words = [os.fsencode(shell), b"-c", b" " + command if command[:1] in (b"-", b"+") else command]
     # by the local shell, and after each ssh, which joins arguments to one string for another shell
-    parsing_count = 1 + len(ssh_words(os.fsdecode(runner)))
-    for _ in range(parsing_count):
+    for _ in range(1 + len(ssh_words(os.fsdecode(runner)))):
         words = list(map(quote, words))
     return b" ".join([runner, *words])
 
