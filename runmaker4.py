@@ -7614,12 +7614,16 @@ class Journal:
             "seconds": 0.0, "gathered": time.monotonic()})
         self.flush()
 
-    def find_other_directory(self, directory: bytes) -> str:
-        """Return where the last run ran, if none of the last ones ran in this directory; otherwise ''."""
+    def describe_other_directory(self, directory: bytes, folder: str) -> str:
+        """Return '; those before ran in "/x"' if none of the last runs was in this directory; otherwise ''.
+
+        folder: where the first run should be.
+        """
         ran_in = self.DIRECTORY.findall(self._read_last(self.MEDIAN_BYTES))
-        if not ran_in or self._encode(to_text(directory)).encode() in ran_in:
-            return ""
-        return to_text(ran_in[-1])
+        if not ran_in:
+            return ", not in the directory of the job file" * (folder != os.fsdecode(directory))
+        is_same = self._encode(to_text(directory)).encode() in ran_in
+        return "" if is_same else f"; those before ran in {to_text(ran_in[-1])}"
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -9942,8 +9946,9 @@ class App(RunnerProgram):
             needs_thread |= self.slot_file.mount.network
         self._record_sinks = self.open_record_files(needs_thread, self._presence_lock, *inputs)
         _, outdir, _ = self._record_sinks
-        if outdir and (elsewhere := outdir.journal.find_other_directory(self.directory)):
-            self.say(f"the jobs run in \"{display_text(self.directory)}\"; those before ran in {elsewhere}")
+        if outdir and (elsewhere := outdir.journal.describe_other_directory(
+                self.directory, self._file.real_folder)):
+            self.say(f"the jobs run in \"{display_text(self.directory)}\"{elsewhere}")
 
     def print_dry_run(self) -> None:
         """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""

@@ -72,4 +72,5 @@ class Links(RunCase):
         self.open_gate()
         ended = self.finish(runner)
         self.assertEqual((ended.code, self.states("s1/f1"), self.states("s2/f1")), (0, "d", "."), ended.err)
-        self.assertEqual(ended.err.count(b"\n"), 1, "nothing but the closing line")
+        where, _ = ended.err.splitlines()           # nothing else but the closing line
+        self.assertIn(f'the jobs run in "{self.dir}", not in the directory of the job file'.encode(), where)

@@ -252,13 +252,23 @@ class Help(RunCase):
     def test_a_runner_in_another_directory_than_all_before_says_so(self) -> None:
         self.jobs("true", "true", "true")
         (self.dir / "sub").mkdir()
-        said = f"the jobs run in \"{self.dir}/sub\"; those before ran in \"{self.dir}\"\n".encode()
+        where = f"the jobs run in \"{self.dir}/sub\"".encode()
+        said = where + f"; those before ran in \"{self.dir}\"\n".encode()
         self.assertNotIn(b"ran in", self.run_jobs("-q", "-1").err)
         elsewhere = functools.partial(self.run_script, RUNMAKER, "-q", "-1", "../runs.txt",
                                       cwd=self.dir / "sub")
         self.assertIn(said, elsewhere().err)
         self.assertNotIn(b"ran in", elsewhere().err)    # one of those before was there
         self.assertNotIn(b"ran in", self.run_jobs("-q").err)
+        self.jobs("true", "true")
+        (self.dir / "runs.txt.out/journal").unlink()
+        self.assertIn(where + b", not in the directory of the job file\n", elsewhere().err)
+        self.assertNotIn(b"the jobs run in", elsewhere().err)
+        (self.dir / "here").symlink_to(self.dir)
+        for path in self.dir / "runs.txt", "here/runs.txt":
+            (self.dir / "runs.txt.out/journal").unlink()
+            self.jobs("true")
+            self.assertNotIn(b"the jobs run in", self.run_script(RUNMAKER, "-q", path).err)
 
     def test_a_second_file_is_refused(self) -> None:
         calls = ((RUNMAKER, "a.txt", "b.txt", "c.txt"), (RUNSERVER, "a.txt", "--", "b.txt", "c.txt"))
