@@ -5255,14 +5255,15 @@ class Cursor:
 
 
 # an unknown runner with one slot and any amount of memory; of host= only `*` matches
-ANYBODY = Consumer("", capacity=Resources(1, inf))
 
 
-def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReason | None:
+def find_block_reason(file: JobReader, hosts: Collection[str] = (),
+                      memory: float = inf) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
-    Raises OSError.  hosts: those with a runner.
+    Raises OSError.  hosts: those with a runner.  memory: the bytes that one may have.
     """
+    anybody = Consumer("", capacity=Resources(1, memory))
     above = Above()
     reasons: dict[bool, BlockReason] = {}       # the first, and the first that stops
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
@@ -5294,7 +5295,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = ()) -> BlockReas
             settings = above.scope.settings
             if any(Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts):
                 settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
-            awaited = "" if ANYBODY.fits(settings, below_end=False) else str(settings)
+            awaited = "" if anybody.fits(settings, below_end=False) else str(settings)
             if settings.together:
                 awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                            "runmaker4-server.py starts it)")

@@ -585,12 +585,12 @@ class Watcher:
             time.sleep(max(self._poll_seconds, min_pause, throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     @retry_while_missing
-    def block_reason(self, hosts: Collection[str] = ()) -> BlockReason | None:
+    def block_reason(self, hosts: Collection[str] = (), memory: float = inf) -> BlockReason | None:
         """Return why no runner can start a new job, perhaps only for a while; None if one can.
 
-        hosts: those that have runners, as far as known.
+        hosts: those that have runners, as far as known.  memory: the bytes that one may have.
         """
-        return find_block_reason(self.file, hosts)
+        return find_block_reason(self.file, hosts, memory)
 
 
 def is_idle(job_counts: Counts) -> bool:
@@ -1697,7 +1697,9 @@ def find_wait_reason(
     """
     if not job_counts.new:
         return ""
-    if block_reason := watcher.block_reason(hosts):
+    # a runner with enough memory would run the job at once if none is running
+    memory = inf if job_counts.running or runners_at_work.has_no_runners else 0.0
+    if block_reason := watcher.block_reason(hosts, memory):
         return block_reason.text
     if runners_at_work.has_no_runners:
         return (f"{job_counts.new} new, but no runner (start runmaker4.py"

@@ -236,6 +236,23 @@ class Busy(AtWorkCase):
         self.write(self.read().replace(b"alice\n. b", b"bob\n. b"))
         self.assertRegex(self.status("--outdir", "out")["waits"], "^line 3 waits for host bob ")
 
+    def test_memory_is_waited_for_where_a_runner_runs_nothing(self) -> None:
+        big = "#RUN memory=900T\n. b\n"
+        self.write(f"d a\n{big}")
+        self.assertEqual(self.status()["waits"], "1 new, but no runner (start runmaker4.py)")
+        self.start(RUNMAKER, "-q", "--follow", "runs.txt")
+        self.runners(1)
+        waits = "line 3 waits for a runner with 900T of memory or more (#RUN in line 2)"
+        self.assertIn(f"\n{waits}\n1 runner at work\n", self.told())
+        self.append("#RUN host=bob memory=1K", ". c")
+        self.assertEqual(self.status()["waits"], waits)
+        self.write(f"#RUN host=bob\n. a\n#RUN host=*\n{big}")
+        self.assertEqual(self.status()["waits"], "line 2 waits for host bob (#RUN in line 1)")
+        self.append("#RUN", f". {GATE}")
+        self.addCleanup(self.open_gate)
+        self.wait_states("..r")
+        self.assertEqual(self.status()["waits"], "")    # it can take as much as there is
+
     def test_between_two_tries(self) -> None:
         """A run has ended, and the line is still `r`: the job waits for more memory, for example."""
         self.gated(options=("--outdir", "out", "--name", "alice"))
