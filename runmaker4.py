@@ -6615,7 +6615,7 @@ class Rate:
 
 
 MIN_ENDED = 10                          # runs, to judge by their times
-HANGING_FACTOR = 5                      # times the longest ended run
+HANGING_FACTOR = 5                      # times the longest of MIN_ENDED runs or more
 MIN_PERCENT_SECONDS = 10.0              # no timeout in percent is shorter
 
 
@@ -6630,7 +6630,8 @@ def describe_if_hanging(number: int, seconds: float, ended: int, longest: float)
 
     seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
     """
-    is_hanging = ended >= MIN_ENDED and seconds > HANGING_FACTOR * longest
+    # the longest of five runs is exceeded by a usual one more often than that of ten: so by a larger factor
+    is_hanging = ended >= 5 and seconds * min(ended, MIN_ENDED) > HANGING_FACTOR * MIN_ENDED * longest
     return (f"line {number} runs {seconds / max(longest, 0.01):.0f} times longer than any before"
             if is_hanging else "")
 

@@ -157,7 +157,11 @@ class Status(TellingCase):
             self.assertEqual("times longer" in shown, bool(hanging))
             return hanging
 
-        self.assertEqual((told(10, 30.0), told(9, 1.0)), ([], []))      # that long, or too few, are no hint
+        self.assertEqual((told(10, 30.0), told(4, 1.0)), ([], []))      # that long, or too few, are no hint
+        # the fewer have ended, the more times longer it must run
+        times = 9.0, 11.0, 13.0, 19.0, 21.0
+        self.assertEqual([len(told(count, took)) for count in (5, 6, 10, 20) for took in times],
+                         [1, 0, 0, 0, 0] + [1, 1, 0, 0, 0] + [1, 1, 1, 1, 0] * 2)
         self.assertRegex(told(10, 1.0)[0], r"^line 1 runs 1\d\d times longer than any before$")
         self.write(self.read() + b". new\n")
         self.assertEqual(told(10, 1.0), [])
