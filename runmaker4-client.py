@@ -442,7 +442,6 @@ class Outbox:
 #
 # A job waits until all files of send= have come, and after exit 0 until those of fetch= are at the server.
 # Pieces are asked for, or sent, ahead: a few on a slow link, so that other messages need not wait for long.
-# After a lost link, each is asked for, or sent, once more.
 
 MAX_PIECES_AHEAD = 16               # of one file
 MAX_PIECES = 64                     # of all files
@@ -526,8 +525,10 @@ class Porter:
             raise FilesError(f"the job has not made this file ({error_text(error)})") from None
 
     async def _pull(self, job: RemoteJob, path: bytes) -> bool:
-        """Receive a file; return False if it has changed, or another client receives it."""
-        version = FileVersion.from_message(await self._ask(job, path, NO_OFFSET))
+        """Receive a file; return False if it has changed, the link is lost, or another client receives it."""
+        if not (first_answer := await self._ask(job, path, NO_OFFSET)):
+            return False
+        version = FileVersion.from_message(first_answer)
         add = partial(self._tree.call, self._tree.add_piece, path, version)
 
         async def add_answer(end: int, answer: Message) -> int:
@@ -545,19 +546,24 @@ class Porter:
         return False
 
     async def _push(self, job: RemoteJob, path: bytes) -> bool:
-        """Send a file; return False if it has changed, or its end at the server."""
+        """Send a file; return False if it has changed, or its end at the server, or the link was lost."""
         version = await self._find_version(job, path)
         ask = partial(self._ask, job, path, version=version)
 
         async def read_end(_: int, answer: Message) -> int:
             return answer.integer("end", minimum=-1)
 
-        return await self._move_pieces(version.size, await read_end(0, await ask(NO_OFFSET)), ask, read_end)
+        first_answer = await ask(NO_OFFSET)
+        return first_answer is not None and await self._move_pieces(
+            version.size, await read_end(0, first_answer), ask, read_end)
 
-    async def _move_pieces(self, size: int, end: int, ask: Callable[[int], Awaitable[Message]],
+    async def _move_pieces(self, size: int, end: int, ask: Callable[[int], Awaitable[Message | None]],
                            take: Callable[[int, Message], Awaitable[int]]) -> bool:
-        """Move a file from an offset on; return False if take() does not return the end of the piece."""
-        asked: deque[tuple[float, asyncio.Future[Message]]] = deque()       # and when
+        """Move a file from an offset on; return False if take() does not return the end of the piece.
+
+        Also if the link was lost: what had come by then is not asked for, or sent, again.
+        """
+        asked: deque[tuple[float, asyncio.Future[Message | None]]] = deque()        # and when
         next_offset, most_asked, least_seconds = end, 1, FOREVER
         try:
             while end < size:
@@ -565,8 +571,9 @@ class Porter:
                     asked.append((boottime(), asyncio.ensure_future(ask(next_offset))))
                     next_offset += FILE_PIECE_BYTES
                 wanted_end = min(end + FILE_PIECE_BYTES, size)
-                asked_at, answer = asked.popleft()
-                if await take(end, await answer) != wanted_end:
+                asked_at, future = asked.popleft()
+                answer = await future
+                if not answer or await take(end, answer) != wanted_end:
                     return False
                 end = wanted_end
                 seconds = boottime() - asked_at
@@ -575,28 +582,26 @@ class Porter:
                 most_asked = max(most_asked // 2, 1) if is_slow else min(most_asked + 1, MAX_PIECES_AHEAD)
             return True
         finally:
-            for _, answer in asked:
-                answer.cancel()
-            await asyncio.gather(*(answer for _, answer in asked), return_exceptions=True)
+            for _, future in asked:
+                future.cancel()
+            await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
 
     async def _ask(self, job: RemoteJob, path: bytes, offset: int,
-                   version: FileVersion | None = None) -> Message:
-        """Ask for a piece, or send one of a version; return the answer.  Raises FilesError, OSError.
+                   version: FileVersion | None = None) -> Message | None:
+        """Ask for a piece, or send one of a version; return the answer; None: the link was lost.
 
-        After a lost link, and while the disk of the server is full, do that again.
+        While the disk of the server is full, do that again.  Raises FilesError, OSError.
         """
-        answer = None
-        while not answer:
+        while True:
             async with self._places:
                 answer = await self._ask_once(job, path, offset, version)
-            if answer and "error" in answer.fields:
-                error = answer.text("error", 1000)
-                if not answer.boolean("again"):
-                    raise FilesError(f"{error} at the server")
-                self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
-                await asyncio.sleep(FULL_DISK_SECONDS)
-                answer = None
-        return answer
+            if not answer or "error" not in answer.fields:
+                return answer
+            error = answer.text("error", 1000)
+            if not answer.boolean("again"):
+                raise FilesError(f"{error} at the server")
+            self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
+            await asyncio.sleep(FULL_DISK_SECONDS)
 
     async def _ask_once(self, job: RemoteJob, path: bytes, offset: int,
                         version: FileVersion | None) -> Message | None:

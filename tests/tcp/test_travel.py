@@ -208,12 +208,10 @@ class Files(TravelCase):
         self.assertIsNone(client.poll())
 
 
-# No link is lost because nothing comes through it.  A client asks for two pieces at a time, as on a slow
-# link: after a loss so many can come once more.  One that is told to stop makes the file `stopped`
+# No link is lost because nothing comes through it.  A client that is told to stop makes the file `stopped`
 PATIENT = """
 import runmaker4
 runmaker4.MAX_SILENT_SECONDS = 600.0
-__import__("runmaker4-client").MAX_PIECES_AHEAD = 2
 kill_job = runmaker4.Runner.kill_job
 def kill_and_tell(*args):
     kill_job(*args)
