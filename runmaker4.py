@@ -414,9 +414,9 @@ class Parser(argparse.ArgumentParser):
 
         intermixed: options can stand between the positional arguments.
         """
-        if ":::" in words:                      # as for GNU parallel; runset4.py has taken it out
+        if {":::", "::::"}.intersection(words):         # as for GNU parallel; runset4.py has taken them out
             raise UsageError("::: makes no jobs here (use runset4.py runs.txt --add --template 'convert {}' "
-                             "::: *.png)")
+                             "::: *.png, or --add-list FILE)")
         for word in itertools.takewhile(lambda word: word != "--", words):
             option = word.partition("=")[0]
             if OPTION.fullmatch(option) and option not in self._option_string_actions:

@@ -299,7 +299,7 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("what to do").add_argument
     add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
     add("line", metavar="LINE", nargs="?", type=check_not_empty,
-        help="with --output: these lines, as with --show")
+        help="with --output: these lines (1,2,5-9), as with --show")
     add("-p", "--progress", action="store_true",
         help="a bar: one line redrawn on a terminal, a line per change elsewhere, in which\n"
              "failed jobs are errors, too; = done, ! failed, e error, > running")

@@ -224,9 +224,11 @@ class Help(RunCase):
             self.assertRefused(ended, f"{script}: unrecognized arguments: {option} (here: {ours})\n")
 
     def test_a_call_as_of_parallel_is_refused_with_what_makes_jobs(self) -> None:
-        for words in ("convert", "{}", ":::", "a", "b"), ("convert", "-resize", "9x9", "{}", ":::", "a"):
+        for words in (("convert", "{}", ":::", "a", "b"), ("convert", "-resize", "9x9", "{}", ":::", "a"),
+                      ("convert", "::::", "list")):
             self.assertRefused(self.run_script(RUNMAKER, "-j4", *words), "::: makes no jobs here (use "
-                               "runset4.py runs.txt --add --template 'convert {}' ::: *.png)\n")
+                               "runset4.py runs.txt --add --template 'convert {}' ::: *.png, or --add-list "
+                               "FILE)\n")
         self.assertRefused(self.run_script(RUNSET, "runs.txt", "echo {}", ":::", "a"),
                            "'echo {}' (such as ", "; new jobs: --add CMD, or --add --template CMD :::)")
         for jobs in "+0", "100%":
