@@ -371,8 +371,7 @@ def find_script_with_option(option: str) -> str:
     return ""
 
 
-# by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means: one of the same
-# script, or script and option
+# by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means
 OUR_OPTIONS = {"--retry-failed": "-r", "--resume-failed": "-r", "--max-procs": "-j", "-P": "-j",
                "--halt": "--max-failed", "--dryrun": "--dry-run", "-p": "--port", "-t": "--token",
                "--bar": "runwait4.py --progress", "--eta": "runwait4.py --progress"}
@@ -2204,9 +2203,8 @@ def check_for_strays(
 ) -> None:
     """Report the first stray line of a job file.  Raises UsageError, also if the file cannot be read.
 
-    refuse: raise UsageError if the file has a stray, and begins with the #! of another program, or no line is
-    a job in one of `job_states` (None: in any state): a list of commands, of which some look like jobs, as
-    `( cd a; b )`.
+    refuse: raise UsageError if it has a stray, and begins with another program's #!, or no line is a job
+    in one of `job_states` (None: any): a list of commands, of which some look like jobs, as `( cd a; b )`.
     """
     with job_file(path, network) as file:
         check_file_for_strays(file, path, say, refuse, job_states)
@@ -2219,7 +2217,6 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
         return
     head = file.pread(4096, first_line_offset(file))
     if refuse and re.match(rb"#!(?!.*runmaker4)", head):
-        # `. ./settings.sh` of a shell script would be a job
         raise UsageError(f"{path}: {stray_line_message(number)}, so this is a script (to run it for each "
                          "line of LIST: runset4.py NEW --add-list LIST --template 'SCRIPT {}')")
     if has_job or not refuse:
@@ -6630,7 +6627,7 @@ def describe_if_hanging(number: int, seconds: float, ended: int, longest: float)
 
     seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
     """
-    # the longest of five runs is exceeded by a usual one more often than that of ten: so by a larger factor
+    # the longest of few is exceeded more often
     is_hanging = ended >= 5 and seconds * min(ended, MIN_ENDED) > HANGING_FACTOR * MIN_ENDED * longest
     return (f"line {number} runs {seconds / max(longest, 0.01):.0f} times longer than any before"
             if is_hanging else "")
@@ -9707,7 +9704,7 @@ class Program:
         self.say(self.runner_stats.closing_line(summary, seconds, retry))
         if not summary or getattr(options, "no_records", True):     # a client keeps none
             return
-        # the jobs that are left then have no runner: another one has died
+        # left without a runner
         runs_alone = summary.jobs_left and not (summary.counts.new or self.runner_stats.unwritten_lines)
         view = "--failed" if summary.counts.bad else "--status" * runs_alone
         if view:
