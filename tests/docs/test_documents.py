@@ -265,6 +265,8 @@ RECIPES = {
     "python3 runmaker4-client.py -j2 alice": Recipe(jobs(".."), before=SERVER, states="dd"),
     "scp -p alice:.runmaker4.token ~":
         Recipe(jobs("."), before=SERVER, after="runmaker4-client.py alice", states="d"),
+    "scp -p ~/.runmaker4.token bob:":
+        Recipe(jobs("."), before=SERVER, after="runmaker4-client.py alice", states="d"),
     "grep -m1 '^\"\"\"' tests/*/test_*.py": Recipe(before=CHECKOUT),
     UNITTEST: Recipe(before=CHECKOUT, instead=ONE_TEST),
     'runwait4.py -e runs.txt; runwait4.py --status runs.txt | '
@@ -511,7 +513,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
     "deps = [1, 2]", "ls | parallel ./sim", "sem -j3",
-    "CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT CMD",
+    ". CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT CMD",
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
     "* * * * *", "* 20-23,0-7 * * *",
