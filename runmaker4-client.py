@@ -65,7 +65,6 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
-    DONE,
     ERROR,
     FILE_PIECE_BYTES,
     HEX_128_BITS,
@@ -979,8 +978,10 @@ class RemoteJobs:
             if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
                 remote_job.result_text, remote_job.loses_host = "vanished", True
             self._queue_result(remote_job, state)
-            if state not in (NEW, DONE):
-                self._porter.forget(remote_job.send)
+            if state != NEW and remote_job.result_text == "not started":
+                others = *self._jobs.values(), *self._jobs_ahead.values()
+                needed = {path for other in others if other.result is None for path in other.send}
+                self._porter.forget({*remote_job.send} - needed)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:

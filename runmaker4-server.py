@@ -1689,7 +1689,7 @@ class Sessions:
             return
         assignment.mark_over()
         if assignment.files and line_result.state != DONE:
-            for path in assignment.files[1]:
+            for path in assignment.travelled.keys() & {*assignment.files[1]}:
                 self.tree.call(self.tree.remove_parts, path)
         # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
@@ -1894,6 +1894,9 @@ class Sessions:
         for path in (*files[0], *files[1]):
             if path == self._file_name or path.startswith(self._file_name + b".out/"):
                 raise ValueError(f"{display_text(path)}: the job file and its records do not travel")
+        message_bytes = len(runmaker4.encode([*map(to_text, (command, *files[0], *files[1]))]))
+        if message_bytes > runmaker4.MAX_FRAME_BYTES // 2:
+            raise ValueError("send= and fetch= are too long (let an archive of these files travel)")
         return files
 
     # -- events ----------------------------------------------------------------------------------------------
@@ -2457,7 +2460,8 @@ class Dispatcher:
         for assignment in assignments:
             assignment.mark_sent()
             client.free_memory -= int(assignment.job.settings.needs.memory)
-            job_bytes = len(assignment.job.text)
+            send, fetch = assignment.files or NO_FILES
+            job_bytes = sum(map(len, (assignment.job.text, *send, *fetch)))
             # the length of a message is limited
             if entries and message_bytes + job_bytes > MAX_JOBS_BYTES:
                 client.send_message(type="jobs", request=client.request_number, jobs=entries)

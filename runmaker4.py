@@ -1893,20 +1893,24 @@ def why_misread(command: bytes, shell: str) -> str:
 
 
 COMMAND_TOKEN = re.compile(rb"""
-    [0-9]*[<>](?:&[0-9-]|[<>]?[&|]?) | [|&;()]+ | \#.* | \s+          # an operator, a comment: no word
+    [0-9]*[<>](?:&(?:[0-9]+|-)|[<>]?[&|]?) | [|&;()]+ | \#.* | \s+     # an operator, a comment: no word
     | (?P<word> (?!~) (?: [^\s'"\\|&;()<>$`*?\[{] | '[^']*' | "(?:[^"\\$`]|\\.)*" | \\. )+
         (?![^\s|&;()<>]) )
     | (?P<expanded> (?: [^\s'"\\|&;()<>$`] | '[^']*' | "(?:[^"\\$`]|\\.|\$(?!\())*" | \\. | \$(?!\() )+
         (?![^\s|&;()<>]) )
     | .+                            # behind a $( ) words cannot be told
     """, re.VERBOSE | re.DOTALL)
+# of a word: in quotes, in double quotes, behind a backslash, or plain
+WORD_PART = re.compile(rb"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""")
 PLACE = re.compile(r"\{([1-9][0-9]{0,3})\}")
 TRAVELLING_PATH = re.compile(r"(?:\./)*((?:[^./{}\0][^/{}\0]*/)*[^./{}\0][^/{}\0]*)")
 
 
 def literal_words(command: bytes) -> list[str]:
     """Return the words of a command, without quotes; '': the shell expands that word, or it is empty."""
-    return [shlex.split(os.fsdecode(match["word"]))[0] if match["word"] else ""
+    return [os.fsdecode(b"".join(
+                single or re.sub(rb'\\([$`"\\])', rb"\1", double) or quoted or plain
+                for single, double, quoted, plain in WORD_PART.findall(match["word"] or b"")))
             for match in COMMAND_TOKEN.finditer(command) if match.lastgroup]
 
 
@@ -10728,7 +10732,8 @@ class FileTree:
             if not S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             data = os.pread(fd, min(FILE_PIECE_BYTES, max(info.st_size - offset, 0)), offset)
-            return FileVersion(info.st_size, max(info.st_mtime_ns, 0), info.st_mode & 0o777), data
+            mtime = min(max(info.st_mtime_ns, 0), MAX_INTEGER)      # 1970 to 2116
+            return FileVersion(info.st_size, mtime, info.st_mode & 0o777), data
         finally:
             os.close(fd)
 
@@ -10755,11 +10760,13 @@ class FileTree:
                     write_all(fd, memoryview(data)[:version.size - end])
                     end = os.lseek(fd, 0, os.SEEK_CUR)
                 if end == version.size:
-                    os.fchmod(fd, version.mode)
                     os.utime(fd, ns=(version.mtime, version.mtime))
                     sync_or_empty(fd)
-                    with suppress(FileNotFoundError):       # another client has written and renamed the same
+                    os.fchmod(fd, version.mode)     # with 0444, who comes after a kill cannot open the part
+                    try:
                         os.rename(part, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+                    except FileNotFoundError:       # another client has renamed or removed it
+                        return self.add_piece(path, version, NO_OFFSET, b"")
                     os.fsync(directory_fd)
                 return end
             finally:
@@ -10771,7 +10778,8 @@ class FileTree:
             for other in map(os.fsencode, os.listdir(directory_fd)):
                 if other.startswith(b".") and other.endswith(PART_SUFFIX):
                     age = time.time() - os.stat(other, dir_fd=directory_fd, follow_symlinks=False).st_ctime
-                    if age > MAX_PART_SECONDS or (is_over and other.startswith(b".%b." % name)):
+                    of_file = other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name
+                    if age > MAX_PART_SECONDS or (is_over and of_file):
                         os.unlink(other, dir_fd=directory_fd)
 
 

@@ -1,6 +1,7 @@
 """Promise: files of send= are at the client before a job starts, those of fetch= at the server before `d`."""
 import os
 import re
+import shlex
 import signal
 import subprocess
 from unittest import mock
@@ -94,6 +95,32 @@ class Files(TravelCase):
         self.assertStates("eeeeed")
         for line in 2, 3, 4, 5, 6:
             self.wait_said(server, f"line {line}: cannot be started")
+
+    def test_quotes_count_as_for_the_shell(self) -> None:
+        names = "a$b", "a`b", 'a"b', "a\\b", "a'b", "a b", "a*b", "a#b", "a,b", "\u00e9", "a;b", "a\tb"
+        quoted = []
+        for name in names:
+            self.make(f"srv/{name}")
+            quoted += [shlex.quote(name), "".join(c if c.isalnum() else f"\\{c}" for c in name),
+                       '"%s"' % re.sub(r'([$`"\\])', r"\\\1", name)]
+        commands = [f"cat 2>&1 {word}" for word in quoted]
+        self.run_bob(self.serve("#RUN send={2}\n" + "".join(f". {command}\n" for command in commands)), "-j4")
+        self.assertStates("d" * len(commands))
+
+    def test_a_directive_that_names_very_many_files_ends_no_server(self) -> None:
+        """Their names do not fit into a message; those of one job never do in the second."""
+        names = ",".join(f"in/a-name-of-some-length-{number:060}" for number in range(200))
+        server = self.serve(f"#RUN send={names}\n" + "".join(f". : {number}\n" for number in range(64))
+                            + f"#RUN send={','.join([names] * 40)}\n. true\n")
+        self.run_bob(server, "-j64")
+        self.assertStates("e" * 65)
+        self.wait_said(server, "line 67: cannot be started: send= and fetch= are too long")
+
+    def test_an_mtime_that_is_too_late_or_too_early_for_a_message(self) -> None:
+        for name, mtime in ("early", -1), ("late", 7_258_118_400):
+            os.utime(self.make(f"srv/{name}"), (mtime, mtime))
+        self.run_bob(self.serve("#RUN send={3} fetch={4}\n. cp -p early out1\n. cp -p late out2\n"))
+        self.assertStates("dd")
 
     def test_a_client_in_the_directory_of_the_server_moves_nothing(self) -> None:
         self.make("srv/in")
@@ -239,7 +266,7 @@ class Losses(TravelCase):
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
         self.freeze_in_file(proxy, way, frozen or way, BIG // 4)
-        client = self.join(proxy)
+        client = self.join(proxy, "-j2")
         self.wait_frozen(proxy, frozen or way, name, BIG // 4)
         return server, proxy, client
 
@@ -330,6 +357,17 @@ class Losses(TravelCase):
             server.kill()
             (self.bob / "stopped").unlink()
 
+    def test_a_cancelled_job_takes_no_file_from_another_that_waits_for_it(self) -> None:
+        self.JOB = "#RUN send=in\n. : 1\n. : 2\n"
+        _, proxy, client = self.through_proxy("bob/in", TO_CLIENT, frozen=TO_SERVER)
+        cancelling = self.start_patched(UNTIL_THEY_END, "--cancel", "srv/runs.txt", 2, script=RUNSET)
+        wait_until(lambda: self.exists("bob/stopped"), what="the client is told")
+        proxy.thaw()
+        self.assertEqual(self.finish(cancelling).code, 0)
+        client.wait(DEADLINE)
+        self.assertStates("cd")
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.2 * BIG)
+
     def test_a_file_that_changes_on_the_way_comes_whole(self) -> None:
         _, proxy, client = self.through_proxy("bob/in", TO_CLIENT)
         self.content = self.make_big("srv/in")
@@ -389,6 +427,30 @@ class Parts(TravelCase):
         self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["file"])
         self.assertEqual({path.name for path in (self.dir / "dir").iterdir()} - {self.leftovers()[0].name},
                          {".other", ".file.mine"})
+
+    def test_those_of_a_file_with_a_longer_name_stay(self) -> None:
+        self.add(0, b"ab", b"dir/1.5")
+        self.tree.remove_parts(b"dir/1")
+        self.assertEqual(self.add(2, b"cd", b"dir/1.5"), 4)
+
+    def test_one_that_another_client_removes_at_its_end_comes_again(self) -> None:
+        """It is cancelled there, and the sync takes long here."""
+        def sync_and_lose(_: int) -> None:
+            self.tree.remove_parts(b"dir/file")
+
+        with mock.patch.object(os, "fsync", side_effect=sync_and_lose):
+            self.assertEqual(self.add(0, b"abcd"), 0)
+        self.assertEqual(self.add(0, b"abcd"), 4)
+        self.assertEqual(self.read("dir/file"), b"abcd")
+
+    def test_one_of_a_file_without_write_permission_can_be_opened_after_a_kill(self) -> None:
+        self.VERSION = self.VERSION._replace(mode=0o444)
+        with mock.patch.object(os, "fsync", side_effect=SystemExit), self.assertRaises(SystemExit):
+            self.add(0, b"abcd")
+        part, = self.leftovers()
+        self.assertTrue(part.stat().st_mode & 0o200)
+        self.add(runmaker4.NO_OFFSET)
+        self.assertEqual((self.dir / "dir/file").stat().st_mode & 0o777, 0o444)
 
     def test_what_disks_keep_of_an_mtime(self) -> None:
         for kept in 123_456_789, 123_456_700, 123_456_000, 123_000_000, 0:
