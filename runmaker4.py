@@ -1801,13 +1801,14 @@ class Consumer:
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
-    def describe_lack(self, line: Line, settings: JobSettings) -> str:
+    def describe_lack(self, line: Line, scope: Directives) -> str:
         """Return why a line is not for it: 'line 2 needs 2G of 1G', 'line 2 needs host bob'; '': it is."""
-        needs, own = settings.needs, self.capacity
-        lack = (f"{needs.slots} slots of {own.slots}" if needs.slots > own.slots
-                else f"{memory_text(needs.memory)} of {memory_text(own.memory)}" if needs.memory > own.memory
-                else f"host {join_first_few(settings.hosts)}")
-        return "" if self.fits(settings, below_end=False) else printable(f"line {line.number} needs {lack}")
+        needs, own = scope.settings.needs, self.capacity
+        lack = ("is below a #RUN end" if scope.below_end and self.follow
+                else f"needs {needs.slots} slots of {own.slots}" if needs.slots > own.slots
+                else f"needs {memory_text(needs.memory)} of {memory_text(own.memory)}"
+                if needs.memory > own.memory else f"needs host {join_first_few(scope.settings.hosts)}")
+        return "" if self.fits(scope.settings, scope.below_end) else printable(f"line {line.number} {lack}")
 
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
@@ -3160,7 +3161,7 @@ class JobReader(Opened):
             elif line.state == NEW:
                 met_new = True
                 lacks = lacks or {
-                    consumer: consumer.describe_lack(line, scope.settings) for consumer in remaining.all}
+                    consumer: consumer.describe_lack(line, scope) for consumer in remaining.all}
                 fitting = [*remaining.fitting(scope)]
                 with_jobs.update(fitting)
                 # only bad lines are recorded here: what waits never starts
@@ -6346,12 +6347,13 @@ def slurm_tasks() -> int:
 
 def is_job() -> bool:
     """Return False if $RUNMAKER4_JOB names a runner that is no ancestor: sbatch and tmux keep variables."""
-    named_pid = os.environ.get("RUNMAKER4_JOB", "").rsplit("-", 3)[1:2]     # []: none
+    host, *named_pid = os.environ.get("RUNMAKER4_JOB", "").rsplit("-", 3)[:2]       # named_pid []: none
     pid = os.getppid()
     with suppress(OSError):                     # no process is above, or it is hidden
         while named_pid not in ([], [str(pid)]):
             pid = ProcessStat.read(str(pid)).parent
-        return True
+        # each host has a process 1, which can be the runner of a container
+        return not named_pid or host.endswith(os.uname().nodename)
     return False
 
 
@@ -9302,7 +9304,7 @@ def check_job_file_path(text: str) -> str:
 
 def check_slot_names(text: str) -> str:
     """Check an option value: names such as 'a,b', or @ and a file."""
-    if not all(map(str.strip, text.split(","))) or re.search(r"^@$|\n|(?:^|,)\d+-\d", text):
+    if not all(map(str.strip, text.split(","))) or re.search(r"^@$|\n|(?:^|,)\d+(?:-|\.\.)\d", text):
         raise ArgumentTypeError(f"not a list of names: '{printable(text)}' (A,B,... or 0,1,2,3 or @FILE)")
     return text
 

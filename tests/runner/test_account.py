@@ -84,6 +84,8 @@ class OfTheFile(RunCase):
         # a runner without a job says why the first new line is not for it
         ("d a\n#RUN memory=2G\n. a\n#RUN host=b\n. b\n", ("--memory=1G",), 0,
          "nothing to do: 1 done, 2 new; line 3 needs 2G of 1G"),
+        ("#RUN end\n#RUN slots=9\n. a\n", ("--follow",), 0,
+         "nothing to do: 1 new; line 3 is below a #RUN end"),
     )
 
     def test_all_sorts_of_files(self) -> None:

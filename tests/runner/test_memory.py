@@ -112,8 +112,11 @@ class Available(LimitedCase):
     def test_what_was_promised_counts_only_below_the_runner_that_promised_it(self) -> None:
         """sbatch, tmux and at keep the variables of the job that has called them."""
         promised = {"RUNMAKER4_MEMORY": str(GIB)}
-        above, beside = f"my-host-{os.getppid()}-1-1", f"my-host-{os.getpid()}-1-1"
-        for tags, size in (above, 1), (f"{beside}/{above}", 1), (beside, 64), (f"{above}/{beside}", 64):
+        host = os.uname().nodename
+        above, beside = f"{host}-{os.getppid()}-1-1", f"{host}-{os.getpid()}-1-1"
+        elsewhere = "its-container-1-1-1"       # each host has a process 1
+        for tags, size in ((above, 1), (f"{beside}/{above}", 1), (beside, 64), (f"{above}/{beside}", 64),
+                           (elsewhere, 64), (f"{elsewhere}/{above}", 1), (f"{above}/{elsewhere}", 64)):
             with self.subTest(tags):
                 self.assertEqual(self.memory(env={**promised, "RUNMAKER4_JOB": tags}), size)
 
