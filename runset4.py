@@ -1211,18 +1211,25 @@ HARMLESS_VALUE = re.compile(rb"[\w.+-]*")
 # A place is \0.  Assignments before the name of a command, or of a builtin that runs another
 EVALUATED = re.compile(rb"""
       (?:\A|[;&|({!\n]|\b(?:if|then|elif|else|while|until|do|time|command|builtin|exec)\s)\s*(?:\w+=\S*\s+)*
-      (?: (?:eval|let|trap|read|unset|mapfile|readarray|getopts|integer|float)\s[^;&|]*
+      ['"\\]?
+      (?: (?:eval|let|trap|read|unset|mapfile|readarray|getopts|integer|float|compgen|shift|ulimit)
+          ['"]?\s[^;&|]*
         | (?:declare|typeset|local|readonly|export)\s (?:[^;&|]*\s)? (?:-\w*[iaAn]\w*\s[^;&|]*)?
-        | printf\s+-v\s*\S*
+        | print(?:f\s+-v|\s+-\w*v)\s*\S*
       )\0
     | (?:\[\[\s(?:(?!\]\]).)* | (?:\btest|\[)\s[^;&|]*)
       (?: -(?:[vR]|eq|ne|lt|le|gt|ge)\s+\S*\0 | \0\S*\s+-(?:eq|ne|lt|le|gt|ge)\s )
-    | (?<!\w)(?:ba|da|z|k|mk|a|ya)?sh\d*\s(?:[^;&|]*\s)?-\w*c\s+\S*\0
+    | (?<!\w)(?:(?:ba|da|z|k|mk|a|ya|fi)?sh\d*|flock|script|su)\s(?:[^;&|]*\s)?-\w*c\s+(?:--\s+)?\S*\0
+    | \bset\s[^;&|]*\0.*\(\((?:(?!\)\)).)*\$\{?[\d@*]
+    # declare -i n; n={}
+    | \b(?:integer|(?:declare|typeset|local|export|readonly)\s+-\w*i\w*)\s
+      [^;&|]*\b(\w+)\b.*[\s;&|]\1\+?=\S*\0
     # n={}; echo $((n + 1))
-    | \b(\w+)=\S*\0.* (?: \(\((?:(?!\)\)).)* | \$\[[^]]* | \blet\s[^;&|]* | \w\[ | \$\{\w+:
+    | \b(\w+)(?:\[\w*\])?\+?=\S*\0.* (?: \(\((?:(?!\)\)).)* | \$\[[^]]* | \blet\s[^;&|]* | \w\[
+        | \$\{\w+: | \$\{! | \$\{(?=\w+@P)
         | \[\[\s(?:(?!\]\]).)*-(?:v|eq|ne|lt|le|gt|ge)\s+
         | \[\[\s(?:(?!\]\]).)*(?=\$?\w+\s+-(?:eq|ne|lt|le|gt|ge)\s)
-      ) \$?\{?\b\1\b
+      ) \$?\{?\b\2\b
 """, re.VERBOSE | re.DOTALL)
 
 
@@ -1828,6 +1835,8 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
             yield job_line(fill_template(template, job_number, values, values))
         return
     for text in options.add or ():
+        if text == "-":
+            raise UsageError("--add takes jobs, not '-' (for lines of stdin: --add-list -)")
         yield new_line(os.fsencode(text))
     for path in options.add_list or ():
         with open_source(path) as source:

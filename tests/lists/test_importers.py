@@ -401,6 +401,10 @@ class QuotedPlaces(ImportCase):
         "[[ 3 -gt {} ]]", "[ {} -gt 3 ]", "n={}; echo $((n*2))", "n={} && echo $[n+1]", "n={}; (( n > 3 ))",
         "n={}; [[ n -gt 3 ]]", "n={}; [[ 3 -lt $n ]]", "n={}; let 'm=n'", "n={}; echo ${a[n]}",
         "n={}; echo ${x:n:2}", 'n={} bash -c "echo \\$((n))"',
+        "\\eval {}", "'eval' {}", "\\trap {} EXIT", "compgen -W {}", "shift {}", "ulimit -n {}",
+        "print -v {} x", "sh -c -- {}", "fish -c {}", "flock lock -c {}", "script -qc {} out", "su bob -c {}",
+        "set -- {}; echo $(($1))", "declare -i n; n={}", "integer n; m=1 n={}", "a[1]={}; echo $((a[1]))",
+        "n+={}; echo $((n))", "n={}; echo ${!n}", "n={}; echo ${n@P}",
     )
     # a sibling that evaluates nothing
     NOT_EVALUATED = (
@@ -408,6 +412,8 @@ class QuotedPlaces(ImportCase):
         "push -c {}", "bash -c 'show \"$1\"' sh {}", "[ {} = a ]", "[ -n {} ] && sim {}", "test -f {}",
         "n={}; echo \"$n\" $((1+2))", "a={}; b=$((c+1)); echo \"$a\"", "f={}; echo \"$f\" && [[ -n $f ]]",
         "n={} sh -c 'echo \"$n\"'", "printf %s {}", "cd {} && make", "ls [ab] {}",
+        "'retrieval' {}", "flock lock sim {}", "script -q {}", "print {}", "set -- {}; sim \"$1\" $((1+2))",
+        "declare -i k; n={}; sim \"$n\"", "a[1]={}; sim \"${a[1]}\"", "n={}; sim \"${n#x@P}\"",
     )
 
     def test_where_a_shell_evaluates_it_a_value_is_a_number_or_a_name(self) -> None:

@@ -242,9 +242,12 @@ class Help(RunCase):
         self.assertTrue((self.dir / "home" / "out" / "journal").exists())
         for script, option in (RUNWAIT, "--report"), (RUNMAKER, "-l"), (RUNMAKER, "--outdir"):
             self.assertRefused(self.run_script(script, option, "-", "runs.txt"), "a file is required ('./-'")
+        for words in ("-",), ("true", "-"):
+            self.assertRefused(self.run_script(RUNSET, "runs.txt", "--add", *words),
+                               "--add takes jobs, not '-' (for lines of stdin: --add-list -)\n")
 
     def test_a_range_of_slots_is_refused(self) -> None:
-        for names in "0-3", "a,0-3":
+        for names in "0-3", "a,0-3", "0..3":
             self.assertRefused(self.run_script(RUNMAKER, "--slots", names, "missing.txt"),
                                f"not a list of names: '{names}' (A,B,... or 0,1,2,3 or @FILE)")
         self.jobs("echo $SLAVE_IP >names")
