@@ -2052,8 +2052,11 @@ class Above:
     unfinished: Line | None = None
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
+    MANY_NAMES = 100                        # more are sorted faster together
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
     names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
+    _sorted_names: list[str] = field(default_factory=list)          # those that a pattern has met
+    _new_names: list[str] = field(default_factory=list)             # the others
     stopped: str = ""           # why the first job that a failure stops (after=) does not start; '': none
 
     @property
@@ -2102,15 +2105,29 @@ class Above:
         settings = self.scope.settings
         awaited = []
         for pattern in settings.after:
-            names = [pattern] if pattern in self.names else fnmatch.filter(self.names, pattern)
+            names = [pattern] if pattern in self.names else self._match_names(pattern)
             awaited += [named for name in names if (named := self.names[name])]
             if not (names or self.scope.error):
                 self.scope = self.scope._replace(error=(
                     f"line {line.number}: after={printable(pattern)}: no #RUN line above has that name="))
         if awaited:
             settings.awaited = sorted(awaited, key=lambda named: named.bad is not None)
-        if settings.name:
-            self.names.setdefault(settings.name)
+        if settings.name and settings.name not in self.names:
+            self.names[settings.name] = None
+            self._new_names.append(settings.name)
+
+    def _match_names(self, pattern: str) -> list[str]:
+        """Return the names that match; each of 100,000 samples can have a pattern, such as `S17-*`."""
+        known, new, self._new_names = self._sorted_names, self._new_names, []
+        if len(new) > self.MANY_NAMES:
+            known.extend(new)
+            known.sort()
+        else:
+            for name in new:
+                bisect.insort(known, name)
+        prefix = re.split(r"[*?[]", pattern)[0]
+        end = bisect.bisect(known, prefix + chr(sys.maxunicode))
+        return fnmatch.filter(known[bisect.bisect_left(known, prefix):end], pattern)
 
     def find_block_below(
         self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR

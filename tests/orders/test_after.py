@@ -1,4 +1,5 @@
 """Promise: jobs with after= start once all above of that name are done; a failure stops only them."""
+import fnmatch
 import json
 import os
 import re
@@ -256,6 +257,30 @@ class Walks(JobFileCase):
                 self.assertFalse(cursor.claim())
                 cursor.finish(job, runmaker4.DONE)
         self.assertLess(begin.call_count, 5)
+
+    def test_a_pattern_looks_only_at_names_that_begin_like_it(self) -> None:
+        """A file can have 100,000 samples, and a pattern for each."""
+        above, names, looked_at = runmaker4.Above(), [], []
+
+        def enter(number: int, text: str) -> None:
+            above.enter(runmaker4.Line(number, number, runmaker4.DIRECTIVE, f"RUN {text}".encode()))
+
+        def look(names: list[str], pattern: str) -> list[str]:
+            looked_at.append(len(names))
+            return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+        with mock.patch.object(fnmatch, "filter", look):
+            for number in range(300):
+                for lane in range(2):
+                    names.append(f"S{number}-{lane}")
+                    enter(3 * number + lane, f"name={names[-1]}")
+                # the first comes late, so that many names are new to it
+                if number >= 200:
+                    enter(3 * number + 2, f"after=S{number}-*,S[0-9]-1,*-{lane}")
+                    self.assertEqual(above.scope.error, "")
+        self.assertEqual(max(looked_at[::3]), 2)
+        for pattern in "S17-*", "S17*", "S?-1", "*", "S29?-0", "[!S]*", "S[2]99-?", "S17-0*", "T*", "S":
+            self.assertEqual({*above._match_names(pattern)}, {*look(names, pattern)}, pattern)
 
     def test_more_jobs_of_a_name_than_a_walk_remembers_are_waited_for(self) -> None:
         text = b"#RUN name=a host=bob\n" + b". a\n" * 1500 + b"#RUN after=a\n. b\n"
