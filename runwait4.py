@@ -779,6 +779,8 @@ class JournalReader:
                     f"{self.path}: {error_text(error)} (expected the journal of runmaker4.py: no job was run "
                     "yet, or with --outdir DIR or --no-records)"
                 ) from None
+            if isinstance(error, PermissionError):
+                say(f"{self.path}: {error_text(error)} (so no run is known; its owner can open it)")
             fd = os.open(os.devnull, os.O_RDONLY)
         self.file = Reader(fd, mount.network)
         self.size = os.fstat(fd).st_size        # NFS can report an old one, but reads go beyond
@@ -1589,9 +1591,9 @@ def status_summary(status: Fields) -> Iterator[str]:
     numbers_at_work = status["runners"], status["servers"]
     if None in numbers_at_work:
         yield "cannot count runners and servers: no permission to read their locks"
-    elif any(numbers_at_work):
-        yield " and ".join(plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server"))
-                           if count) + " at work"
+    elif any(numbers_at_work) or status["new"]:
+        texts = [plural(count, word) for count, word in zip(numbers_at_work, ("runner", "server")) if count]
+        yield f"{' and '.join(texts) or 'no runner'} at work"
     yield from map(printable, status.get("clients", ()))
 
 
@@ -1985,13 +1987,14 @@ class OutputOfLines:
         self._output = RunOutput(directory)
         self._template = template  # None: no columns for values
         self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
-        self.unfinished_lines: list[int] = []   # that as_text() has left out
+        self.left_out_lines: list[int] = []     # by as_text(), as they are not done
+        self.leaves_out_unfinished = False      # one of these is neither held nor cancelled
         self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
         self.fits_any = False                   # it can have made the command of a line
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield the stdout of done lines; note the numbers of the others, except held ones, for a message."""
+        """Yield the stdout of done lines; note the numbers of the others for a message."""
         previous = b"\n"
         for row in rows:
             if row.line_state == "done":
@@ -2000,8 +2003,9 @@ class OutputOfLines:
                         yield b"\n"             # two jobs never share a line
                     yield part
                     previous = part
-            elif row.line_state not in ("held", "cancelled"):
-                self.unfinished_lines.append(row.line.number)
+            else:
+                self.left_out_lines.append(row.line.number)
+                self.leaves_out_unfinished |= row.line_state not in ("held", "cancelled")
 
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a JSON object for each line (JSON Lines)."""
@@ -2117,13 +2121,13 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
     if output.lost_lines:
         say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
             f"({next(iter(output.lost_lines.values()))}; see --show LINE)")
-    if output.unfinished_lines:
-        say(f"{watcher.path}: not done, and left out: {name_lines(output.unfinished_lines)} "
+    if output.left_out_lines:
+        say(f"{watcher.path}: not done, and left out: {name_lines(output.left_out_lines)} "
             "(--csv and --json have all lines)")
     if output.unfitting_lines:
         say(f"{watcher.path}: --template does not fit, or fits in several ways: "
             f"{name_lines(output.unfitting_lines)} (their values are empty)")
-    return 1 if output.lost_lines or output.unfinished_lines or (
+    return 1 if output.lost_lines or output.leaves_out_unfinished or (
         output.unfitting_lines and not output.fits_any) else 0
 
 

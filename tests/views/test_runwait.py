@@ -138,7 +138,7 @@ class Status(RunwaitCase):
         self.write(self.TEXT)
         ended = self.runwait("--status")
         self.assertEqual((ended.code, ended.err), (0, self.NAMED))
-        line, _ = ended.out.splitlines()
+        line, *_ = ended.out.splitlines()
         self.assertRegex(line, rb"^9 jobs: ")
         found = {word.decode(): int(number) for number, word in re.findall(rb"(\d+) ([a-z]+)", line)}
         del found["jobs"]
