@@ -188,6 +188,9 @@ def error_text(error: OSError) -> str:
     return text[:1].lower() + text[1:]
 
 
+TOO_MANY_PROCESSES = " (too many processes: see ulimit -u)"       # a remedy
+
+
 @contextmanager
 def refused_as(subject: str, remedy: str = "") -> Iterator[None]:
     """Make an OSError of a `with` block a UsageError: `subject`, such as a path, the error, `remedy`."""
@@ -5475,7 +5478,7 @@ def start_thread(pool: futures.ThreadPoolExecutor) -> None:
     try:
         pool.submit(int)
     except RuntimeError as error:
-        raise UsageError(f"{error} (too many processes: see ulimit -u)") from None
+        raise UsageError(f"{error}{TOO_MANY_PROCESSES}") from None
 
 
 class FileExecutor:
@@ -9150,18 +9153,18 @@ def go_into_background() -> int:
     """Leave terminal and session (daemon(7)), but not the directory; return the descriptor for detach().
 
     The original process waits for detach(), or the exit of a session leader (ssh -t) would send us SIGHUP; if
-    we exit before, it exits with status 2.
+    we exit before, it exits with status 2.  Raises UsageError.
     """
     read_fd, ready_fd = os.pipe()
     # a child does not inherit pending signals
     pending_signals = signal.sigpending()
-    if os.fork():
+    if fork_quietly():
         os.close(ready_fd)
         os._exit(0 if os.read(read_fd, 1) else 2)
     os.close(read_fd)
     os.setsid()
     # a process that leads no session cannot get a terminal again by opening one
-    if os.fork():
+    if fork_quietly():
         os._exit(0)
     for number in pending_signals:
         os.kill(os.getpid(), number)
@@ -9238,8 +9241,8 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
 
 
 def fork_quietly() -> int:
-    """Fork without Python's warning about threads: the child needs no lock of a thread."""
-    with warnings.catch_warnings():
+    """Fork without Python's warning: the child needs no lock of a thread.  Raises UsageError."""
+    with warnings.catch_warnings(), refused_as("fork", TOO_MANY_PROCESSES):
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 

@@ -75,6 +75,7 @@ from runmaker4 import (
     OUR_STATES,
     RUNNING,
     STOP_SIGNALS,
+    TOO_MANY_PROCESSES,
     UTF8_MARK,
     Above,
     FileChangedError,
@@ -1092,11 +1093,12 @@ def run_editor(copy_path: str) -> str:
     try:
         # by a shell, because the variable can also have arguments
         exit_code = subprocess.run(["sh", "-c", f'exec {editor} "$1"', "sh", copy_path]).returncode
+        why = f"exit {exit_code} (set VISUAL or EDITOR)" if exit_code else ""
+    except OSError as error:
+        why = error_text(error) + TOO_MANY_PROCESSES
     finally:
         signal.signal(signal.SIGINT, old_handler)
-    if exit_code:
-        return f"the editor '{printable(editor)}' failed: exit {exit_code} (set VISUAL or EDITOR)"
-    return ""
+    return f"the editor '{printable(editor)}' failed: {why}" if why else ""
 
 
 # ======== Lists =============================================================================================

@@ -83,6 +83,7 @@ from runmaker4 import (
     SIZE_UNITS,
     START,
     STRAY,
+    TOO_MANY_PROCESSES,
     BlockReason,
     Counts,
     Fields,
@@ -2670,27 +2671,29 @@ class LockCheck:
         """Take a free row of the file: lock its byte by a descriptor that only a child keeps.
 
         So the check finds out if a child keeps a lock, as a job does whose runner was killed.  The child
-        exits with us.
+        exits with us.  Raises UsageError: it cannot start.
         """
         fd = os.open(f"/proc/self/fd/{self.lock_fd}", os.O_RDWR)
         try:
-            self.row = next((row for row in ROWS if lock(fd, row)), 0)
-            if not self.row:
+            row = next((row for row in ROWS if lock(fd, row)), 0)
+            if not row:
                 raise OSError(errno.EUSERS, f"more than {len(ROWS)} hosts at once")
-            self.trims_right = not self.mount.is_nfs or self.trim(fd)
+            self.trims_right = not self.mount.is_nfs or self.trim(fd, row)
             # it exits at the end of its stdin, so with us at the latest
-            self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
+            with refused_as("cat", TOO_MANY_PROCESSES):
+                self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
+            self.row = row
             refuse_local_locks(fd, self.mount)
         finally:
             os.close(fd)
 
-    def trim(self, fd: int) -> bool:
+    def trim(self, fd: int, row: int) -> bool:
         """Test if parts of a lock can be unlocked, which a runner does in LockTable.trim_bucket().
 
         Lock three bytes, and unlock the first and the last.  Return False if then not only the one between is
         locked.  If the file server refuses to unlock a part, return True: then runners do without.
         """
-        start = ROWS.stop + 3 * self.row        # above the bytes of all rows
+        start = ROWS.stop + 3 * row             # above the bytes of all rows
         lock(fd, start, 3)
         try:
             unlock(fd, start)

@@ -7,6 +7,7 @@ from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import HASTY, UP, WAITING, RunCase
+from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.tcp import Program, Server, TcpCase
 
 # A method that raises from the moment on when a file is there
@@ -30,6 +31,14 @@ def start(thread):
         raise RuntimeError("can't start new thread")
     plain_start(thread)
 threading.Thread.start = start
+"""
+NO_FORK = """
+import errno, os
+def fork(*args, **named):
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+import subprocess
+subprocess.Popen = fork
 """
 SAID = b"KeyError: 'broken on purpose'"
 
@@ -179,6 +188,23 @@ class AtTheLimitOfProcesses(TcpCase):
         self.write("", "break")
         self.assertRefused(self.finish(self.start_patched(NO_THREAD, "runs.txt")),
                            "can't start new thread", "ulimit -u")
+        self.assertEqual(self.states(), ".")
+
+    def test_what_needs_another_process_says_so(self) -> None:
+        self.jobs("true")
+        for script, words, code, subject in (
+            (RUNMAKER, ("-d", "runs.txt"), 2, "fork"),
+            (RUNSERVER, ("--port=0", "runs.txt"), 2, "runs.txt: fork"),     # its keeper
+            (RUNWAIT, ("--check-locks", "."), 2, "cat"),
+            (RUNSET, ("--edit", "runs.txt"), 1, "runs.txt: the editor 'vi' failed"),
+        ):
+            with self.subTest(script):
+                ended = self.finish(self.start_patched(
+                    NO_FORK, *words, script=script, env={"EDITOR": "vi", "VISUAL": "vi"}))
+                self.assertEqual(ended.code, code)
+                self.assertTrue(ended.err.endswith(
+                    f"{script}: {subject}: resource temporarily unavailable (too many processes: see "
+                    "ulimit -u)\n".encode()), ended.err)
         self.assertEqual(self.states(), ".")
 
     def test_records_on_a_network_file_system_in_the_background(self) -> None:
