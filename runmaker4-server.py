@@ -861,7 +861,7 @@ class Client(Consumer):
         self.request_number = 0         # of the last `claim` message, which answers repeat
         self.exits_without_jobs = False     # that message was marked `last`
         self.short_jobs_in_row = 0      # done within SHORT_JOB_SECONDS of being sent
-        # directory, command and last line of output, while other clients do jobs; None: this one has done one
+        # directory, command and last line of output; None: this client has done a job
         self.quick_failures: list[bytes] | None = []
         self.newest_event = 0           # received; 0: none
         self.last_acknowledged = 0      # event
@@ -1728,11 +1728,23 @@ class Sessions:
         elif client.quick_failures is None:
             for other in self.clients.values():
                 other.quick_failures = other.quick_failures and []
-        elif self.runner_stats.results[DONE]:
+        else:
             last_line = assignment.last_output.strip().rpartition(b"\n")[2]
             client.quick_failures.append(
                 b"%b: %.80b: %.200b" % (client.directory, assignment.job.command, last_line)
             )
+            if len(client.quick_failures) == MAX_QUICK_FAILURES and not self.runner_stats.results[DONE]:
+                spawn_task(self._compare_with_others(client, assignment.sent_at))
+
+    async def _compare_with_others(self, client: Client, sent_at: float) -> None:
+        """Let a client in doubt wait as long as jobs run that others got before its last; then begin anew."""
+        others = [assignment for other in self.clients.values() for assignment in other.assignments.values()
+                  if other is not client and assignment.sent_at < sent_at and assignment.is_undecided]
+        if others:
+            self.say(f"client {client.where} waits until another client has done a job: {client.doubt}")
+        while not self.runner_stats.results[DONE] and any(other.is_undecided for other in others):
+            await asyncio.sleep(POLL_SECONDS)
+        client.quick_failures = client.quick_failures and []
 
     async def _write_result(self, assignment: Assignment, line_result: LineResult) -> None:
         """Write a decided result to the file, and forget the assignment once it is there, or never can be.
@@ -2337,7 +2349,7 @@ class Dispatcher:
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; dismiss one at which all have failed, and none is left."""
         self._leaving.discard(client)           # other lines can suit it now
-        if client.doubt and client.exits_without_jobs:
+        if client.doubt and client.exits_without_jobs and self._sessions.runner_stats.results[DONE]:
             self.say_once(f"client {client.where} gets no more: {client.doubt}")
             client.send_message(type="dismissed", text=client.doubt)
         elif client.requested_slots:

@@ -49,6 +49,22 @@ class BadDesktop(TcpCase):
         self.assertEqual({*self.states()}, {*"d!"})
         self.assertClientEnded(self.run_client(server, "-r", "-j4", cwd=self.dir / "good"), 0, "d" * 60)
 
+    def test_a_bad_one_waits_while_the_jobs_of_others_run_on(self) -> None:
+        (self.dir / "first").mkdir()            # so the good one does none for now
+        self.jobs(*["sh model"] * 60)
+        server = self.start_server(patch=QUICK)
+        good = self.start_client(server, "-q", "-j2", cwd=self.dir / "good")
+        wait_until(lambda: self.states()[:2] == "rr", what="two run")
+        bad = self.start_client(server, "-q", "-j4", cwd=self.dir / "bad")
+        self.wait_said(server, "waits until another client has done a job", "model: no such module")
+        wait_until(lambda: self.states()[2:].count("r") == 0, what="none runs there")
+        self.assertIn(self.states().count("!"), range(10, 10 + 8))
+        self.assertIsNone(bad.poll())
+        self.open_gate()
+        for client in good, bad:
+            self.assertEqual(self.finish(client).code, 1)
+        self.assertEqual({*self.states()}, {*"d!"})
+
     def test_without_a_success_elsewhere_nothing_compares(self) -> None:
         self.jobs(*["sh model"] * 40)
         self.assertNotIn(SAID.encode(), self.run_bad(self.start_server(patch=QUICK), "-j2"))
@@ -62,8 +78,8 @@ class BadDesktop(TcpCase):
         self.assertEqual(self.states(), "d" + "!" * 20)
 
 
-class Judged(TcpCase):
-    """Two clients by hand, of which one has done a job."""
+class ByHand(TcpCase):
+    """Two clients by hand."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -71,8 +87,6 @@ class Judged(TcpCase):
         self.write(". true\n" * 60)
         self.server = self.start_server(patch=QUICK)
         self.good, self.bad = self.connect(), self.connect()
-        self.end(self.good, self.get(self.good, 1), "d")
-        self.wait_states("d" + "." * 59)
 
     def connect(self, **fields: Any) -> Peer:
         peer = Peer.of(self.server.port, self.server.token)
@@ -99,6 +113,36 @@ class Judged(TcpCase):
         """Ask for a job as a client that runs none; what comes."""
         answer = peer.say(dict(type="claim", request=2, want=1, last=True)).hear("jobs", "dismissed")
         return str(answer["type"])
+
+
+
+class Compared(ByHand):
+    """No client has done a job."""
+
+    def test_one_at_which_jobs_fail_waits_for_a_job_that_another_got_before(self) -> None:
+        key, = self.get(self.good, 1)
+        self.end(self.bad, self.get(self.bad, 10), "!")
+        self.wait_said(self.server, "waits until another client has done a job")
+        self.bad.say(dict(type="claim", request=2, want=1, last=True),
+                     dict(type="ping", request=3)).hear("pong")
+        self.assertEqual({message["type"] for message in self.bad.messages} & {"jobs", "dismissed"}, set())
+        self.end(self.good, [key], "!")         # so the jobs can be to blame
+        self.assertEqual(self.bad.hear("jobs", "dismissed")["type"], "jobs")
+
+    def test_it_does_not_wait_for_a_job_that_another_got_later(self) -> None:
+        keys = self.get(self.bad, 10)
+        self.get(self.good, 1)
+        self.end(self.bad, keys, "!")
+        self.assertEqual(self.ask_and_exit(self.bad), "jobs")
+
+
+class Judged(ByHand):
+    """One of the two has done a job."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.end(self.good, self.get(self.good, 1), "d")
+        self.wait_states("d" + "." * 59)
 
     def test_ten_failures_are_enough_and_nine_are_not(self) -> None:
         self.end(self.bad, self.get(self.bad, 9), "!")
