@@ -520,7 +520,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
     "generate | sed 's/^/. /' >> runs.txt", "sed -u",
-    "eval {}", "[ -v {} ]", "n={}; echo $((n*2))", "printf -v", "test -v", "sh -c", "su -c", "find -exec sh",
+    "eval {}", "[ -v {} ]", "n={}; echo $((n*2))", "printf -v", "test -v", "sh -c", "find -exec sh",
     "env -S", "python3 -c {}",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
