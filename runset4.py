@@ -1094,7 +1094,7 @@ def run_editor(copy_path: str) -> str:
         # by a shell, because the variable can also have arguments
         exit_code = subprocess.run(["sh", "-c", f'exec {editor} "$1"', "sh", copy_path]).returncode
         why = f"exit {exit_code} (set VISUAL or EDITOR)" if exit_code else ""
-    except OSError as error:
+    except BlockingIOError as error:
         why = error_text(error) + TOO_MANY_PROCESSES
     finally:
         signal.signal(signal.SIGINT, old_handler)
