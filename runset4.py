@@ -1221,7 +1221,11 @@ EVALUATED = re.compile(rb"""
       )\0
     | (?:\[\[\s(?:(?!\]\]).)* | (?:\btest|\[)\s[^;&|]*)
       (?: -(?:[vR]|eq|ne|lt|le|gt|ge)\s+\S*\0 | \0\S*\s+-(?:eq|ne|lt|le|gt|ge)\s )
-    | (?<!\w)(?:(?:ba|da|z|k|mk|a|ya|fi)?sh\d*|flock|script|su)\s(?:[^;&|]*\s)?-\w*c\s+(?:--\s+)?\S*\0
+    # `bash run.sh -c {}` and `flock file gzip -c {}` give the value to another program
+    | (?<![\w.-])(?:(?:ba|da|z|k|mk|a|ya|fi)?sh\d*\s+
+          (?:(?:[-+$]|\d*[<>]&?)[^\s;&|]*\s+(?:[^\s;&|-][^\s;&|]*\s+)?)*
+        | flock\s+(?:-[^\s;&|]*\s+(?:[\d.]+\s+)?)*[^\s;&|-][^\s;&|]*\s+ | (?:script|su)\s(?:[^;&|]*\s)?
+      )-\w*c\s+(?:--\s+)?\S*\0
     | \bset\s[^;&|]*\0.*\(\((?:(?!\)\)).)*\$\{?[\d@*]
     # declare -i n; n={}
     | \b(?:integer|(?:declare|typeset|local|export|readonly)\s+-\w*i\w*)\s

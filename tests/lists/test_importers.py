@@ -402,7 +402,9 @@ class QuotedPlaces(ImportCase):
         "n={}; [[ n -gt 3 ]]", "n={}; [[ 3 -lt $n ]]", "n={}; let 'm=n'", "n={}; echo ${a[n]}",
         "n={}; echo ${x:n:2}", 'n={} bash -c "echo \\$((n))"',
         "\\eval {}", "'eval' {}", "\\trap {} EXIT", "compgen -W {}", "shift {}", "ulimit -n {}",
-        "print -v {} x", "sh -c -- {}", "fish -c {}", "flock lock -c {}", "script -qc {} out", "su bob -c {}",
+        "print -v {} x", "sh -c -- {}", "fish -c {}", "flock lock -c {}", "bash -o pipefail -ec {}",
+        "/bin/sh -e -c {}", "flock -w 10 lock -c {}", "su - bob -c {}", "nice bash --norc -c x{}",
+        "bash 2>&1 >out -c {}", "bash $options -c {}", "script -qc {} out", "su bob -c {}",
         "set -- {}; echo $(($1))", "declare -i n; n={}", "integer n; m=1 n={}", "a[1]={}; echo $((a[1]))",
         "n+={}; echo $((n))", "n={}; echo ${!n}", "n={}; echo ${n@P}",
     )
@@ -412,7 +414,9 @@ class QuotedPlaces(ImportCase):
         "push -c {}", "bash -c 'show \"$1\"' sh {}", "[ {} = a ]", "[ -n {} ] && sim {}", "test -f {}",
         "n={}; echo \"$n\" $((1+2))", "a={}; b=$((c+1)); echo \"$a\"", "f={}; echo \"$f\" && [[ -n $f ]]",
         "n={} sh -c 'echo \"$n\"'", "printf %s {}", "cd {} && make", "ls [ab] {}",
-        "'retrieval' {}", "flock lock sim {}", "script -q {}", "print {}", "set -- {}; sim \"$1\" $((1+2))",
+        "'retrieval' {}", "flock lock sim {}", "bash run.sh -c {}", "./run.sh -c {}", "flock lock gzip -c {}",
+        "flock -w 10 lock gzip -c {}", "sh -e; sim -c {}", "script -q {}", "print {}",
+        "set -- {}; sim \"$1\" $((1+2))",
         "declare -i k; n={}; sim \"$n\"", "a[1]={}; sim \"${a[1]}\"", "n={}; sim \"${n#x@P}\"",
     )
 
