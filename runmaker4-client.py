@@ -979,8 +979,8 @@ class RemoteJobs:
                 remote_job.result_text, remote_job.loses_host = "vanished", True
             self._queue_result(remote_job, state)
             if state != NEW and remote_job.result_text == "not started":
-                others = *self._jobs.values(), *self._jobs_ahead.values()
-                needed = {path for other in others if other.result is None for path in other.send}
+                needed = {path for other in (*self._jobs.values(), *self._jobs_ahead.values())
+                          if other.result is None for path in other.send}
                 self._porter.forget({*remote_job.send} - needed)
         return ""
 

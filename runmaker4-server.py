@@ -1738,8 +1738,8 @@ class Sessions:
 
     async def _compare_with_others(self, client: Client, sent_at: float) -> None:
         """Let a client in doubt wait as long as jobs run that others got before its last; then begin anew."""
-        others = [assignment for other in self.clients.values() for assignment in other.assignments.values()
-                  if other is not client and assignment.sent_at < sent_at and assignment.is_undecided]
+        others = [assignment for assignment in self.assignments.values() if assignment.client is not client
+                  and assignment.sent_at < sent_at and assignment.is_undecided]
         if others:
             self.say(f"client {client.where} waits until another client has done a job: {client.doubt}")
         while not self.runner_stats.results[DONE] and any(other.is_undecided for other in others):

@@ -2055,11 +2055,9 @@ class Above:
     unfinished: Line | None = None
     unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
-    MANY_NAMES = 100                        # more are sorted faster together
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
     names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
-    _sorted_names: list[str] = field(default_factory=list)          # those that a pattern has met
-    _new_names: list[str] = field(default_factory=list)             # the others
+    _sorted_names: list[str] = field(default_factory=list)
     stopped: str = ""           # why the first job that a failure stops (after=) does not start; '': none
 
     @property
@@ -2117,20 +2115,13 @@ class Above:
             settings.awaited = sorted(awaited, key=lambda named: named.bad is not None)
         if settings.name and settings.name not in self.names:
             self.names[settings.name] = None
-            self._new_names.append(settings.name)
+            bisect.insort(self._sorted_names, settings.name)
 
     def _match_names(self, pattern: str) -> list[str]:
         """Return the names that match; each of 100,000 samples can have a pattern, such as `S17-*`."""
-        known, new, self._new_names = self._sorted_names, self._new_names, []
-        if len(new) > self.MANY_NAMES:
-            known.extend(new)
-            known.sort()
-        else:
-            for name in new:
-                bisect.insort(known, name)
-        prefix = re.split(r"[*?[]", pattern)[0]
-        end = bisect.bisect(known, prefix + chr(sys.maxunicode))
-        return fnmatch.filter(known[bisect.bisect_left(known, prefix):end], pattern)
+        names, prefix = self._sorted_names, re.split(r"[*?[]", pattern)[0]
+        end = bisect.bisect(names, prefix + chr(sys.maxunicode))
+        return fnmatch.filter(names[bisect.bisect_left(names, prefix):end], pattern)
 
     def find_block_below(
         self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
@@ -5276,16 +5267,13 @@ class Cursor:
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
 
 
-# an unknown runner with one slot and any amount of memory; of host= only `*` matches
-
-
 def find_block_reason(file: JobReader, hosts: Collection[str] = (),
                       memory: float = inf) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
     Raises OSError.  hosts: those with a runner.  memory: the bytes that one may have.
     """
-    anybody = Consumer("", capacity=Resources(1, memory))
+    anybody = Consumer("", capacity=Resources(1, memory))       # of host= only `*` matches
     above = Above()
     reasons: dict[bool, BlockReason] = {}       # the first, and the first that stops
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))

@@ -1988,14 +1988,13 @@ class OutputOfLines:
         self._output = RunOutput(directory)
         self._template = template  # None: no columns for values
         self._columns = [*self.COLUMNS[:-2], *(template.names if template else ()), *self.COLUMNS[-2:]]
-        self.left_out_lines: list[int] = []     # by as_text(), as they are not done
-        self.leaves_out_unfinished = False      # one of these is neither held nor cancelled
+        self.left_out_lines: dict[int, str] = {}    # the states of those that as_text() has left out
         self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
         self.fits_any = False                   # it can have made the command of a line
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
-        """Yield the stdout of done lines; note the numbers of the others for a message."""
+        """Yield the stdout of done lines; note the others for a message."""
         previous = b"\n"
         for row in rows:
             if row.line_state == "done":
@@ -2005,8 +2004,7 @@ class OutputOfLines:
                     yield part
                     previous = part
             else:
-                self.left_out_lines.append(row.line.number)
-                self.leaves_out_unfinished |= row.line_state not in ("held", "cancelled")
+                self.left_out_lines[row.line.number] = row.line_state
 
     def as_json(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield a JSON object for each line (JSON Lines)."""
@@ -2128,7 +2126,7 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
     if output.unfitting_lines:
         say(f"{watcher.path}: --template does not fit, or fits in several ways: "
             f"{name_lines(output.unfitting_lines)} (their values are empty)")
-    return 1 if output.lost_lines or output.leaves_out_unfinished or (
+    return 1 if output.lost_lines or {*output.left_out_lines.values()} - {"held", "cancelled"} or (
         output.unfitting_lines and not output.fits_any) else 0
 
 
@@ -2678,22 +2676,22 @@ class LockCheck:
             row = next((row for row in ROWS if lock(fd, row)), 0)
             if not row:
                 raise OSError(errno.EUSERS, f"more than {len(ROWS)} hosts at once")
-            self.trims_right = not self.mount.is_nfs or self.trim(fd, row)
             # it exits at the end of its stdin, so with us at the latest
             with refused_as("cat", TOO_MANY_PROCESSES):
                 self.child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[fd])
             self.row = row
+            self.trims_right = not self.mount.is_nfs or self.trim(fd)
             refuse_local_locks(fd, self.mount)
         finally:
             os.close(fd)
 
-    def trim(self, fd: int, row: int) -> bool:
+    def trim(self, fd: int) -> bool:
         """Test if parts of a lock can be unlocked, which a runner does in LockTable.trim_bucket().
 
         Lock three bytes, and unlock the first and the last.  Return False if then not only the one between is
         locked.  If the file server refuses to unlock a part, return True: then runners do without.
         """
-        start = ROWS.stop + 3 * row             # above the bytes of all rows
+        start = ROWS.stop + 3 * self.row        # above the bytes of all rows
         lock(fd, start, 3)
         try:
             unlock(fd, start)
