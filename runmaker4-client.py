@@ -1400,9 +1400,8 @@ class ServerSink(Sink):
         self._send_end(run, run_result)
 
     def on_tick(self) -> None:
-        now = time.monotonic()
         for run in list(self._held_output):
-            if now - run.started > OutDir.MAX_SHORT_SECONDS:
+            if time.monotonic() - run.started > OutDir.MAX_SHORT_SECONDS:
                 self._send_held_output(run)
 
     def _send_held_output(self, run: Run) -> None:
@@ -1421,13 +1420,12 @@ class ServerSink(Sink):
     def _send_end(self, run: Run, run_result: RunResult) -> None:
         # only a short run still has any; the server puts it into the journal
         held_output = self._held_output.pop(run, {})
-        output = {to_text(name): to_text(bytes(held)) for name, held in held_output.items()}
         self._send_event(
             run,
             "end",
             sum(map(len, held_output.values())),
             **end_fields(run, run_result),
-            **output,
+            **{to_text(name): to_text(bytes(held)) for name, held in held_output.items()},
             received=[stream.received for stream in run.streams],       # bytes
             timeout=run_result.limit if run_result.cause == "timeout" else 0.0,     # seconds
         )

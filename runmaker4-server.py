@@ -1335,8 +1335,8 @@ def jobs_by_host(file: Reader, jobs: GroupJobs) -> dict[str, GroupJobs]:
         for line in lines:
             if line.offset not in indexes:
                 raise FileChangedError
-            host = settings.hosts[indexes[line.offset] % len(settings.hosts)]
-            hosts.setdefault(host, []).append((line, settings))
+            hosts.setdefault(settings.hosts[indexes[line.offset] % len(settings.hosts)], []).append(
+                (line, settings))
     return hosts
 
 
@@ -1452,10 +1452,10 @@ class Group:
                 member.current.send_message("go")
 
     def _on_prepare_timeout(self) -> None:
-        hosts = ", ".join(member.host for member in self._members if not member.is_ready)
         self._dispatcher.say_once(
             f"group {printable(self._name)}: not ready within {human_time(self.MAX_PREPARING_SECONDS)}: "
-            f"{printable(hosts)}; trying again"
+            f"{printable(', '.join(member.host for member in self._members if not member.is_ready))}; "
+            "trying again"
         )
         self.abort()
 
@@ -1504,13 +1504,13 @@ class Group:
         elapsed = human_time(boottime() - assignment.sent_at) if assignment.sent_at else ""
         # a terminal gets no control characters
         command = one_line(assignment.job.command) if self._stdout.terminal else assignment.job.command
-        host = os.fsencode(printable(member.host))
         self._result_lines.append((assignment.number, b"  %-20s %-20s %8s  %s\n" % (
-            host, os.fsencode(line_result.result_text), elapsed.encode(), command)))
+            os.fsencode(printable(member.host)), os.fsencode(line_result.result_text), elapsed.encode(),
+            command)))
         if was_preparing or line_result.loses_host:
             member.is_lost = True
-        host_count = sum(not other.is_lost for other in self._members)
-        if self.stage is not Stage.STOPPED and host_count < self._min_hosts:
+        if self.stage is not Stage.STOPPED and self._min_hosts > sum(
+                not other.is_lost for other in self._members):
             self._stop_group()
         elif self.stage is Stage.PREPARING:     # the others no longer wait for this host
             self._settle_unsent_jobs(member)
@@ -1537,9 +1537,10 @@ class Group:
         lost_count = sum(member.is_lost for member in self._members)
         verdict = "failed" if self.stage is Stage.STOPPED else "succeeded"
         # for example 'name: succeeded: 0 of 3 hosts lost (min-hosts 3)'
-        text = (f"{printable(self._name)}: {verdict}: {lost_count} of {plural(len(self._members), 'host')} "
-                f"lost (min-hosts {self._min_hosts})\n")
-        self._stdout.write(os.fsencode(text) + b"".join(line for _, line in sorted(self._result_lines)))
+        self._stdout.write(os.fsencode(
+            f"{printable(self._name)}: {verdict}: {lost_count} of {plural(len(self._members), 'host')} "
+            f"lost (min-hosts {self._min_hosts})\n"
+        ) + b"".join(line for _, line in sorted(self._result_lines)))
         for member in self._members:
             member.client.group_count -= 1
         self._dispatcher.hand_out_lines_soon()
@@ -1729,10 +1730,9 @@ class Sessions:
             for other in self.clients.values():
                 other.quick_failures = other.quick_failures and []
         else:
-            last_line = assignment.last_output.strip().rpartition(b"\n")[2]
-            client.quick_failures.append(
-                b"%b: %.80b: %.200b" % (client.directory, assignment.job.command, last_line)
-            )
+            client.quick_failures.append(b"%b: %.80b: %.200b" % (
+                client.directory, assignment.job.command,
+                assignment.last_output.strip().rpartition(b"\n")[2]))          # the last line
             if len(client.quick_failures) == MAX_QUICK_FAILURES and not self.runner_stats.results[DONE]:
                 spawn_task(self._compare_with_others(client, assignment.sent_at))
 
@@ -1906,8 +1906,8 @@ class Sessions:
         for path in (*files[0], *files[1]):
             if path == self._file_name or path.startswith(self._file_name + b".out/"):
                 raise ValueError(f"{display_text(path)}: the job file and its records do not travel")
-        message_bytes = len(runmaker4.encode([*map(to_text, (command, *files[0], *files[1]))]))
-        if message_bytes > runmaker4.MAX_FRAME_BYTES // 2:
+        if (len(runmaker4.encode([*map(to_text, (command, *files[0], *files[1]))]))
+                > runmaker4.MAX_FRAME_BYTES // 2):
             raise ValueError("send= and fetch= are too long (let an archive of these files travel)")
         return files
 
@@ -2624,8 +2624,8 @@ class Server(Program):
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
         # by this id a client with jobs recognizes the server of another file; files with one path on two
         # hosts have the same, so their servers need different tokens
-        file_id = hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32]
-        self._credentials = make_credentials(context, file_id)
+        self._credentials = make_credentials(
+            context, hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32])
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.task = f"serving on port {self.port}"
         self.say(self.task)
@@ -2842,8 +2842,9 @@ class Server(Program):
             if not self.lifetime.is_serving:
                 self.sessions.abort_unstarted_groups(self.sessions.assignments)
                 if self._is_drained():
-                    clients = [client for client in self.sessions.clients.values() if client.link]
-                    summary = await self.summaries.make(clients)        # for the exit statuses
+                    # for the exit statuses
+                    summary = await self.summaries.make(
+                        [client for client in self.sessions.clients.values() if client.link])
                     # a client can have come back with a job meanwhile
                     if self._is_drained():
                         self._final_summary = summary
@@ -2952,8 +2953,8 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
     """
     key = secrets.randbelow(ORDER - 1) + 1
     certificate = CERTIFICATE + multiply_base(key) + SIGNATURE
-    private_key = PRIVATE_KEY + key.to_bytes(32, "big") + CURVE
-    pipes = write_pem_to_pipe(b"CERTIFICATE", certificate), write_pem_to_pipe(b"EC PRIVATE KEY", private_key)
+    pipes = (write_pem_to_pipe(b"CERTIFICATE", certificate),
+             write_pem_to_pipe(b"EC PRIVATE KEY", PRIVATE_KEY + key.to_bytes(32, "big") + CURVE))
     try:
         with refused_as("OpenSSL refuses our certificate", " (see openssl.cnf)"):
             context.load_cert_chain(*(f"/proc/self/fd/{pipe}" for pipe in pipes))
@@ -3004,8 +3005,8 @@ def listen(host: str | None, port: int) -> socket.socket:
             with suppress(PermissionError):
                 family = socket.AF_INET6
                 return socket.create_server(("", port), family=family, dualstack_ipv6=True, backlog=BACKLOG)
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = addresses[0]
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except UnicodeError:
         raise UsageError(f"{address_text}: not a host name (see --host)") from None

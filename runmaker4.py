@@ -628,9 +628,9 @@ def lock(fd: int, offset: int, length: int = 1, shared: bool = False) -> bool:
     Never lock bytes twice in the same way with one description: the CephFS server merges the two locks into
     one with a 32-bit end (src/mds/flock.cc, adjust_locks(); 16.2: of [0, 2^32 + 5) five bytes remained).
     """
-    kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(kind, os.SEEK_SET, offset, length, 0))
+        fcntl.fcntl(fd, OFD_SETLK, FLOCK.pack(
+            fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, offset, length, 0))
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -1030,8 +1030,8 @@ class Reader(Opened):
         self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
         self.reading_mode = Reading.CACHED
         if network:
-            direct = fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
-            self.reading_mode = Reading.DIRECT if direct else Reading.DROPPED
+            self.reading_mode = (Reading.DIRECT if fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
+                                 else Reading.DROPPED)
 
     @classmethod
     def with_own_fd(cls: type[ReaderT], fd: int, network: bool) -> ReaderT:
@@ -1092,8 +1092,7 @@ class Reader(Opened):
                 if error.errno != errno.EINVAL:
                     raise
             # The file system refuses to read with O_DIRECT
-            flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
-            fcntl.fcntl(self.fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) & ~os.O_DIRECT)
             self.reading_mode = Reading.DROPPED
         if self.reading_mode is Reading.DROPPED:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -1617,8 +1616,8 @@ def open_job_file(path: str, flags: int) -> int:
     try:
         mode = lstat_refusing_symlink(path).st_mode
         if not S_ISREG(mode):
-            kind = "a directory" if S_ISDIR(mode) else "not a regular file"
-            raise UsageError(f"{path}: is {kind} (expected a job file)")
+            raise UsageError(f"{path}: is {'a directory' if S_ISDIR(mode) else 'not a regular file'} "
+                             "(expected a job file)")
         fd = os.open(path, flags | os.O_NOFOLLOW)
         try:
             first_line_offset(Reader(fd))              # refuses UTF-16
@@ -1627,10 +1626,9 @@ def open_job_file(path: str, flags: int) -> int:
             raise
         return fd
     except OSError as error:
-        rights = "readable and writable" if flags & os.O_RDWR else "readable"
         remedies = {
             errno.ENOENT: " (make it, with a line '. COMMAND' for each job)",
-            errno.EACCES: f" (it must be {rights})",
+            errno.EACCES: f" (it must be readable{' and writable' if flags & os.O_RDWR else ''})",
             errno.EROFS: " (jobs are claimed by writing to it)",
         }
         raise UsageError(f"{path}: {error_text(error)}{remedies.get(error.errno or 0, '')}") from None
@@ -1987,8 +1985,8 @@ def parse_directive(text: bytes) -> JobSettings | str:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
             unknown = printable(word if equals else " ".join(words))
-            remedy = NAMES_ARE if values.keys() & {"name", "after"} else SETTINGS_ARE
-            raise ValueError(f"unknown setting '{unknown}' ({remedy})")
+            raise ValueError(f"unknown setting '{unknown}' "
+                             f"({NAMES_ARE if values.keys() & {'name', 'after'} else SETTINGS_ARE})")
         if name in values:
             raise ValueError(f"{name}= is given twice")
         if "" in (value.split(",") if name in ("host", "after") else [value]):
@@ -3217,8 +3215,8 @@ class JobReader(Opened):
     def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
         """Read lines near each other in one call: in the `with` block they come from memory."""
         start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
-        end = max(line.offset + 1 + len(line.text) for line in lines)
-        return self.reader.reading_once(start, end + 1)         # each with its newline
+        # each with its newline
+        return self.reader.reading_once(start, max(line.offset + 2 + len(line.text) for line in lines))
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
@@ -4652,8 +4650,7 @@ class Walk:
         elif consumer:
             if takes_all_slots:
                 settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
-            claim = partial(self._queue.claim, line, consumer, settings)
-            return self._try_change(line, claim).job
+            return self._try_change(line, partial(self._queue.claim, line, consumer, settings)).job
         else:
             if not self._waiting_for_capacity:
                 # none may take the new jobs up to the next directive
@@ -5251,8 +5248,8 @@ class Cursor:
         if self._wait_for_file and error.errno == errno.ENOENT:
             # FileNotFoundError: our working directory is gone
             with suppress(FileNotFoundError):
-                folder = os.path.abspath(os.path.dirname(self.file.real_path))
-                patience = inf if os.path.isdir(folder) else self.MAX_FOLDER_SECONDS
+                patience = (inf if os.path.isdir(os.path.abspath(os.path.dirname(self.file.real_path)))
+                            else self.MAX_FOLDER_SECONDS)
             if patience < inf:
                 text = "the directory is gone"
         if self._errors_since is None:
@@ -5287,8 +5284,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = (),
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
             # is_orphan() last: it can take a lock query
-            matters = not above.unfinished or above.scope.settings.name
-            if matters and not above.block and not file.is_orphan(line):
+            if ((not above.unfinished or above.scope.settings.name) and not above.block
+                    and not file.is_orphan(line)):
                 above.record_first_unfinished(line)
         elif line.state != NEW:
             above.record_bad(line)
@@ -5347,7 +5344,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 
     memory: of this runner.  Raises UsageError for a command that its shell would misread, and OSError.
     """
-    directives = file.scan_lines(b"", with_directives=True)
+    directives = file.scan_lines(b"", with_directives=True)         # this opens it
     for text in settings_without_jobs(file.reader, directives):
         file.say(text)
     say_once = once_per_subject(file.say)
@@ -5998,8 +5995,9 @@ class ProcessTable:
         user's.
         """
         # a shell that outlived its command would start the next one
-        session = [] if shell.session_ended else self.sessions.get(shell.pid, [])
-        todo = deque(sorted(session, key=lambda pid: pid != shell.pid))         # the shell first
+        # the shell first
+        todo = deque(sorted([] if shell.session_ended else self.sessions.get(shell.pid, []),
+                            key=lambda pid: pid != shell.pid))
         for tag in shell.tags:
             todo += self.tagged.get(tag, [])
         found: dict[int, None] = {}
@@ -6268,9 +6266,9 @@ class Processes(TreeKiller):
         shown = display_text(command[:400])[:100].encode(errors="replace")
         script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
-        arguments = shell, b"-c", script, shell, command
-        pid = os.posix_spawnp(shell, arguments, environ, file_actions=actions, setsid=True, setsigmask=(),
-                              setsigdef=DEFAULT_SIGNALS)
+        pid = os.posix_spawnp(
+            shell, (shell, b"-c", script, shell, command), environ, file_actions=actions, setsid=True,
+            setsigmask=(), setsigdef=DEFAULT_SIGNALS)
         child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
         return child
 
@@ -6456,8 +6454,8 @@ class Writer:
             self.flush()
         elif self.gathered and not self.timer:
             # a Terminal that has just drawn the status line gathers for longer
-            write_at = max(self.loop.time() + self.GATHER_SECONDS, self.gather_until)
-            self.timer = self.loop.call_at(write_at, self.flush)
+            self.timer = self.loop.call_at(
+                max(self.loop.time() + self.GATHER_SECONDS, self.gather_until), self.flush)
 
     def _on_written(self) -> None:
         self._flush_soon()
@@ -6571,8 +6569,8 @@ def bar(counts: Counts, width: int) -> str:
     """Return a bar of `width` characters: done =, error e, failed !, running >; for example '=====e!>> '."""
     text = ""
     jobs_so_far = 0
-    parts = (counts.done, "="), (counts.error, "e"), (counts.failed, "!"), (counts.running, ">")
-    for count, character in parts:
+    for count, character in (
+            (counts.done, "="), (counts.error, "e"), (counts.failed, "!"), (counts.running, ">")):
         jobs_so_far += count
         text = text.ljust(jobs_so_far * width // max(counts.all, 1), character)
     return text.ljust(width)
@@ -6753,8 +6751,8 @@ class Console(LinePrinter):
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print for example 'status (alice,601): exit 0 "COMMAND"'."""
         self.on_no_result(run)                     # prints incomplete lines
-        result_text = str(run_result).encode()
-        self.writer.write(b'status %s: %s "%s"\n' % (run.host_and_pid, result_text, self._command_of(run)))
+        self.writer.write(b'status %s: %s "%s"\n' % (
+            run.host_and_pid, str(run_result).encode(), self._command_of(run)))
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         prefix = b"%s %s: " % (stream.name, run.host_and_pid)
@@ -6811,8 +6809,8 @@ class TerminalConsole(LinePrinter):
             if self._running and not counts.new:
                 job, began = next(iter(self._running.items()))          # the oldest
                 seconds = time.monotonic() - began
-                ended = sum(self._results.values())
-                hanging = describe_if_hanging(job.number, seconds, ended, self._longest)
+                hanging = describe_if_hanging(
+                    job.number, seconds, sum(self._results.values()), self._longest)
             return self._bar.line(counts, columns, hanging)
         count_texts = describe_counts(
             done=self._results[DONE],
@@ -7486,9 +7484,10 @@ START = BEGIN + fields_of(StartFields)
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start: the fields BEGIN."""
     # a job that could not be started has no job tag
-    run_id = run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())
-    return {"time": round(run.started_at, 3), "run": to_text(run_id), "slot": printable(run.slot)[:255],
-            "pid": run.pid, **({"promised": run.requested_memory} if run.requested_memory else {})}
+    return {"time": round(run.started_at, 3),
+            "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+            "slot": printable(run.slot)[:255], "pid": run.pid,
+            **({"promised": run.requested_memory} if run.requested_memory else {})}
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
@@ -7635,8 +7634,8 @@ class Journal:
         ran_in = self.DIRECTORY.findall(self._read_last(self.MEDIAN_BYTES))
         if not ran_in:
             return ", not in the directory of the job file" * (folder != os.fsdecode(directory))
-        is_same = self._encode(to_text(directory)).encode() in ran_in
-        return "" if is_same else f"; those before ran in {to_text(ran_in[-1])}"
+        return ("" if self._encode(to_text(directory)).encode() in ran_in
+                else f"; those before ran in {to_text(ran_in[-1])}")
 
     def _report_lost_lines(self, lines: bytes) -> None:
         import json
@@ -7711,8 +7710,9 @@ class OutDir(Sink):
         self.on_ended(run, run.no_result)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
-        path = os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}")
-        self.executor.post(self._store, self._entries[run], stream.name, path, data, size=len(data))
+        self.executor.post(
+            self._store, self._entries[run], stream.name,
+            os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}"), data, size=len(data))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         # on_started() has made an entry, unless the run could not be started
@@ -7724,9 +7724,8 @@ class OutDir(Sink):
                 self.journal.END_GATHER_SECONDS, self.flush)
 
     def on_tick(self) -> None:
-        now = time.monotonic()
         for run in self._entries:
-            if now - run.started > self.MAX_SHORT_SECONDS:
+            if time.monotonic() - run.started > self.MAX_SHORT_SECONDS:
                 self.write_output(run)
         # also starts
         self.executor.post(self.journal.flush_after, 0.0)
@@ -8014,9 +8013,9 @@ class RunnerStats:
         if did_nothing:
             text = "nothing done" if not summary or summary.jobs_left else "nothing to do"
         else:
-            not_written = {"not written down": len(self.unwritten_lines)}
             text = ", ".join([f"{own.done} done", *describe_counts(
-                failed=own.failed, error=own.error, cancelled=own.held, **not_written)])
+                failed=own.failed, error=own.error, cancelled=own.held,
+                **{"not written down": len(self.unwritten_lines)})])
             text += f" in {human_time(seconds)}"
             if own_bad_lines:
                 text += f" ({name_lines(own_bad_lines)})"
@@ -8028,8 +8027,7 @@ class RunnerStats:
             return f"{text}; the state of the file is unknown{incomplete}"
         counts = summary.counts
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
-        has_run_all_jobs = own == counts        # "in all" would only repeat the text
-        if has_more_than_done and not has_run_all_jobs:
+        if has_more_than_done and own != counts:        # otherwise "in all" would only repeat the text
             text += ": " if text == "nothing to do" else "; in all "
             text += summary.describe(with_lines=not own_bad_lines)
         if did_nothing:
@@ -8949,8 +8947,8 @@ class Runner:
             try:
                 names = await self.executor.call(self._slot_file.reload_names)
             except OSError as error:
-                problem = f"{self._slot_file.path}: {error_text(error)}"
-                self._say_once("slots", f"{problem}; going on with the slots known so far")
+                self._say_once("slots", f"{self._slot_file.path}: {error_text(error)}; going on with the "
+                                        "slots known so far")
                 continue
             if names is not None and not self.draining:
                 self.slots.set_names(names)
@@ -9178,8 +9176,7 @@ def open_pid_file(path: str) -> int:
         raise UsageError(f"{path}: is not a pid file: it holds more than a number (give another name)")
     with suppress(OSError):      # on a file system without locks this cannot be checked
         if not lock(fd, 0):
-            number = display_text(head.strip())
-            raise UsageError(f"{path}: is the pid file of process {number}, which lives "
+            raise UsageError(f"{path}: is the pid file of process {display_text(head.strip())}, which lives "
                              "(stop it, or give another name)")
     return fd
 
@@ -9221,8 +9218,8 @@ def set_up_process(options: Namespace, say: Say) -> Iterator[None]:
     finally:
         if pid_fd is not None:
             with suppress(OSError):
-                fd = os.open(options.pidfile, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                with open(fd, "rb") as file:
+                with open(os.open(options.pidfile, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK),
+                          "rb") as file:
                     is_ours = file.read(20) == b"%d\n" % pid
                 if is_ours:             # otherwise another process has replaced our id
                     os.unlink(options.pidfile)
@@ -9242,8 +9239,7 @@ def exit_without_waiting(exit_status: int) -> None:
     child keeps all descriptors open, and waits in our place.
     """
     parent = os.getpid()
-    child = fork_quietly()
-    if child == 0:
+    if fork_quietly() == 0:
         os.setsid()
         redirect_to_null()
         while os.getppid() == parent:
@@ -9713,7 +9709,7 @@ class Program:
             warn(f"{self.prog}: {line}")
 
     def say_closing_line(self, summary: Summary | None, seconds: float, retry: str) -> None:
-        """Print the closing line, and on a line of its own the command that shows why not all is well."""
+        """Print the closing line, and the command that shows why not all is well."""
         options = self.options
         self.say(self.runner_stats.closing_line(summary, seconds, retry))
         if not summary or getattr(options, "no_records", True):     # a client keeps none
@@ -9739,8 +9735,8 @@ class Program:
         self.runner_stats.had_errors = True
         if text not in self._errors and len(self._errors) < self.MAX_MESSAGES_OF_A_KIND:
             self._errors.add(text)
-            is_last = len(self._errors) == self.MAX_MESSAGES_OF_A_KIND
-            self.say_without_label(text + (" (more such messages are left out)" if is_last else ""))
+            self.say_without_label(text + " (more such messages are left out)" * (
+                len(self._errors) == self.MAX_MESSAGES_OF_A_KIND))
 
     def say_without_label(self, text: str) -> None:
         self.call_in_loop(self.stderr.write, os.fsencode(printable(f"{self.prog}: {text}") + "\n"))
@@ -9787,8 +9783,7 @@ class RunnerProgram(Program):
             tasks = positive_number("SLURM_STEP_NUM_TASKS")        # on all nodes (srun(1))
             if is_slurm_step() and 1 < tasks < inf:
                 raise UsageError(f"--hire: each of the {tasks} tasks of this step would hire (use an array)")
-            # _hire_successor() of our predecessor has set it, for one call of sbatch.  If a job called sbatch
-            # with it, that would submit an array
+            # set by _hire_successor() for its sbatch; that of a job would submit an array
             os.environ.pop("SBATCH_ARRAY_INX", None)
         if options.daemon and options.plain:
             raise UsageError("--plain prints to stdout, and -d has none (see runwait4.py --show)")
@@ -9823,7 +9818,7 @@ class RunnerProgram(Program):
         """Return the sinks that print results and output.  file: None: the server has the job file.
 
         is_recorded: an output directory has all job output, so a slow terminal may miss some.  with_output:
-        False: print no job output, because -l has it.
+        False: -l has it.
         """
         options, is_dumb = self.options, os.environ.get("TERM") in (None, "", "dumb")
         if options.plain:
@@ -9841,10 +9836,10 @@ class RunnerProgram(Program):
     def make_runner(self, jobs: Jobs, sinks: list[Sink], files: Backlogged) -> Runner:
         """Make the runner and install signal handlers.  files: if it is far behind, no job output is read."""
         options = self.options
-        processes = Processes(self.loop, self.signals, options.kill_after)
-        self.runner = runner = Runner(jobs, processes, sinks, (self.stdout, self.stderr, files), self.host,
-                                      options, self.say, self.runner_stats, self.slots, self.slot_file,
-                                      self.executor, self.memory, self.seconds_left())
+        self.runner = runner = Runner(
+            jobs, Processes(self.loop, self.signals, options.kill_after), sinks,
+            (self.stdout, self.stderr, files), self.host, options, self.say, self.runner_stats, self.slots,
+            self.slot_file, self.executor, self.memory, self.seconds_left())
         # last: signals that waited are handled at once, by this runner
         self.handle_signals(runner.on_kill_signal, runner.on_drain_signal)
         return runner
@@ -9981,8 +9976,8 @@ class App(RunnerProgram):
         reader = JobReader(self.path, say=self.say, mount=self._mount)
         jobs = FileJobs(cursor, reader, self.executor, self._consumer)
         logfile_sink, outdir_sink, joblog_sink = self._record_sinks
-        console = self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None)
-        sinks = [*console, *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
+        sinks = [*self.console_sinks(reader, not logfile_sink, is_recorded=outdir_sink is not None),
+                 *filter(None, (logfile_sink, outdir_sink, joblog_sink))]
         runner = self.make_runner(jobs, sinks, self.executor)
         cursor.orphans.outdir = outdir_sink
         if self._file.real_folder != os.fsdecode(self.directory):
@@ -10619,8 +10614,8 @@ class Link:
 
     def connection_lost(self, error: Exception | None) -> None:
         self.writable.set()
-        why = error_text(error) if isinstance(error, OSError) else "the connection was closed"
-        self.on_disconnected(self.why or why)
+        self.on_disconnected(self.why or (
+            error_text(error) if isinstance(error, OSError) else "the connection was closed"))
 
 
 # ---- the token ---------------------------------------------------------------------------------------------
@@ -10788,8 +10783,8 @@ class FileTree:
             for other in map(os.fsencode, os.listdir(directory_fd)):
                 if other.startswith(b".") and other.endswith(PART_SUFFIX):
                     age = time.time() - os.stat(other, dir_fd=directory_fd, follow_symlinks=False).st_ctime
-                    of_file = other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name
-                    if age > MAX_PART_SECONDS or (is_over and of_file):
+                    if age > MAX_PART_SECONDS or (
+                            is_over and other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name):
                         os.unlink(other, dir_fd=directory_fd)
 
 

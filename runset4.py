@@ -547,8 +547,9 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
     # How many jobs were started with each number: each holds the job lock of that number.  A server has many
     # job locks on one description, and the kernel shows neighbours as one range.
-    held = find_held_job_locks(file.lock_table.fd) if numbers else ()
-    started = Counter(offset & MUTEX_OFFSET for locked in held for offset in locked)
+    started = Counter(offset & MUTEX_OFFSET
+                      for locked in (find_held_job_locks(file.lock_table.fd) if numbers else ())
+                      for offset in locked)
 
     def cancel(line: Line) -> None:
         # in a state in which no job should run: only if the user has named the line
@@ -886,8 +887,8 @@ def check_not_saved_since(file: JobFile, old: FileLines, current: FileLines) -> 
     """Raise UsageError if these lines of the file are no longer the old ones, apart from states."""
     if [*map(merge_key, old)] != [*map(merge_key, current)]:
         owner = os.fstat(file.fd).st_uid        # of a new file: who has saved it
-        who = "another editor" if owner == os.geteuid() else user_name(owner)
-        raise UsageError(f"{file.path}: {who} has saved since")
+        raise UsageError(f"{file.path}: {'another editor' if owner == os.geteuid() else user_name(owner)} "
+                         "has saved since")
 
 
 def apply_edit(
@@ -1978,8 +1979,8 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
         known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
         # a --follow runner that has waited for the file sees it, and the lock file, an interval later
-        age = time.time() - os.fstat(file.lock_table.fd).st_mtime
-        was_seen = age > 2 * file.interval or Scan(file.reader, file.start, OUR_STATES[1:]).next()
+        was_seen = (time.time() - os.fstat(file.lock_table.fd).st_mtime > 2 * file.interval
+                    or Scan(file.reader, file.start, OUR_STATES[1:]).next())
         idle_text = " (no runner is at work)" if was_seen and file.has_no_other_users() else ""
         count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
         file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")

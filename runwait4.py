@@ -638,8 +638,8 @@ class TerminalProgress(Progress):
         self.bar = ProgressBar()
 
     def update(self, job_counts: Counts) -> None:
-        columns = columns_of(1) - len("^C")     # the terminal prints that behind the bar
-        print_bytes((self.CLEAR + self.bar.line(job_counts, columns)).encode())
+        # the terminal prints ^C behind the bar
+        print_bytes((self.CLEAR + self.bar.line(job_counts, columns_of(1) - len("^C"))).encode())
 
     def end_line(self) -> None:
         print_bytes(b"\n")
@@ -793,8 +793,8 @@ class JournalReader:
     def start_pass(self, start_offset: int = 0) -> Iterator[RunRecord]:
         """Read the journal once, from `start_offset` to its present end, and yield the runs."""
         # a position is the line number, or after a start offset an upper bound
-        lines = enumerate((line for line, _ in self.lines(start_offset)), start_offset + 1)
-        return read_runs(lines, set() if start_offset else self.invalid_positions)
+        return read_runs(enumerate((line for line, _ in self.lines(start_offset)), start_offset + 1),
+                         set() if start_offset else self.invalid_positions)
 
     def read_on(self) -> None:
         """Note the offset of each line that was added since the last call, and the hash of its command.
@@ -1020,9 +1020,9 @@ class RunOutput:
     def _last_lines_of(self, text: bytes) -> list[str]:
         """Return the last non-blank lines, without control characters."""
         # a terminal overwrites the text before a \r
-        last_parts = [line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n")]
-        lines = [line for line in last_parts if line.strip()][-self._max_lines:]
-        return [printable(to_text(line[:4 * self.MAX_COLUMNS])) for line in lines]
+        last_parts = (line.rstrip(b"\r").rpartition(b"\r")[2] for line in text.split(b"\n"))
+        return [printable(to_text(part[:4 * self.MAX_COLUMNS]))
+                for part in [*filter(bytes.strip, last_parts)][-self._max_lines:]]
 
     def read_stdout(self, run: RunRecord) -> Iterator[bytes]:
         """Yield the parts of a run's complete stdout, for --output.
@@ -1067,8 +1067,8 @@ class RunOutput:
         journal, which has refreshed that cache.
         """
         if is_file_name(name):
-            path = os.path.join(self.directory, name)
-            file = Reader(open_direct(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, self.network),
+            file = Reader(open_direct(os.path.join(self.directory, name),
+                                      os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, self.network),
                           self.network)
             if is_regular(file.fd):
                 return file
@@ -1501,8 +1501,8 @@ class Observation:
             run.state, run.cause = ending
             if ending == self.STILL_RUNNING:
                 seconds_running = seconds_since(run.began)
-        state = ERROR if line.number in self.orphan_numbers else line.state
-        return Row(line, LINE_STATES.get(state, "held"), run, is_last, seconds_running)
+        return Row(line, LINE_STATES.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
+                   run, is_last, seconds_running)
 
 
 # ======== Running jobs ======================================================================================
@@ -1793,8 +1793,8 @@ def format_row(
     command: as shown, perhaps without its first words.  last_lines: of the output of the run.  directory: of
     the files with output.
     """
-    known = NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal"
-    result = f"{row.line_state}; {known}"
+    result = f"{row.line_state}; " + (
+        NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal")
     if row.run:
         result = describe_run(row.run)
         if row.seconds_running is not None:
@@ -2020,8 +2020,8 @@ class OutputOfLines:
         # A csv.writer quotes a \r only if its own line end has one, and many readers take a bare \r for the
         # end of a row (tests/outside/csv-row-splits-at-a-progress-bar.sh).  So let it write \r\n, and remove
         # the \r
-        file = SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n"))
-        writer = csv.writer(file, lineterminator="\r\n")
+        writer = csv.writer(SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n")),
+                            lineterminator="\r\n")
         yield writer.writerow(self._columns)
         for row in rows:
             *cells, stdout = self._cells(row)
@@ -2056,8 +2056,9 @@ class OutputOfLines:
         for part in self._stdout(row, run):
             stdout += part
             if run and len(stdout) > self.MAX_CELL_BYTES:
-                path = os.path.join(self._output.directory, run.files[0])
-                self.lost_lines[row.line.number] = f"{path}: too long for a cell, which is empty"
+                self.lost_lines[row.line.number] = (
+                    f"{os.path.join(self._output.directory, run.files[0])}: too long for a cell, which is "
+                    "empty")
                 return ""
         return to_text(bytes(stdout))
 
@@ -2171,13 +2172,13 @@ class ResourceUse:
         median, p90, longest = (
             in_order[math.ceil(len(in_order) * percent / 100) - 1] for percent in (50, 90, 100)
         )
-        cpu_use = self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu else None
         return {
             "runs": len(self.seconds),
             "median": median,
             "p90": p90,
             "longest": longest,
-            "cpu_use": cpu_use,
+            "cpu_use": (self.cpu_seconds / self.seconds_with_known_cpu if self.seconds_with_known_cpu
+                        else None),
             "memory": self.largest_memory or None,
             "memory_below": self.largest_upper_bound or None,
             "too_little": self.too_little,
@@ -2225,8 +2226,9 @@ def read_stats(outdir: str) -> Fields:
     for group, stats in groups.items():
         # the words with which all commands of the group begin: `simulate --seed …`
         *words, last_word = common_words[group] or [group]
-        shown_words = words if last_word == "" else [*words, last_word, PLACEHOLDER]
-        commands.append({"command": printable(" ".join(shown_words)), **stats.json_fields()})
+        commands.append({
+            "command": printable(" ".join(words if last_word == "" else [*words, last_word, PLACEHOLDER])),
+            **stats.json_fields()})
     # those with most memory first
     commands.sort(key=lambda row: -max(row["memory"] or 0, row["memory_below"] or 0))
     return {
@@ -2384,8 +2386,8 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
         refuse_foreign_file(path, head)
         with refused_as(path, " (expected a writable file)"):
             old_info = stat_or_none(path)  # None: there is none yet
-            open_private = functools.partial(os.open, mode=0o600 if old_info else 0o666)
-            with open(temporary, "xb", opener=open_private) as file:
+            with open(temporary, "xb",
+                      opener=functools.partial(os.open, mode=0o600 if old_info else 0o666)) as file:
                 if old_info:
                     copy_owner_and_mode(file.fileno(), old_info)
                 yield file
@@ -2737,8 +2739,8 @@ class LockCheck:
             if self.find_locked_rows() == {self.row}:
                 rows = [(0, b"")] * len(rows)       # we are alone: drop what a killed check has left
             self.first_rows = list(rows)
-        is_sum_right = rows[0][0] == sum(count for count, _ in rows[1:])
-        is_right = is_sum_right and (not self.rows or rows[self.row] == self.rows[self.row])
+        is_right = (rows[0][0] == sum(count for count, _ in rows[1:])
+                    and (not self.rows or rows[self.row] == self.rows[self.row]))
         wait_randomly()         # a host that the lock does not exclude can write now
         # after an error 0: the other hosts find that total, too
         rows[0] = rows[0][0] + 1 if is_right else 0, b"all"
@@ -2818,8 +2820,8 @@ def check_locks(directory: str) -> int:
         print_lines(["No addition was lost, but no other host has come: start this on another within a "
                      "minute."])
         return 1
-    hosts = "these hosts" if mount.network else "this host"
-    print_lines([f"No addition was lost: {hosts} can share job files in this directory."])
+    print_lines([f"No addition was lost: {'these hosts' if mount.network else 'this host'} can share job "
+                 "files in this directory."])
     return 0
 
 
@@ -2848,11 +2850,11 @@ def wait_for_jobs(
                 last_counts = job_counts
                 last_change = time.monotonic()
             elif (not message and is_idle(job_counts)
-                    and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS):
-                runners_at_work = RunnersAtWork(watcher.presence_locks())
-                if reason := find_wait_reason(watcher, job_counts, runners_at_work):
-                    message = f"{watcher.path}: {reason}"
-                    last_change = inf
+                    and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS
+                    and (reason := find_wait_reason(
+                        watcher, job_counts, RunnersAtWork(watcher.presence_locks())))):
+                message = f"{watcher.path}: {reason}"
+                last_change = inf
             if message:
                 progress.end_line()
                 say(message)
