@@ -2230,7 +2230,7 @@ def check_file_for_strays(file: Reader, path: str, say: Say, refuse: bool, job_s
     if not (number := find_stray_line(file, STRAY if has_job else STRAY_WITHOUT_JOBS)):
         return
     head = file.pread(4096, first_line_offset(file))
-    if refuse and re.match(rb"#!(?!.*runmaker4)", head):
+    if refuse and re.match(rb"#! */(?!.*runmaker4)", head):
         raise UsageError(f"{path}: {stray_line_message(number)}, so this is a script (to run it for each "
                          "line of LIST: runset4.py NEW --add-list LIST --template 'SCRIPT {}')")
     if has_job or not refuse:
