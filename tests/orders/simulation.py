@@ -356,7 +356,8 @@ class History(World):
             self.check_last(me, command)
         if data not in b"re" and not (back or ended or is_resumed or data == line[:1]):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
-        if (data == b"e" or is_resumed) and not (back or ended):
+        # an `e` over an `e`: one that -r leaves as it is, among others that it makes new in one write
+        if (data == b"e" != line[:1] or is_resumed) and not (back or ended):
             running = (
                 bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
             )
