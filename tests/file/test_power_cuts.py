@@ -10,7 +10,7 @@ import random
 import shutil
 import signal
 import subprocess
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import runmaker4
 from tests.support.processes import MARK, Ended, marked, wait_until
@@ -442,7 +442,7 @@ class TwoStarters(PowerCase):
         other, late = self.open_file(b"two"), self.open_file(b"two")
         find = late.find_lines_in_doubt
 
-        def find_in_time() -> list[runmaker4.Line] | None:
+        def find_in_time() -> Optional[list[runmaker4.Line]]:
             late.find_lines_in_doubt = find     # type: ignore[method-assign]
             lines = find()
             other.settle_mark()
@@ -498,7 +498,7 @@ sync -f runs.txt
 if [ $MODE = exit ]; then
     python $RUNMAKER -q runs.txt
 else
-    python $RUNMAKER -q --follow runs.txt &
+    "$PYTHON" $RUNMAKER -q --follow runs.txt &                # $! is the runner itself
     until [ "$(grep -c ^d runs.txt)" = 8 ]; do read -t 0.02 <>../fifo; done
     python $RUNSET -q runs.txt --add ": last"
 fi
