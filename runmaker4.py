@@ -2721,6 +2721,7 @@ class LockTable(LockTableReader):
         # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
         self._spare_fds: list[int] = []         # for the next jobs
+        self.uses_mark = False                  # MARK_BYTE is locked through `fd`
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: not needed
         self.locked_now = range(0)              # by the `with` block in progress
@@ -2747,6 +2748,7 @@ class LockTable(LockTableReader):
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
         self.can_trim = None                    # False: perhaps only because locks were lost
+        self.uses_mark = False
         return fd, inode
 
     def open_current(self) -> None:
@@ -3446,7 +3448,6 @@ class JobFile(JobReader):
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self.say_once = once_per_subject(say)
         self.was_written = False
-        self._has_mark = False
         self._noted = 0                 # the time of the last change that note_done_lines() has seen
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3677,12 +3678,12 @@ class JobFile(JobReader):
 
         Raises OSError(EAGAIN): not all could be marked.
         """
-        fd = self.lock_table.fd
-        if self._has_mark or self.find_lines_in_doubt() is None or not lock(fd, MARK_BYTE):
+        table = self.lock_table
+        if table.uses_mark or self.find_lines_in_doubt() is None:
             return
-        try:
+        with table.locking(MARK_BYTE, 0.0) as locked:
             # again: another starter can have settled the mark, and have run these lines since
-            lines = self.find_lines_in_doubt()
+            lines = self.find_lines_in_doubt() if locked else None
             if lines is None:
                 return
             if lines:
@@ -3691,28 +3692,35 @@ class JobFile(JobReader):
             if not all(self.change_state(line, ERROR).new_state for line in lines):
                 raise OSError(errno.EAGAIN, "another process holds up one of these lines")
             os.fsync(self.fd)
-            os.ftruncate(fd, INODE_LINE_SIZE)
-        finally:
-            unlock(fd, MARK_BYTE)
+            os.ftruncate(table.fd, INODE_LINE_SIZE)
 
     def join_mark(self) -> None:
-        """Before the first result, make the mark, unless a killed runner has left one.  Raises LockedNow."""
-        if self._has_mark or not self.boot:
+        """Before the first result, make the mark, unless a killed runner has left one.
+
+        Raises LockedNow, OSError, also FileChangedError: then MARK_BYTE is free.
+        """
+        table, fd = self.lock_table, self.lock_table.fd
+        if table.uses_mark or not self.boot:
             return
-        fd = self.lock_table.fd
-        with suppress(OSError):                 # on a full disk jobs run without a mark
+        if not table.is_open:
+            raise FileChangedError("the lock file is not open")
+        try:
             if lock(fd, MARK_BYTE) and os.fstat(fd).st_size <= MARK_SIZE:
                 self.write_mark(self.checksum_done_lines())
-                os.fsync(fd)
-            if not lock(fd, MARK_BYTE, shared=True):
-                raise LockedNow("another process makes or removes the mark in the lock file")
-        self._has_mark = True
+                with suppress(OSError):         # on a full disk jobs run without a mark
+                    os.fsync(fd)
+            table.uses_mark = lock(fd, MARK_BYTE, shared=True)
+        finally:
+            if not table.uses_mark:             # an exclusive lock would hold up the results of all others
+                unlock(fd, MARK_BYTE)
+        if not table.uses_mark:
+            raise LockedNow("another process makes or removes the mark in the lock file")
 
     def note_done_lines(self) -> array.array[int] | None:
         """Return what to write into the mark after a sync; None: nothing has changed."""
         with suppress(OSError):
             changed = os.fstat(self.fd).st_mtime_ns
-            if self._has_mark and changed != self._noted:
+            if self.lock_table.uses_mark and changed != self._noted:
                 self._noted = changed
                 return self.checksum_done_lines()
         return None
@@ -3723,13 +3731,15 @@ class JobFile(JobReader):
             pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
 
     def leave_mark(self) -> None:
-        """Remove the mark if no other process uses it; keep MARK_BYTE locked then.  A sync comes before."""
-        fd = self.lock_table.fd
-        with suppress(OSError):
-            unlock(fd, MARK_BYTE)
-            if lock(fd, MARK_BYTE):
-                os.ftruncate(fd, INODE_LINE_SIZE)
-                os.fsync(fd)
+        """Remove the mark if no other process uses it.  A sync comes before."""
+        table = self.lock_table
+        with suppress(OSError):                 # also FileChangedError
+            unlock(table.fd, MARK_BYTE)
+            table.uses_mark = False
+            with table.locking(MARK_BYTE, 0.0) as locked:
+                if locked:
+                    os.ftruncate(table.fd, INODE_LINE_SIZE)
+                    os.fsync(table.fd)
 
 
 class JobQueue:
@@ -3896,7 +3906,6 @@ class JobQueue:
         if state == CANCELLED:
             self.release_job(job)
             return ""
-        self.file.join_mark()
         try:
             try:
                 self._write_at_offset(job, state)
@@ -3933,6 +3942,7 @@ class JobQueue:
 
         Raises LockedNow, OSError; FileChangedError: open_files() and search.
         """
+        self.file.join_mark()
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
                 raise LockedNow("another process holds the command mutex")

@@ -4,6 +4,8 @@ The power is cut by killing all processes of a test and giving the host another 
 written by then is dropped in tests/orders/random_output.py, and here on a real file system.
 """
 import contextlib
+import errno
+import itertools
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import shutil
 import signal
 import subprocess
 from typing import Any, Callable, Optional
+from unittest import mock
 
 import runmaker4
 from tests.support.processes import MARK, Ended, marked, wait_until
@@ -419,19 +422,77 @@ class Promises(PowerCase):
                     self.assertLessEqual(len(lost), len(found))
 
 
-class TwoStarters(PowerCase):
-    """Another starter settles the mark after this one has found lines in doubt, before it locks the byte."""
+class MarkCase(PowerCase):
+    """A test in which job files of several processes, or boots, use one mark."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: list[str] = []
 
     def open_file(self, boot: bytes) -> runmaker4.JobFile:
         file = runmaker4.JobFile(str(self.dir / "runs.txt"), say=self.said.append)
+        self.addCleanup(file.close_files)
         file.boot = boot.ljust(runmaker4.BOOT_SIZE)
         runmaker4.check_lock_file(file)
         file.open_to_write()
         return file
 
+
+class Errors(MarkCase):
+    """An error while the mark is made holds up no other process: its results are written."""
+
+    def join_with(self, module: Any, name: str, number: int, nth: int) -> None:
+        """Let one process make the mark, in which the n-th call of a function fails, and another join it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.dir / ".runs.txt.lock")
+        self.write(". true\n")
+        one, other = self.open_file(b"one"), self.open_file(b"one")
+        call, calls = getattr(module, name), itertools.count(1)
+
+        def fail(*args: Any, **named: Any) -> Any:
+            if next(calls) == nth:
+                raise OSError(number, os.strerror(number))
+            return call(*args, **named)
+
+        with mock.patch.object(module, name, fail), contextlib.suppress(OSError):
+            one.join_mark()
+        self.assertGreaterEqual(next(calls), nth, "it was called so often")
+        other.join_mark()
+        one.join_mark()
+        one.close_files()
+        other.close_files()
+
+    def test_whatever_fails(self) -> None:
+        for module, name, number, times in (
+                (os, "fsync", errno.EIO, 1), (os, "pwrite", errno.ENOSPC, 1), (os, "fstat", errno.EIO, 1),
+                (runmaker4, "lock", errno.ENOLCK, 2)):
+            for nth in range(1, times + 1):
+                with self.subTest(name=name, nth=nth):
+                    self.join_with(module, name, number, nth)
+
+    def test_the_result_waits_for_a_lock(self) -> None:
+        """A file system that grants no lock for a moment: the result is written later, under the mark."""
+        self.jobs("true", WAITING)
+        self.start_booted(statements=BOOT + """
+import errno, os
+lock, refused = runmaker4.lock, []
+def refuse_once(fd, offset, *args, **named):
+    if offset == runmaker4.MARK_BYTE and not refused:
+        refused.append(1)
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    return lock(fd, offset, *args, **named)
+runmaker4.lock = refuse_once
+""")
+        self.wait_states("dr")
+        self.assertNotEqual(self.mark_in_file(), b"")
+
+
+class TwoStarters(MarkCase):
+    """Another starter settles the mark after this one has found lines in doubt, before it locks the byte."""
+
     def settle_after(self, what_the_other_does: Callable[[runmaker4.JobFile], None]) -> None:
         """Cut the power at one done line; the other settles it, and goes on, while the second one starts."""
-        self.said: list[str] = []
+        self.said.clear()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.dir / ".runs.txt.lock")
         self.write(". true\n")
