@@ -3016,7 +3016,7 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
-# the next runner marks them `e`.  Each line has its place in the mark, which is overwritten without a sync:
+# the next runner marks them `e`.  Until all are, no runner removes or renews that mark.  Each line has its place in the mark, which is overwritten without a sync:
 # if only parts are on disk, more lines are in doubt.
 #
 # Who has written a result holds MARK_BYTE shared; who makes, settles or removes the mark, exclusively, so
@@ -3222,14 +3222,18 @@ class JobReader(Opened):
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
-    def find_lines_in_doubt(self) -> list[Line] | None:
-        """Return the lines `d` that the mark lacks; None: it is of this boot, or in use, or there is none."""
+    def read_old_mark(self) -> bytes:
+        """Return a mark that is not of this boot, which is only settled; b"": there is none."""
         fd = self.lock_table.fd
-        if not (self.boot and self.lock_table.is_open and is_free(fd, MARK_BYTE)):
-            return None
         mark = os.pread(fd, os.fstat(fd).st_size, 0)
         boot = mark[INODE_LINE_SIZE:MARK_SIZE].strip(b"\0")
-        if boot in (b"", self.boot) or not mark.startswith(inode_line_of(fd)):      # the second: a copy
+        # with another inode it is a copy
+        return mark if boot not in (b"", self.boot) and mark.startswith(inode_line_of(fd)) else b""
+
+    def find_lines_in_doubt(self) -> list[Line] | None:
+        """Return the lines `d` that an old mark lacks; None: there is none, or it is in use."""
+        if not (self.boot and self.lock_table.is_open and is_free(self.lock_table.fd, MARK_BYTE)
+                and (mark := self.read_old_mark())):
             return None
         safe = array.array("I", mark[MARK_SIZE:len(mark) // 4 * 4])
         # an edit can have moved lines
@@ -3720,7 +3724,7 @@ class JobFile(JobReader):
         """Return what to write into the mark after a sync; None: nothing has changed."""
         with suppress(OSError):
             changed = os.fstat(self.fd).st_mtime_ns
-            if self.lock_table.uses_mark and changed != self._noted:
+            if self.lock_table.uses_mark and changed != self._noted and not self.read_old_mark():
                 self._noted = changed
                 return self.checksum_done_lines()
         return None
@@ -3731,13 +3735,13 @@ class JobFile(JobReader):
             pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
 
     def leave_mark(self) -> None:
-        """Remove the mark if no other process uses it.  A sync comes before."""
+        """Remove the mark if no other process uses it, unless it is an old one.  A sync comes before."""
         table = self.lock_table
         with suppress(OSError):                 # also FileChangedError
             unlock(table.fd, MARK_BYTE)
             table.uses_mark = False
             with table.locking(MARK_BYTE, 0.0) as locked:
-                if locked:
+                if locked and not self.read_old_mark():
                     os.ftruncate(table.fd, INODE_LINE_SIZE)
                     os.fsync(table.fd)
 

@@ -487,6 +487,68 @@ runmaker4.lock = refuse_once
         self.assertNotEqual(self.mark_in_file(), b"")
 
 
+class Unsettled(MarkCase):
+    """The mark of another boot stays until all lines in doubt are `e`, whoever begins to settle it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.jobs_up_to_gate("true", "true")
+        self.start_booted()
+        self.wait_states("ddr")
+        self.cut()
+        self.open_gate()
+        self.one, self.other = self.open_file(b"two"), self.open_file(b"two")
+
+    def assertInDoubt(self, *numbers: int) -> None:
+        self.assertEqual([line.number for line in self.other.find_lines_in_doubt() or ()], [*numbers])
+
+    def settle(self) -> None:
+        self.other.settle_mark()
+        self.assertEqual((self.states(), self.mark_in_file()), ("eer", b""))
+
+    def test_a_line_is_locked(self) -> None:
+        *_, last = self.other.scan_lines(b"d")
+        with self.other.command_mutex(last.command):
+            self.assertRaises(OSError, self.one.settle_mark)
+            self.one.leave_mark()               # it has written a state
+        self.assertEqual(self.states(), "edr")
+        self.assertInDoubt(2)
+        self.settle()
+
+    def test_an_error(self) -> None:
+        for module, name in (os, "pwrite"), (runmaker4, "lock"), (os, "fsync"):
+            with self.subTest(name=name):
+                call, calls = getattr(module, name), itertools.count()
+
+                def fail(*args: Any, **named: Any) -> Any:
+                    if next(calls) == (name == "lock"):         # the first one is that of the mark itself
+                        raise OSError(errno.EIO, os.strerror(errno.EIO))
+                    return call(*args, **named)
+
+                with mock.patch.object(module, name, fail):
+                    self.assertRaises(OSError, self.one.settle_mark)
+                self.one.leave_mark()
+                self.assertNotEqual(self.mark_in_file(), b"")
+        self.settle()
+
+    def test_a_runner_that_is_ended_meanwhile(self) -> None:
+        *_, last = self.other.scan_lines(b"d")
+        with self.other.command_mutex(last.command):
+            runner = self.start_booted()
+            self.wait_states("edr")
+            self.stop(runner)
+        self.assertInDoubt(2)
+        self.settle()
+
+    def test_a_process_that_has_joined_it_neither_renews_nor_removes_it(self) -> None:
+        """Beside it a runner was at work that saw another boot, and was killed."""
+        self.one.join_mark()
+        self.assertIsNone(self.one.note_done_lines())
+        self.one.leave_mark()
+        self.assertInDoubt(1, 2)
+        self.settle()
+
+
 class TwoStarters(MarkCase):
     """Another starter settles the mark after this one has found lines in doubt, before it locks the byte."""
 
