@@ -2122,11 +2122,12 @@ class Above:
         return fnmatch.filter(names[bisect.bisect_left(names, prefix):end], pattern)
 
     def find_block_below(
-        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR
+        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR, open_states: bytes = b""
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        Call enter() first.  bad_states: of lines above a barrier check, which make it fail.
+        Call enter() first.  A barrier check fails at lines in bad_states, and waits at those in open_states:
+        a line that had failed when it was met can be new by now.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -2135,13 +2136,15 @@ class Above:
         if self.unfinished:
             return Block(Why.WAITS, directive)
         if self.scope.check:
-            # only a scan from the top knows line numbers; mostly a shorter one shows that none is needed
-            bad_line = _first_line_between(max(self.checked_offset, file.start), directive, file, bad_states)
-            if bad_line:
-                bad_line = _first_line_between(file.start, directive, file, bad_states)
-            if bad_line:                        # also in the second scan: the state can have changed
+            # One scan for all: two would miss a line that becomes new, and fails, between them.  Only one
+            # from the top knows line numbers; mostly a shorter one shows that none is needed
+            states, start = bad_states + open_states, max(self.checked_offset, file.start)
+            if (_first_line_between(start, directive, file, states)
+                    and (line := _first_line_between(file.start, directive, file, states))):
+                if line.state in open_states:
+                    return Block(Why.WAITS, directive)
                 return Block(Why.STOPPED, directive,
-                             f"{what_happened(bad_line)}, and the #RUN barrier check in line "
+                             f"{what_happened(line)}, and the #RUN barrier check in line "
                              f"{directive.number} stops the jobs below it")
             self.checked_offset = directive.offset
         return None
@@ -4820,7 +4823,7 @@ class Walk:
             # below an invalid one it is unknown if jobs belong to the group above
             self.mark_group_complete(cannot_start_yet=self.above.scope.error != "")
         self._states = NEW + RUNNING + self.above.bad_states    # new jobs can be for other consumers
-        self.above.block = self.above.find_block_below(line, self._file)
+        self.above.block = self.above.find_block_below(line, self._file, open_states=NEW + RUNNING)
 
 
 # ---- when to walk ------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import re
 import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Optional
+from unittest import mock
 
 import runmaker4
 from tests.support.case import GATE
@@ -253,6 +254,25 @@ class Checks(DirectiveCase):
         self.wait_states("xdd")
         self.assertEqual(self.stop(runner, signal.SIGHUP).code, 0)
         self.assertTold("line 1", "barrier check", "line 2")
+
+
+class ChecksBesideRetry(JobFileCase):
+    """A check waits for a failed job that -r of another runner makes new while it looks above."""
+
+    def test_the_job_below_starts_after_that_job(self) -> None:
+        jobs = self.jobs(b"! a\n#RUN barrier check\n. b\n")
+        look = runmaker4._first_line_between
+
+        def make_new_and_look(*args: Any) -> Optional[runmaker4.Line]:
+            self.path.write_bytes(b". a\n#RUN barrier check\n. b\n")
+            return look(*args)
+
+        with mock.patch.object(runmaker4, "_first_line_between", make_new_and_look):
+            self.assertFalse(jobs.claim())
+        for number in 1, 3:
+            self.clock.now += 100
+            job = job_of(jobs.claim())
+            self.assertEqual((job.number, jobs.finish(job, b"d")), (number, ""))
 
 
 # -- end, together, stalls -----------------------------------------------------------------------------------

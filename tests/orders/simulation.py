@@ -159,6 +159,7 @@ class Step(NamedTuple):
     line: bytes
     host: bytes             # b"": any
     awaited: list[int]      # offsets of the lines for which it waits (after=)
+    checked: list[int]      # of those above the last barrier check
 
 
 def steps_of(data: bytes | bytearray) -> dict[int, Step]:
@@ -167,32 +168,39 @@ def steps_of(data: bytes | bytearray) -> dict[int, Step]:
     named: dict[bytes, list[int]] = {}
     settings: dict[bytes, bytes] = {}
     awaited: list[int] = []
+    checked: list[int] = []
     for at, line in lines_of(data):
-        if line.startswith(b"#RUN ") and b"=" in line:
+        if line == b"#RUN barrier check":
+            checked = [*steps]
+        elif line.startswith(b"#RUN ") and b"=" in line:
             settings = dict(word.split(b"=") for word in line.split()[1:])
             patterns = settings.get(b"after", b"").split(b",")
             awaited = [above for name, lines in named.items() for above in lines
                        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
         elif command_of(line) != line:
-            steps[at] = Step(line, settings.get(b"host", b""), awaited)
+            steps[at] = Step(line, settings.get(b"host", b""), awaited, checked)
             if b"name" in settings:
                 named.setdefault(settings[b"name"], []).append(at)
     return steps
 
 
 def unfinished_above(steps: Mapping[int, Step], at: int) -> bytes:
-    """The first line that is not done of those for which a line waits; or b""."""
-    above = [steps[other].line for other in steps[at].awaited] if at in steps else []
+    """The first line that is not done of those for which a line waits, also at a check; or b""."""
+    step = steps.get(at)
+    above = [steps[other].line for other in step.awaited + step.checked] if step else []
     return next((line for line in above if line[:1] in b".r!e"), b"")
 
 
 def stopped_steps(steps: Mapping[int, Step]) -> set[int]:
-    """The new lines that a failure stops: those that wait for it, and those that wait for these."""
+    """The new lines that a failure stops: those that wait for it, and those that wait for these; at a check
+    also orphans, which no runner comes to.
+    """
     bad: set[int] = set()
-    for at, (line, _, awaited) in steps.items():
-        if line[:1] in b"!e" or (line[:1] == b"." and not bad.isdisjoint(awaited)):
+    for at, (line, _, awaited, checked) in steps.items():
+        if (line[:1] in b"!e" or (line[:1] == b"." and not bad.isdisjoint(awaited))
+                or (line[:1] in b".r" and not bad.isdisjoint(checked))):
             bad.add(at)
-    return {at for at in bad if steps[at].line[:1] == b"."}
+    return {at for at in bad if steps[at].line[:1] in b".r"}
 
 
 class History(World):
@@ -387,7 +395,7 @@ class History(World):
         steps = steps_of(self.last.data)
         for at, line in lines_of(self.last.data):
             other = command_of(line)
-            if line == b"#RUN barrier":
+            if line.startswith(b"#RUN barrier"):
                 return
             # one that was an orphan itself, and was given back, is no better than this one
             if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
@@ -541,7 +549,7 @@ class History(World):
         for at, line in lines_of(self.last.data):
             if at < job.offset and line in me.due and command_of(line) not in tried:
                 self.fail(f"{job.text!r} is started, and {line!r} above is not new")
-            if line == b"#RUN barrier" and unfinished and at < job.offset:
+            if line.startswith(b"#RUN barrier") and unfinished and at < job.offset:
                 self.fail(f"{job.text!r} is started below a barrier, and {unfinished!r} has not ended")
             if command_of(line) != line and line[:1] in b".r" and at not in stopped and not self.again:
                 unfinished = unfinished or line
@@ -1090,7 +1098,10 @@ def make_world(seed: int) -> History:
     kind, = random.Random(f"network? {seed}").choices([*kinds], [*kinds.values()])
     world = History(seed, kind)
     draws = world.draws
-    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in make_lines(draws))))
+    lines = make_lines(draws)
+    if b"#RUN barrier" in lines and random.Random(f"checks? {seed}").random() < 0.5:
+        lines[lines.index(b"#RUN barrier")] += b" check"
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
     world.known.update(world.last.commands)
     world.done.update(command_of(line) for _, line in lines_of(world.last.data) if line[:1] == b"d")
     local = Host("one", "")
@@ -1167,12 +1178,17 @@ def lose_answers(world: History, hosts: list[Host]) -> None:
 
 
 def run_failed_again(world: History, hosts: list[Host]) -> None:
-    """All lines have failed; two runners make them new at about the same time, and are stopped meanwhile."""
-    world.name(PATH, world.make_file(b"".join(b"! %d\n" % number for number in range(8))))
+    """All lines have failed; two runners make them new at about the same time, and are stopped meanwhile.  Or
+    only one does, and the other comes to a check below them.
+    """
+    lines, retries = [b"! %d\n" % number for number in range(8)], [b"!er"]
+    if world.draws.random() < 0.5:
+        lines, retries = [*lines[:2], b"#RUN barrier check\n", b". 2\n"], [b"", b"!er"]
+    world.name(PATH, world.make_file(b"".join(lines)))
     world.known.update(world.last.commands)
     world.done.clear()
     world.times = (0.001, 0.1)
-    runners = make_runners(world, hosts[:2], (b"!er",), (0.0, 0.1, 0.5))
+    runners = make_runners(world, hosts[:2], retries, (0.0, 0.0, 0.1, 0.5))
     world.actors += runners
     world.fates = {"stop"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners, ["stop", "stop"])))
@@ -1616,7 +1632,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "left open": one(LOCK_TABLES, "close_job_lock", lambda self, fd: None),
     "closed twice": one(LOCK_TABLES, "close_job_lock", lambda self, fd, plain=LOCK_TABLES.close_job_lock: (
         plain(self, fd), CORE.os.close(fd))),
-    "barrier ignored": one(CORE.Above, "find_block_below", lambda self, line, file: None),
+    "barrier ignored": one(CORE.Above, "find_block_below", lambda self, line, file, **_: None),
+    "a check looks for failures only": one(
+        CORE.Above, "find_block_below", lambda self, line, file, plain=CORE.Above.find_block_below, **_: (
+            plain(self, line, file))),
     "appended without the lock": one(
         LOCK_TABLES, "locking", lambda self, at, patience, *after, plain=LOCK_TABLES.locking: (
             nullcontext(True) if at == APPEND else plain(self, at, patience, *after))),
