@@ -2346,8 +2346,9 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 #         those that this host has lost.  Before O5, which counts the held ones.
 #     O5  Lock a job lock again for each claimed job that has none (if its mutex is held, at the next check).
 #         One for which no line is left is "lost".
-#     O6  Mark the lock file as in use, last: as long as the mark is at an old lock file, no other process can
-#         use the new one (step 7), and take lines of these jobs for orphans.
+#     O6  Mark the lock file as in use, last, and only if each job has its lock: as long as the mark is at an
+#         old lock file, no other process can use the new one (step 7), and take lines of these jobs for
+#         orphans.  Until then no state is written.
 #
 # Who has no jobs needs only some: JobReader.open_files() does O2 and O3, JobFile.open_to_write() also O6.
 # After an error the next call begins again at O1.  Only the JobQueue may do that for its JobFile; code that
@@ -3534,9 +3535,10 @@ class JobFile(JobReader):
             raise FileChangedError
 
     def check_writable(self) -> None:
-        """Raise FileChangedError, or OSError(EBUSY), if no state may be written.  Needs the mutex."""
+        """Raise FileChangedError if no state may be written.  Needs the mutex."""
         self.check_at_path()
-        self.mark_lock_file_in_use()
+        if self.lock_table.inode != self.reader.marked_lock_file:
+            raise FileChangedError("O6 is missing")
 
     def size(self) -> int:
         return os.fstat(self.fd).st_size
@@ -3786,6 +3788,9 @@ class JobQueue:
         finally:
             self._forget_job_locks()                        # also if O3 freed them, and then failed
         self.take_back_locks()                              # O5
+        if self.file.lock_table.inode != self.file.reader.marked_lock_file and not all(
+                job.job_lock or self._is_result_written(job) for job in self.claimed):
+            raise OSError(errno.EAGAIN, "another process holds the command mutex of a running job")
         self.file.mark_lock_file_in_use()                   # O6
         self.file.settle_mark()                 # before failed lines become new
 

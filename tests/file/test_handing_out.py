@@ -229,6 +229,41 @@ class Claims(FileCase):
         self.assertEqual(jobs.finish(job, b"d"), "")
         self.assertEqual(self.path.read_bytes(), b"d a\n")
 
+    def test_if_the_lock_file_was_removed_a_result_waits_until_each_job_is_locked_in_the_next(self) -> None:
+        """Until then no other runner can use the file, and take the other job's line for an orphan."""
+        for hindrance in self.hold_mutex, self.leave_no_descriptor:
+            with self.subTest(hindrance=hindrance.__name__):
+                self.path.write_bytes(b". a\n. b\n")
+                jobs = self.jobs()
+                job, other = job_of(jobs.claim()), job_of(jobs.claim())
+                self.assertEqual((job.text, other.text), (b" a", b" b"))
+                os.unlink(jobs.file.lock_table.path)
+                with hindrance(jobs):
+                    self.assertRaises(runmaker4.TemporaryError, jobs.finish, other, b"d")
+                    newcomer = self.jobs().file
+                    with self.assertRaisesRegex(OSError, "is in use with another lock file"):
+                        newcomer.open_to_write()
+                    newcomer.close_files()
+                self.assertEqual(jobs.finish(other, b"d"), "")
+                self.assertEqual(self.path.read_bytes(), b"r a\nd b\n")
+                self.assertTrue(jobs.queue.still_has(job))
+                self.assertEqual(jobs.finish(job, b"d"), "")
+                jobs.file.close_files()
+
+    @contextlib.contextmanager
+    def hold_mutex(self, jobs: runmaker4.Cursor) -> Iterator[None]:
+        """Another process has the command mutex of the first job."""
+        fd = runmaker4.open_lock_file_of(str(self.path))
+        self.assertTrue(runmaker4.lock(fd, runmaker4.bucket_of(b"a") + runmaker4.MUTEX_OFFSET))
+        yield
+        os.close(fd)
+
+    @contextlib.contextmanager
+    def leave_no_descriptor(self, jobs: runmaker4.Cursor) -> Iterator[None]:
+        error = OSError(errno.EMFILE, "Too many open files")
+        with mock.patch.object(jobs.file.lock_table, "open_job_lock", side_effect=error):
+            yield
+
     def test_lost_locks_are_looked_for_also_if_the_lock_file_cannot_be_opened_with_a_new_file(self) -> None:
         self.path.write_bytes(b". a\n")
         queue = self.short_jobs().queue

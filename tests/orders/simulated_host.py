@@ -188,6 +188,8 @@ class Actor:
         # it has verified something while holding the command mutex, and may be about to write
         self.shielded = False
         self.full = False           # the disk is, and its last write was cut short
+        # until when it has a descriptor left for the lock file, but none for a job lock
+        self.lacks_files_until = 0.0
 
     def writes_soon(self) -> bool:
         """Whether it can write by what it reads now."""
@@ -683,6 +685,8 @@ class Machine:
         world = self.world
         me = world.step()
         host, fd = me.host, next(world.numbers)
+        if path == LOCK_FILE and world.now < me.lacks_files_until and me.writes_soon():
+            raise OSError(errno.EMFILE, "Too many open files")
         if flags & os.O_DIRECTORY:
             if not host.fuse:
                 host.names.clear()

@@ -229,6 +229,7 @@ class History(World):
         # command mutexes locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
         self.removed = -math.inf                    # when somebody has removed the lock file
+        self.job_locks_back = -math.inf             # until then nobody can lock all job locks in the next one
         # whether jobs are taken for short; here on each kind of file system
         self.takes_buckets = random.Random(f"buckets? {seed}").random() < 0.6
         # of the first read of a search, in bytes; small: claims return before its end
@@ -495,6 +496,8 @@ class History(World):
                     if run.command == command and not (self.is_blind(run) or run.written)
                     and not (run.until <= self.now and run.result in states)]
             owners = {*me.fds.values(), *(owner for run in runs for owner in run.descriptions)}
+            if self.now < self.job_locks_back:
+                continue
             if self.job_locks(command, owners) < len(runs):
                 self.fail(
                     f"has {len(runs)} jobs {command!r}, and {self.job_locks(command, owners)} job locks"
@@ -1076,11 +1079,43 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
             # back between a check and its call for longer than the lease, while the cable was out
 
 
-def remove_lock_file(world: History) -> Iterator[float]:
-    """Somebody removes what must not be removed."""
+def remove_lock_file(world: History, lacking: Process | None = None) -> Iterator[float]:
+    """Somebody removes what must not be removed; lacking: who can open no job lock for a while then."""
     yield world.draws.choice((0.1, 1.0, 3.0)) * world.throttle
+    if lacking:
+        lacking.lacks_files_until = world.now + world.draws.choice((3.0, 6.0, 9.0)) * world.throttle
+        world.job_locks_back = lacking.lacks_files_until + 2 * world.throttle
     world.name(LOCK_FILE, None)
     world.removed, world.disturbed = world.now, math.inf
+
+
+def remove_lock_file_of_jobs(world: History, hosts: list[Host]) -> None:
+    """Somebody removes the lock file while jobs run, and a runner cannot lock all of them in the next one: it
+    has no descriptor left, or somebody else has a command mutex for long.
+    """
+    commands = [b" a", b" b", *world.draws.choices((b" a", b" c"), k=2)]
+    world.name(PATH, world.make_file(b"".join(b"." + command + b"\n" for command in commands)))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.times = (0.7, 1.5, 5.0, 12.0)
+    runners = make_runners(world, hosts, (b"", b"er"), (0.0, 0.1, 2.0, 4.0))
+    world.actors += runners
+    lacking = world.draws.choice((None, runners[0]))
+    world.actors.append(Actor("remover", hosts[2], script=remove_lock_file(world, lacking)))
+    if not lacking:
+        world.actors.append(Process("holder", hosts[2], lambda me: hold_mutex(world, me, b"a")))
+
+
+def hold_mutex(world: History, me: Process, command: bytes) -> None:
+    """Hold a command mutex for a while, once the lock file is another one."""
+    file = Setter(me.host).file
+    while world.removed < 0:
+        world.sleep(me, 0.01 * world.throttle)
+    seconds = world.draws.choice((2.5, 4.0)) * world.throttle
+    world.job_locks_back = world.now + seconds + 2 * world.throttle
+    file.open_files()
+    with file.command_mutex(command):
+        world.sleep(me, seconds)
 
 
 def live_on(world: History, run: Run) -> Iterator[float]:
@@ -1111,7 +1146,7 @@ def make_world(seed: int) -> History:
             ("answers", world.kind, 0.05, lose_answers),
             ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
             ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again),
-            ("steps", True, 0.15, run_steps)):
+            ("steps", True, 0.15, run_steps), ("lock file", not world.kind, 0.05, remove_lock_file_of_jobs)):
         if can_be and random.Random(f"{name}? {seed}").random() < share:
             make(world, hosts)
             return world
@@ -1607,6 +1642,11 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "lock file marked before job locks are back": one(
         QUEUE, "take_back_locks", lambda self, plain=QUEUE.take_back_locks: (
             self.file.mark_lock_file_in_use(), plain(self))),
+    "lock file marked though a job lock is not back": one(
+        QUEUE, "take_back_locks", lambda self, plain=QUEUE.take_back_locks: (
+            plain(self), self.file.mark_lock_file_in_use())),
+    "lock file marked by a result": one(FILE, "check_writable", lambda self: (
+        self.check_at_path(), self.mark_lock_file_in_use())),
     # Each `r` counts as the old state of the job's line, which an editor has saved
     "taken over, and not noticed": one(
         QUEUE, "_take_back_job_locks", lambda self, ours, spare, plain=QUEUE._take_back_job_locks: (
