@@ -6992,11 +6992,13 @@ class Record:
     changed: bool = True                # since the last write
 
 
+BLANK_LINE = b" " * 160 + b"\n"
+
+
 class LogFile(Sink):
     """The log file: for each line a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The k-th record is that of the job whose line was number k when the run began.  A comment leaves an empty
-    one:
+    The k-th record is that of the job whose line was number k when the run began, or blank lines:
 
         .-> simulate --seed 7 (in /home/me)
         : stdout (alice,601): step 341
@@ -7006,7 +7008,7 @@ class LogFile(Sink):
     WIDTH = 160
     # up to WIDTH bytes of a line, which end where a character ends; unless the line is not UTF-8
     CUT = re.compile(rb"(?s).{156,160}(?![\x80-\xbf])|.{0,160}")
-    HEADS = b".->", b"\0\0\0"             # of a record, and of an empty one
+    HEADS = b".->", BLANK_LINE, b"\0\0\0"  # of a record, and of blank lines; NUL: an earlier version's
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
     def __init__(self, path: str, max_lines: int, directory: bytes, executor: FileExecutor,
@@ -7122,7 +7124,7 @@ class RecordFile:
         path: str,
         kind: str,
         flags: int,
-        heads: Sequence[bytes],
+        heads: tuple[bytes, ...],
         say: Say,
         on_error: Say,
         on_lost: Callable[[bytes], None] = lambda lines: None,
@@ -7130,9 +7132,9 @@ class RecordFile:
     ) -> None:
         """Open or create the file.  Raises UsageError.
 
-        kind: for messages, such as 'journal'.  heads: equally long; any other file that is not empty is
-        refused.  header: for an empty file.  flags: of open(2), without the access mode.  on_lost: gets the
-        lines of a record that is given up, on_error a message about it; say: all other messages.
+        kind: for messages, such as 'journal'.  heads: any other file that is not empty is refused.  header:
+        for an empty file.  flags: of open(2), without the access mode.  on_lost: gets the lines of a record
+        that is given up, on_error a message about it; say: all other messages.
         """
         self.path = path
         # a symbolic link to the directory can change
@@ -7159,7 +7161,8 @@ class RecordFile:
 
     def _open(self, path: str) -> int:
         fd = open_or_create_output(path, self._flags)
-        if read_head(fd, self.path, len(self._heads[0]), self._mount.network) not in (b"", *self._heads):
+        head = read_head(fd, self.path, len(BLANK_LINE), self._mount.network)
+        if not (head or self._heads[0]).startswith(self._heads):
             os.close(fd)
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
@@ -7178,6 +7181,8 @@ class RecordFile:
             # _write() removes what it has appended
             unwritten = bytearray(make_record())
             try:
+                if offset != APPEND_BYTE:
+                    self._extend(write, offset + len(unwritten))
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
                 self._size_when_stuck = None
@@ -7217,6 +7222,18 @@ class RecordFile:
                     self._replace_fd(self._open(self._real_path))
             return self.MAX_AWAY_SECONDS
         return self.MAX_LOCKED_SECONDS if error.errno in (errno.EAGAIN, errno.ENOLCK) else 0.0
+
+    def _extend(self, append: Callable[[int, bytearray], None], end: int) -> None:
+        """Append blank lines until the file has at least `end` bytes: a hole would read as NUL bytes.
+
+        No record begins beyond the end, so they overwrite none.  If others append, too, some are left over.
+        """
+        while (missing := end - os.fstat(self.fd).st_size) > 0:
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
+            try:
+                append(APPEND_BYTE, bytearray(BLANK_LINE * 1024)[:missing])
+            finally:
+                fcntl.fcntl(self.fd, fcntl.F_SETFL, 0)      # with O_APPEND, pwrite(2) appends
 
     def _write(self, offset: int, record: bytearray) -> None:
         """Write a record without a lock.  offset: APPEND_BYTE: append it, and remove it from `record`.
@@ -7278,6 +7295,7 @@ class RecordFile:
 
     def _replace_fd(self, fd: int) -> None:
         """Make `self.fd`, which keeps its number, refer to the open file of `fd`, and close `fd`."""
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL))
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         self._identity = identity_of(self.fd)
@@ -7299,7 +7317,7 @@ class JobLog(Sink):
             path,
             "job log",
             os.O_APPEND,
-            [self.HEADER],
+            (self.HEADER,),
             executor.say,
             on_error,
             header=self.HEADER,
@@ -7564,7 +7582,7 @@ class Journal:
         self._on_incomplete = on_incomplete
         flags = os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
-        self._file = RecordFile(path, "journal", flags, [b"{"], executor.say, on_error,
+        self._file = RecordFile(path, "journal", flags, (b"{",), executor.say, on_error,
                                 self._report_lost_lines)
         share_with_writers(self._file.fd, os.stat(folder))
         info = os.fstat(self._file.fd)

@@ -4,6 +4,7 @@ A shared record lock wants no more than a descriptor for reading (fcntl(2)).
 """
 import contextlib
 import errno
+import itertools
 import json
 import os
 import signal
@@ -180,11 +181,91 @@ class RecordFileCase(FileCase):
         say = self.said.append
         with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
             self.file = runmaker4.RecordFile(str(self.path), "journal", os.O_APPEND,
-                                             [b"2", b"f"], say, say, self.lost.append)
+                                             (b"2", b"f"), say, say, self.lost.append)
         self.addCleanup(os.close, self.file.fd)
 
     def append(self, line: bytes) -> None:
         self.file.write(runmaker4.APPEND_BYTE, lambda: line)
+
+
+class FixedPlaces(FileCase):
+    """Records at fixed places: what two write at the same time remains, with blank lines in between."""
+
+    RECORD_BYTES = len(runmaker4.BLANK_LINE) * 4
+
+    def make(self, kind: str) -> runmaker4.RecordFile:
+        mount = runmaker4.Mount(kind, frozenset())
+        with unittest.mock.patch.object(runmaker4, "find_mount", lambda path: mount):
+            file = runmaker4.RecordFile(str(self.path), "log file", 0, runmaker4.LogFile.HEADS,
+                                        self.fail, self.fail)
+        self.addCleanup(os.close, file.fd)
+        return file
+
+    def record(self, number: int) -> bytes:
+        return (b".-> %d" % number).ljust(self.RECORD_BYTES - 1) + b"\n"
+
+    def put(self, file: runmaker4.RecordFile, number: int) -> None:
+        file.write((number - 1) * self.RECORD_BYTES, lambda: self.record(number))
+
+    def assertRecords(self, *numbers: int) -> None:
+        """These are written, and the others up to the last are blank, as what comes after it."""
+        blank = runmaker4.BLANK_LINE * 4
+        records = [self.record(number) if number in numbers else blank
+                   for number in range(1, max(numbers) + 1)]
+        text = self.path.read_bytes()
+        size = max(numbers) * self.RECORD_BYTES
+        self.assertEqual((text[:size], text[size:].strip()), (b"".join(records), b""))
+
+    def test_another_that_writes_at_any_moment_loses_nothing(self) -> None:
+        """Below and above the place that is being made, from each call of the first one on."""
+        for kind, name in itertools.product(("ext4", "nfs4"), ("fstat", "pwrite", "write", "lseek")):
+            for first, second in itertools.permutations((2, 5, 9), 2):
+                with self.subTest(kind=kind, name=name, first=first, second=second):
+                    self.path.write_bytes(b"")
+                    ours, other = self.make(kind), self.make(kind)
+                    others = [second]
+                    real = getattr(os, name)
+
+                    def interrupted(*args: Any, real: Any = real, others: list[int] = others,
+                                    other: runmaker4.RecordFile = other) -> Any:
+                        if others and runmaker4.lock(other.fd, 0, 0):      # nobody holds a lock
+                            runmaker4.unlock(other.fd, 0, 0)
+                            self.put(other, others.pop())
+                        return real(*args)
+
+                    with unittest.mock.patch.object(os, name, interrupted):
+                        self.put(ours, first)
+                    for number in others:
+                        self.put(other, number)
+                    self.assertRecords(first, second)
+
+    def test_a_file_that_ends_within_a_line_gets_whole_records(self) -> None:
+        """As after a full disk."""
+        self.path.write_bytes(self.record(1) + b" " * 100)
+        file = self.make("ext4")
+        for number in 4, 3:
+            self.put(file, number)
+        text = self.path.read_bytes()
+        self.assertEqual(text[:self.RECORD_BYTES], self.record(1))
+        self.assertEqual(text[2 * self.RECORD_BYTES:4 * self.RECORD_BYTES], self.record(3) + self.record(4))
+        self.assertNotIn(b"\0", text)
+
+    def test_a_hundred_at_once_on_a_long_list_make_it_little_longer(self) -> None:
+        """Each sees that it is too short before another has extended it."""
+        files = [self.make("ext4") for _ in range(100)]
+        waiting = files[1:]
+        real = os.fstat
+
+        def interrupted(fd: int) -> os.stat_result:
+            info = real(fd)
+            if waiting:
+                self.put(waiting.pop(), 10_000)
+            return info
+
+        with unittest.mock.patch.object(os, "fstat", interrupted):
+            self.put(files[0], 10_000)
+        self.assertLess(self.path.stat().st_size, 4 * 10_000 * self.RECORD_BYTES)
+        self.assertNotIn(b"\0", self.path.read_bytes())
 
 
 class Waits(RecordFileCase):

@@ -49,14 +49,26 @@ class LogRecords(LogCase):
 class LogPlaces(LogCase):
     """Record k stands at a fixed place, whoever writes it and whenever."""
 
-    def test_comments_and_what_never_ran_are_holes(self) -> None:
+    def test_comments_and_what_never_ran_have_blank_lines(self) -> None:
         self.write("# comment\n\nprose\n" + "x echo held\nd echo done\n" * 1000 + ". echo last\n")
         self.run_jobs()
-        size = 4 * (WIDTH + 1)
-        self.assertEqual(self.read("outputs")[:2003 * size], b"\0" * (2003 * size))
+        self.assertEqual([self.record(number) for number in range(1, 2004)], [[BLANK] * 4] * 2003)
         self.assertRecord(2004, "echo last", '+ status (WHO): forked "echo last"', ": stdout (WHO): last",
                           '+ status (WHO): exit 0 "echo last"')
-        self.assertLess(os.stat(self.dir / "outputs").st_blocks * 512, 1000 * size)
+        self.assertLogOfLength(2004)
+
+    def test_grep_never_takes_it_for_binary(self) -> None:
+        """Also while the first job has written nothing."""
+        self.write("", "outputs")
+        self.write(f"# comment\n. {GATE}\nx true\n. exit 3\n# end\n")
+        runner = self.start(RUNMAKER, "-j2", "-l", "outputs", "runs.txt")
+        wait_until(lambda: b": exit 3" in self.read("outputs"), what="the record of the second job")
+        ended = self.run_script("grep", "-c", "^+.*): exit 3", "outputs")
+        self.assertEqual((ended.code, ended.out), (0, b"1\n"))
+        self.open_gate()
+        self.finish(runner)
+        self.assertNotIn(b"\0", self.read("outputs"))
+        self.assertLogOfLength(4)
 
     def test_the_records_of_earlier_runs_stay_as_they_are(self) -> None:
         """An empty file that was made before serves as well."""
@@ -89,11 +101,34 @@ class LogPlaces(LogCase):
     def test_it_begins_with_the_record_of_line_1_which_may_not_have_been_written(self) -> None:
         self.write("# comment\n. echo one\n")
         self.run_jobs()
-        self.assertEqual(self.read("outputs").strip(b"\0")[:12], b".-> echo one")
+        self.assertEqual(self.read("outputs").lstrip()[:12], b".-> echo one")
         self.write(". echo zero\n. echo one\n")
         self.run_jobs()
         self.assertEqual(self.read("outputs")[:13], b".-> echo zero")
         self.assertLogOfLength(2)
+
+    def test_one_of_an_earlier_version_begins_with_nul_bytes_and_indented_text_is_none(self) -> None:
+        size = 4 * (WIDTH + 1)
+        self.write(b"\0" * size, "outputs")
+        self.write("# comment\n. echo one\n")
+        self.assertEqual(self.run_jobs().code, 0)
+        self.assertEqual(self.read("outputs")[:size], b"\0" * size)
+        self.assertTrue(self.record(2)[0].startswith(b".-> echo one"))
+        self.write(b"     12 of wc\n" * 50, "outputs")
+        self.assertRefused(self.run_jobs("-r"), "outputs: is not a log file")
+
+    def test_renamed_while_jobs_run_it_goes_on_in_a_new_file(self) -> None:
+        self.write("", "outputs")
+        self.write(f". echo one; {GATE}\n# comment\n. echo three\n")
+        runner = self.start(RUNMAKER, "--name", "alice", "-l", "outputs", "runs.txt")
+        wait_until(lambda: b": one" in self.read("outputs"), what="a record")
+        os.rename(self.dir / "outputs", self.dir / "old")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual(ended.code, 0)
+        self.assertIn(b"outputs: was renamed or removed; the log file goes on in a new file", ended.err)
+        self.assertEqual([self.record(number)[0].rstrip() for number in (1, 2)], [b"", b""])
+        self.assertTrue(self.record(3)[0].startswith(b".-> echo three"))
 
     def test_the_number_is_that_of_the_line_when_the_run_began(self) -> None:
         self.write(f". echo one; {GATE}\n. echo two\n")
