@@ -2323,11 +2323,11 @@ def assign_tracks(events: Iterable[TraceEvent]) -> list[list[TraceEvent]]:
     tracks: list[list[TraceEvent]] = []
     for event in sorted(events, key=operator.attrgetter("start_us")):   # with equal starts: as in the journal
         for track in tracks:
-            # Logged times are rounded, so a run can seem to begin before the previous one ends.  That one is
-            # shortened then, by less than half.
+            # Logged times are rounded, so a run can seem to begin before the previous one ends, or with it.
+            # That one is shortened then: two tracks would show runs side by side that were not.
             last = track[-1]
-            rounding = min(MAX_ROUNDING_US, (last.duration_us - 1) // 2)
-            if last.start_us + last.duration_us - rounding <= event.start_us:
+            if last.start_us + last.duration_us - MAX_ROUNDING_US <= event.start_us:
+                event.start_us = max(event.start_us, last.start_us + MIN_DURATION_US)
                 last.duration_us = min(last.duration_us, event.start_us - last.start_us)
                 track.append(event)
                 break
@@ -2440,6 +2440,8 @@ class Report:
             commands, [*last_runs.values(), *recent_runs], failed_lines)
         self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
         failed_runs = {row.run for row in self.failed_rows}
+        # all runs that have ended since are in the page
+        self.complete_from = recent_runs[0].ended if self.run_count > self.MAX_RUNS else None
         self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs)
                                           for run in recent_runs if run not in failed_runs)]
         output.measure(self.rows)
@@ -2556,8 +2558,8 @@ class Reporter:
         counts_text, *status_texts = status_summary(report.status)
         job_rows = (map(escape_html, cells) for cells in table_of_jobs(report.status, inf))
         if report.run_count > Report.MAX_RUNS:
-            status_texts.append(f"the table has the last {Report.MAX_RUNS:,} of {report.run_count:,} runs, "
-                                "and the last run of each failed line")
+            status_texts.append(f"table and picture have the last {Report.MAX_RUNS:,} of "
+                                f"{report.run_count:,} runs, the table also the last of each failed line")
         directory = os.path.dirname(os.path.realpath(self.watcher.path))
         update_text = f", updated every {human_time(pause)} while jobs run" if pause else ""
         parts = {
@@ -2589,6 +2591,7 @@ class Reporter:
             "madeZone": time.localtime().tm_gmtoff,
             "made": time.time(),
             "pause": pause,
+            "completeFrom": report.complete_from or 0,
         }
         yield f"],{encode(data)[1:].decode()}{after}"       # without the brace, which comes before the rows
 
@@ -2985,7 +2988,8 @@ PAGE = r"""<!DOCTYPE html>
 [hidden] { display: none !important; }
 body { margin: 0 auto; padding: 1.6rem clamp(1rem, 3vw, 3rem) 3rem; max-width: 120rem;
   background: var(--page);
-  color: var(--text); font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
+  color: var(--text);
+  font: .9375rem/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   font-variant-numeric: tabular-nums; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 h1 { margin: .5rem 0 0; font-size: clamp(1.5rem, 1.1rem + 1.6vw, 2.3rem); font-weight: 600;
   line-height: 1.2; }
@@ -3053,11 +3057,11 @@ td.what q { display: block; quotes: none; margin: .15rem 0; padding-left: .6rem;
   color: var(--dim); }
 tr + tr td.what { padding: 0 0 .4rem; min-width: 0; width: auto; }
 a { color: var(--done); }
-@media (min-width: 1400px) {
+@media (min-width: 87.5em) {
   #why { display: grid; grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); gap: 0 3rem; }
   #why section:only-child { grid-column: 1 / -1; } }
-@media (max-width: 1100px) { .wide { display: none; } }
-@media (max-width: 700px) {
+@media (max-width: 68.75em) { .wide { display: none; } }
+@media (max-width: 43.75em) {
   body { padding-top: 1rem; } th, td { padding: .3rem .25rem; } .slot, th.command { display: none; }
   td.host { max-width: 5.2rem; } td.result b { max-width: 7rem; }
   #search input { flex-basis: 100%; } #groups button { grid-template-columns: 2.6rem minmax(0, 1fr); } }
@@ -3123,11 +3127,13 @@ const columns = [                   // heading, field to sort by, CSS class, con
   ["Command", "command", ""]];
 const view = {text: "", kind: runs.some(isBad) ? "to fix" : "", host: "",
   words: "", sort: "start", up: false};
-const narrow = matchMedia("(max-width: 700px)");
+const narrow = matchMedia("(max-width: 43.75em)");
 let shown = PART, typed = -1e9, left = 0;   // left: characters of commands that are left out
 
-const started = runs.filter(run => run.start !== null);
-const first = started.reduce((least, run) => Math.min(least, run.start), Infinity);
+const ran = runs.filter(run => run.start !== null);
+const started = ran.filter(run => run.start + (run.seconds ?? 0) >= data.completeFrom);  // in the picture
+const first = Math.max(data.completeFrom,
+  started.reduce((least, run) => Math.min(least, run.start), Infinity));
 const last = started.reduce((most, run) => Math.max(most, run.start + (run.seconds ?? 0)), 0);
 
 const zones = started.map(run => [run.start, run.zone]).sort(([a], [b]) => a - b);
@@ -3236,8 +3242,11 @@ let colours = {};
 const slots = slotsOfRuns(), span = Math.max(last - first, .001);
 const height = Math.max(1, Math.min(18, 420 / slots.length)), thick = height > 3 ? height - 1 : height;
 
+const unit = () => parseFloat(getComputedStyle(document.body).fontSize) / 15;    // CSS pixels
+
 function draw() {
-  const node = get("slots"), c = node.getContext("2d"), width = node.clientWidth, scale = devicePixelRatio;
+  const node = get("slots"), c = node.getContext("2d"), width = node.clientWidth / unit();
+  const scale = devicePixelRatio * unit();
   const left = width < 600 ? 64 : 120, body = slots.length * height,
     x = time => left + (time - first) / span * (width - left);
   node.width = width * scale; node.height = (body + 26) * scale;
@@ -3248,15 +3257,15 @@ function draw() {
   slots.forEach(([, inSlot], i) => {
     for (const bad of [false, true]) for (const run of inSlot) {
       if (bad != ["failed", "error"].includes(outcome(run))) continue;
-      const from = x(run.start), wide = x(run.until) - from;
+      const from = Math.max(x(run.start), left), wide = x(run.until) - from;
       c.fillStyle = colours[outcome(run)] ||= colour(outcome(run)) || colour("unknown");
       c.globalAlpha = run.seconds === null ? .3 : 1;
-      if (wide < 1.5) c.fillRect(Math.floor(from), i * height, 1, thick);
+      if (wide < 1.5) c.fillRect(Math.min(Math.floor(from), width - 1), i * height, 1, thick);
       else c.fillRect(from, i * height, wide > 4 ? wide - .6 : wide, thick);
     }
   });
   c.globalAlpha = 1; c.fillStyle = colour("dim"); c.textBaseline = "middle"; c.textAlign = "right";
-  c.font = `12px ${style.fontFamily || "sans-serif"}`;
+  c.font = `12px ${getComputedStyle(document.body).fontFamily}`;
   labels(c, left); axis(c, left, width, body, x);
 }
 function labels(c, left) {          // the host at its first slot, and the slots if there is room
@@ -3266,17 +3275,17 @@ function labels(c, left) {          // the host at its first slot, and the slots
     const isNew = host != before && slots.length > 1 || slots.length == 1;
     if (isNew && i) c.fillRect(0, y - .75, left + 4, .5);
     if (y >= free && (isNew || height >= 12)) {
-      const text = isNew && height >= 12 ? `${host} ${slot}` : isNew ? host : slot;
-      write(c, text, left - 8, y + Math.max(thick / 2, 6));
+      const end = isNew && height >= 12 ? ` ${slot}` : "";
+      write(c, isNew ? host : slot, end, left - 8, y + Math.max(thick / 2, 6));
       free = y + 12;
     }
     before = host;
   });
 }
 
-function write(c, text, right, y) {
-  while (text.length > 1 && c.measureText(text).width > right) text = text.slice(0, -2) + "…";
-  c.fillText(text, right, y);
+function write(c, text, end, right, y) {
+  while (text.length > 1 && c.measureText(text + end).width > right) text = text.slice(0, -2) + "…";
+  c.fillText(text + end, right, y);
 }
 
 function axis(c, left, width, body, x) {
@@ -3293,10 +3302,10 @@ function axis(c, left, width, body, x) {
 }
 
 function point(event) {             // name the run under the pointer
-  const node = get("slots"), left = node.clientWidth < 600 ? 64 : 120,
-    slack = span / (node.clientWidth - left) * 2;
-  const time = first + (event.offsetX - left) / (node.clientWidth - left) * span;
-  const [, inSlot] = slots[Math.floor(event.offsetY / height)] || [, []];
+  const width = get("slots").clientWidth / unit(), left = width < 600 ? 64 : 120,
+    slack = span / (width - left) * 2;
+  const time = first + (event.offsetX / unit() - left) / (width - left) * span;
+  const [, inSlot] = slots[Math.floor(event.offsetY / unit() / height)] || [, []];
   const run = inSlot.findLast(run => run.start - slack <= time && time <= run.until + slack);
   const took = run?.took || "end unknown";
   get("tip").textContent = run ? `line ${run.line}: ${run.result}, ${took}: ${run.command}` : "";
@@ -3333,9 +3342,9 @@ function update() {                 // load the next page; report it when none i
   setInterval(() => { if (performance.now() - typed > 5000) location.reload(); }, data.pause * 1000);
 }
 
-function explain(legend, name, count, text = name) {    // add an entry, and return its colour
-  const entry = make("li"), sample = make("i"),
-    colour = `var(--${name.replace(" ", "-")}, var(--unknown))`;
+function explain(legend, name, count, text = name, pale = false) {  // add an entry, and return its colour
+  const entry = make("li"), sample = make("i"), full = `var(--${name.replace(" ", "-")}, var(--unknown))`,
+    colour = pale ? `color-mix(in srgb, ${full} 30%, var(--shade))` : full;
   sample.style.background = colour;
   entry.append(sample, make("b", number(count)), text);
   get(legend).append(entry);
@@ -3359,7 +3368,8 @@ function summarize() {              // the headline, the bar and the legends
   const ends = new Map(), words = {error: "in error", repeated: "with too little memory"};   // of the picture
   for (const run of started) ends.set(outcome(run), (ends.get(outcome(run)) || 0) + 1);
   for (const [end, count] of [...ends].sort(([, a], [, b]) => b - a))
-    explain("colours", end, count, `${count == 1 ? "run" : "runs"} ${words[end] ?? end}`);
+    explain("colours", end, count, `${count == 1 ? "run" : "runs"} ${words[end] ?? end}`,
+      started.every(run => outcome(run) != end || run.seconds === null));
   const sizes = [];                 // of all groups, the largest first
   for (const run of runs) if (run.group !== null) sizes[run.group] = (sizes[run.group] || 0) + 1;
   groups.forEach((button, i) => button.style.setProperty("--share", `${100 * sizes[i] / sizes[0]}%`));
@@ -3373,7 +3383,7 @@ const toFix = runs.filter(isBad).length;
 choices("kind", `all runs (${number(runs.length)})`,
   [...toFix ? [["to fix", `failed or in error (${number(toFix)})`]] : [],
   ...[...kinds].sort().map(([kind, count]) => [kind, `${kind} (${number(count)})`])]);
-const hosts = [...new Set(started.map(run => run.host))].sort(naturally);
+const hosts = [...new Set(ran.map(run => run.host))].sort(naturally);
 choices("host", "all hosts", hosts.map(host => [host, host]));
 for (const [heading, field, style] of columns) {
   const head = make("th", "", heading == "Command" ? "command" : style), button = make("button", heading);
@@ -3396,7 +3406,7 @@ get("time").hidden = !started.length; get("runs").hidden = !runs.length;
 summarize(); restore(); fill(); draw(); update();
 narrow.onchange = fill;
 addEventListener("resize", draw);
-matchMedia("(prefers-color-scheme: dark)").onchange = () => { colours = {}; draw(); };
+matchMedia("screen and (prefers-color-scheme: dark)").onchange = () => { colours = {}; draw(); };
 </script>
 </body>
 </html>

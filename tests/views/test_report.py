@@ -125,6 +125,17 @@ class Content(ReportCase):
         for state in "done", "failed", "error", "running", "held", "new", "cancelled", "unknown":
             self.assertEqual(len(re.findall(f"--{state}: #", text)), 2, state)
 
+    def test_style_sheet_and_picture_ask_the_same_so_both_are_printed_in_light_colours(self) -> None:
+        asked = re.findall(r"(\w+ and )?\(prefers-color-scheme: dark\)", runwait4.PAGE)
+        self.assertEqual(asked, ["screen and "] * 2)
+
+    def test_no_font_size_and_no_width_ignores_the_font_size_that_is_set_in_the_browser(self) -> None:
+        style = runwait4.PAGE.partition("<script")[0]
+        sizes = re.findall(r"font(?:-size)?: *([^;}]+)", style)
+        self.assertGreater(len(sizes), 5)
+        self.assertEqual([size for size in sizes if re.search(r"\dpx", size)], [])
+        self.assertNotRegex(runwait4.PAGE, r"width: [0-9.]+px\)")           # of the window
+
     def test_what_was_run_again_comes_after_what_is_left_to_fix(self) -> None:
         self.write("d a\n! b\nd c\ne d\n. e\n")
         self.journal(*(end(f"{number} {command}", number, command, BEGAN + number, state="!", files=[])
@@ -262,7 +273,8 @@ class Content(ReportCase):
                                        script=RUNWAIT))
         page = self.page()
         self.assertEqual([row["line"] for row in page.rows], [1, 2, 3, 3, 3])
-        self.assertIn("the table has the last 3 of 12 runs, and the last run of each failed", page.status)
+        self.assertIn("table and picture have the last 3 of 12 runs, the table also the last of each failed",
+                      page.status)
         self.assertEqual(page.groups, ["1|(1.out: no such file or directory)|line 1 on node1",
                                        "1|exit 3|line 2 on node1"])
 
@@ -508,6 +520,50 @@ class InABrowser(ReportCase):
         self.assertGreater(max(unknown) - min(unknown), 0.7 * 600)
         self.assertEqual(pale, [])
         self.assertGreater(len(done), 80)
+
+    @spared
+    def test_the_picture_begins_where_it_has_all_runs(self) -> None:
+        """Before, all slots would seem idle but for failures; a run that goes beyond is cut off there."""
+        self.write("! a\nd b\n! c\n")
+        self.journal(end("a", 1, "a", BEGAN, state="!"),
+                     *(end(f"b{number}", 2, "b", BEGAN + 1000 + number, 1.0) for number in range(9)),
+                     end("c", 3, "c", BEGAN + 500, 510.0, state="!", slot="2"))
+        patch = "import runwait4\nrunwait4.Report.MAX_RUNS = 5\n"
+        self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
+                                       script=RUNWAIT))
+        text = self.browse("document.title = JSON.stringify([first, last, [...document.querySelectorAll("
+                           "'#colours li')].map(entry => entry.textContent), runs.length])")
+        self.assertEqual(json.loads(html.unescape(present(re.search("<title>(.*?)</title>", text))[1])),
+                         [BEGAN + 1006, BEGAN + 1010, ["4runs done", "1run failed"], 6])
+
+    @spared
+    def test_the_legend_has_the_colours_of_the_picture_also_the_pale_one(self) -> None:
+        self.write("e open\nd next\n")
+        self.journal(start("open", 1, "open"), end("next", 2, "next", BEGAN + 80, 20.0))
+        legend, drawn = self.told("""
+            const c = get("slots").getContext("2d"), samples = [...document.querySelectorAll("#colours i")];
+            const used = c.getImageData(0, 0, get("slots").width, get("slots").height).data;
+            const seen = new Set();
+            for (let k = 0; k < used.length; k += 4) seen.add([...used.slice(k, k + 3)].join());
+            return [samples.map(sample => {
+              c.fillStyle = getComputedStyle(sample).backgroundColor; c.fillRect(0, 0, 1, 1);
+              return [...c.getImageData(0, 0, 1, 1).data.slice(0, 3)].join(); }), [...seen]];""")
+        self.assertEqual(len(legend), 2)
+        near = [[all(abs(int(one) - int(other)) < 3 for one, other in zip(sample.split(","), seen.split(",")))
+                 for seen in drawn] for sample in legend]
+        self.assertTrue(all(map(any, near)), (legend, drawn))
+
+    def test_the_picture_has_the_fonts_of_the_page_and_their_size(self) -> None:
+        self.campaign()
+        small, large = (self.told("""
+            document.body.style.fontSize = "%s";
+            const c = get("slots").getContext("2d"), sizes = [];
+            c.fillText = () => sizes.push(c.getTransform().a * parseFloat(c.font) / devicePixelRatio);
+            dispatchEvent(new Event("resize"));
+            return [c.font.includes("sans-serif"), sizes[0], get("slots").clientHeight];""" % size)
+            for size in ("15px", "30px"))
+        self.assertEqual([small[0], large[0], large[1] / small[1]], [True, True, 2.0])
+        self.assertAlmostEqual(large[2] / small[2], 2.0, delta=0.1)
 
     def test_times_are_those_of_the_host_by_the_clock_of_that_day(self) -> None:
         """With the year if it is another one; and the axis has whole hours on both sides."""

@@ -67,8 +67,9 @@ class Drawn(TimelineCase):
         "again and again": ([(0, 10), (9, 10), (18, 10)], [1, 1, 1], {0: 9, 1: 9}),
         "two at once": ([(0, 1000), (0, 1000)], [1, 2], {}),
         "by two milliseconds": ([(0, 1000), (998, 1000)], [1, 2], {}),
-        "half of the first": ([(0, 2), (1, 1000)], [1, 2], {}),
-        "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 2, 3], {0: 0.001, 1: 0.001}),
+        "half of the first": ([(0, 2), (1, 1000)], [1, 1], {0: 1}),
+        "no time at once": ([(0, 0), (0, 0), (0, 5)], [1, 1, 1], {0: 0.001, 1: 0.001}),
+        "a millisecond at once": ([(0, 1), (0, 1), (2, 1)], [1, 1, 1], {0: 0.001}),
         "the first free": ([(0, 30), (1, 10), (2, 20), (40, 5), (40, 5), (46, 5)], [1, 2, 3, 1, 2, 1], {}),
         "again": ([(0, 100), (0, 50), (50, 10), (60, 10), (70, 90), (100, 10)], [1, 2, 2, 2, 2, 1], {}),
     }
@@ -80,7 +81,7 @@ class Drawn(TimelineCase):
         trace = self.trace(*[logged(number, host, start / 1000, length / 1000)
                              for host, runs in hosts.items() for number, (start, length) in enumerate(runs)])
         found = {host: sorted((event["args"]["line"], slot,
-                               (event["ts"] - BEGAN * 1e6) / 1000, event["dur"] / 1000)
+                               (event["ts"] - BEGAN * 1e6) // 1000, event["dur"] / 1000)
                               for slot, events in trace.host(host).items() for event in events)
                  for host in hosts}
         for host, (runs, slots, drawn) in self.RUNS.items():
