@@ -489,8 +489,8 @@ class Porter:
             self._tree.call(self._tree.remove_parts, path)
 
     async def bring(self, job: RemoteJob) -> str:
-        """Have the files of send= here, and the directories of fetch=; return '', or why not."""
-        job.travelled = 0
+        """Have the files of send= and the directories of fetch= here; return '', or why not (host_errno)."""
+        job.travelled = job.host_errno = 0
         return (await self._for_all(lambda _, path: self._tree.call(self._tree.make_directory, path),
                                     job, job.fetch)
                 or await self._for_all(self._pull, job, job.send))
@@ -513,6 +513,7 @@ class Porter:
                 return f"{display_text(path)}: {error}"
             except OSError as error:
                 self.forget([path])             # it can fill the disk
+                job.host_errno = error.errno or 0
                 return f"{display_text(path)}: {error_text(error)} at the client"
 
         return next(filter(None, await asyncio.gather(*map(move_one, paths))), "")

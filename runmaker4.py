@@ -2379,6 +2379,7 @@ class Job(Line):
     bring: Callable[[], Awaitable[str]] | None = None
     deliver: Callable[[], Awaitable[str]] | None = None
     travelled: int = 0                  # bytes of these files, for the last run
+    host_errno: int = 0                 # why they cannot come, for a reason here; else 0
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
 
     @property
@@ -8273,10 +8274,6 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 class JobTask:
     """One job, from the claim until the final state is written."""
-    # a later attempt can succeed
-    BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-    MAX_PAUSE = 5.0                     # seconds between attempts after BUSY_ERRORS
-
     def __init__(self, runner: Runner, job: Job, slots: Sequence[str]) -> None:
         self._runner = runner
         self.job = job
@@ -8489,36 +8486,25 @@ class JobTask:
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
+    # After an OSError another host can run the job: the line becomes what it was before the claim, without a
+    # record, and on_failed_start() keeps this host from trying line after line.  A job of a group, or one
+    # that has run, cannot be given back: it waits for an error to pass, or becomes `e`.
+
     async def start(self) -> None:
         """Start the shell of `run`.
 
-        `shell` stays None if the job must not start (_can_start), or after an error: the state is then ERROR.
+        `shell` stays None if the job must not start (_can_start), or after an error.
         """
-        runner = self._runner
         error = command_error(self.job.command)
-        if self.job.bring and not error:
-            error = await self._move_files(self.job.bring())
-            await self._wait_until_line_is_ours()
-            runner.admit_or_drain(self.job)         # they can have travelled for long
-        # wait for --delay, and reserve the next turn before another task can
-        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
-            await self._wait_until_woken(seconds)
-            await self._wait_until_line_is_ours()
-        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
-        # a gated job is announced when it passes the gate
-        if not self._is_gated and self._can_start:
-            self._announce_start()
-        pause = 0.1
-        while not error and self._can_start:
-            error, is_temporary = await self._try_to_start()
-            if is_temporary:
-                if pause == 0.1:  # the first time
-                    self._say(f"cannot be started: {error}; trying again")
-                error = ""
-                await self._wait_until_woken(pause)
-                pause = min(2 * pause, self.MAX_PAUSE)
-            elif not error:
-                return
+        while not (error or self.shell) and self._can_start:
+            try:
+                error = await self._try_to_start()
+            except OSError as host_error:
+                can_pass = self._runner.on_failed_start(self.job, host_error)
+                if self.state == NEW and not self._is_gated:
+                    self._forbid_start("refused")
+                elif not can_pass:
+                    error = str(host_error.strerror)
         if error:
             self._say(f"cannot be started: {error}")
             self.state = ERROR
@@ -8526,33 +8512,44 @@ class JobTask:
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
 
-    async def _try_to_start(self) -> tuple[str, bool]:
-        """Start the shell.  Return the reason of a failure, and True if another attempt can succeed.
+    async def _try_to_start(self) -> str:
+        """Start the shell, if the job may start.  Return '', or an error of the command.
 
-        '': it has started, or must not: then `shell` stays None.
+        Raises OSError: an error of this host.
         """
+        runner = self._runner
+        if self.job.bring:
+            if error := await self._move_files(self.job.bring()):
+                if self.job.host_errno:
+                    raise OSError(self.job.host_errno, error)
+                return error
+            await self._wait_until_line_is_ours()
+            runner.admit_or_drain(self.job)         # they can have travelled for long
+        # reserve the next turn before another task can
+        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
+            await self._wait_until_woken(seconds)
+            await self._wait_until_line_is_ours()
+        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
         lock_fds: LockFds = ()
         try:
-            lock_fds = await self._runner.jobs.copy_lock_fds(self.job)
+            lock_fds = await runner.jobs.copy_lock_fds(self.job)
             if self._can_start:                 # the file system can have answered late
                 self._spawn_shell(lock_fds)
-            return "", False
+            return ""
         except ValueError:
-            return "the command contains a NUL byte", False
+            return "the command contains a NUL byte"
         except OSError as error:
             why = error_text(error)
-            if error.errno in self.BUSY_ERRORS:
-                return why, True
             if error.errno == errno.E2BIG:
-                return "environment, or --runner and command, are too long", False
+                return "environment, or --runner and command, are too long"
             if error.filename:                  # for example 'no fish on alice'
                 import shutil
                 shell = os.fsdecode(error.filename)
                 is_there = os.path.exists(shell) if "/" in shell else shutil.which(shell)
-                why = f"{shell}: {why}" if is_there else f"no {shell} on {os.fsdecode(self._runner.host)}"
-            return why, False
+                why = f"{shell}: {why}" if is_there else f"no {shell} on {os.fsdecode(runner.host)}"
+            raise OSError(error.errno, why) from None
         finally:
-            self._runner.executor.post(close_all, *lock_fds)    # the shell has copies; close(2) can block
+            runner.executor.post(close_all, *lock_fds)      # the shell has copies; close(2) can block
 
     def _announce_start(self) -> None:
         for sink in self.run.sinks:
@@ -8594,6 +8591,9 @@ class JobTask:
         finally:                # the ends of the shell; all ends if it was not started
             close_all(*read_ends.values(), *write_ends.values())
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
+        self._runner.failed_starts = 0
+        if not has_gate:                        # otherwise when it passes the gate
+            self._announce_start()
 
     def _record_start(self) -> None:
         self.run.started_at = time.time()
@@ -8762,6 +8762,8 @@ class Runner:
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
     BROKEN_STATUSES = 126, 127          # of a shell that cannot run the program, or does not find it
     MAX_BROKEN_SECONDS = 1.0            # later, a job has done some work
+    BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
+    BUSY_SECONDS = 2.0                  # then a start can succeed
     # of ssh(1), after any time; a killed command can give it, too
     # (tests/outside/ssh-255-for-a-killed-command.sh)
     SSH_FAILED = 255
@@ -8810,7 +8812,8 @@ class Runner:
         self.is_out_of_time = False         # the wall time was the first reason to start no more jobs
         self.began = self.loop.time()
         self.wall_end = self.began + (inf if seconds_left is None else seconds_left)
-        self.next_start_at = self.began     # by --delay, no shell starts before (loop's time)
+        self.next_start_at = self.began     # no shell starts before (loop's time)
+        self.failed_starts = 0              # in a row
         # for the executor: as Journal.median(); float, which returns 0.0: without records
         self.read_median: Callable[[], float] = float
 
@@ -9133,6 +9136,20 @@ class Runner:
         self.slots.give_back(task.slots, was_used=task.state != NEW)
         self.changed.set()
         del self.tasks[task.job]
+
+    def on_failed_start(self, job: Job, host_error: OSError) -> bool:
+        """Start no job for a while, or after some errors no more.  Return True if this one can pass."""
+        self._say_once(f"start {host_error.errno}",
+                       f"line {job.number}: cannot be started here: {host_error.strerror}")
+        if host_error.errno in self.BUSY_ERRORS:
+            self.next_start_at = self.loop.time() + self.BUSY_SECONDS
+            return True
+        self.failed_starts += 1
+        if self.failed_starts == (self.options.slot_errors or 3):
+            self.runner_stats.had_errors = True
+            starts = plural(self.failed_starts, "start")
+            self._report_and_drain(f"{starts} in a row failed ({host_error.strerror})")
+        return False
 
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run there; else ''."""

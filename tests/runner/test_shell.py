@@ -1,7 +1,6 @@
 """Promise: `#RUN shell=` has the jobs below run by that shell, on every host, or not at all."""
 import argparse
 import itertools
-import json
 import os
 import re
 import shlex
@@ -19,7 +18,7 @@ from tests.support.line_locks import locked_lines
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.refusals import RefusalCase
-from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER
+from tests.support.scripts import FULL, ROOT, RUNCLIENT, RUNMAKER, RUNWAIT
 from tests.support.tcp import TcpCase
 from tests.support.wrappers import LOGGING_WRAPPER, SSH
 
@@ -272,39 +271,58 @@ class WithRealPrograms(ShellCase):
 
 
 class Missing(ShellCase):
-    """A host that does not have the shell runs nothing, says so, and marks the line e."""
+    """A host that does not have the shell says so and gives the lines back; after three in a row it ends."""
 
     def assertNothingRan(self, states: str) -> None:
         self.assertEqual(self.states(), states)
         self.assertFalse(self.exists("never"))
 
-    def test_it_is_an_error_that_is_recorded_as_one(self) -> None:
+    ENDS = b"3 starts in a row failed (no %s): starting no more jobs, waiting for 0 jobs\n"
+
+    def test_the_line_stays_new_and_nothing_is_recorded_of_it(self) -> None:
         self.lines("#RUN shell=ksh9", ". touch never", "#RUN", ". true")
-        ended = self.run_jobs("--name", "alice", "--retries", "2", "--outdir", "out", "--joblog", "joblog",
-                              stderr=subprocess.PIPE)
-        self.assertIn(b"runmaker4.py: runs.txt: line 2: cannot be started: no ksh9 on alice\n", ended.err)
-        self.assertEqual(ended.code, 1)
-        self.assertNothingRan("ed")
-        events = [json.loads(line) for line in self.read("out/journal").splitlines()]
-        found = [(event["event"], event["pid"], event["state"]) for event in events if event.get("line") == 2]
-        self.assertEqual(found, [("end", 0, "e")])
-        self.assertNotIn(b"touch never", self.read("joblog"))
-        self.assertNotIn(b"touch never", ended.out.partition(b"executing")[0])
+        ended = self.run_jobs("--name", "alice", "--slot-errors", "0", "--outdir", "out", "--joblog",
+                              "joblog", stderr=subprocess.PIPE)
+        said = b"runmaker4.py: runs.txt: line 2: cannot be started here: no ksh9 on alice\n"
+        self.assertEqual((ended.code, ended.err.count(said)), (1, 1), ended.err)
+        self.assertIn(self.ENDS % b"ksh9 on alice", ended.err)
+        self.assertNothingRan(".d")
+        for record in self.read("out/journal"), self.read("joblog"), ended.out:
+            self.assertNotIn(b"touch never", record)
+        self.assertEqual(self.view_failed(), b"")
+
+    def view_failed(self) -> bytes:
+        return self.run_script(RUNWAIT, "--failed", "--outdir", "out", "runs.txt").out
+
+    def test_another_host_takes_the_lines_that_this_one_gave_back(self) -> None:
+        self.script('#!/bin/sh\nexec bash "$@"\n', "bin/bash9")
+        self.lines("#RUN shell=bash9", *[". [[ 1 ]] && echo $JOB_ID >> ran"] * 8)
+        poor = self.run_jobs("-j4", "--name", "alice", stderr=subprocess.PIPE)
+        self.assertEqual((poor.code, self.states()), (1, "." * 8), poor.err)
+        self.assertEqual(self.run_jobs("-j4", env=self.path("bin")).code, 0)
+        self.assertEqual(sorted(self.ran()), [*range(2, 10)])
+
+    def test_starts_that_succeed_between_keep_the_host_at_work(self) -> None:
+        """The walk passes the line once more after the others; then three in a row have failed."""
+        self.lines("#RUN shell=ksh9", ". touch never", "#RUN", ". true", "#RUN shell=ksh9", ". touch never",
+                   "#RUN", ". true", "#RUN shell=ksh9", ". touch never", "#RUN", ". true")
+        ended = self.run_jobs("--slot-errors", "9", stderr=subprocess.PIPE)
+        self.assertEqual(ended.code, 1, ended.err)
+        self.assertNothingRan(".d.d.d")
 
     def test_a_path_that_is_none_and_one_that_is_no_program(self) -> None:
         self.write("#!/bin/sh\n", "bash")
         self.script("#!/nowhere/sh\n", "zsh")
         (self.dir / "closed").mkdir(mode=0)         # a folder of PATH that may not be searched hides nothing
         shells = "/nowhere/bash", "./bash", "./zsh", "runs.txt/bash", "ksh9"
-        self.lines(*(line for shell in shells for line in (f"#RUN shell={shell}", ". touch never")))
-        ended = self.run_jobs("--name", "alice", env=self.path("closed"), stderr=subprocess.PIPE,
-                              **bound_by_permissions(self))
-        self.assertComplains(ended, "line 2:", "no /nowhere/bash on alice")
-        self.assertComplains(ended, "line 4:", "./bash: permission denied")
-        self.assertComplains(ended, "line 6:", "./zsh: no such file or directory")
-        self.assertComplains(ended, "line 8:", "no runs.txt/bash on alice")
-        self.assertComplains(ended, "line 10:", "no ksh9 on alice")
-        self.assertNothingRan("eeeee")
+        whys = ("no /nowhere/bash on alice", "./bash: permission denied", "./zsh: no such file or directory",
+                "no runs.txt/bash on alice", "no ksh9 on alice")
+        for shell, why in zip(shells, whys):
+            self.lines(f"#RUN shell={shell}", ". touch never")
+            ended = self.run_jobs("--name", "alice", "--slot-errors", "1", env=self.path("closed"),
+                                  stderr=subprocess.PIPE, **bound_by_permissions(self))
+            self.assertComplains(ended, "1 start in a row failed", why)
+            self.assertNothingRan(".")
 
     def test_a_client_of_a_server_looks_on_its_own_host(self) -> None:
         self.script('#!/bin/sh\nexec bash "$@"\n', "bin/bash9")
@@ -313,8 +331,9 @@ class Missing(ShellCase):
         server = self.start_server()
         self.assertEqual(self.run_client(server, "--name", "bob", env=self.path("bin")).code, 0)
         ended = self.run_client(server, "--name", "carol")
-        self.assertIn(b"line 4: cannot be started: no bash9 on carol\n", ended.err)
-        self.assertNothingRan("de")
+        self.assertIn(b"line 4: cannot be started here: no bash9 on carol\n", ended.err)
+        self.assertEqual(ended.code, 1)
+        self.assertNothingRan("d.")
         self.assertEqual(self.ran(), [2])
 
     def test_a_host_of_a_group_that_lacks_it_is_lost_to_the_group_of_which_nothing_begins(self) -> None:

@@ -504,13 +504,22 @@ class FullDisk(TravelCase):
         script = f'mount -t tmpfs -o size=1m none {self.dir / directory}; cd .; exec "$@"'
         return ["unshare", "-m", "sh", "-c", script, "sh"]
 
-    def test_at_the_client_the_line_is_e(self) -> None:
+    def test_at_the_client_another_one_takes_the_lines_and_this_one_waits_for_space(self) -> None:
         self.make_big("srv/dir/in")
-        server = self.serve("#RUN send=dir/in\n. cat dir/in\n. true\n")
+        server = self.serve("#RUN send=dir/in\n. cat dir/in >out\n"
+                            "#RUN host=bob send=dir/in\n. cat dir/in >out\n")
         client = self.join(server, within=self.mounted("bob/dir"))
+        self.wait_said(client, "line 2: cannot be started here: dir/in: no space left on device at")
+        self.join(server, name="carol").wait(DEADLINE)
+        wait_until(lambda: self.states("srv/runs.txt") == "d.", what="a line is done, the other given back")
+        self.assertIsNone(client.poll())
+        subprocess.run(["nsenter", "-t", str(client.pid), "-m", "mount", "-o", "remount,size=9m",
+                        str(self.dir / "bob/dir")], check=True)
         client.wait(DEADLINE)
-        self.assertStates("ee")
-        self.assertIn(b"dir/in: no space left on device at the client", client.err)
+        self.assertStates("dd")
+        self.assertEqual(client.err.count(b"cannot be started"), 1)
+        shown = self.run_script("runwait4.py", "--failed", "srv/runs.txt")
+        self.assertNotIn(b"could not be started", shown.out)
 
     def test_at_the_server_the_job_waits(self) -> None:
         self.write("#RUN fetch=dir/out\n. head -c 3000000 /dev/zero >dir/out\n", "srv/runs.txt")
