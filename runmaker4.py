@@ -763,11 +763,12 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     try:
         lock_status = stat_lock_file(fd, network)
         file_status = stat_or_none(path)  # None: the file does not exist yet, or is just being replaced
-        if lock_status.st_uid not in (os.geteuid(), 0, file_status.st_uid if file_status else 0):
+        if lock_status.st_uid not in (os.geteuid(), 0) and not (
+                file_status and is_trusted_replacement(lock_status, file_status)):
             raise OSError(
                 errno.EPERM,
                 f"belongs to {user_name(lock_status.st_uid)}, who could remove it while jobs run "
-                "(remove it: a new one is created)",
+                "(remove it once no job runs: a new one is created)",
             )
         if file_status and os.geteuid() in (0, lock_status.st_uid):     # others may not change the mode
             share_with_writers(fd, file_status, 0o600)
@@ -815,10 +816,10 @@ def stat_file_with_one_name(fd: int) -> os.stat_result:
 
 
 def is_trusted_replacement(new: os.stat_result, old: os.stat_result) -> bool:
-    """Return True if the owner of a new job file, or output directory, is trusted.
+    """Return True if the owner of a new job file, lock file or output directory is trusted.
 
     That is us, root, or one who owned the old file or could write to it.  old: of the replaced job file; for
-    a directory, of the job file, or of `/` if there is none.
+    the others, of the job file, or of `/` if there is none.
     """
     if new.st_uid in (os.geteuid(), 0, old.st_uid) or old.st_mode & S_IWOTH:
         return True
@@ -4264,7 +4265,10 @@ def check_lock_file(file: JobFile) -> None:
         while not file.is_open:
             try:
                 file.open_to_write()
-                _refuse_copied_lock_file(file)
+                if inode_line := refuse_copied_lock_file(file):
+                    with suppress(OSError), open(lock_path, "rb+", buffering=0) as lock_file:
+                        lock_file.write(inode_line)         # on a full disk no copy will be noticed
+                        lock_file.truncate()
             except OSError as error:
                 file.close_files()
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
@@ -4275,25 +4279,25 @@ def check_lock_file(file: JobFile) -> None:
                  "whether locks and reads are right there; or use --single-host)")
 
 
-def _refuse_copied_lock_file(file: JobFile) -> None:
+def refuse_copied_lock_file(file: JobReader) -> bytes:
     """Raise UsageError if the lock file is a copy, such as a backup, and lines are `r` without a lock.
 
-    Their jobs can live, and hold locks of the original, whose inode number is in the first line.  Write the
-    present number if that line is missing, or if no line `r` is in doubt.
+    Their jobs can live, and hold locks of the original, whose inode number is in the first line.  Return the
+    line with the present number; b"" if the file has it.
     """
     lock_table = file.lock_table
+    if not lock_table.is_open:
+        return b""
     own_line = inode_line_of(lock_table.fd)
     inode_line = read_inode_line(lock_table.fd, lock_table.network)
     if inode_line == own_line:
-        return
+        return b""
     if inode_line and (orphans := file.snapshot().orphans):
         raise UsageError(
             f"{lock_table.path}: was copied, perhaps from a backup; what is marked r can still run: "
             f"{name_lines(line.number for line in orphans)} (when it does not, remove this file)"
         )
-    with suppress(OSError), open(lock_table.path, "rb+", buffering=0) as lock_file:
-        lock_file.write(own_line)               # on a full disk no copy will be noticed
-        lock_file.truncate()
+    return own_line
 
 
 # ======== Finding work ======================================================================================

@@ -32,6 +32,10 @@ class RestoredLockFile(RunCase):
         for options in ["-r"], ["--resume"], []:
             refused = self.run_jobs("-q", *options)
             self.assertRefused(refused, "was copied", "line 1", "remove this file")
+        status = self.run_script(RUNWAIT, "--status", "runs.txt")
+        self.assertEqual(status.code, 2)
+        self.assertEqual(status.err.partition(b": ")[2], refused.err.partition(b": ")[2])
+        self.assertIn(b"1 orphan", status.out)
         self.assertEqual((self.states(), self.read("ran")), ("r", b"S\n"))
         self.open_gate()
         wait_until(lambda: self.read("ran") == b"S\nE\n", what="the job has ended")

@@ -361,6 +361,24 @@ class Shared(EditCase):
         self.assertEqual(self.edit_as(self.EDITOR, self.EDITOR, [self.GROUP], b"# b\n. a\n"), "")
         self.assertShared(self.EDITOR, self.GROUP, b"# b\n. a\n")
 
+    def test_who_could_use_the_file_can_use_it_after_a_new_one_of_a_colleague(self) -> None:
+        lock_file = self.dir / ".runs.txt.lock"
+        for user in self.OWNER, self.EDITOR, self.OWNER, self.EDITOR, self.OTHERS:
+            text = b"# of %d\n" % user + self.read()           # a new file
+            self.assertEqual(self.edit_as(user, user, [self.GROUP], text, base=self.read()), "")
+            self.assertShared(user, self.GROUP, text)
+            self.assertEqual((lock_file.stat().st_uid, lock_file.stat().st_mode & 0o777), (self.OWNER, 0o660))
+
+    def test_a_lock_file_of_a_user_who_could_not_write_the_job_file_is_refused(self) -> None:
+        self.path.chmod(0o644)
+        self.write("", ".runs.txt.lock")
+        for mode, group in (0o644, self.GROUP), (0o664, self.OTHERS):
+            self.path.chmod(mode)
+            os.chown(self.dir / ".runs.txt.lock", self.OTHERS, group)
+            (self.dir / ".runs.txt.lock").chmod(0o666)
+            said = self.edit_as(self.OWNER, self.OWNER, [self.GROUP], b"# b\n. a\n")
+            self.assertIn(f"belongs to user {self.OTHERS}, who could remove it while jobs run", said)
+
     def test_where_it_cannot_keep_the_group_there_is_no_new_file(self) -> None:
         self.dir.chmod(0o777)
         os.chown(self.path, self.EDITOR, self.GROUP)        # who edits it has left the group
