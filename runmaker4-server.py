@@ -2793,7 +2793,8 @@ class Server(Program):
             self._final_summary = await self._wait_unless_hurried(
                 self.summaries.make(), runmaker4.Runner.MAX_ANSWER_SECONDS
             )
-        self.say_closing_line(self._final_summary, boottime() - self.began, "runmaker4-client.py -r")
+        seconds = boottime() - self.began
+        self.say_closing_line(self._final_summary, seconds, "runmaker4-client.py -r runs them")
         await self.wait_until_printed(self.stderr, lambda: in_haste)
 
     async def _wait_unless_hurried(self, awaitable: Awaitable[Any], seconds: float | None) -> Any:

@@ -5380,7 +5380,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
-    sent: set[bytes] = set()            # files of send=
+    sizes: dict[bytes, int] = {}        # of the files of send=
     scan = file.scan_lines(with_directives=True)
     while line := scan.next(NEW + consumer.retry + above.bad_states):
         if line.state == DIRECTIVE:
@@ -5400,24 +5400,24 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             why = why_misread(line.command, settings.shell)
             try:
-                fill_in_words(settings.fetch, line.command)
-                sent.update(fill_in_words(settings.send, line.command))
+                if fetched := fill_in_words(settings.fetch, line.command):
+                    say_once("fetch", f"line {line.number}: fetch={display_text(b','.join(fetched))}")
+                for word, path in zip(settings.send, fill_in_words(settings.send, line.command)):
+                    name = os.path.join(os.path.dirname(os.fsencode(file.path)), path)
+                    if os.path.isfile(name):
+                        sizes[path] = os.path.getsize(name)
+                    else:
+                        found = display_text(path)
+                        say_once(found, f"line {line.number}: {found}, by send={word}: missing, or not a "
+                                        f"regular file ({settings.where})")
             except ValueError as error:
                 why = f"{error} ({settings.where})"
             if why:
                 raise UsageError(f"{file.path}: line {line.number}: {why}")
             yield line
-    if sent:
-        file.say(describe_sent(os.fsencode(os.path.dirname(file.path)), sent))
-
-
-def describe_sent(directory: bytes, paths: Iterable[bytes]) -> str:
-    """Return for example '4.1M in 4 files of send=, of which 1 is missing, would travel'."""
-    files = [os.path.join(directory, path) for path in paths]
-    sizes = [os.path.getsize(file) for file in files if os.path.exists(file)]
-    missing = len(files) - len(sizes)
-    text = f", of which {missing} {'is' if missing == 1 else 'are'} missing," * (missing > 0)
-    return f"{memory_text(sum(sizes))} in {plural(len(files), 'file')} of send={text} would travel over TCP"
+    if sizes:
+        file.say(f"{memory_text(sum(sizes.values()))} in {plural(len(sizes), 'file')} of send= would travel "
+                 "over TCP")
 
 
 # ======== The executor ======================================================================================
@@ -8047,8 +8047,7 @@ class RunnerStats:
     def closing_line(self, summary: Summary | None, seconds: float, retry: str) -> str:
         """Return the last line of output, such as '3 done, 1 failed in 12s (line 4); -r runs them again'.
 
-        summary: None: unknown.  seconds: since the start.  retry: the option or command that runs failed jobs
-        again.
+        summary: None: unknown.  seconds: since the start.  retry: for example '-r runs them'.
         """
         own_bad_lines = {*self.bad_lines, *self.unwritten_lines, *self.orphans}
         # as the file would be counted if it had only our jobs
@@ -8079,7 +8078,7 @@ class RunnerStats:
             text += "".join(f"; {why}" for why in summary.without_jobs.values() if why)
         # lines without their result are `r`, and orphans once we exit
         if summary.can_retry or (self.unwritten_lines and counts.running):
-            text += f"; {retry} runs them again"
+            text += f"; {retry} again"
         if summary.first_stray:
             text += f"; {stray_line_message(summary.first_stray)}"
         return text + incomplete
@@ -9933,7 +9932,9 @@ class RunnerProgram(Program):
             exit_status = 128 + runner.kill_signal
         is_all_done = not exit_status and summary is not None and not summary.counts.new
         if not (self.options.plain and is_all_done):        # --plain: only output, if all is well
-            self.say_closing_line(summary, seconds, retry="-r")
+            self.say_closing_line(
+                summary, seconds, retry="--resume runs interrupted jobs"
+                if runner.is_out_of_time and self.runner_stats.results[ERROR] else "-r runs them")
         if self.options.hire and summary:
             # before what the command prints
             await self.stderr.drain()

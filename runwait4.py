@@ -1803,7 +1803,7 @@ def format_row(
         if row.is_last and row.differing_line_state:
             result = f"{row.differing_line_state}; last run: {result}"
     yield fit_to_width(f"line {row.line.number}: {result}", columns)
-    yield fit_to_width(f"    {command}", columns)
+    yield f"    {command}"
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
         # infinite: programs get the details in one line
@@ -1868,8 +1868,8 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
         for rows in (rows_of_bad_lines(observation) if options.failed
                      else [observation.rows_of_all_runs(find_lines(options.show, watcher))]):
             # --show prints complete commands
-            commands = without_common_beginning([to_text(row.line.command) for row in rows],
-                                                columns - 4 if options.failed else inf)
+            command_columns = columns - 4 if options.failed else inf
+            commands = without_common_beginning([to_text(row.line.command) for row in rows], command_columns)
             for row, command in zip(rows, commands):
                 output.measure([row])
                 if options.json:
@@ -1879,7 +1879,8 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
                 last_lines = output.last_lines(row.run) if row.run else []
                 if row.is_last and row.line_state in BAD_LINE_STATES:
                     groups.add(row, last_lines)
-                print_lines(format_row(row, command, output.directory, last_lines, columns))
+                print_lines(format_row(row, fit_to_width(command, command_columns), output.directory,
+                                       last_lines, columns))
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()

@@ -59,7 +59,16 @@ class Limits(RunCase):
         self.jobs(SLEEPING, "touch never")
         soon = "import os, time; os.environ['SLURM_JOB_END_TIME'] = str(int(time.time()) + 40)"
         runner = self.start_patched(soon, "--walltime", "auto", "--kill-after", "0.3", "runs.txt")
-        self.assertEnded(self.finish(runner), 1, "e.")
+        ended = self.finish(runner)
+        self.assertEnded(ended, 1, "e.")
+        self.assertIn(b"(line 1); in all 1 error, 1 new; --resume runs interrupted jobs again\n", ended.err)
+
+    def test_failed_jobs_alone_are_run_again_by_another_option(self) -> None:
+        """The wall time is over before the second can start, and interrupts none."""
+        self.write(". false\n#RUN timeout=2h\n. true\n")
+        ended = self.run_jobs("--walltime", "1h")
+        self.assertEqual((ended.code, self.states()), (1, "!."))
+        self.assertIn(b"-r runs them again", ended.err)
 
 
 class Refusals(TcpCase):

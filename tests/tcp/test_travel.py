@@ -142,7 +142,10 @@ class Files(TravelCase):
         self.make("tool", b"")
         self.write("#RUN send=./tool,{2} fetch={3}\n. ./tool in/1 out/1\n. ./tool in/2 out/2\n")
         shown = self.run_jobs("--dry-run")
-        self.assertIn(b"3M in 3 files of send=, of which 1 is missing, would travel over TCP", shown.err)
+        self.assertEqual(shown.err.decode().splitlines(), [f"runmaker4.py: runs.txt: {text}" for text in (
+            "line 2: fetch=out/1",
+            "line 3: in/2, by send={2}: missing, or not a regular file (#RUN in line 1)",
+            "3M in 2 files of send= would travel over TCP")])
         self.assertEqual(shown.out, b"2 . ./tool in/1 out/1\n3 . ./tool in/2 out/2\n")
         for command in "./tool in/1", "./tool in/1 $x", "./tool in/1 ../x", "./tool $(ls) x":
             self.write(f"#RUN send={{2}} fetch={{3}}\n. {command}\n")
@@ -150,6 +153,21 @@ class Files(TravelCase):
                 shown = self.run_jobs("--dry-run")
                 self.assertEqual(shown.code, 2)
                 self.assertIn(b"line 2: ", shown.err)
+
+    def test_a_dry_run_names_each_file_once_that_cannot_travel(self) -> None:
+        """Where a typing error hides among many: a directory, a missing name, a word that counts as one."""
+        self.make("in/1", b"1")
+        os.mkfifo(self.dir / "pipe")
+        self.write("#RUN send=in,in/1,pipe,in/l fetch={2},{3}\n" + ". A=1 ./tool x\n" * 5
+                   + "#RUN send={2}.dat\n. cp a b\n. cp c d\n")
+        shown = self.run_jobs("--dry-run")
+        said = [line.partition("runs.txt: ")[2] for line in shown.err.decode().splitlines()]
+        self.assertEqual(said, ["line 2: fetch=tool,x", *(
+            f"line {line}: {path}, by send={word}: missing, or not a regular file (#RUN in line {above})"
+            for line, path, word, above in ((2, "in", "in", 1), (2, "pipe", "pipe", 1),
+                                            (2, "in/l", "in/l", 1), (8, "a.dat", "{2}.dat", 7), (9, "c.dat", "{2}.dat", 7))),
+            "0K in 1 file of send= would travel over TCP"])
+        self.assertEqual(shown.code, 0)
 
     def test_a_program_that_can_be_executed_only_now_travels_again(self) -> None:
         self.make("srv/tool", b"#!/bin/sh\ntrue\n")

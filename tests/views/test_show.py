@@ -114,9 +114,15 @@ class Runs(ShowCase):
         self.write("\x1b[31mred\n" + "x" * 200, "out/1.out")
         for columns in (80, 40):
             lines = self.at_terminal(columns, "--show", "1", "--outdir", "out", "runs.txt")
+            # the line was asked for, so its command is complete; the terminal wraps it
+            text = "".join(lines)
+            self.assertIn("    a?[31m" + "long" * 40, text)
+            lines = [line for line in lines if "long" not in line]
             self.assertLess(max(map(len, lines)), columns)
             self.assertIn("  | ?[31mred", lines)
             self.assertIn("out/1.err", " ".join(lines))
+            lines = self.at_terminal(columns, "--failed", "--outdir", "out", "runs.txt")
+            self.assertLess(max(map(len, lines)), columns)
 
 
 class Lines(ShowCase):
