@@ -734,8 +734,8 @@ class Assignment:
     last_output: bytes = b""            # of the runs: a piece, perhaps several lines
     result: LineResult | None = None    # None: undecided
     files: TravellingFiles | None = NO_FILES        # None: an earlier server knew: Sessions._find_files()
-    # of each file that travels, the bytes that have come, and the size
-    travelled: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    # of each file that travels, the bytes that have come
+    travelled: dict[bytes, tuple[int, FileVersion]] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
@@ -1868,10 +1868,14 @@ class Sessions:
                 end = offset + len(piece)
             else:
                 version = FileVersion.from_message(message)
-                end = await self.tree.call(self.tree.add_piece, path, version, offset, data)
+                end = version.size
+                # otherwise the client has lost the last answer
+                if assignment.travelled.setdefault(path, (0, version)) != (end, version) or not end:
+                    end = await self.tree.call(
+                        self.tree.add_piece, path, version, offset, data, assignment.key)
                 answer = dict(end=end)
             if end <= version.size:             # otherwise only the version was asked for
-                assignment.travelled[path] = end, version.size
+                assignment.travelled[path] = end, version
         except WireError as error:
             return link.drop(str(error))
         except OSError as error:
@@ -1884,9 +1888,9 @@ class Sessions:
     def describe_travelling(self) -> str:
         """Return for example '; files: 3M of 40M for lines 5, 7'; '': none travel now."""
         moving = {assignment.number: assignment.travelled.values() for assignment in self.assignments.values()
-                  if any(end < size for end, size in assignment.travelled.values())}
-        ends, sizes = (memory_text(sum(lengths[side] for files in moving.values() for lengths in files))
-                       for side in (0, 1))
+                  if any(end < version.size for end, version in assignment.travelled.values())}
+        ends = memory_text(sum(end for files in moving.values() for end, _ in files))
+        sizes = memory_text(sum(version.size for files in moving.values() for _, version in files))
         return f"; files: {ends} of {sizes} for {name_lines(moving)}" if moving else ""
 
     async def _find_files(self, assignment: Assignment | None) -> TravellingFiles:

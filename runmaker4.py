@@ -10136,7 +10136,7 @@ else:
     json = lazy_import("json")
     secrets = lazy_import("secrets")
 
-WIRE_VERSION = 14
+WIRE_VERSION = 15
 PORT = 9998
 MAX_EARLY_FRAME_BYTES = 1 << 10             # JSON, until the other end is authenticated
 MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
@@ -10725,9 +10725,9 @@ def read_token(path: str) -> str:
 # ======== Files that travel =================================================================================
 #
 # Client and server move the files of send= and fetch= in pieces, each at an offset.  What has come of a file
-# is its part: a hidden file that has size and mtime of the source in its name.  So whoever comes later, after
-# a lost link or a kill, goes on at its end.  A piece is added only where the part ends, and all who receive
-# one version have the same bytes.
+# is its part: a hidden file named after the source, so whoever comes later, after a lost link or a kill, goes
+# on at its end.  A piece is added only where the part ends, and all pieces have one source: a version of an
+# input, or of the result of one job, as two jobs can set one mtime.
 
 FILE_PIECE_BYTES = 1 << 18
 NO_OFFSET = MAX_INTEGER             # where no file has any bytes
@@ -10740,10 +10740,12 @@ class FileVersion(NamedTuple):
     size: int
     mtime: int                          # nanoseconds
     mode: int
+    ctime: int = 0                      # nanoseconds; no program can set it
 
     @classmethod
     def from_message(cls, message: Message) -> FileVersion:
-        return cls(message.integer("size"), message.integer("mtime"), message.integer("mode", 0o777))
+        return cls(message.integer("size"), message.integer("mtime"), message.integer("mode", 0o777),
+                   message.integer("ctime"))
 
     def is_kept_as(self, kept: FileVersion) -> bool:
         """Return True if a file here is this version, on a disk that can keep less of mtime and mode."""
@@ -10760,7 +10762,8 @@ class FileTree:
 
     def __init__(self, root: bytes) -> None:
         self._root = os.path.realpath(root)
-        self._swept: set[bytes] = set()         # directories without old parts
+        self._swept: dict[bytes, float] = {}    # when each directory was cleared of old parts; boottime()
+        self._parts: dict[bytes, tuple[str, bytes]] = {}    # by path, the last: of which job, and the name
         self.executors = [FileExecutor(threaded=True) for _ in range(self.THREADS)]
 
     def call(self, function: Callable[..., T], path: bytes, *args: Any) -> asyncio.Future[T]:
@@ -10799,24 +10802,34 @@ class FileTree:
             if not S_ISREG(info.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             data = os.pread(fd, min(FILE_PIECE_BYTES, max(info.st_size - offset, 0)), offset)
+            info = os.fstat(fd)             # write(2) sets the times first, so no byte is of a later version
             mtime = min(max(info.st_mtime_ns, 0), MAX_INTEGER)      # 1970 to 2116
-            return FileVersion(info.st_size, mtime, info.st_mode & 0o777), data
+            return FileVersion(info.st_size, mtime, info.st_mode & 0o777, abs(info.st_ctime_ns)), data
         finally:
             os.close(fd)
 
-    def add_piece(self, path: bytes, version: FileVersion, offset: int, data: bytes | bytearray) -> int:
+    def add_piece(self, path: bytes, version: FileVersion, offset: int, data: bytes | bytearray,
+                  job_key: str = "") -> int:
         """Add a piece to the part of a file, if that ends at the offset; return where it ends then.
 
-        That is the size if the file is complete, and has its name.  Raises OSError.
+        That is the size if the file is complete, and has its name.  Raises OSError.  job_key: of the job
+        whose result it is; '': an input.
         """
         with suppress(OSError):                 # there is no such file
-            if version.is_kept_as(self.read_piece(path, NO_OFFSET)[0]):
+            found = self.read_piece(path, NO_OFFSET)[0]
+            # a result is here already only if both ends have this directory
+            if found == version if job_key else version.is_kept_as(found):
                 return version.size
-        if (directory := os.path.dirname(path)) not in self._swept:
-            self._swept.add(directory)
+        if self._swept.get(directory := os.path.dirname(path), -inf) <= boottime() - MAX_PART_SECONDS:
+            self._swept[directory] = boottime()
             self.remove_parts(path, is_over=False)
         with self.directory_of(path, makes=True) as (directory_fd, name):
-            part = b".%b.%x-%x%b" % (name, version.mtime, version.size, PART_SUFFIX)
+            part = b".%b.%b%x-%x%b" % (name, job_key.encode(), version.ctime, version.size, PART_SUFFIX)
+            last_key, last_part = self._parts.get(path, ("", part))
+            if last_part != part and last_key == job_key:       # of another version: nobody goes on with it
+                with suppress(FileNotFoundError):
+                    os.unlink(last_part, dir_fd=directory_fd)
+            self._parts[path] = job_key, part
             fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600, dir_fd=directory_fd)
             try:
                 # after a crash of the host its end can be missing on the disk
@@ -10833,8 +10846,11 @@ class FileTree:
                     try:
                         os.rename(part, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
                     except FileNotFoundError:       # another client has renamed or removed it
-                        return self.add_piece(path, version, NO_OFFSET, b"")
+                        return self.add_piece(path, version, NO_OFFSET, b"", job_key)
                     os.fsync(directory_fd)
+                    del self._parts[path]
+                    if offset:                  # those of dead runs; another job that sends this file repeats
+                        self.remove_parts(path)
                 return end
             finally:
                 os.close(fd)

@@ -23,7 +23,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", lost=False),
     dict(type="ready", id="0" * 16),
     dict(type="get", ask=1, id="0" * 16, path="a file", offset=0),
-    dict(type="put", ask=1, id="0" * 16, path="a file", offset=0, size=1, mtime=2, mode=0o644),
+    dict(type="put", ask=1, id="0" * 16, path="a file", offset=0, size=1, mtime=2, mode=0o644, ctime=3),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0),
@@ -39,7 +39,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="dismissed", text="text"),
     dict(type="closing", done=False),
     dict(type="account", account=ACCOUNT),
-    dict(type="piece", ask=1, size=1, mtime=2, mode=0o644, end=1),
+    dict(type="piece", ask=1, size=1, mtime=2, mode=0o644, ctime=3, end=1),
     dict(type="piece", ask=1, error="text", again=False),
     dict(type="pong", request=1, retry="er"),
 )

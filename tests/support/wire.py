@@ -12,7 +12,7 @@ from typing import Any, Optional
 import runmaker4
 
 TOKEN = "00112233445566778899aabbccddeeff"
-VERSION = 14
+VERSION = 15
 FILE_ID = "f" * 32                          # of the file that is served
 CREDENTIALS: runmaker4.Credentials = importlib.import_module("runmaker4-server").make_credentials(
     runmaker4.tls_context(server_side=True), FILE_ID)

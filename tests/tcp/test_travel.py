@@ -1,4 +1,5 @@
 """Promise: files of send= are at the client before a job starts, those of fetch= at the server before `d`."""
+import json
 import os
 import re
 import shlex
@@ -214,9 +215,19 @@ class Files(TravelCase):
         self.assertIn('"cause": "files"', journal)
         self.assertIn("out: the job has not made this file", journal)
 
+    def test_a_result_with_the_size_and_mtime_of_an_earlier_one_comes(self) -> None:
+        self.make("bob/letter", b"A")
+        server = self.serve("#RUN fetch=out\n. cp letter out; touch -d 2026-01-01 out\n")
+        self.run_bob(server)
+        self.make("bob/letter", b"B")
+        self.run_script("runset4.py", "--set=.", "srv/runs.txt", "2")
+        self.run_bob(server)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/out"), b"B")
+
     def test_stats_count_what_has_travelled(self) -> None:
         self.make("srv/in", bytes(3 << 20))
-        self.run_bob(self.serve("#RUN send=in fetch=out\n. head -c 1048576 in >out\n. cp out out2\n"))
+        self.run_bob(self.serve("#RUN send=in fetch=out\n. head -c 1048576 in >out\n. : >out\n"))
         self.assertStates("dd")
         shown = self.run_script("runwait4.py", "--stats", "srv/runs.txt").out
         self.assertIn(b"4M of files travelled over TCP", shown)
@@ -413,7 +424,7 @@ class Parts(TravelCase):
             self.assertFalse((self.dir / "dir/file").exists())
             self.assertEqual(self.add(offset, data), end)
         info = (self.dir / "dir/file").stat()
-        self.assertEqual((info.st_size, info.st_mtime_ns, info.st_mode & 0o777), self.VERSION)
+        self.assertEqual((info.st_size, info.st_mtime_ns, info.st_mode & 0o777), self.VERSION[:3])
         self.assertEqual(self.read("dir/file"), b"abcd")
         self.assertEqual((self.add(0, b"wxyz"), self.read("dir/file")), (4, b"abcd"))
         self.assertEqual(self.leftovers(), [])
@@ -445,6 +456,50 @@ class Parts(TravelCase):
         self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["file"])
         self.assertEqual({path.name for path in (self.dir / "dir").iterdir()} - {self.leftovers()[0].name},
                          {".other", ".file.mine"})
+
+    def test_two_jobs_whose_results_have_one_size_and_mtime_have_a_part_each(self) -> None:
+        def add(job: str, offset: int, data: bytes, path: bytes = b"dir/file") -> int:
+            return self.tree.add_piece(path, self.VERSION, offset, data, job)
+
+        self.assertEqual([add("a", 0, b"ab"), add("b", 0, b"AB"), add("a", 2, b"cd")], [2, 2, 4])
+        self.assertEqual((self.read("dir/file"), self.leftovers()), (b"abcd", []))
+        # the second begins again, and takes the place of the first
+        self.assertEqual([add("b", 2, b"CD"), add("b", 0, b"AB"), add("b", 2, b"CD")], [0, 2, 4])
+        self.assertEqual(self.read("dir/file"), b"ABCD")
+
+    def test_that_of_another_version_is_removed_when_a_new_one_comes(self) -> None:
+        for job in "", "a":
+            for version in self.VERSION, self.VERSION._replace(ctime=1), self.VERSION._replace(size=5):
+                self.tree.add_piece(b"dir/file", version, 0, b"ab", job)
+                self.assertEqual(len(self.leftovers()), 1)
+            self.assertEqual(self.tree.add_piece(b"dir/file", version, 2, b"cde", job), 5)
+            (self.dir / "dir/file").unlink()
+
+    def test_the_directory_of_a_program_that_runs_for_days_is_cleared_again(self) -> None:
+        self.add(0, b"abcd")
+        old = self.make("dir/.other.1-1.runmaker4-part")
+        self.add(0, b"abcd", b"dir/file2")
+        self.assertTrue(old.exists())
+        with mock.patch.object(runmaker4, "MAX_PART_SECONDS", -1.0):
+            self.add(0, b"abcd", b"dir/file3")
+        self.assertFalse(old.exists())
+
+    def test_a_piece_is_of_the_version_that_it_is_said_to_be(self) -> None:
+        """The file is written while it is read."""
+        path, read = self.make("dir/file", b"old"), os.pread
+
+        def read_late(fd: int, size: int, offset: int) -> bytes:
+            with open(path, "r+b") as file:
+                file.write(b"new")
+            os.utime(path, ns=(1, 1))
+            return read(fd, size, offset)
+
+        before, data = self.tree.read_piece(b"dir/file", 0)
+        os.utime(path, ns=(1, before.mtime))
+        with mock.patch.object(os, "pread", read_late):
+            version, data = self.tree.read_piece(b"dir/file", 0)
+        self.assertEqual((data, version), (b"new", self.tree.read_piece(b"dir/file", 0)[0]))
+        self.assertNotEqual(version, before)
 
     def test_those_of_a_file_with_a_longer_name_stay(self) -> None:
         self.add(0, b"ab", b"dir/1.5")
@@ -593,7 +648,7 @@ class Hostile(TravelCase):
 
     def test_it_sends_what_nobody_wants(self) -> None:
         self.make("srv/in", b"")
-        version = dict(size=0, mtime=1, mode=0o644)
+        version = dict(size=0, mtime=1, mode=0o644, ctime=1)
         server = self.serve("#RUN send=in fetch=out,deep/out\n. true\n. true 2\n")
         one, two = self.insider(server), self.insider(server)
         key = self.claim(one)
@@ -639,9 +694,22 @@ class Hostile(TravelCase):
         self.assertEqual(server.err.count(b"the job file and its records do not travel"), 2)
         self.assertIn(b"line 4: here/runs.txt: not a directory at the server", client.err)
 
+    def test_a_result_whose_last_answer_was_lost_does_not_come_again(self) -> None:
+        server = self.serve("#RUN fetch=out\n. true\n")
+        peer = self.insider(server)
+        key = self.claim(peer)
+        fields = dict(type="put", ask=1, id=key, path="out", offset=0, size=1, mtime=1, mode=0o644, ctime=1)
+        self.assertEqual(peer.put(json.dumps(fields).encode() + b"\0x").hear("piece").get("end"), 1)
+        (self.srv / "out").unlink()
+        self.assertEqual(peer.say(fields).hear("piece").get("end"), 1)
+        self.assertFalse((self.srv / "out").exists())
+        # another version does
+        self.assertEqual(peer.say({**fields, "ctime": 2, "size": 0}).hear("piece").get("end"), 0)
+        self.assertEqual(self.read("srv/out"), b"")
+
     def test_strange_pieces_end_no_server(self) -> None:
         server = self.serve("#RUN fetch=out\n" + "". join(f". : {number}\n" for number in range(6)))
-        fields = dict(type="put", ask=1, path="out", offset=0, size=1, mtime=1, mode=0o644)
+        fields = dict(type="put", ask=1, path="out", offset=0, size=1, mtime=1, mode=0o644, ctime=1)
         for change in (dict(size=-1), dict(size=1 << 63), dict(mode=0o10000), dict(mtime="x"),
                        dict(offset=-1)):
             peer = self.insider(server)
