@@ -489,10 +489,9 @@ class Porter:
             self._tree.call(self._tree.remove_parts, path)
 
     async def bring(self, job: RemoteJob) -> str:
-        """Have the files of send= and the directories of fetch= here; return '', or why not (host_errno)."""
+        """Have the files of send=, and places for those of fetch=; return '', or why not (host_errno)."""
         job.travelled = job.host_errno = 0
-        return (await self._for_all(lambda _, path: self._tree.call(self._tree.make_directory, path),
-                                    job, job.fetch)
+        return (await self._for_all(self._prepare, job, job.fetch)
                 or await self._for_all(self._pull, job, job.send))
 
     async def deliver(self, job: RemoteJob) -> str:
@@ -517,6 +516,11 @@ class Porter:
                 return f"{display_text(path)}: {error_text(error)} at the client"
 
         return next(filter(None, await asyncio.gather(*map(move_one, paths))), "")
+
+    async def _prepare(self, job: RemoteJob, path: bytes) -> bool:
+        """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
+        await self._tree.call(self._tree.make_directory, path)
+        return await self._ask(job, path, NO_OFFSET, kind="place") is not None
 
     async def _find_version(self, _: RemoteJob, path: bytes) -> FileVersion:
         try:
@@ -586,15 +590,15 @@ class Porter:
                 future.cancel()
             await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
 
-    async def _ask(self, job: RemoteJob, path: bytes, offset: int,
-                   version: FileVersion | None = None) -> Message | None:
+    async def _ask(self, job: RemoteJob, path: bytes, offset: int, version: FileVersion | None = None,
+                   kind: str = "get") -> Message | None:
         """Ask for a piece, or send one of a version; return the answer; None: the link was lost.
 
-        While the disk of the server is full, do that again.  Raises FilesError, OSError.
+        While the server cannot write the file, do that again.  Raises FilesError, OSError.
         """
         while True:
             async with self._places:
-                answer = await self._ask_once(job, path, offset, version)
+                answer = await self._ask_once(job, path, offset, version, kind)
             if not answer or "error" not in answer.fields:
                 return answer
             error = answer.text("error", 1000)
@@ -603,10 +607,10 @@ class Porter:
             self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
             await asyncio.sleep(FULL_DISK_SECONDS)
 
-    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int,
-                        version: FileVersion | None) -> Message | None:
+    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int, version: FileVersion | None,
+                        kind: str) -> Message | None:
         """Return the answer; None: the link was lost."""
-        fields: Fields = dict(type="get", id=job.key, path=to_text(path), offset=offset)
+        fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset)
         data = b""
         if version:
             fields.update(version._asdict(), type="put")

@@ -40,10 +40,12 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
     also if it is given back (state `.`); these are                with, and in the files (a second later for
     events, numbered from 1, sent again after a new                the log file, while the job runs, and for a
     connection until acked                                         journal on a network file system)
-    get        a request for a piece of a file of       piece      it, and size, mtime and mode of the file;
+    get        a request for a piece of a file of       piece      it, and size, times and mode of the file;
                send=: path and offset                              or `error`
+    place      can a file of fetch= come here later?    piece      yes; or `error` (again: the client must
+                                                                   try again)
     put        a piece of a file of fetch=, and size,   piece      where the file ends here; or `error`
-               mtime and mode of the file                          (again: the client must try again)
+               times and mode of the file                          (again)
                                                         fault      a result could not be written
                                                         lost       kill the job: another runner has the line
     account    a request for the counts of the file     account    jobs by state; are there new ones for the
@@ -124,9 +126,12 @@ from runmaker4 import (
     FAILED,
     NEW,
     NO_DIRECTIVES,
+    NO_OFFSET,
+    NO_VERSION,
     OUTPUT_WINDOW_BYTES,
     PORT,
     RUNNING,
+    UNMADE,
     Console,
     Consumer,
     Consumers,
@@ -204,6 +209,7 @@ from runmaker4 import (
     lock,
     memory_text,
     name_lines,
+    once_per_subject,
     one_line,
     open_descriptors,
     open_job_file,
@@ -257,7 +263,7 @@ ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
-FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN
+FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN     # any error but these ends an input, or a new job
 MAX_SLOTS = 1_000_000
 MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
 MAX_REASON_CHARS = 1000         # in `nothing`
@@ -1154,7 +1160,7 @@ class ClientLink(Link, asyncio.Protocol):
                 if not member or assignment is not member.current:
                     raise WireError("that job does not wait at a gate")
                 member.group.on_ready(member)
-        elif kind in ("get", "put") and client:
+        elif kind in ("get", "place", "put") and client:
             spawn_task(self._sessions.answer_file_message(client, self, kind, message))
         elif kind == "have" and not self._has_hello:        # jobs of an earlier link; several come in turn
             jobs = [ReportedJob.from_message(item) for item in message.objects("jobs")]
@@ -1674,6 +1680,7 @@ class Sessions:
         directory, self._file_name = os.path.split(os.path.abspath(os.fsencode(self.path)))
         self.tree = FileTree(directory)
         self._held_bytes = 0                    # of `get` and `put` that are not answered
+        self._say_once = once_per_subject(self.say)
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
@@ -1847,8 +1854,9 @@ class Sessions:
 
     async def answer_file_message(self, client: Client, link: ClientLink, kind: str,
                                   message: Message) -> None:
-        """Answer a `get` or `put`, if the job has that file."""
+        """Answer a `get`, `place` or `put`, if the job has that file."""
         piece, held_bytes = b"", 0
+        answer: Fields = {}
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
             data = message.file_bytes()
@@ -1863,9 +1871,14 @@ class Sessions:
             if kind == "get":
                 async with client.turn:         # so that other messages wait for one piece only
                     await link.writable.wait()
+                    if link.detached.done():
+                        return                  # it asks again on its next link
                     version, piece = await self.tree.call(self.tree.read_piece, path, offset)
-                answer: Fields = version._asdict()
+                answer = version._asdict()
                 end = offset + len(piece)
+            elif kind == "place":
+                version, end = NO_VERSION, 0
+                await self.tree.call(self.tree.add_piece, path, UNMADE, NO_OFFSET, b"", assignment.key)
             else:
                 version = FileVersion.from_message(message)
                 end = version.size
@@ -1879,7 +1892,13 @@ class Sessions:
         except WireError as error:
             return link.drop(str(error))
         except OSError as error:
-            answer = dict(error=error_text(error), again=error.errno in FULL_OR_BUSY)
+            why = error_text(error)
+            # what a job has made in hours waits until its place is mended
+            again = error.errno in FULL_OR_BUSY or (kind == "put" and error.errno != errno.EPERM)
+            if again and assignment and kind != "get":
+                self._say_once(to_text(path), f"line {assignment.number}: {display_text(path)}: {why}; its "
+                               "client tries again")
+            answer = dict(error=why, again=again)
         finally:
             self._held_bytes -= held_bytes
         if link.post(dict(answer, type="piece", ask=ask), piece):

@@ -10753,6 +10753,10 @@ class FileVersion(NamedTuple):
                 and any(self.mtime // unit * unit == kept.mtime for unit in MTIME_UNITS))
 
 
+NO_VERSION = FileVersion(0, 0, 0)
+UNMADE = FileVersion(1, 0, 0)           # of a result that the job has still to make
+
+
 class FileTree:
     """The directory to which the paths of files that travel are relative.
 
@@ -10776,14 +10780,13 @@ class FileTree:
         if not TRAVELLING_PATH.fullmatch(os.fsdecode(path)):
             raise OSError(errno.EPERM, "no path that can travel")
         *directories, name = path.split(b"/")
-        fds = [os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)]
+        fds = [open_no_link(self._root, os.O_DIRECTORY)]
         try:
             for directory in directories:
                 if makes:
                     with suppress(FileExistsError):
                         os.mkdir(directory, dir_fd=fds[-1])
-                fds.append(os.open(
-                    directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fds[-1]))
+                fds.append(open_no_link(directory, os.O_DIRECTORY, fds[-1]))
             yield fds[-1], name
         finally:
             close_all(*fds)
@@ -10796,11 +10799,11 @@ class FileTree:
     def read_piece(self, path: bytes, offset: int) -> tuple[FileVersion, bytes]:
         """Return the version of a file, and the bytes of a piece.  Raises OSError."""
         with self.directory_of(path) as (directory_fd, name):
-            fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW, dir_fd=directory_fd)
+            fd = open_no_link(name, os.O_NONBLOCK, directory_fd)
         try:
             info = os.fstat(fd)
             if not S_ISREG(info.st_mode):
-                raise OSError(errno.EINVAL, "not a regular file")
+                raise IsADirectoryError(errno.EISDIR, "not a regular file")     # or a FIFO, ...
             data = os.pread(fd, min(FILE_PIECE_BYTES, max(info.st_size - offset, 0)), offset)
             info = os.fstat(fd)             # write(2) sets the times first, so no byte is of a later version
             mtime = min(max(info.st_mtime_ns, 0), MAX_INTEGER)      # 1970 to 2116
@@ -10815,11 +10818,15 @@ class FileTree:
         That is the size if the file is complete, and has its name.  Raises OSError.  job_key: of the job
         whose result it is; '': an input.
         """
-        with suppress(OSError):                 # there is no such file
+        try:
             found = self.read_piece(path, NO_OFFSET)[0]
             # a result is here already only if both ends have this directory
             if found == version if job_key else version.is_kept_as(found):
                 return version.size
+        except IsADirectoryError:
+            raise                               # it cannot be replaced
+        except OSError:                         # there is no such file
+            pass
         if self._swept.get(directory := os.path.dirname(path), -inf) <= boottime() - MAX_PART_SECONDS:
             self._swept[directory] = boottime()
             self.remove_parts(path, is_over=False)
@@ -10864,6 +10871,15 @@ class FileTree:
                     if age > MAX_PART_SECONDS or (
                             is_over and other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name):
                         os.unlink(other, dir_fd=directory_fd)
+
+
+def open_no_link(name: bytes, flags: int, directory_fd: int | None = None) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=directory_fd)
+    except OSError as error:
+        if os.path.islink(name if directory_fd is None else b"/proc/self/fd/%d/%b" % (directory_fd, name)):
+            error.strerror = "a symbolic link, which does not travel,"
+        raise
 
 
 def sync_or_empty(fd: int) -> None:

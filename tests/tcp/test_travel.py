@@ -610,6 +610,52 @@ class FullDisk(TravelCase):
         self.assertEqual((os.listdir(inside), os.stat(f"{inside}/out").st_size), (["out"], 3_000_000))
 
 
+LINK = "a symbolic link, which does not travel,"
+
+
+class Places(TravelCase):
+    """The place of a result at the server cannot be written."""
+
+    def test_this_is_known_before_the_job_starts(self) -> None:
+        self.make("srv/file")
+        (self.srv / "dir").mkdir()
+        client = self.run_bob(self.serve(
+            "#RUN fetch={2}\n. touch dir\n. touch file/x\n. touch " + "x" * 250 + "\n. touch new/x\n"))
+        self.assertStates("eeed")
+        for line, why in (2, "dir: not a regular"), (3, "file/x: not a directory"), (4, "file name too long"):
+            self.wait_said(client, f"line {line}: cannot be started", why, "at the server")
+        self.assertEqual([path.name for path in self.bob.iterdir() if path.is_file()], [])
+        self.assertEqual(self.leftovers(), [])
+
+    def test_what_was_made_meanwhile_waits_at_the_client_until_that_is_mended(self) -> None:
+        for size in 0, 1000:
+            server = self.serve(f"#RUN fetch=out\n. mkdir ../srv/out && head -c {size} /dev/zero >out\n")
+            client = self.join(server)
+            self.wait_said(client, "out: not a regular file at the server; trying again")
+            self.wait_said(server, "line 2: out: not a regular file; its client tries again")
+            self.assertStates("r")
+            (self.srv / "out").rmdir()
+            client.wait(DEADLINE)
+            self.assertStates("d")
+            self.assertEqual((self.srv / "out").stat().st_size, size)
+            self.assertEqual(self.leftovers(), [])
+            (self.srv / "out").unlink()
+            server.kill()
+
+    def test_a_job_that_is_cancelled_then_leaves_no_part(self) -> None:
+        client = self.join(self.serve("#RUN fetch=out\n. mkdir ../srv/out && touch out\n"))
+        self.wait_said(client, "out: not a regular file at the server; trying again")
+        self.run_script("runset4.py", "--cancel", "srv/runs.txt", "2")
+        client.wait(DEADLINE)
+        self.assertStates("c")
+        wait_until(lambda: not self.leftovers(), what="no part is left")
+
+    def test_so_does_a_job_that_fails(self) -> None:
+        self.run_bob(self.serve("#RUN fetch=out\n. false\n"))
+        self.assertStates("!")
+        wait_until(lambda: not self.leftovers(), what="no part is left")
+
+
 class Hostile(TravelCase):
     """Who knows the token gets and gives the files of its jobs, and no others."""
 
@@ -642,8 +688,8 @@ class Hostile(TravelCase):
         self.assertEqual(self.ask(peer, key, "in"), "None")
         for path in "other", "runs.txt", "../secret", "/etc/passwd", "in/../other", "", ".", "in\0", "out":
             self.assertEqual(self.ask(peer, key, path), "no file of this job")
-        self.assertEqual(self.ask(peer, key, "link"), "too many levels of symbolic links")
-        self.assertEqual(self.ask(peer, key, "up/secret"), "not a directory")
+        for path in "link", "up/secret":
+            self.assertEqual(self.ask(peer, key, path), LINK)
         self.assertEqual(self.ask(self.insider(server), key, "in"), "no file of this job")
 
     def test_it_sends_what_nobody_wants(self) -> None:
@@ -656,7 +702,7 @@ class Hostile(TravelCase):
             self.assertEqual(self.ask(one, key, path, **version), "no file of this job")
         self.assertEqual(self.ask(two, key, "out", **version), "no file of this job")
         os.symlink("..", self.srv / "deep")
-        self.assertEqual(self.ask(one, key, "deep/out", **version), "not a directory")
+        self.assertEqual(self.ask(one, key, "deep/out", **version), LINK)
         self.assertEqual(self.ask(one, key, "out", **version), "None")
         self.assertEqual((self.srv / "out").read_bytes(), b"")
         one.say(dict(type="finish", n=1, id=key, state="!", how="exit 1", lost=False))
@@ -681,8 +727,8 @@ class Hostile(TravelCase):
         (self.dir / "outside").mkdir()
         os.symlink("../outside", self.srv / "out")
         client = self.run_bob(self.serve("#RUN fetch=out/1\n. touch out/1\n"))
-        self.assertStates("!")
-        self.assertIn(b"out/1: not a directory at the server", client.err)
+        self.assertStates("e")
+        self.assertIn(f"cannot be started: out/1: {LINK} at the server".encode(), client.err)
         self.assertEqual(os.listdir(self.dir / "outside"), [])
 
     def test_neither_job_file_nor_records_can_be_overwritten(self) -> None:
@@ -690,9 +736,9 @@ class Hostile(TravelCase):
         server = self.serve("#RUN fetch={2}\n. touch runs.txt\n. touch runs.txt.out/journal\n"
                             ". touch here/runs.txt\n")
         client = self.run_bob(server)
-        self.assertStates("ee!")
+        self.assertStates("eee")
         self.assertEqual(server.err.count(b"the job file and its records do not travel"), 2)
-        self.assertIn(b"line 4: here/runs.txt: not a directory at the server", client.err)
+        self.assertIn(f"line 4: cannot be started: here/runs.txt: {LINK} at the server".encode(), client.err)
 
     def test_a_result_whose_last_answer_was_lost_does_not_come_again(self) -> None:
         server = self.serve("#RUN fetch=out\n. true\n")
@@ -706,6 +752,29 @@ class Hostile(TravelCase):
         # another version does
         self.assertEqual(peer.say({**fields, "ctime": 2, "size": 0}).hear("piece").get("end"), 0)
         self.assertEqual(self.read("srv/out"), b"")
+
+    def test_what_it_has_asked_for_is_not_read_once_it_is_gone(self) -> None:
+        self.make("srv/in")
+        self.patch = PATCH + (
+            "import os, runmaker4, time\n"
+            "read_piece = runmaker4.FileTree.read_piece\n"
+            "def read(*args):\n"
+            "    with open('../reads', 'a') as file: file.write('x')\n"
+            "    while not os.path.exists('../gate'): time.sleep(0.01)\n"
+            "    return read_piece(*args)\n"
+            "runmaker4.FileTree.read_piece = read\n")
+        server = self.serve("#RUN send=in\n. true\n", "--grace", 600)
+        peer = self.insider(server)
+        key = self.claim(peer)
+        peer.say(*(dict(type="get", ask=ask, id=key, path="in", offset=0) for ask in range(9)))
+        self.wait_file("reads")
+        peer.close()
+        self.wait_said(server, "is lost")
+        self.make("gate")
+        other = self.insider(server)
+        for _ in range(50):                         # meanwhile the server could read
+            other.say(dict(type="ping", request=1)).hear("pong")
+        self.assertEqual(self.read("reads"), b"x")
 
     def test_strange_pieces_end_no_server(self) -> None:
         server = self.serve("#RUN fetch=out\n" + "". join(f". : {number}\n" for number in range(6)))
