@@ -1906,7 +1906,7 @@ COMMAND_TOKEN = re.compile(rb"""
 # of a word: in quotes, in double quotes, behind a backslash, or plain
 WORD_PART = re.compile(rb"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""")
 PLACE = re.compile(r"\{([1-9][0-9]{0,3})\}")
-TRAVELLING_PATH = re.compile(r"(?:\./)*((?:[^./{}\0][^/{}\0]*/)*[^./{}\0][^/{}\0]*)")
+TRAVELLING_PATH = re.compile(r"(?:[^./\0][^/\0]*/)*[^./\0][^/\0]*")
 
 
 def literal_words(command: bytes) -> list[str]:
@@ -1918,18 +1918,21 @@ def literal_words(command: bytes) -> list[str]:
 
 
 def check_travelling_path(path: str) -> str:
-    """Return the path of a file that travels, without a leading `./`.  Raises ValueError."""
-    if not (match := TRAVELLING_PATH.fullmatch(path)):
+    """Return the path of a file that travels: 'a/b' for './a//b'.  Raises ValueError."""
+    simple_path = re.sub(r"(?<=/)(\./|/)+", "", path).removeprefix("./")
+    if not TRAVELLING_PATH.fullmatch(simple_path):
         raise ValueError(f"'{printable(path)}' cannot travel (give a file below the directory of the job "
-                         "file, none that is hidden; {2} is the second word of the command)")
-    return match[1]
+                         "file, none that is hidden)")
+    return simple_path
 
 
 def parse_travelling_paths(text: str) -> tuple[str, ...]:
     """Return the paths of send= or fetch=, with places such as {2}.  Raises ValueError."""
     paths = tuple(text.split(","))
     for path in paths:
-        check_travelling_path(PLACE.sub("x", path))
+        filled = check_travelling_path(PLACE.sub("x", path))
+        if re.search("[{}]", filled):
+            raise ValueError(f"'{printable(path)}': braces are for words of the command, as in {{2}}")
     return paths
 
 

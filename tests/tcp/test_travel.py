@@ -97,6 +97,17 @@ class Files(TravelCase):
         for line in 2, 3, 4, 5, 6:
             self.wait_said(server, f"line {line}: cannot be started")
 
+    def test_a_path_is_a_file_below_the_directory_however_it_is_written(self) -> None:
+        for path in "a/b{2}", "./a/b{2}", "a//b{2}", "a/././b{2}", ".//a/b{2}":
+            paths = runmaker4.parse_travelling_paths(path)
+            self.assertEqual(runmaker4.fill_in_words(paths, b"cat '{x}'"), [b"a/b{x}"])
+        for path in "/a", "//a", "a/", "a/.", "a/..", "../a", "a/.b", ".a", "", ".", "a//.b":
+            with self.subTest(path=path), self.assertRaisesRegex(ValueError, "cannot travel"):
+                runmaker4.parse_travelling_paths(path)
+        for path in "{x}", "{0}", "a{}", "{2}}":
+            with self.subTest(path=path), self.assertRaisesRegex(ValueError, "braces are for words"):
+                runmaker4.parse_travelling_paths(path)
+
     def test_quotes_count_as_for_the_shell(self) -> None:
         names = "a$b", "a`b", 'a"b', "a\\b", "a'b", "a b", "a*b", "a#b", "a,b", "\u00e9", "a;b", "a\tb"
         quoted = []
