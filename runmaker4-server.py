@@ -222,6 +222,7 @@ from runmaker4 import (
     redirect_to_null,
     refuse_as_output,
     refused_as,
+    report_same_fetch,
     run_main,
     same_user,
     spawn_task,
@@ -2618,8 +2619,9 @@ class Server(Program):
         refuse_as_output(self.path)
         file = JobFile(self.path, say=self.say, mount=self.mount)
         check_lock_file(file)
-        file.close_files()              # a ServedFile opens both again, with a SharedLockTable
         check_job_file(self.path, self.mount.network, self.say)
+        report_same_fetch(file, file.scan_lines(b"", with_directives=True))
+        file.close_files()              # a ServedFile opens both again, with a SharedLockTable
         self._final_summary: Summary | None = None      # None: the file cannot be read
         self.began = boottime()
 

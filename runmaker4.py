@@ -5374,7 +5374,8 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
 
     memory: of this runner.  Raises UsageError for a command that its shell would misread, and OSError.
     """
-    directives = file.scan_lines(b"", with_directives=True)         # this opens it
+    directives = [*file.scan_lines(b"", with_directives=True)]      # this opens it
+    report_same_fetch(file, directives)
     for text in settings_without_jobs(file.reader, directives):
         file.say(text)
     say_once = once_per_subject(file.say)
@@ -5421,6 +5422,23 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     if sizes:
         file.say(f"{memory_text(sum(sizes.values()))} in {plural(len(sizes), 'file')} of send= would travel "
                  "over TCP")
+
+
+def report_same_fetch(file: JobReader, directives: Iterable[Line], max_lines: int = 10_000) -> None:
+    """Report the first two lines, up to the given number, of which one result replaces the other."""
+    numbers: dict[bytes, int] = {}
+    scope = NO_DIRECTIVES
+    if any(b"fetch=" in line.text for line in directives):
+        scan = file.scan_lines(NEW + RUNNING + DONE + FAILED + ERROR, with_directives=True)
+        for line in itertools.islice(scan, max_lines):
+            if line.state == DIRECTIVE:
+                scope = scope.with_directive(line)
+                continue
+            with suppress(ValueError):          # a word is missing
+                for path in fill_in_words(scope.settings.fetch, line.command):
+                    if numbers.setdefault(path, line.number) != line.number:
+                        return file.say(f"{name_lines([numbers[path], line.number])} have one fetch=, "
+                                        f"{display_text(path)}: the later result replaces the other")
 
 
 # ======== The executor ======================================================================================

@@ -127,6 +127,7 @@ from runmaker4 import (
     printable,
     quote,
     refused_as,
+    report_same_fetch,
     run_main,
     settings_without_jobs,
     to_bytes,
@@ -1965,6 +1966,7 @@ def add_and_report(options: Namespace, file: JobFile) -> int:
         if new_lines:
             append_locked(file, fd, new_lines)
     directives = say_jobs_below_end(file)
+    report_same_fetch(file, directives)
     if not options.quiet:
         new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
         if new_count:

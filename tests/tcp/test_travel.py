@@ -174,12 +174,29 @@ class Files(TravelCase):
                    + "#RUN send={2}.dat\n. cp a b\n. cp c d\n")
         shown = self.run_jobs("--dry-run")
         said = [line.partition("runs.txt: ")[2] for line in shown.err.decode().splitlines()]
-        self.assertEqual(said, ["line 2: fetch=tool,x", *(
+        self.assertEqual(said, ["lines 2, 3 have one fetch=, tool: the later result replaces the other",
+                                "line 2: fetch=tool,x", *(
             f"line {line}: {path}, by send={word}: missing, or not a regular file (#RUN in line {above})"
             for line, path, word, above in ((2, "in", "in", 1), (2, "pipe", "pipe", 1),
-                                            (2, "in/l", "in/l", 1), (8, "a.dat", "{2}.dat", 7), (9, "c.dat", "{2}.dat", 7))),
+                                            (2, "in/l", "in/l", 1), (8, "a.dat", "{2}.dat", 7),
+                                            (9, "c.dat", "{2}.dat", 7))),
             "0K in 1 file of send= would travel over TCP"])
         self.assertEqual(shown.code, 0)
+
+    def test_two_lines_with_one_result_are_named(self) -> None:
+        """By a dry run, by what adds them, and by the server, at its start."""
+        self.write("#RUN fetch={2}\n. sim 1.out\nc sim 2.out\n#RUN\n. sim 2.out\n"
+                   "#RUN fetch={3}\n. sim\n. sim 2 1.out\n", "srv/runs.txt")
+        wanted = b"lines 2, 8 have one fetch=, 1.out: the later result replaces the other\n"
+        server = self.serve_again()
+        self.assertEqual(server.err.count(wanted), 1)
+        self.write("#RUN fetch={2}\n. sim 1\n. sim 2\n")
+        self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
+        self.write("#RUN fetch=out\n. sim 1\n")
+        self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
+        self.assertIn(b"lines 2, 3 have one fetch=, out: the later",
+                      self.run_script("runset4.py", "runs.txt", "--add", "sim 2").err)
+        self.assertIn(b"lines 2, 3 have one fetch=, out: the later", self.run_jobs("--dry-run").err)
 
     def test_a_program_that_can_be_executed_only_now_travels_again(self) -> None:
         self.make("srv/tool", b"#!/bin/sh\ntrue\n")
