@@ -5493,7 +5493,7 @@ def thread_pool(size: int | None = None) -> futures.ThreadPoolExecutor:
     """Return an executor whose threads block signals, so that the main thread gets them.
 
     Otherwise SIGCHLD can wake another thread, which waits for the GIL: 10 % of the CPU time of a short job
-    (signal(7), tests/outside/python-sigchld-wakes-idle-threads.sh).  size: None: Python chooses.
+    (signal(7), findings/python-sigchld-wakes-idle-threads.sh).  size: None: Python chooses.
     """
     from concurrent import futures  # which asyncio has loaded
     return futures.ThreadPoolExecutor(
@@ -5935,7 +5935,7 @@ LOCK_FD = 64                        # descriptor of the job lock in a job: out o
 START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # descriptors of make -j, which no job inherits: make would use the job's files of these numbers
 # (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
-# tests/outside/make-writes-jobserver-tokens-into-files.sh)
+# findings/make-writes-jobserver-tokens-into-files.sh)
 JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
 # the first commands of a shell at a gate; at end of file it exits
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
@@ -5944,10 +5944,10 @@ JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any sess
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # the exclusive lock of an open file description in /proc/PID/fdinfo/FD (proc(5))
 EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
-# of a job; our own can ignore SIGCHLD (tests/outside/python-exit-status-0-where-sigchld-is-ignored.sh)
+# of a job; our own can ignore SIGCHLD (findings/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
-# (tests/outside/gridengine-notify-ends-the-script-before-the-program.sh)
+# (findings/gridengine-notify-ends-the-script-before-the-program.sh)
 KILL_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGXCPU
 DRAIN_SIGNALS = signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT
 STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or starts no more
@@ -6330,7 +6330,7 @@ class Processes(TreeKiller):
                 if shell and not shell.exited.done():
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     # ru_maxrss begins with our own peak, also after execve(2)
-                    # (tests/outside/python-peak-memory-of-a-child-is-its-parents.sh)
+                    # (findings/python-peak-memory-of-a-child-is-its-parents.sh)
                     if usage.ru_maxrss > self._own_peak:
                         self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                     if usage.ru_maxrss > self._own_peak:
@@ -7350,7 +7350,7 @@ class JobLog(Sink):
         )
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
-        # as in GNU parallel 20240222; 20221122 wrote 0 (tests/outside/parallel-joblog-of-a-killed-job.sh)
+        # as in GNU parallel 20240222; 20221122 wrote 0 (findings/parallel-joblog-of-a-killed-job.sh)
         code = 128 + run_result.signal if run_result.signal else run_result.code
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
             run.job.number,
@@ -8789,7 +8789,7 @@ class Runner:
     BUSY_ERRORS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
     BUSY_SECONDS = 2.0                  # then a start can succeed
     # of ssh(1), after any time; a killed command can give it, too
-    # (tests/outside/ssh-255-for-a-killed-command.sh)
+    # (findings/ssh-255-for-a-killed-command.sh)
     SSH_FAILED = 255
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states

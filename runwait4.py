@@ -2020,7 +2020,7 @@ class OutputOfLines:
         numbers stay numbers.
         """
         # A csv.writer quotes a \r only if its own line end has one, and many readers take a bare \r for the
-        # end of a row (tests/outside/csv-row-splits-at-a-progress-bar.sh).  So let it write \r\n, and remove
+        # end of a row (findings/csv-row-splits-at-a-progress-bar.sh).  So let it write \r\n, and remove
         # the \r
         writer = csv.writer(SimpleNamespace(write=lambda text: to_bytes(f"{text[:-2]}\n")),
                             lineterminator="\r\n")

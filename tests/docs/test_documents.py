@@ -31,7 +31,7 @@ DOCUMENTS = (
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
         "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
-    "tests/README.md", "tests/bench/README.md",
+    "tests/README.md", "tests/bench/README.md", "findings/README.md",
 )
 # always run, but for what they do with a checkout; the others in full size
 OFTEN = "README.md", "docs/first-day.md"
@@ -449,7 +449,6 @@ RECIPES = {
     "python3 -m tests.orders.simulation":
         Recipe(before=CHECKOUT, instead={"tests.orders.simulation": "tests.orders.simulation --schedules 2"}),
     "python3 -m tests.orders.simulation --seed 7": Recipe(before=CHECKOUT),
-    "python3 -m tests.outside": Recipe(before=CHECKOUT),
     "python3 -m tests.shape *.py": Recipe(before=CHECKOUT),
     "python3 -m tests.bench": Recipe(before=CHECKOUT, instead={"tests.bench": "tests.bench --help"}),
     "python3 -m tests.bench --quick --rounds 1 status": Recipe(before=CHECKOUT),
@@ -492,6 +491,7 @@ ELSEWHERE = {           # commands that others run
     "python3 -m tests.real.rigs newer": ".ci/run",
     "python3 -m docs.install.make": "tests/docs/test_packaging.py",
     ".ci/run all": "nobody: it takes hours",
+    "bash findings/NAME.sh": "nobody: it gets packages",
 }
 # Programs whose commands users of other tools type, and that nobody runs here
 OTHERS = set("""
@@ -518,7 +518,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
     "* * * * *", "* 20-23,0-7 * * *",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
-    "SESSION_SUSTAIN_TIME = 60", "scancel 1234",
+    "SESSION_SUSTAIN_TIME = 60", "scancel 1234", "bash -c", "wait -n", "ulimit -t",
     "generate | sed 's/^/. /' >> runs.txt", "sed -u",
     "eval {}", "[ -v {} ]", "n={}; echo $((n*2))", "printf -v", "test -v", "sh -c", "find -exec sh",
     "env -S", "python3 -c {}",
@@ -531,7 +531,7 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
---project --kill --transferfile --return --bar --eta --memfree
+--project --kill --transferfile --return --bar --eta --memfree --shuf
 """.split())
 
 
@@ -741,12 +741,12 @@ class Texts(Case):
                     self.assertTrue(list((ROOT / "tests").glob(f"*/{piece.text}.py")),
                                     f"{piece.place}: {piece.text}")
 
-    def test_scripts_of_outside_that_are_named_exist(self) -> None:
+    def test_findings_that_are_named_exist(self) -> None:
         named = set()
         for path in (*ROOT.glob("*.py"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.py")):
-            named.update(re.findall(r"tests/outside/([\w-]+\.sh)", path.read_text()))
+            named.update(re.findall(r"findings/([a-z][\w-]+\.sh)", path.read_text()))
         self.assertGreater(len(named), 10)
-        self.assertEqual([name for name in named if not (ROOT / "tests/outside" / name).exists()], [])
+        self.assertEqual([name for name in named if not (ROOT / "findings" / name).exists()], [])
 
     def test_every_test_module_begins_with_its_promise(self) -> None:
         """tests/README.md prints them by this command."""

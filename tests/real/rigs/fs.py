@@ -116,7 +116,7 @@ class Command:
         """Wait for its end; it must not be meant to stay stopped."""
         def has_ended() -> bool:
             # nsenter stops itself some time after the command was stopped: perhaps once this goes on again
-            # (tests/outside/nsenter-stays-stopped-after-its-program.sh)
+            # (findings/nsenter-stays-stopped-after-its-program.sh)
             self.process.send_signal(signal.SIGCONT)
             return self.code is not None
 
