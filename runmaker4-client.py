@@ -933,7 +933,7 @@ class RemoteJobs:
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
         self._porter = Porter(FileTree(program.directory), self._say)
         self._median = 0.0                          # of the server's runs, as the last `pong` has it
-        self._runner.read_median = lambda: self._median
+        self._runner.read_median = lambda _: self._median
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 

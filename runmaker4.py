@@ -1686,8 +1686,8 @@ UNBOUNDED = Resources(inf, inf)
 class JobSettings:
     """The settings that a directive gives the jobs below it."""
     line: Line | None = None            # the directive; None: there is none
-    # seconds; None: no limit; 0: the option of the runner counts; negative: percent of the median of the runs
-    # of the file that ended well, if there are MIN_ENDED, and MIN_PERCENT_SECONDS at least
+    # seconds; None: no limit; 0: the option of the runner counts; negative: percent of Journal.median(), if
+    # that is known, and MIN_PERCENT_SECONDS at least
     timeout: float | None = 0.0
     hosts: tuple[str, ...] = ()         # names and patterns, in lower case; (): any host
     together: str = ""                  # the name of a group; "": no group
@@ -6682,6 +6682,10 @@ def median(run_times: Iterable[float]) -> float:
     return in_order[len(in_order) // 2] if len(in_order) >= MIN_ENDED else 0.0
 
 
+def no_median(_: bytes) -> float:
+    return 0.0
+
+
 def describe_if_hanging(number: int, seconds: float, ended: int, longest: float) -> str:
     """Return 'line 17 runs 8 times longer than any before' if the job of that line hangs; otherwise ''.
 
@@ -7586,7 +7590,10 @@ class Journal:
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
-    GOOD_END = re.compile(rb'"state": "d", "exit": 0, "signal": 0, "cause": "", "seconds": ([0-9.]+)')
+    # %b: the first word, in which OTHER replaces numbers, and what JSON can write in another way
+    GOOD_END = (rb'"command": " *%b[ "][^\n]*?"state": "d", "exit": 0, "signal": 0, "cause": "", '
+                rb'"seconds": ([0-9.]+)')
+    OTHER = rb"(?:[^ a-zA-Z/_-]|\\\\u....)+"
     DIRECTORY = re.compile(rb'"directory": ("(?:[^"\\]|\\.)+")')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
     # of a line; not the end that a server writes for a client that does not come back
@@ -7654,10 +7661,11 @@ class Journal:
             self._file.write(APPEND_BYTE, make_lines)
             self._flushed_at = time.monotonic()
 
-    def median(self) -> float:
-        """Return the median() of the last runs that ended well, of all runners; 0.0 also: unreadable now."""
+    def median(self, command: bytes) -> float:
+        """Return the median() of the last runs of the program that ended well; 0.0 also: unreadable now."""
+        program = re.sub(rb"[^a-zA-Z/_-]+", self.OTHER, command.lstrip().partition(b" ")[0])
         for factor in 1, 4, 16, 64, 256:
-            seconds = self.GOOD_END.findall(self._read_last(factor * self.MEDIAN_BYTES))
+            seconds = re.findall(self.GOOD_END % program, self._read_last(factor * self.MEDIAN_BYTES))
             if len(seconds) >= MIN_ENDED:
                 break
         return median(map(float, seconds))
@@ -8728,7 +8736,7 @@ class JobTask:
             # a batch system that stops the runner, or a paused virtual machine, mostly stops the job as well
             age += min(runner.loop.time() - paused_at, 2.0)
             if timeout < 0 and age >= limit:
-                median = await runner.executor.call(runner.read_median) or inf     # 0.0: unknown yet
+                median = await runner.executor.call(runner.read_median, self.job.command) or inf
                 # it can change: read it again when the run is half as old again, at the latest
                 limit = min(max(-timeout / 100 * median, MIN_PERCENT_SECONDS), 1.5 * age)
         self.kill_run("timeout")
@@ -8838,8 +8846,7 @@ class Runner:
         self.wall_end = self.began + (inf if seconds_left is None else seconds_left)
         self.next_start_at = self.began     # no shell starts before (loop's time)
         self.failed_starts = 0              # in a row
-        # for the executor: as Journal.median(); float, which returns 0.0: without records
-        self.read_median: Callable[[], float] = float
+        self.read_median: Callable[[bytes], float] = no_median      # for the executor: Journal.median()
 
     # -- from start to end -----------------------------------------------------------------------------------
 
@@ -9103,8 +9110,7 @@ class Runner:
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
             self._say_once(why, f"line {job.number}: {why}")
-        # float: there is no journal
-        if self.read_median is float and (self.timeout_of(job) or 0.0) < 0:
+        if self.read_median is no_median and (self.timeout_of(job) or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         if not job.bring:           # otherwise _run_to_end() does, for files can travel for long
             await task.start()      # --delay, or an error that passes, holds up all later claims
