@@ -83,9 +83,11 @@ class Client(asyncio.Protocol):
             self.claim(self.slots)
         elif kind == "jobs" and self.runs:
             for job in message["jobs"]:
-                self.event("begin", id=job["id"], pid=1, mark="", slot="1", time=time.time(), promised=0,
-                           output=False, again=False)
-                self.event("finish", id=job["id"], state="d", how="exit 0", cause="")
+                now = time.time()
+                self.event("begin", id=job["id"], pid=1, run=f"bench-1-{job['id']}", slot="1", time=now)
+                self.event("end", id=job["id"], pid=1, run=f"bench-1-{job['id']}", slot="1", time=now,
+                           state="d", exit=0, signal=0, cause="", seconds=0.0, received=[0, 0], timeout=0.0)
+                self.event("finish", id=job["id"], state="d", how="exit 0")
             self.claim(len(message["jobs"]))
         elif kind == "ack":
             self.acknowledged = message["n"]
@@ -127,7 +129,7 @@ async def load(port: int, jobs: int) -> None:
     all_done = asyncio.Event()
 
     def seen(client: Client, message: dict[str, Any]) -> None:
-        if message["type"] == "ack" and sum(one.acknowledged for one in clients) >= 2 * jobs:
+        if message["type"] == "ack" and sum(one.acknowledged for one in clients) >= 3 * jobs:
             all_done.set()
 
     began = time.monotonic()
