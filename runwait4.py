@@ -1994,6 +1994,7 @@ class OutputOfLines:
         self.unfitting_lines: list[int] = []    # whose commands the template cannot have made
         self.fits_any = False                   # it can have made the command of a line
         self.lost_lines: dict[int, str] = {}    # why the output of a line is missing, or incomplete
+        self.invalid_lines: list[int] = []      # with a cell that is not UTF-8
 
     def as_text(self, rows: Iterable[Row]) -> Iterator[bytes]:
         """Yield the stdout of done lines; note the others for a message."""
@@ -2038,7 +2039,7 @@ class OutputOfLines:
         else:
             self.fits_any = True
         stdout = self._short_stdout(row, run)
-        return [
+        cells = [
             row.line.number,
             row.line_state,
             run.exit if run and run.exit >= 0 else None,
@@ -2048,6 +2049,10 @@ class OutputOfLines:
             to_text(row.line.command),
             stdout if run else None,
         ]
+        text = "".join(map(str, cells))
+        if to_valid_text(text) != text:
+            self.invalid_lines.append(row.line.number)
+        return cells
 
     def _short_stdout(self, row: Row, run: RunRecord | None) -> str:
         """Return the stdout of a finished run; '': none, or, which is noted, it is too long for a cell."""
@@ -2120,15 +2125,17 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
                 print_bytes(to_stdout(buffer[:end_offset]))
                 del buffer[:end_offset]
         print_bytes(to_stdout(buffer))
-    if output.lost_lines:
-        say(f"{watcher.path}: the output is not complete: {name_lines(output.lost_lines)} "
-            f"({next(iter(output.lost_lines.values()))}; see --show LINE)")
-    if output.left_out_lines:
-        say(f"{watcher.path}: not done, and left out: {name_lines(output.left_out_lines)} "
-            "(--csv and --json have all lines)")
-    if output.unfitting_lines:
-        say(f"{watcher.path}: --template does not fit, or fits in several ways: "
-            f"{name_lines(output.unfitting_lines)} (their values are empty)")
+    for problem, line_numbers, hint in (
+        ("the output is not complete", output.lost_lines,
+         f"{next(iter(output.lost_lines.values()), '')}; see --show LINE"),
+        ("not done, and left out", output.left_out_lines, "--csv and --json have all lines"),
+        ("--template does not fit, or fits in several ways", output.unfitting_lines,
+         "their values are empty"),
+        ("not UTF-8", output.invalid_lines, "many programs refuse such a table as a whole: pipe --json into "
+         "jq -c ., --csv into iconv -c -f UTF-8 -t UTF-8"),
+    ):
+        if line_numbers:
+            say(f"{watcher.path}: {problem}: {name_lines(line_numbers)} ({hint})")
     return 1 if output.lost_lines or {*output.left_out_lines.values()} - {"held", "cancelled"} or (
         output.unfitting_lines and not output.fits_any) else 0
 

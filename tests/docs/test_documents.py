@@ -217,6 +217,16 @@ RECIPES = {
                       "echo 'read_csv = to_numeric = mock.MagicMock()' >> pandas.py",
                after="[ $(wc -l < table.csv) = 4 ]"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) runs.txt": WAITS,
+    "runwait4.py --output --json runs.txt | jq -c . > out.json": Recipe(
+        jobs(".."), before="runmaker4.py -q runs.txt", states="dd",
+        after="[ $(wc -l < out.json) = 2 ] && [ $(wc -l < journal.json) -ge 2 ] && "
+              "[ $(wc -l < table.csv) = 3 ]"),
+    "runwait4.py --output --json --template 'simulate {beta} {n}' runs.txt | "
+    "python3 -c 'import json, re, sys": Recipe(
+        ". simulate 0.1 3\n. simulate 0.2 5\n", states="dd",
+        files={"simulate": "#!/bin/sh\nseq $2 | sed 's/^/energy: /'\n"},
+        before="PATH=$PWD:$PATH runmaker4.py -q runs.txt",
+        after="[ $(grep -c -x -e '0.1 3 3' -e '0.2 5 5' .printed) = 2 ]"),
     "runwait4.py -e runs.txt && echo done": Recipe(jobs("dd")),
     "runmaker4.py -r -j0 runs.txt": Recipe(jobs("!e.dx"), states="ddddx"),
     "runmaker4.py --resume -j0 runs.txt": Recipe(jobs("er.dx"), states="ddddx"),
@@ -510,6 +520,9 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",
+    "pandas.read_json(\"out.json\", lines=True, dtype=False)",
+    "polars.read_ndjson(\"out.json\", infer_schema_length=None)",
+    "FROM read_json_auto('out.json', sample_size=-1)",
     "open(\"table.csv\", newline=\"\", errors=\"replace\")", "ssh -L 8000:localhost:8000 alice",
     # commands of other tools, which ours replace or are compared with
     "deps = [1, 2]", "ls | parallel ./sim", "sem -j3",

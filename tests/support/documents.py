@@ -82,5 +82,7 @@ STUBS.update({
     "nvidia-smi": "seq 0 1",
     # MPI: -n NUMBER [--host HOSTS]
     "mpirun": "shift 2; [ \"$1\" != --host ] || shift 2; \"$@\" && \"$@\"",
+    # -c . FILE: of lines that are valid, the same
+    "jq": "[ ! -x /usr/bin/jq ] || exec /usr/bin/jq \"$@\"; shift 2; exec cat \"$@\"",
     "openssl": "echo 0123456789abcdef0123456789abcdef",                 # rand -hex 16
 })
