@@ -406,6 +406,10 @@ RECIPES = {
         before="SLURM_JOB_ID=7; squeue() { printf '%s\\n' '77 3' '6 4' '7 5' '70 6'; }",
         after='[ "$SLURM_JOB_END_TIME" = 5 ]',
     ),
+    "# queue.sh: runs.txt is Snakemake's queue": Recipe(),          # tests/lists/test_snakemake.py
+    "runmaker4.py -d --follow -j0 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt":
+        Recipe(jobs("."), before="snakemake() { runwait4.py -e runs.txt; }", states="d",
+               after=f"kill $(cat pid.*); {GONE}"),
     "sbatch --array=2 workers.sh": Recipe(),
     "job=$(sbatch --parsable nodes.sh)": Recipe(),
     "sbatch --array=0-3 gpus.sh": Recipe(),
@@ -493,6 +497,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
             "0 8 * * * cd job && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
+            "# profile/config.yaml",
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
 ELSEWHERE = {           # commands that others run
@@ -506,7 +511,7 @@ ELSEWHERE = {           # commands that others run
 # Programs whose commands users of other tools type, and that nobody runs here
 OTHERS = set("""
 make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slave NetJobs.py sacct squeue
-scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
+snakemake scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
 """.split())
 TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
     # what the project's rules name
@@ -544,7 +549,7 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
---project --kill --transferfile --return --bar --eta --memfree --shuf
+--project --kill --transferfile --return --bar --eta --memfree --shuf --profile --immediate-submit --notemp
 """.split())
 
 
