@@ -9188,8 +9188,10 @@ class Runner:
             return ""
         if result.code in self.BROKEN_STATUSES and task.run.duration < self.MAX_BROKEN_SECONDS:
             return f"{result.code} within a second"
-        is_of_ssh = result.code == self.SSH_FAILED and ssh_words(self.options.runner or "")
-        return "255 from ssh" if is_of_ssh else ""
+        runner = self.options.runner or ""
+        if result.code != self.SSH_FAILED or not ssh_words(runner):
+            return ""
+        return "255 from ssh" + " (a shared connection? use ssh -S none)" * ("-S none" not in runner)
 
 
 def ssh_words(runner: str) -> list[str]:

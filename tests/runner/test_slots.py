@@ -294,14 +294,16 @@ class SlotErrors(SlotCase):
         self.assertEnded(self.run_jobs("-q", "-j1", "--slot-errors", "1"), 1, "!!")
 
     def test_255_is_of_a_host_out_of_reach_if_ssh_runs_the_jobs_and_else_of_the_program(self) -> None:
-        self.script('#!/bin/sh\nexec sh -c "$*"\n', "ssh")
+        self.script('#!/bin/sh\n[ "$1" != -S ] || shift 2\nexec sh -c "$*"\n', "ssh")
         for options in (), ("--runner", "env X=/ssh"):
             self.jobs(*["exit 255"] * 4)
             self.assertEnded(self.run_jobs("-q", "--slots", "one", *options), 1, "!!!!")
-        self.jobs("exit 127", *["exit 255"] * 3)
-        ended = self.run_jobs("-q", "-j1", "--runner", "nice ./ssh")
-        self.assertEnded(ended, 1, "!!!.")
-        self.assertIn("ended with 127 within a second or 255 from ssh;", self.said_of(ended, "slot 1"))
+        for options, remedy in ("", " (a shared connection? use ssh -S none)"), (" -S none", ""):
+            self.jobs("exit 127", *["exit 255"] * 3)
+            ended = self.run_jobs("-q", "-j1", "--runner", f"nice ./ssh{options}")
+            self.assertEnded(ended, 1, "!!!.")
+            said = f"ended with 127 within a second or 255 from ssh{remedy};"
+            self.assertIn(said, self.said_of(ended, "slot 1"))
 
     def test_a_host_without_the_program_leaves_the_list_to_the_other(self) -> None:
         (self.dir / "elsewhere").mkdir()
