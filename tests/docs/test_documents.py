@@ -370,6 +370,14 @@ RECIPES = {
         Recipe(jobs("e.r"), before="export NSLOTS=2 TMPDIR=$PWD", states="ddd"),
     "# hosts.sh: a runner on each host of one batch job":
         Recipe(jobs("e."), before="PE_HOSTFILE=hosts", files={"hosts": "alice 2 q U\n"}, states="dd"),
+    "# condor.sh: a runner, wherever HTCondor has room; it comes back while lines are left":
+        Recipe(jobs("e.r"), before="_CONDOR_SCRATCH_DIR=$PWD; set -- 2 4G", states="ddd",
+               instead={"export PATH=/usr/local/bin:/usr/bin:/bin ": ": "}),
+    "condor_wait condor.log && runwait4.py --status -e runs.txt && ./collect.sh":
+        Recipe(jobs("d"), before="condor_wait() { :; }",
+               files={"collect.sh": "#!/bin/sh\n"}, states="d"),
+    'HOME=$PWD exec python3 runmaker4-client.py --resume -j "$1" --memory "$2" --give-up 2m alice':
+        Recipe(jobs(".."), before=f"{SERVER}\nset -- 2 4G", states="dd"),
     "# oar.sh: a runner on four cores of a node; it hires its successor while lines are left":
         Recipe(jobs("e."), before="OAR_JOB_WALLTIME_SECONDS=999", states="dd"),
     'for host in $(uniq "$OAR_NODEFILE"); do':
@@ -497,7 +505,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
             "0 8 * * * cd job && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
-            "# profile/config.yaml",
+            "# profile/config.yaml", "# condor.sub: condor_submit condor.sub",
             # docs/architecture.md
             "                         job file          lock file (.runs.txt.lock)"}
 ELSEWHERE = {           # commands that others run
@@ -511,7 +519,7 @@ ELSEWHERE = {           # commands that others run
 # Programs whose commands users of other tools type, and that nobody runs here
 OTHERS = set("""
 make nq tsp disBatch parallel hq fjd-recruiter fjd-dispatcher cli.py remove_slave NetJobs.py sacct squeue
-snakemake scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
+condor_submit snakemake scontrol qsub qconf qmod qrsh bsub gluster ceph xargs podman systemctl
 """.split())
 TEXTS = {  # of several words, neither options, comments nor directives, and no commands for our users
     # what the project's rules name
@@ -522,6 +530,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
     "ssh -S none", "ssh -S none -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
+    "kill_sig = SIGUSR1", "job_max_vacate_time = 3600", "request_gpus = 2",
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",

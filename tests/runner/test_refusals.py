@@ -306,6 +306,11 @@ class CpuCount(LimitedCase):
         self.assertEqual(self.cpus(group, {"a/cpu.max": "800000 100000"}, env, affinity=7), 6)
         self.assertEqual((self.cpus(), self.cpus(affinity=3)), (64, 3))
 
+    def test_threads_of_a_job_limit_no_jobs(self) -> None:
+        """OMP_NUM_THREADS=1 runmaker4.py -j0 is for many jobs of one thread; HTCondor sets all three."""
+        for name in "OMP_NUM_THREADS", "OMP_THREAD_LIMIT", "PYTHON_CPU_COUNT":
+            self.assertEqual(self.cpus(env={name: "1"}), 64)
+
     @unittest.skipUnless(shutil.which("taskset"), "there is no taskset here")
     def test_j0_runs_one_job_at_a_time_on_one_cpu(self) -> None:
         first = min(os.sched_getaffinity(0))

@@ -72,7 +72,8 @@ STUBS.update({
     # a container: --image=IMAGE -- COMMAND
     "shifter": "shift 2; exec \"$@\"",
     # a host, which has a shell read the command
-    "ssh": "[ \"$1\" = -f ] && exit; [ \"$1\" != -t ] || shift; [ \"$1\" != -S ] || shift 2; shift; exec sh -c \"$*\"",
+    "ssh": "[ \"$1\" = -f ] && exit; [ \"$1\" != -t ] || shift; [ \"$1\" != -S ] || shift 2\n"
+           "shift; exec sh -c \"$*\"",
     # a mail that says something
     "mail": "grep -q '1 done' && echo \"$2\" > mail",
     "scp": "test -s \"${2#alice:}\"",                                   # a host: its file is here already
