@@ -1,4 +1,4 @@
-"""What a job costs on a real NFS server, whose clients are virtual machines (tests/real/rigs/nfs.py)."""
+"""What a job costs on a real NFS server with real clients (tests/real/rigs/nfs.py)."""
 import re
 import time
 from collections import Counter
@@ -53,7 +53,7 @@ def row(rig: Rig, version: str, hosts: int, count: int, options: str = "", equal
 
 
 def nfs(bench: Bench) -> list[Row]:
-    """jobs and round trips on NFS, in virtual machines"""
+    """jobs and round trips on NFS, on machines with kernels of their own"""
     if missing():
         return [Row("on NFS", f"not measured: {missing()}", f"<= {ALONE} round trips", True)]
     count, rows = bench.size(300), []

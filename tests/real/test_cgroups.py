@@ -1,18 +1,23 @@
 """Promise: control groups of version 2 bound what a runner has, and tell what the kernel kills; so do
 scopes of systemd's, as docs/recipes.md has users type.
 
-With RUNMAKER4_TEST_REAL=1, in a virtual machine that is booted once (rigs/nfs.py), by Debian's systemd.
+With RUNMAKER4_TEST_REAL=1, in a machine that is booted once (rigs/machines.py), by Debian's systemd.
 """
 import functools
+import os
 import re
 import shlex
 import unittest
 
 from tests.real.rigs import REAL
-from tests.real.rigs.nfs import Command, Machine, Rig, missing
+from tests.real.rigs.machines import Command, Machine, Machines, missing
 from tests.support.documents import read_pieces
 from tests.support.mixin import Mixin
+from tests.support.scripts import PYTHON, SCRIPTS_AT
 
+TOOLS = {"/lib/systemd/systemd": "systemd", "loginctl": "systemd", "dbus-daemon": "dbus-daemon",
+         "/lib/x86_64-linux-gnu/security/pam_systemd.so": "libpam-systemd",
+         "/usr/lib/systemd/user/dbus.socket": "dbus-user-session"}
 GROUPS = "/sys/fs/cgroup/limited"       # a group of 400 MB, with two groups in it
 MAKE_GROUPS = f"""set -e
 mkdir {GROUPS}
@@ -31,18 +36,23 @@ SCOPES = next(piece.text for piece in read_pieces("docs/recipes.md") if "systemd
 def setUpModule() -> None:
     if not REAL:
         raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes a minute")
-    if missing():
-        raise unittest.SkipTest(missing())
+    if missing(*TOOLS.items()):
+        raise unittest.SkipTest(missing(*TOOLS.items()))
 
 
 @functools.cache
 def the_machine() -> Machine:
     """The machine of all tests here."""
-    rig = Rig(clients=(), memory="768M", systemd=True)
-    rig.__enter__()
-    unittest.addModuleCleanup(rig.__exit__)
-    rig.server.run(f"useradd -m worker && loginctl enable-linger worker\n{MAKE_GROUPS}")
-    return rig.server
+    machines = Machines()
+    machines.__enter__()
+    unittest.addModuleCleanup(machines.__exit__)
+    machine = machines.add(Machine(machines, "machine", 1, memory="768M", systemd=True))
+    machine.boot()
+    machine.run(f"useradd -m worker && loginctl enable-linger worker\n{MAKE_GROUPS}")
+    # our scripts and this Python can be root's alone
+    machine.run("".join(f"p={path}; until [ $p = / ]; do chmod a+rx $p; p=${{p%/*}}; p=${{p:-/}}; done\n"
+                        for path in (SCRIPTS_AT, os.path.realpath(PYTHON))))
+    return machine
 
 
 class GroupsCase(Mixin):

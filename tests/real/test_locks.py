@@ -1,6 +1,6 @@
 """Promise: --check-locks is right about real file systems: yes where runners can share a file, else no.
 
-With RUNMAKER4_TEST_REAL=1: NFS in virtual machines that are booted once, bindfs and mergerfs, which runners
+With RUNMAKER4_TEST_REAL=1: NFS on machines that are booted once, bindfs and mergerfs, which runners
 refuse.  It takes seven minutes.
 
 Any other file system that is mounted on several hosts: call check_hosts().
@@ -150,7 +150,7 @@ class Nfs(unittest.TestCase):
 
     def start(self, machine: Machine, minute: float = MINUTE, patch: str = "") -> Command:
         """Start a check on a host."""
-        text = program("/nfs", patch, minute, scripts=["/state/compiled/runwait4.py"])
+        text = program("/nfs", patch, minute, scripts=[str(SCRIPTS_AT)])
         return machine.popen("exec python3 -B -", data=text)
 
     def start_waiting(self, machine: Machine, **settings: Any) -> Command:

@@ -1,18 +1,18 @@
 """Promise: on CephFS by the kernel no job is lost and none runs twice at once; OCFS2 with o2cb is refused.
 
-With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once (rigs/nfs.py): alice and bob are
+With RUNMAKER4_TEST_REAL=1, on machines that are booted once (rigs/nfs.py): alice and bob are
 hosts.  CephFS has default options; its servers are on this machine (rigs/fs.py), and the machines'
 server looks at it as a third host.  OCFS2 is on a disk that alice and bob share.
 """
 import functools
 import unittest
 
-from tests.real.rigs import REAL, fs, nfs
+from tests.real.rigs import REAL, fs, machines, nfs
 from tests.real.rigs.nfs_case import LEASE, NfsCase, Scenarios
 
+TOOLS = {**nfs.TOOLS, "mkfs.ocfs2": "ocfs2-tools"}
 JOIN_CLUSTER = r"""set -e
 mkdir -p /etc/ocfs2 /ocfs2
-ln -sf /proc/self/mounts /etc/mtab
 printf 'cluster:\n\tname = rig\n\tnode_count = 2\n' >/etc/ocfs2/cluster.conf
 for node in 0:alice:10.77.0.11 1:bob:10.77.0.12; do
     echo $node | sed 's/\(.*\):\(.*\):\(.*\)/\nnode:\n\tnumber = \1\n\tname = \2\n\tip_address = \3/'
@@ -27,8 +27,8 @@ o2cb register-cluster rig
 def setUpModule() -> None:
     if not REAL:
         raise unittest.SkipTest("RUNMAKER4_TEST_REAL is not set: takes 10 minutes")
-    if nfs.missing() or fs.missing("ceph"):
-        raise unittest.SkipTest(nfs.missing() or fs.missing("ceph"))
+    if missing := machines.missing(*TOOLS.items()) or fs.missing("ceph"):
+        raise unittest.SkipTest(missing)
 
 
 @functools.cache
@@ -103,9 +103,9 @@ class OnOcfs2(unittest.TestCase):
         for host in hosts:
             host.directory = "/"
             host.run(JOIN_CLUSTER)
-        hosts[0].run("mkfs.ocfs2 -q -N 2 --cluster-stack=o2cb --cluster-name=rig /dev/vdc; sync")
+        hosts[0].run("mkfs.ocfs2 -q -N 2 --cluster-stack=o2cb --cluster-name=rig /dev/ubdb; sync")
         for host in hosts:
-            host.run("mount -t ocfs2 /dev/vdc /ocfs2; echo . true >/ocfs2/runs.txt")
+            host.run("mount -t ocfs2 /dev/ubdb /ocfs2; echo . true >/ocfs2/runs.txt")
         refused = hosts[0].run("runmaker4.py /ocfs2/runs.txt", check=False)
         self.assertEqual(refused.code, 2, str(refused))
         self.assertIn(b"o2cb: locks do not reach other hosts", refused.err)

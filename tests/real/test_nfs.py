@@ -1,11 +1,11 @@
 """Promise: on NFS, whatever dies, no job is lost and none runs twice; ends are as docs/messages.md says.
 
-With RUNMAKER4_TEST_REAL=1, in virtual machines that are booted once: alice and bob run jobs on a directory of
-a real server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep locks is
-tried: the rest comes over 3 and 4.2, which differ in how locks are lost.  A cut that is shorter than the
-lease, which NFSv3 has not, a full export, which loses no lock, and the quick start come over 4.2 alone; the
-storm and the thousand jobs with alice on 3 and bob on 4.2.  A SEED chooses 3 or 4.2 for power loss, cut and
-reboot.
+With RUNMAKER4_TEST_REAL=1, on machines that are booted once (rigs/nfs.py): alice and bob run jobs on a
+directory of a real server, over NFSv3, 4.0, 4.1 and 4.2.  Over 4.0 and 4.1 only what stands on how they keep
+locks is tried: the rest comes over 3 and 4.2, which differ in how locks are lost.  A cut that is shorter than
+the lease, which NFSv3 has not, a full export, which loses no lock, and the quick start come over 4.2 alone;
+the storm and the thousand jobs with alice on 3 and bob on 4.2.  A SEED chooses 3 or 4.2 for power loss, cut
+and reboot.
 """
 import random
 import time

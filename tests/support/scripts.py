@@ -38,6 +38,15 @@ if not ALL:
     os.environ["PATH"] = f"{SCRIPTS_AT}/bin:{os.environ.get('PATH', os.defpath)}"
 
 
+def write_programs(directory: pathlib.Path, **more: str) -> None:
+    """Make a directory for PATH: the scripts, this Python, and `more`: names with words that start them."""
+    directory.mkdir()
+    programs = {script: f"{PYTHON} {SCRIPTS_AT / script}" for script in SCRIPTS}
+    for name, words in {**programs, "python3": PYTHON, **more}.items():
+        (directory / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        (directory / name).chmod(0o755)
+
+
 def chance(name: str) -> random.Random:
     """What the SEED chooses for this name: the same in each process."""
     return random.Random(f"{SEED} {name}")

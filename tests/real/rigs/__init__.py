@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 REAL = bool(os.environ.get("RUNMAKER4_TEST_REAL"))      # the tests that bring them up are on
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-TAP = "machines"                        # what plugs virtual machines into the switch of other hosts
 NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
 ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 
@@ -18,11 +17,12 @@ ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: float = 300) -> str:
     """What `what` lacks here, as a sentence; empty if it can be had.  Installs packages where it may.
 
-    tools: the Debian package of each.  probe: a command that must succeed, within so many seconds.
+    tools: programs, or paths of other files, and the Debian package of each.  probe: a command that must
+    succeed, within so many seconds.
     """
     if platform.system() != "Linux" or os.geteuid() != 0:
         return f"{what} needs Linux and root"
-    packages = sorted({package for tool, package in tools.items() if not shutil.which(tool, path=PATH)})
+    packages = sorted({package for tool, package in tools.items() if not is_here(tool)})
     if packages and not shutil.which("apt-get"):
         return f"{what} needs {' and '.join(packages)} (Debian's packages)"
     try:
@@ -34,6 +34,10 @@ def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: flo
         said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-1:]
         return f"{what} cannot be had here: {' '.join([str(error), *said])}"
     return ""
+
+
+def is_here(tool: str) -> bool:
+    return os.path.exists(tool) if "/" in tool else bool(shutil.which(tool, path=PATH))
 
 
 def install(packages: Sequence[str]) -> None:

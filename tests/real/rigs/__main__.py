@@ -1,8 +1,7 @@
-"""Install the programs that tests use beside Python, build the image of the NFS machines, or make a root of
-newer releases and run a command there; say what cannot be had.
+"""Install the programs that tests use beside Python, or make a root of newer releases and run a command
+there; say what cannot be had.
 
     python3 -m tests.real.rigs tools
-    python3 -m tests.real.rigs image
     python3 -m tests.real.rigs newer [COMMAND...]
 """
 import sys
@@ -45,11 +44,7 @@ TOOLS = {
     "ksh": "ksh93u+m",
 }
 
-if sys.argv[1:] == ["image"]:
-    found = nfs.missing()
-elif sys.argv[1:] == ["newer"]:
-    found = newer.missing()
-else:
-    found = lacking("all that the tests use", TOOLS, ["true"])
+wants_newer = sys.argv[1:] == ["newer"]
+found = newer.missing() if wants_newer else lacking("all that the tests use", TOOLS, ["true"])
 if found:
     print(found)

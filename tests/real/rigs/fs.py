@@ -30,9 +30,9 @@ import tempfile
 import uuid
 from collections.abc import Iterable
 
-from tests.real.rigs import PATH, TAP, lacking
+from tests.real.rigs import PATH, lacking
 from tests.support.processes import DEADLINE, alive, wait_until
-from tests.support.scripts import PYTHON, SCRIPTS, SCRIPTS_AT
+from tests.support.scripts import write_programs
 from tests.support.values import Text, as_bytes, present
 
 NETWORK = "198.18.8."                   # for tests of networks (RFC 2544); nothing leaves the switch
@@ -53,7 +53,6 @@ ip link set lo up
 while :; do sleep 3600 & wait; done
 """
 SWITCH = f"ip link add br0 type bridge; ip address add {SERVER}/24 dev br0; ip link set br0 up"
-ADD_TAP = f"ip tuntap add {TAP} mode tap; ip link set {TAP} master br0 up"
 PLUG_IN = """
 ip link add p-$1 type veth peer name eth0 netns $2 address 02:00:00:00:00:${3##*.}
 ip link set p-$1 master br0 up
@@ -483,11 +482,7 @@ class Rig:
         self.mount = self.dir / "mnt"
         atexit.register(self.stop)              # a test that is interrupted does not clean up
         try:
-            (self.dir / "bin").mkdir()
-            programs = {script: f"{PYTHON} {SCRIPTS_AT / script}" for script in SCRIPTS}
-            for name, words in {**programs, "python3": PYTHON}.items():
-                (self.dir / "bin" / name).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-                (self.dir / "bin" / name).chmod(0o755)
+            write_programs(self.dir / "bin")
             for host in self.server, *self.hosts.values():
                 host.boot()
             self.set_up()
@@ -501,10 +496,6 @@ class Rig:
         self.kind.serve(self.server)
         for host in self.hosts.values():
             host.mount()
-
-    def add_tap(self) -> None:
-        """Give the switch a port for QEMU: TAP, in the network of the server."""
-        self.server._switch(ADD_TAP)
 
     def stop(self) -> None:
         """End all that runs there, and forget what was stored."""

@@ -48,10 +48,14 @@ class NfsCase(Mixin):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.rig = the_rig()
+        cls.rig = cls.get_rig()
         cls.server, (cls.alice, cls.bob) = cls.rig.server, cls.rig.clients
         for client in cls.rig.clients:
             cls.mount(client)
+
+    @classmethod
+    def get_rig(cls) -> Rig:
+        return the_rig()
 
     @classmethod
     def mount(cls, client: Machine) -> None:
@@ -77,7 +81,7 @@ class NfsCase(Mixin):
         """Put all back into order for the next test, also after a failure."""
         for client in self.rig.clients:
             client.directory = "/root"
-            if client.qemu:
+            if client.process:
                 client.plug(True)
             else:
                 self.boot(client)
@@ -245,7 +249,7 @@ class Scenarios(Locks):
         self.wait_marks("^start.1")
         cancelling = self.start(self.bob, "runset4.py --cancel runs.txt 1")
         cancelling.wait()
-        if cancelling.code:             # emulated machines that are busy take longer than its ten seconds
+        if cancelling.code:             # machines that are busy take longer than its ten seconds
             self.assertIn(b"is c, but its job still runs", cancelling.err, str(cancelling))
         self.assertIn("1 done", self.finish(runner))
         self.assertIn(b"cancelled", runner.out)

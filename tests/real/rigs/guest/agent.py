@@ -1,30 +1,23 @@
 #!/usr/bin/python3
-"""Runs in each machine: starts the commands that it is told to on a virtio port, as JSON lines.
+"""Runs in each machine: starts the commands that it is told to on a serial line; agent.py FILES.
 
-from the test   {"id": N, "command": TEXT, "directory": PATH, "input": BASE64}, {"id": N, "signal": NUMBER}
+from the test   a number N, for the file FILES.N: {"id": N, "signal": NUMBER} or
+                {"id": N, "command": TEXT, "directory": PATH, "input": BASE64}
 to the test     {"ready": true}, {"id": N, "pid": N}, {"id": N, "out" or "err": BASE64}, {"id": N, "code": N}
 """
 import base64
 import contextlib
-import glob
 import json
 import os
 import select
 import subprocess
+import sys
 import threading
-import time
+import tty
 from typing import IO, Any
 
-
-def find_port() -> str:
-    for name in glob.glob("/sys/class/virtio-ports/*/name"):
-        with open(name) as file:
-            if file.read().strip() == "rig":
-                return "/dev/" + name.split("/")[-2]
-    raise SystemExit("no virtio port called rig")
-
-
-port = os.open(find_port(), os.O_RDWR)
+port = os.open("/dev/ttyS0", os.O_RDWR | os.O_NOCTTY)
+tty.setraw(port)
 writing = threading.Lock()
 running: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -68,12 +61,10 @@ def main() -> None:
     pending = b""
     while True:
         data = os.read(port, 65536)
-        if not data:        # nobody is connected
-            time.sleep(0.1)
-            continue
         *lines, pending = (pending + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            with open(f"{sys.argv[1]}.{int(line)}") as file:
+                message = json.load(file)
             number = message["id"]
             if "command" in message:
                 given = message["command"], message["directory"], base64.b64decode(message["input"])
