@@ -78,9 +78,11 @@ class Disasters(NfsCase):
             self.wait_states("dd")
         self.drain(other)
 
-    def test_the_server_is_rebooted_under_load(self) -> None:
+    def test_the_server_loses_power_under_load(self) -> None:
+        """It exports with `sync`: what is `d` has its result on the server's disk."""
         jobs = 80
-        self.server.write("runs.txt", "".join(job(number, "sleep 0.5") for number in range(1, jobs + 1)))
+        self.server.write("runs.txt", "".join(job(number, f"seq 3000 >result.{number}; sleep 0.5")
+                                              for number in range(1, jobs + 1)))
         runners = [self.start(client, "runmaker4.py -q -j4 runs.txt") for client in self.rig.clients]
         self.server.run("sync")         # what was written here, not by the clients
         self.wait_marks("^end", 10)
@@ -88,6 +90,11 @@ class Disasters(NfsCase):
         self.server.kill()
         self.server.boot()
         self.server.directory = directory
+        done = [number for number, state in enumerate(self.states(), 1) if state == "d"]
+        self.assertGreater(len(done), 0)
+        sums = self.server.run(f"seq 3000 | md5sum; for n in {' '.join(map(str, done))}; do "
+                               "md5sum <result.$n; done").out.split(b"\n")[:-1]
+        self.assertEqual((len(sums), len({*sums})), (len(done) + 1, 1), done)
         for runner in runners:
             self.finish(runner, timeout=2 * SLOW)
         self.assertEqual(self.states(), "d" * jobs)
