@@ -3025,8 +3025,8 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
-# the next runner marks them `e`.  Until all are, no runner removes or renews that mark.  Each line has its place in the mark, which is overwritten without a sync:
-# if only parts are on disk, more lines are in doubt.
+# the next runner marks them `e`.  Until all are, no runner removes or renews that mark.  Each line has its
+# place in the mark, which is overwritten without a sync: if only parts are on disk, more lines are in doubt.
 #
 # Who has written a result holds MARK_BYTE shared; who makes, settles or removes the mark, exclusively, so
 # nobody else is at work.  Network file systems have no mark: other hosts run on.

@@ -298,9 +298,9 @@ class SlotErrors(SlotCase):
         for options in (), ("--runner", "env X=/ssh"):
             self.jobs(*["exit 255"] * 4)
             self.assertEnded(self.run_jobs("-q", "--slots", "one", *options), 1, "!!!!")
-        for options, remedy in ("", " (a shared connection? use ssh -S none)"), (" -S none", ""):
+        for ssh_options, remedy in ("", " (a shared connection? use ssh -S none)"), (" -S none", ""):
             self.jobs("exit 127", *["exit 255"] * 3)
-            ended = self.run_jobs("-q", "-j1", "--runner", f"nice ./ssh{options}")
+            ended = self.run_jobs("-q", "-j1", "--runner", f"nice ./ssh{ssh_options}")
             self.assertEnded(ended, 1, "!!!.")
             said = f"ended with 127 within a second or 255 from ssh{remedy};"
             self.assertIn(said, self.said_of(ended, "slot 1"))
