@@ -261,6 +261,7 @@ FEW_OFFERS = 2 * MAX_BATCH_LINES    # enough while each line suits all clients
 MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
+MAX_RETURN_SECONDS = 43_200.0   # for which a server waits for a lost client: one night
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
@@ -1202,7 +1203,7 @@ class Records:
                  executor: FileExecutor) -> None:
         """stores: of -l, output directory and --joblog; console: of --print.  None: not given."""
         log, self._outdir, joblog = stores
-        self._sinks: list[Sink] = [*filter(None, (
+        self.sinks: list[Sink] = [*filter(None, (
             joblog, Console(console, with_output=True) if console else None, self._outdir, log))]
         self._console = console
         self._executor = executor
@@ -1229,7 +1230,7 @@ class Records:
             shell=Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None,
             streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
             requested_memory=begin.promised or 0,
-            sinks=self._sinks,
+            sinks=self.sinks,
             directory=assignment.client.directory,
         )
         for sink in run.sinks:
@@ -1293,13 +1294,13 @@ class Records:
         """End the records of the run, if any, when no `end` can come."""
         if run := assignment.run:
             assignment.run = None
-            run.cause = "cancelled" if assignment.is_cancelled else "lost"
+            run.cause = "cancelled" if assignment.is_cancelled else "lost" * (not run.why)
             run.duration = max(time.time() - run.started_at, 0.0)
             for sink in run.sinks:
                 sink.on_no_result(run)
 
     def on_tick(self) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.on_tick()
 
     def flush(self) -> None:
@@ -2367,6 +2368,7 @@ class Dispatcher:
         self.say_once = functools.lru_cache(maxsize=None)(sessions.say)     # prints each text once
         self._groups_paused_until = 0.0         # boottime(): after a group could not start
         self._next_offers_at = 0.0              # boottime(): end of the pause after a claim without a line
+        self._had_clients = False
         self._must_offer_to_all = False         # lines are left that do not suit the first clients in turn
         self.is_claiming = False
 
@@ -2408,6 +2410,7 @@ class Dispatcher:
         leaving: set[Consumer] = {*self._leaving}
         if self._exit_when_done and not sessions.assignments:
             leaving.add(EVERYBODY)              # asks if the server may exit
+        self._had_clients |= bool(sessions.clients)     # this claim obeys their -r
         sessions.executor.call_then(
             self._on_batch_claimed, sessions.claims.claim_batch, list(offers.items()), leaving,
             list(sessions.clients.values())
@@ -2470,6 +2473,14 @@ class Dispatcher:
             self._lifetime.drain()
         if (no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running     # all is done
                 and not self._sessions.assignments and self._lifetime.is_serving):
+            awaited, orphans = {*no_job.summary.bad_lines}, self._sessions.claims.orphans
+            if self._had_clients:
+                awaited &= {*orphans.marked}        # lost clients can bring these
+            if awaited and (not self._had_clients
+                            or boottime() - orphans.last_found_at < MAX_RETURN_SECONDS):
+                return self.say_once("waiting for a first client, which can have -r, and "
+                                     f"{human_time(MAX_RETURN_SECONDS)} at most for results of "
+                                     f"{name_lines(awaited)}")
             if exits[EVERYBODY]:
                 self._sessions.say(exits[EVERYBODY])
             self._lifetime.drain()
@@ -2484,6 +2495,7 @@ class Dispatcher:
                 error = f"{unknown} ({settings.where})"
         if error:
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
+            assignment.run = Run(assignment.job, ["?"], b"?", sinks=self._sessions.records.sinks, why=error)
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:

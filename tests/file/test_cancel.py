@@ -133,6 +133,7 @@ async def wait_until_cancelled(client):
     client._hello_came.clear()
     return client.newest_link
 server.Client._next_link = wait_until_cancelled
+server.MAX_RETURN_SECONDS = 0
 """
 
     def test_a_client_that_does_not_come_back_leaves_a_cancelled_line_as_it_is(self) -> None:

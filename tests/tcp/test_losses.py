@@ -601,6 +601,68 @@ class StoppedServer(LossCase):
             self.assertEqual(peer.hear(), dict(type="closing", done=False, account=None))
 
 
+class ExitWhenDone(LossCase):
+    """A server with --exit-when-done waits for what clients can still bring, and no longer than it says."""
+    WAITS = "waiting for a first client, which can have -r, and 12h 00m at most for results of line"
+    BRIEFLY = "__import__('runmaker4-server').MAX_RETURN_SECONDS = 4\n"
+
+    def serve_again(self, port: int = 0, grace: float = SHORT, **settings: Any) -> Server:
+        return self.start_server("--exit-when-done", "--grace", grace, "--port", port, "--outdir", "out",
+                                 **settings)
+
+    def test_a_laptop_that_sleeps_longer_than_the_grace_brings_its_result(self) -> None:
+        server, client = self.serve_bob(JOB, grace=SHORT)
+        client.send_signal(signal.SIGSTOP)
+        self.wait_said(server, "client bob (127.0.0.1) did not come back within", "line 1 given up")
+        self.wait_said(server, f"{self.WAITS} 1")
+        self.assertEqual(self.states(), "e")
+        client.send_signal(signal.SIGCONT)
+        self.end_jobs(client)
+        self.assertClientEnded(self.finish(client), 0, "d")
+        self.assertEqual(self.finish(server).code, 0)
+        self.assertEqual(len(self.pids()), 1)
+
+    def test_after_the_end_of_server_and_keeper_it_waits_for_each_client_that_had_a_job(self) -> None:
+        """As after a reboot of the host: no lock is held any more."""
+        server, bob = self.serve_bob(LATER, JOB, up=(1, 2), grace=SHORT)
+        bob.send_signal(signal.SIGSTOP)
+        keeper = self.keeper(server)
+        server.kill()
+        os.kill(keeper, signal.SIGKILL)
+        wait_until(lambda: not alive(keeper), what="the locks are free")
+        again = self.serve_again(server.port)
+        self.wait_said(again, f"{self.WAITS}s 1, 2")
+        visitor = self.connect(again, up=(), name="carol")
+        self.finish(visitor)                    # the first client that comes has none of these results
+        bob.send_signal(signal.SIGCONT)
+        self.write("", "go.2")
+        self.end_jobs(bob, 2)
+        self.assertClientEnded(self.finish(bob), 0, "dd")
+        self.assertEqual(self.finish(again).code, 0)
+
+    def test_it_does_not_wait_for_a_dead_client_for_ever(self) -> None:
+        server = self.serve(JOB, grace=SHORT, patch=self.BRIEFLY)
+        client = self.connect(server)
+        client.kill()
+        self.assertEqual(self.finish(server).code, 1)
+        self.assertIn(b"4.0s at most for results of line 1", server.err)
+        self.assertEqual(self.states(), "e")
+
+    def test_with_failed_lines_alone_it_waits_for_the_first_client(self) -> None:
+        for options, states, code in (("-r",), "dd", 0), ((), "!d", 1):
+            with self.subTest(options=options):
+                self.write("! true\nd true\n")
+                server = self.serve_again()
+                self.wait_said(server, f"{self.WAITS} 1")
+                client = self.connect(server, *options, up=())
+                self.assertEqual((self.finish(client).code, self.finish(server).code), (code, code))
+                self.assertEqual(self.states(), states)
+
+    def test_without_a_line_to_repeat_it_waits_for_nobody(self) -> None:
+        self.write("d true\nx true\n")
+        self.assertEqual(self.finish(self.serve_again()).code, 0)
+
+
 class WithoutServer(LossCase):
     """A client that has no server: waits, gives up, or is told to leave."""
     # A client puts a byte into `dials.PID` before it dials again.  A slow peer is not lost.  Last: after INT

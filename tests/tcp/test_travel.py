@@ -96,6 +96,8 @@ class Files(TravelCase):
         self.assertStates("eeeeed")
         for line in 2, 3, 4, 5, 6:
             self.wait_said(server, f"line {line}: cannot be started")
+        shown = self.run_script("runwait4.py", "--failed", "srv/runs.txt").out
+        self.assertIn(b"line 4: could not be started ({2}: the command has no such word, ", shown)
 
     def test_a_path_is_a_file_below_the_directory_however_it_is_written(self) -> None:
         for path in "a/b{2}", "./a/b{2}", "a//b{2}", "a/././b{2}", ".//a/b{2}":
