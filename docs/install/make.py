@@ -22,7 +22,7 @@ from runmaker4 import VERSION, Parser
 HERE = pathlib.Path(__file__).resolve().parent
 DATE = "2026-11-22"             # of the manual pages
 SCRIPTS = "runmaker4", "runset4", "runwait4", "runmaker4-server", "runmaker4-client"
-STATES = "new running done failed error held"
+STATES = "new running done failed error cancelled held"
 # What is known of an argument by its metavar; any other is a file, as shells have it.
 WORDS = {"STATES": STATES, "STATE": STATES.replace("running ", "")}
 KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",
@@ -78,8 +78,8 @@ def shown(actions: list[argparse.Action]) -> list[argparse.Action]:
 
 
 def help_of(action: argparse.Action) -> str:
-    """As --help prints it."""
-    return str(action.help).replace("%%", "%")
+    """As --help prints it, in one line."""
+    return " ".join(str(action.help).replace("%%", "%").split())
 
 
 def takes(action: argparse.Action) -> str:
@@ -255,7 +255,8 @@ def options(parser: Parser) -> str:
     text = []
     for group in parser._action_groups:
         if shown(group._group_actions):
-            text.append(f".SS {literal(str(group.title).capitalize())}")
+            title = str(group.title)            # with FILE and DIR as they are
+            text.append(f".SS {literal(title[:1].upper() + title[1:])}")
         for action in shown(group._group_actions):
             value = takes(action) and f"\\fI{literal(takes(action))}\\fR"
             names = [f"\\fB{literal(name)}\\fR" + (value and f" {value}") for name in action.option_strings]

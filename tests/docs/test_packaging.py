@@ -11,6 +11,7 @@ import sys
 import unittest
 from typing import Optional
 
+import runset4
 from docs.install import make
 from tests.support.anywhere import AnywhereCase
 from tests.support.case import Case
@@ -156,6 +157,20 @@ class Made(Case):
                          f"fish/vendor_completions.d/{script[:-3]}.fish"):
                 text = (make.HERE / "share" / name).read_text().replace("\\-", "-").replace(" -l ", " --")
                 self.assertEqual(set(options) - set(re.findall(r"--[a-z][\w-]*", text)), set(), name)
+
+    def test_each_state_is_completed_and_each_description_is_a_line(self) -> None:
+        made = make.made()
+        for name in ("zsh/site-functions/_runset4", "bash-completion/completions/runset4",
+                     "fish/vendor_completions.d/runset4.fish"):
+            for state in runset4.STATES:
+                self.assertRegex(made[name], rf"\b{state}\b", name)
+        for script in SCRIPTS:
+            specs = made[f"zsh/site-functions/_{script[:-3]}"].partition("_arguments")[2].splitlines()[1:]
+            self.assertEqual([line for line in specs if not line.startswith("    ")], [])
+            lines = made[f"fish/vendor_completions.d/{script[:-3]}.fish"].splitlines()[1:]
+            self.assertEqual([line for line in lines if not line.startswith("complete -c ")], [])
+            self.assertRegex(made[f"man/man1/{script[:-3]}.1"], "(?m)^\\.SS [A-Z]")
+        self.assertIn("FILE is created if there is none", made["man/man1/runset4.1"])
 
     def test_what_a_manual_page_shows_as_it_is_fits_into_80_columns(self) -> None:
         for name, text in make.made().items():
