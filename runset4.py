@@ -1159,7 +1159,8 @@ def fill_template(
         elif name:                      # text within quotes
             return placeholder[0]
         if not values:
-            raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')})")
+            raise ValueError(f"no value for {{{to_text(name)}}} ({plural(len(columns), 'column')}; a table "
+                             "with ; needs --colsep ';')")
         parts = [*map(FUNCTION_OF_SUFFIX[placeholder["suffix"]], values)]
         if is_evaluated(template, placeholder[0]):
             for part in itertools.filterfalse(HARMLESS_VALUE.fullmatch, parts):
@@ -1307,9 +1308,10 @@ def replace_names_by_numbers(template: bytes, first_row: Sequence[bytes], has_he
             raise ValueError(UNQUOTABLE % shown)
         if name == b"%":
             raise ValueError(f"no placeholder {shown} (write $RUNMAKER4_SLOT)")
-        if first_row.count(name) != 1:
+        if (count := first_row.count(name)) != 1:
             columns = ", ".join(map(display_text, first_row)) or "none has a name"
-            raise ValueError(f"no column of the name in {shown} (columns: {columns}; quote it if it is text)")
+            raise ValueError(f"{count or 'no'} columns of the name in {shown} (columns: {columns}; quote it "
+                             "if it is text; a table with ; needs --colsep ';')")
         return b"{%d%b}" % (first_row.index(name) + 1, placeholder["suffix"])
 
     return PLACEHOLDER.sub(number_of, template)
@@ -1409,6 +1411,9 @@ def refuse_line_of_other_program(text: bytes, number: int) -> None:
     """Raise ValueError for a line that another program understands in another way."""
     if number == 1 and text.startswith(b"#!"):
         raise ValueError("is a script, no list (add it as one job, or remove this line)")
+    if number == 1 and text.startswith(b'{"'):
+        raise ValueError("is JSON, no table (this makes one: jq -rs '(.[0] | keys_unsorted) as $k | $k, "
+                         "(.[] | [.[$k[]]]) | @csv' LIST > LIST.csv)")
     if text.startswith(b"#DISBATCH"):
         raise ValueError("is a directive of disBatch (write a #RUN directive, or remove it)")
 
@@ -1466,7 +1471,10 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
             if has_header:
                 continue
         if is_regular and len(columns) != width:
-            raise ValueError(f"has {plural(len(columns), 'column')}, and the first row {width}")
+            raise ValueError(f"has {plural(len(columns), 'column')}, and the first row {width} (a table "
+                             "with ; needs --colsep ';')")
+        if text.startswith(b"#"):       # not skipped: #ff0000 can be a value
+            skipped["comment-like job"] += 1
         job_number += 1
         command = fill_template(template, job_number, [text], columns)
         if b"\n" in command:

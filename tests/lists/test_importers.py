@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -21,7 +22,7 @@ from tests.support.locks import locked
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import RunCase
 from tests.support.scripts import FULL, RUNMAKER, RUNSET
-from tests.support.values import Text, as_bytes
+from tests.support.values import Text, as_bytes, present
 
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 IDLE = " (no runner is at work)"
@@ -550,16 +551,16 @@ class Columns(ImportCase):
         self.write("1 2\n# 3\n4\n", "list")
         from_list = "--add-list", "list", "--template"
         self.assertAllRefused({
-            (*from_list, "n {1} {2}"): "list: line 3: no value for {2} (1 column)",
-            (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns)",
-            (*from_list, "n {0}"): "list: line 1: no value for {0} (2 columns)",
-            ("--add", "--template", "n {0}", ":::", "1"): "no value for {0} (1 column)",
+            (*from_list, "n {1} {2}"): "list: line 3: no value for {2} (1 column; ",
+            (*from_list, "{12/.}"): "list: line 1: no value for {12} (2 columns; ",
+            (*from_list, "n {0}"): "list: line 1: no value for {0} (2 columns; ",
+            ("--add", "--template", "n {0}", ":::", "1"): "no value for {0} (1 column; ",
             (*from_list, "{1}", "--colsep", "(,)|;"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", "||"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", "[,"): "--colsep: not a regular expression",
             (*from_list, "n", "--colsep", ","): "--colsep requires --add-list, and --template with a column",
             ("--add-list", "list", "--colsep", ","): "--colsep requires --add-list, and --template with ",
-            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "no value for {3} (2 columns)",
+            ("--add", "--template", "n {3}", ":::", "1", ":::", "2"): "no value for {3} (2 columns; ",
         })
 
 
@@ -586,8 +587,8 @@ class Tables(ImportCase):
         self.write("beta n\n0.1 16 3\n", "long")
         self.write('beta\n"0.1', "open.csv")
         calls = {("t.csv", template): words for template, words in (
-            ("sim {alpha}", "t.csv: line 1: no column of the name in {alpha} (columns: beta, n, n; "),
-            ("sim {n}", "no column of the name in {n} (columns: beta, n, n;"),
+            ("sim {alpha}", "t.csv: line 1: no columns of the name in {alpha} (columns: beta, n, n; "),
+            ("sim {n}", "2 columns of the name in {n} (columns: beta, n, n;"),
             ("sim {beta} '{n}'", "t.csv: line 1: {n} is within quotes"),
             ("CUDA_VISIBLE_DEVICES={%} train {}", "(write $RUNMAKER4_SLOT)"),
             *((f"to {{{place}}}", "no column") for place in ("= s/x/y/ =", "-1", "+/", "0#")),
@@ -599,6 +600,39 @@ class Tables(ImportCase):
                                for (name, template), words in calls.items()})
         sweep = "--add", "--template", "sim {beta} {1}", ":::", "1"
         self.assertAllRefused({sweep: "columns: none has a name"})
+
+    def test_a_row_that_looks_like_a_comment_is_a_job_and_said_to_be_one(self) -> None:
+        self.write("beta,n\n0.1,10\n#0.2,20\n", "params.csv")
+        self.write("# colours\n#ff0000\n#00ff00\n", "list")
+        for name, template, jobs, said in (
+            ("params.csv", "sim {beta} {n}", ". sim 0.1 10\n. sim '#0.2' 20\n",
+             "2 lines added, 1 comment-like job"),
+            ("list", "paint {}", ". paint '# colours'\n. paint '#ff0000'\n. paint '#00ff00'\n",
+             "3 lines added, 3 comment-like jobs"),
+        ):
+            ended = self.run_script(RUNSET, "runs.txt", "--add-list", name, "--template", template)
+            self.assertEqual((ended.code, self.read()), (0, jobs.encode()))
+            self.assertRegex(ended.err, rf"^runset4.py: runs.txt: {said}( \(|\n)".encode())
+            (self.dir / "runs.txt").unlink()
+
+    def test_a_table_with_semicolons_or_of_json_is_refused_with_the_way_to_take_it(self) -> None:
+        self.write("beta;n\n0,1;10\n0,2;20\n", "params.csv")
+        templates = "sim {beta} {n}", "sim {1} {2}", "sim {1}"
+        self.assertAllRefused({("--add-list", "params.csv", "--template", template): "--colsep ';')"
+                               for template in templates})
+        self.assertAdds(". sim 0,1 10\n. sim 0,2 20\n", "--add-list", "params.csv", "--colsep", ";",
+                        "--template", "sim {beta} {n}")
+        self.write('{"beta": 0.1, "n": "a b"}\n{"beta": 0.2, "n": "c,d"}\n', "list")
+        for template in "sim {beta}", "sim {}":
+            refused = self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--template", template)
+            self.assertRefused(refused, "list: line 1: is JSON", "jq -rs")
+        if not shutil.which("jq"):
+            self.skipTest("jq is not installed, so the line in the message is not run")
+        (self.dir / "runs.txt").unlink()
+        way = present(re.search(r"jq -rs .* > LIST.csv", refused.err.decode()))[0].replace("LIST", "list")
+        self.assertEqual(self.run_script("sh", "-c", way).code, 0)
+        self.assertAdds(". sim 0.1 'a b'\n. sim 0.2 c,d\n", "--add-list", "list.csv", "--template",
+                        "sim {beta} {n}")
 
     def test_a_quote_that_is_text_joins_no_rows(self) -> None:
         joined = 'not CSV: a " joins several rows (if a " is text: --colsep with a regular'
@@ -681,7 +715,7 @@ class Tables(ImportCase):
         self.write("#notes#\n\na.dat\n# b\n", "list")
         fill = "runs.txt", "--add-list", "list", "--template", "wc {}"
         self.assertEqual(self.run_script(RUNSET, *fill).err,
-                         b"runset4.py: runs.txt: 3 lines added, 1 blank\n")
+                         b"runset4.py: runs.txt: 3 lines added, 2 comment-like jobs, 1 blank\n")
         self.assertEqual(self.read(), b". wc '#notes#'\n. wc a.dat\n. wc '# b'\n")
 
     def test_a_dash_as_the_file_prints_the_lines(self) -> None:
