@@ -1379,6 +1379,12 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
             columns = [*map(bytes.strip, colsep.split(line) if colsep else line.split())]
             yield line, columns if any(columns) else []
         return
+    source_lines = iter(source)
+    first_line = next(source_lines, b"")
+    if re.fullmatch(rb"sep=.\r?", first_line):          # as Excel writes it
+        colsep = chr(first_line[4])
+    else:
+        source_lines = itertools.chain(filter(None, [first_line]), source_lines)
     lines = []                      # of the row
 
     def keep_as_text(line: bytes) -> str:
@@ -1387,7 +1393,7 @@ def read_rows(source: Source, colsep: str | re.Pattern[bytes] | None) -> Iterato
 
     # csv drops the quotes, within which outer blanks are a part of the value
     cell = r'(?:\A|SEP)(?:(?!SEP) )*(?:(")(?:[^"]|"")*"|[^SEP]*)'.replace("SEP", re.escape(colsep))
-    rows = csv.reader(map(keep_as_text, source), delimiter=colsep, skipinitialspace=colsep != " ",
+    rows = csv.reader(map(keep_as_text, source_lines), delimiter=colsep, skipinitialspace=colsep != " ",
                       strict=True)
     try:
         for row in rows:

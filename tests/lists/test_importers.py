@@ -622,6 +622,12 @@ class Tables(ImportCase):
                                for template in templates})
         self.assertAdds(". sim 0,1 10\n. sim 0,2 20\n", "--add-list", "params.csv", "--colsep", ";",
                         "--template", "sim {beta} {n}")
+        (self.dir / "runs.txt").unlink()
+        self.write(b"\xef\xbb\xbfsep=;\r\nbeta;n\r\n0,1;\"a;b\"\r\n", "excel.csv")     # as Excel writes it
+        self.assertAdds(". sim 0,1 'a;b'\n", "--add-list", "excel.csv", "--template", "sim {beta} {n}")
+        (self.dir / "runs.txt").unlink()
+        self.write("sep=;", "excel.csv")
+        self.assertAdds("", "--add-list", "excel.csv", "--template", "sim {beta} {n}")
         self.write('{"beta": 0.1, "n": "a b"}\n{"beta": 0.2, "n": "c,d"}\n', "list")
         for template in "sim {beta}", "sim {}":
             refused = self.run_script(RUNSET, "runs.txt", "--add-list", "list", "--template", template)
