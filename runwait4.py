@@ -118,6 +118,7 @@ from runmaker4 import (
     copy_owner_and_mode,
     count_states,
     default_outdir,
+    describe_counts,
     describe_if_hanging,
     describe_lines_in_doubt,
     encode,
@@ -621,11 +622,12 @@ class PipeProgress(Progress):
         self._printed_line = ""
 
     def update(self, job_counts: Counts) -> None:
-        """Print 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]', unless the last line had
-        the same counts.  Scripts parse this format.
+        """Print 'progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]', or '..., 1 failed [...',
+        unless the last line had the same counts.  Scripts parse this format.
         """
+        bad = ", ".join(describe_counts(failed=job_counts.failed, error=job_counts.error)) or "0 errors"
         line = (f"progress: {job_counts.processed:3} of {job_counts.all:3} jobs processed, "
-                f"{job_counts.bad} errors [{bar(job_counts, 16)}]")
+                f"{bad} [{bar(job_counts, 16)}]")
         if line != self._printed_line:
             print_bytes(f"{line}\n".encode())
             self._printed_line = line
@@ -1519,10 +1521,14 @@ def measure_rate(runs: Collection[RunRecord], unfinished_lines: Iterable[Line]) 
         last_runs.pop((line.number, line.command), None)
     counted = {run for run in last_runs.values() if run.ended and run.state != "."}
     rate, count, idle_since = Rate(), 0, -inf
+    runners = set()                 # those seen
     for run in sorted(filter(operator.attrgetter("ended"), runs), key=operator.attrgetter("time")):
-        if run.began > idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS:
-            rate = Rate()           # count from the first start since the last time in which no job ran
+        runner = run.run.rpartition("-")[0]
+        # count from the first start since no job ran: for a while, or until a runner was started
+        if run.began > idle_since + Observation.MAX_BETWEEN_RUNS_SECONDS * (runner in runners):
+            rate = Rate()
             rate.add_count(run.began, count)
+        runners.add(runner)
         count += run in counted
         rate.add_count(run.time, count)
         idle_since = run.time

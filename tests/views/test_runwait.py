@@ -204,7 +204,8 @@ class ProgressInAPipe(RunwaitCase):
         others = "r left behind", "e c", "! d", "d e", "d f", "x held", "d h", "d i"
         runner = self.runner_at_gate(f". {GATE}", *others)
         waiter = self.start(RUNWAIT, "--progress", "runs.txt")
-        self.assertRegex(self.first_line(waiter), rb"^progress:   7 of   8 .* \[========eeee!!>>\]\n$")
+        self.assertRegex(self.first_line(waiter),
+                         rb"^progress:   7 of   8 jobs processed, 1 failed, 2 error \[========eeee!!>>\]\n$")
         self.open_gate()
         self.finish(waiter)
         self.finish(runner)

@@ -134,6 +134,23 @@ class Status(TellingCase):
         self.journal(*night, start("a", 1, GATE, now - 10))
         self.assertLess(self.status("--outdir", "out")["per_hour"], 3)
 
+    def test_after_a_stop_and_a_resume_it_goes_by_the_runner_that_was_started(self) -> None:
+        """The stop has ended many runs at once, and these lines are new again."""
+        self.running(*[f". job {number}" for number in range(4, 40)])
+        now = time.time()
+        stopped = [end(number, 2 + number, f"job {number}", now - 70, took=10.0, state="e", cause="stopped")
+                   for number in range(40)]
+        resumed = [end(f"B-{number}", 2 + number, f"job {number}", now - 40 + 10 * number, took=10.0)
+                   for number in range(4)]
+        self.journal(*stopped, *resumed, start("B-4", 1, GATE, now))
+        found = self.status("--outdir", "out")
+        self.assertAlmostEqual(found["seconds_left"], 10 * 37, delta=60)
+        # one that comes beside others that run changes nothing
+        beside = [end(f"A-{number}", 80 + number, f"old {number}", now - 100 + number, took=70.0)
+                  for number in range(30)]
+        self.journal(*beside, *resumed, start("B-4", 1, GATE, now))
+        self.assertAlmostEqual(self.status("--outdir", "out")["per_hour"], 34 / 100 * 3600, delta=100)
+
     def test_the_time_left_is_no_shorter_than_the_time_without_a_result(self) -> None:
         self.running()
         now = self.now
