@@ -7192,7 +7192,7 @@ class RecordFile:
     def _open(self, path: str) -> int:
         fd = open_or_create_output(path, self._flags)
         head = read_head(fd, self.path, len(BLANK_LINE), self._mount.network)
-        if not (head or self._heads[0]).startswith(self._heads):
+        if head and not head.startswith(self._heads):
             os.close(fd)
             raise UsageError(f"{self.path}: is not a {self.kind} (give another name)")
         return fd
@@ -7260,10 +7260,8 @@ class RecordFile:
         """
         while (missing := end - os.fstat(self.fd).st_size) > 0:
             fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
-            try:
-                append(APPEND_BYTE, bytearray(BLANK_LINE * 1024)[:missing])
-            finally:
-                fcntl.fcntl(self.fd, fcntl.F_SETFL, 0)      # with O_APPEND, pwrite(2) appends
+            append(APPEND_BYTE, bytearray(BLANK_LINE * 1024)[:missing])
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, 0)      # with O_APPEND, pwrite(2) appends
 
     def _write(self, offset: int, record: bytearray) -> None:
         """Write a record without a lock.  offset: APPEND_BYTE: append it, and remove it from `record`.
@@ -7325,7 +7323,7 @@ class RecordFile:
 
     def _replace_fd(self, fd: int) -> None:
         """Make `self.fd`, which keeps its number, refer to the open file of `fd`, and close `fd`."""
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL))
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)         # it can be needed; _extend() clears it
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         self._identity = identity_of(self.fd)
