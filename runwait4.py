@@ -2455,8 +2455,6 @@ class Report:
             commands, [*last_runs.values(), *recent_runs], failed_lines)
         self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
         failed_runs = {row.run for row in self.failed_rows}
-        # all runs that have ended since are in the page
-        self.complete_from = recent_runs[0].ended if self.run_count > self.MAX_RUNS else None
         self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs)
                                           for run in recent_runs if run not in failed_runs)]
         output.measure(self.rows)
@@ -2572,7 +2570,8 @@ class Reporter:
         ]
         counts_text, *status_texts = status_summary(report.status)
         job_rows = (map(escape_html, cells) for cells in table_of_jobs(report.status, inf))
-        if report.run_count > Report.MAX_RUNS:
+        is_cut = report.run_count > Report.MAX_RUNS
+        if is_cut:
             status_texts.append(f"table and picture have the last {Report.MAX_RUNS:,} of "
                                 f"{report.run_count:,} runs, the table also the last of each failed line")
         directory = os.path.dirname(os.path.realpath(self.watcher.path))
@@ -2606,7 +2605,7 @@ class Reporter:
             "madeZone": time.localtime().tm_gmtoff,
             "made": time.time(),
             "pause": pause,
-            "completeFrom": report.complete_from or 0,
+            "isCut": is_cut,
         }
         yield f"],{encode(data)[1:].decode()}{after}"       # without the brace, which comes before the rows
 
@@ -3148,8 +3147,10 @@ const narrow = matchMedia("(max-width: 43.75em)");
 let shown = PART, typed = -1e9, left = 0;   // left: characters of commands that are left out
 
 const ran = runs.filter(run => run.start !== null);
-const started = ran.filter(run => run.start + (run.seconds ?? 0) >= data.completeFrom);  // in the picture
-const first = Math.max(data.completeFrom,
+const kept = ran.filter(run => !isBad(run) && run.end !== null);    // no failure before the last runs
+const from = data.isCut && kept.length ? kept.reduce((least, run) => Math.min(least, run.end), Infinity) : 0;
+const started = ran.filter(run => run.start + (run.seconds ?? 0) >= from);      // in the picture
+const first = Math.max(from,
   started.reduce((least, run) => Math.min(least, run.start), Infinity));
 const last = started.reduce((most, run) => Math.max(most, run.start + (run.seconds ?? 0)), 0);
 
