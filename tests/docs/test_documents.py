@@ -48,6 +48,11 @@ def first_line(text: str) -> str:
     return text.split("\n", 2)[1 if text.startswith("#!") else 0]
 
 
+def read_block(document: str, first: str) -> str:
+    """The block with this first line."""
+    return next(piece.text for piece in read_pieces(document) if first_line(piece.text) == first)
+
+
 def help_of(script: str) -> str:
     return make.read_script(script[:-3]).parser.format_help()
 
@@ -156,6 +161,10 @@ BATCH = Recipe(jobs("e."), states="dd",
 
 # Commands, and first lines of blocks (see first_line); what stands in both documents and BY_SCRIPT need not
 # be here
+# the programs of the recipe for several steps; `total` says of how many samples it knows the count
+STEPS = {"samples": "S1\nS2\n", "more": "S3\nS4\n", "trim": "#!/bin/sh\ntouch $1.trim\n",
+         "align": "#!/bin/sh\nmv $1.trim $1.bam\n",
+         "count": "#!/bin/sh\nsleep 0.2; mv $1.bam $1.count\n", "total": "#!/bin/sh\nls *.count | wc -l\n"}
 SCOPES = "systemd-run --user --scope -q -p OOMPolicy=continue -p MemoryMax=$RUNMAKER4_MEMORY"
 RECIPES = {
     # the README
@@ -342,6 +351,8 @@ RECIPES = {
                # a second is short on a busy machine
                instead={"& sleep 1": "& until [ -s .runmaker4.token ]; do sleep 0.05; done",
                         "-timeout: 1s": "-timeout: 5s"}),
+    "runmaker4-client.py --resume -j2 alice":
+        Recipe(jobs("e."), before=SERVER, after="grep -c ^d runs.txt", states="dd"),
     "runmaker4-client.py --follow alice":
         Recipe(jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
     "runset4.py tests.txt --add-tests testconfig.txt": Recipe(
@@ -384,9 +395,17 @@ RECIPES = {
         Recipe(jobs("e."), before="OAR_NODEFILE=nodes", files={"nodes": "alice\nalice\n"}, states="dd"),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
     "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
-    "while read -r s; do":
-        Recipe(files={"samples": "S1\nS2\n", **dict.fromkeys(("trim", "align", "count"), "#!/bin/sh\n")},
-               after="PATH=$PWD:$PATH runmaker4.py runs.txt", states="dddddd"),
+    "while read -r s; do": Recipe(
+        files=STEPS, after="PATH=$PWD:$PATH runmaker4.py -j4 runs.txt; "
+                           "[ $(runwait4.py --output runs.txt) = 2 ]",
+        states="ddddddd"),
+    "runset4.py --set=x runs.txt --match total": Recipe(
+        files=STEPS, before=f"{read_block('docs/recipes.md', 'while read -r s; do')}\n"
+                            "PATH=$PWD:$PATH runmaker4.py -q -j4 runs.txt; PATH=$PWD:$PATH "
+                            "runmaker4.py -d --follow -j4 --pidfile pid runs.txt",
+        after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}; "
+              "[ $(runwait4.py --output runs.txt | tail -n 1) = 4 ]",
+        states="ddddddxddddddd"),
     "runset4.py runs.txt --add-list samples --template 'make -s work/{}.done'":
         Recipe(files={"samples": "S1\nS2\n", "make": "#!/bin/sh\nmkdir -p work; : > $2\n"},     # for -s FILE
                after="PATH=$PWD:$PATH runmaker4.py runs.txt; [ -e work/S2.done ]", states="dd"),
@@ -534,6 +553,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",
+    "tail -n +2 samples.tsv | while read -r s reads ref; do",
     "pandas.read_json(\"out.json\", lines=True, dtype=False)",
     "polars.read_ndjson(\"out.json\", infer_schema_length=None)",
     "FROM read_json_auto('out.json', sample_size=-1)",
