@@ -7231,9 +7231,7 @@ class RecordFile:
                         size = os.lseek(self._reader.fd, 0, os.SEEK_END)
                     if not max_seconds or size == last_size or now - began >= self.MAX_SECONDS:
                         self._size_when_stuck = size
-                        reason = str(error)
-                        if isinstance(error, OSError):
-                            reason = f"{self.path}: {error_text(error)}"
+                        reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
                         self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
                         self._on_lost(bytes(unwritten))
                         return

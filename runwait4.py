@@ -1812,9 +1812,8 @@ def format_row(
     yield f"    {command}"
     if row.run:
         details = printable(describe_resources_and_output(row.run, directory))
-        # infinite: programs get the details in one line
-        wrap_columns = max(int(columns), 20) if columns < inf else len(details) + 4
-        yield filled(details, wrap_columns, "    ")
+        # columns is infinite for programs: they get the details in one line
+        yield filled(details, int(max(min(columns, len(details) + 4), 20)), "    ")
     for text in last_lines:
         yield fit_to_width(f"  | {text}", min(columns, RunOutput.MAX_COLUMNS))
 
