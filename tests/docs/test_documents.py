@@ -477,7 +477,7 @@ RECIPES = {
         Recipe(before=CHECKOUT, instead={"=1": "=", "test_storm": "test_storm.TheProof"}),
     "RUNMAKER4_TEST_FULL=1 python3 -m unittest tests.orders.test_simulation":
         Recipe(before=CHECKOUT, instead={"=1": "=", "test_simulation": "test_simulation -k a_seed_makes"}),
-    "RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.real.test_nfs tests.file.test_power_cuts":
+    "RUNMAKER4_TEST_REAL=1 python3 -m unittest tests.real.test_nfs tests.real.test_power":
         Recipe(before=CHECKOUT, instead={"=1": "=", "test_power_cuts": "test_power_cuts.RealDisk"}),
     "python3 -m tests.bench tcp_many":
         Recipe(before=CHECKOUT, instead={"tcp_many": "--quick --rounds 1 tcp_many"}),
