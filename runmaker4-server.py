@@ -2478,9 +2478,10 @@ class Dispatcher:
                 awaited &= {*orphans.marked}        # lost clients can bring these
             if awaited and (not self._had_clients
                             or boottime() - orphans.last_found_at < MAX_RETURN_SECONDS):
-                return self.say_once("waiting for a first client, which can have -r, and "
-                                     f"{human_time(MAX_RETURN_SECONDS)} at most for results of "
-                                     f"{name_lines(awaited)}")
+                what = (f"results of {name_lines(awaited)} that lost clients can bring, "
+                        f"{human_time(MAX_RETURN_SECONDS)} at most" if self._had_clients
+                        else f"a first client, which can have -r for {name_lines(awaited)}")
+                return self.say_once(f"waiting for {what}")
             if exits[EVERYBODY]:
                 self._sessions.say(exits[EVERYBODY])
             self._lifetime.drain()

@@ -603,7 +603,6 @@ class StoppedServer(LossCase):
 
 class ExitWhenDone(LossCase):
     """A server with --exit-when-done waits for what clients can still bring, and no longer than it says."""
-    WAITS = "waiting for a first client, which can have -r, and 12h 00m at most for results of line"
     BRIEFLY = "__import__('runmaker4-server').MAX_RETURN_SECONDS = 4\n"
 
     def serve_again(self, port: int = 0, grace: float = SHORT, **settings: Any) -> Server:
@@ -614,7 +613,7 @@ class ExitWhenDone(LossCase):
         server, client = self.serve_bob(JOB, grace=SHORT)
         client.send_signal(signal.SIGSTOP)
         self.wait_said(server, "client bob (127.0.0.1) did not come back within", "line 1 given up")
-        self.wait_said(server, f"{self.WAITS} 1")
+        self.wait_said(server, "waiting for results of line 1 that lost clients can bring, 12h 00m at most")
         self.assertEqual(self.states(), "e")
         client.send_signal(signal.SIGCONT)
         self.end_jobs(client)
@@ -631,7 +630,7 @@ class ExitWhenDone(LossCase):
         os.kill(keeper, signal.SIGKILL)
         wait_until(lambda: not alive(keeper), what="the locks are free")
         again = self.serve_again(server.port)
-        self.wait_said(again, f"{self.WAITS}s 1, 2")
+        self.wait_said(again, "waiting for a first client, which can have -r for lines 1, 2")
         visitor = self.connect(again, up=(), name="carol")
         self.finish(visitor)                    # the first client that comes has none of these results
         bob.send_signal(signal.SIGCONT)
@@ -645,7 +644,7 @@ class ExitWhenDone(LossCase):
         client = self.connect(server)
         client.kill()
         self.assertEqual(self.finish(server).code, 1)
-        self.assertIn(b"4.0s at most for results of line 1", server.err)
+        self.assertIn(b"waiting for results of line 1 that lost clients can bring, 4.0s at most", server.err)
         self.assertEqual(self.states(), "e")
 
     def test_with_failed_lines_alone_it_waits_for_the_first_client(self) -> None:
@@ -653,7 +652,7 @@ class ExitWhenDone(LossCase):
             with self.subTest(options=options):
                 self.write("! true\nd true\n")
                 server = self.serve_again()
-                self.wait_said(server, f"{self.WAITS} 1")
+                self.wait_said(server, "waiting for a first client, which can have -r for line 1")
                 client = self.connect(server, *options, up=())
                 self.assertEqual((self.finish(client).code, self.finish(server).code), (code, code))
                 self.assertEqual(self.states(), states)
