@@ -30,7 +30,7 @@ DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
-        "messages", "over-tcp", "recipes", "records", "reference", "who-can-do-what")),
+        "messages", "over-tcp", "recipes", "records", "reference", "services", "who-can-do-what")),
     "tests/README.md", "tests/bench/README.md", "findings/README.md",
 )
 # always run, but for what they do with a checkout; the others in full size
@@ -520,7 +520,7 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "5 jobs: 1 new, 2 running, 1 done, 0 failed, 0 error, 1 held",
             "12 jobs: 8 new, 4 running, 0 done, 0 failed, 0 error, 0 held",     # tests/real/test_hosts.py
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
-            # docs/recipes.md, for podman, systemd and cron
+            # docs/services.md, for podman, systemd and cron
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
             "0 8 * * * cd job && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py

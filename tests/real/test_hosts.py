@@ -228,7 +228,7 @@ class Container(HostsCase):
                   "kill 1; sleep 600", "simulate --seed 2")
         for script in SCRIPTS:
             (self.dir / script).symlink_to(SCRIPTS_AT / script)
-        ended = self.typed(block("docker run", "docs/recipes.md").replace("-j0", "-j1"))
+        ended = self.typed(block("docker run", "docs/services.md").replace("-j0", "-j1"))
         self.assertEqual((ended.code, self.states()), (128 + 15, "dde."), ended.out)
         self.assertIn(b"): --seed 1 on container\n", ended.out)
         self.assertNotIn(b"defunct", ended.out)
