@@ -100,7 +100,7 @@ import secrets
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -124,6 +124,7 @@ from runmaker4 import (
     END,
     ERROR,
     FAILED,
+    LIMIT_BYTES,
     NEW,
     NO_DIRECTIVES,
     NO_OFFSET,
@@ -341,6 +342,9 @@ def make_parser() -> Parser:
 #        the job, or the grace is over, no client has the line.
 
 
+NO_JOB_LOCK = -1                # in SharedLockTable.limit_locks
+
+
 class SharedLockTable(LockTable):
     """A lock file with all job locks on one description, which outlives the server.
 
@@ -354,6 +358,9 @@ class SharedLockTable(LockTable):
         self._shared_fd = -1                    # -1: none
         # offsets of the previous server's job locks for which no line is known yet
         self.locks_without_line: frozenset[int] = frozenset()
+        # all of these, until their jobs have ended or are given up.  Till then the inherited bytes of limit=
+        # stay locked, as nothing shows to which of these jobs one belongs
+        self._inherited: set[int] = set()
 
     def open_job_lock(self) -> int:
         """Return the shared descriptor; if there is none, open one and give it to the keeper."""
@@ -370,6 +377,18 @@ class SharedLockTable(LockTable):
         """Close the shared descriptor: its locks are lost."""
         close_all(fd)
         self._shared_fd = -1
+        self.limit_locks.clear()
+
+    def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
+        super().free_job_lock(job_lock, is_job_alive)
+        self._inherited.discard(job_lock.offset)
+        self._free_inherited_limits()
+
+    def _free_inherited_limits(self) -> None:
+        if not self._inherited:
+            for offset in self.limit_locks.pop(NO_JOB_LOCK, ()):
+                with suppress(OSError):
+                    unlock(self._shared_fd, offset)
 
     def free_all_job_locks(self) -> None:
         super().free_all_job_locks()
@@ -396,15 +415,19 @@ class SharedLockTable(LockTable):
 
         shared_fd: from its keeper.  Raises OSError before anything is taken over.
         """
+        def inherit(locked: Iterable[range]) -> Iterator[int]:
+            # of all processes; those that shared_fd can lock once more were the previous server's
+            for offset in [*itertools.chain.from_iterable(locked)]:
+                # on CephFS a second lock of the same kind would damage the first: it becomes shared, then
+                # exclusive
+                if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset):
+                    yield offset
+
         if identity_of(shared_fd) != self.inode:
             return False
-        # of all processes; those that shared_fd can lock once more were the previous server's
-        locked_offsets = list(itertools.chain.from_iterable(find_held_job_locks(self.fd)))
-        # on CephFS a second lock of the same kind would damage the first: it becomes shared, then exclusive
-        self.locks_without_line = frozenset(
-            offset for offset in locked_offsets
-            if lock(shared_fd, offset, shared=True) and lock(shared_fd, offset)
-        )
+        self.locks_without_line = frozenset(inherit(find_held_job_locks(self.fd)))
+        self._inherited = {*self.locks_without_line}
+        self.limit_locks[NO_JOB_LOCK] = [*inherit(other_locks(self.fd, LIMIT_BYTES, 1 << 61))]
         self._shared_fd = shared_fd
         return True
 
@@ -422,7 +445,9 @@ class SharedLockTable(LockTable):
         for offset in self.locks_without_line:
             with suppress(OSError):          # EIO: the lease was lost, and with it the locks
                 unlock(self._shared_fd, offset)
+        self._inherited -= self.locks_without_line
         self.locks_without_line = frozenset()
+        self._free_inherited_limits()
 
 
 class ServedFile(JobFile):

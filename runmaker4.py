@@ -706,6 +706,9 @@ HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can write stat
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
+# 2^61 bytes from here: 2^16 for each name of a limit=, of which each of its jobs has one locked
+LIMIT_BYTES = BUCKETS_END + (1 << 61)
+MAX_LIMIT = 10_000
 
 
 @functools.lru_cache(1000)
@@ -1678,6 +1681,22 @@ class Resources(NamedTuple):
         return needs.slots <= self.slots and (not needs.memory or needs.memory <= self.memory)
 
 
+class Limit(NamedTuple):
+    """At most how many jobs of a name run at once, on all hosts."""
+    name: str
+    maximum: int
+
+    def __str__(self) -> str:
+        """Return 'matlab: 3 of 3'."""
+        return f"{self.name}: {self.maximum} of {self.maximum}"
+
+    @property
+    def offsets(self) -> range:
+        """Return the bytes of the lock file of which each of these jobs has one locked."""
+        start = LIMIT_BYTES + (bucket_of(os.fsencode(self.name)) >> 1 & ~MUTEX_OFFSET)
+        return range(start, start + self.maximum)
+
+
 ONE_SLOT = Resources(1)                 # the needs of a job without slots= and memory=
 UNBOUNDED = Resources(inf, inf)
 
@@ -1696,6 +1715,9 @@ class JobSettings:
     # for later runs, one after the other, after a run that lacked memory
     larger_needs: tuple[Resources, ...] = ()
     shell: str = SHELL                  # a name or path
+    limits: tuple[Limit, ...] = ()
+    hours: frozenset[int] = frozenset()     # minutes of a week, from Monday, 00:00, on; empty: all
+    start: float = 0.0                  # by from=; seconds since the epoch
     name: str = ""                      # for after= below; "": none
     after: tuple[str, ...] = ()         # names and patterns; the jobs wait for all above of these names
     awaited: list[Named] = field(default_factory=list)      # those names, but for some that are done
@@ -1724,6 +1746,26 @@ class JobSettings:
         needs = "" if self.needs == ONE_SLOT else f" with {self.needs} or more"
         return printable(f"{names}{needs} ({self.where})")
 
+    def is_open(self, now: float) -> bool:
+        """Return True if hours= and from= let the jobs start.  now: by time.time(), which can be set back."""
+        local = time.localtime(now)
+        minute = (local.tm_wday * 24 + local.tm_hour) * 60 + local.tm_min
+        return now >= self.start and (not self.hours or minute in self.hours)
+
+    def describe_opening(self, now: float) -> str:
+        """Return when is_open() will be True, for example '20:00 (in 3h 12m)'."""
+        first = max(now, self.start)
+        # minute by minute: when the clocks change, a day lacks an hour, or has one twice
+        minutes = itertools.count(first // 60 * 60 + 60, 60)
+        opening = next(filter(self.is_open, itertools.chain([first], minutes)))
+        form = "%H:%M" if opening - now < 86400 else "%F %H:%M"
+        return f"{time.strftime(form, time.localtime(opening))} (in {human_time(opening - now)})"
+
+    @functools.cached_property
+    def is_restricted(self) -> bool:
+        """Return True if the jobs wait for a limit=, or for hours= or from=."""
+        return bool(self.limits or self.hours or self.start)
+
     @functools.cached_property
     def suits_all(self) -> bool:
         return not self.hosts and self.needs == ONE_SLOT
@@ -1743,8 +1785,8 @@ ConsumerKey = tuple[tuple[str, ...], Resources, bool]
 class Directives(NamedTuple):
     """The combined effect of the directives above a line of a job file."""
     settings: JobSettings = NO_SETTINGS
-    barrier: Line | None = None             # the last one
-    check: bool = False                     # it is a `#RUN barrier check`
+    barrier: Line | None = None             # the last one, or a `#RUN pause`
+    barrier_kind: str = ""                  # "barrier", "barrier check" or "pause"
     end: Line | None = None                 # the last `#RUN end`
     error: str = ""                         # the error in the first malformed directive: jobs below it wait
 
@@ -1771,7 +1813,7 @@ class Directives(NamedTuple):
             return self._replace(settings=replace(directive, line=line))
         if directive == "end":
             return self._replace(end=line)
-        return self._replace(barrier=line, check=directive == "barrier check")
+        return self._replace(barrier=line, barrier_kind=directive)
 
     @property
     def group_key(self) -> tuple[object, ...]:
@@ -1951,7 +1993,47 @@ def fill_in_words(paths: Iterable[str], command: bytes) -> list[bytes]:
 # ---- settings ----------------------------------------------------------------------------------------------
 
 
-KNOWN_DIRECTIVES = ("barrier", "barrier check", "end")
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Return the value of limit=, for example matlab:3,disk:2.  Raises ArgumentTypeError."""
+    limits = {}
+    for word in text.split(","):
+        name, _, maximum = word.rpartition(":")
+        if not name:
+            raise ArgumentTypeError(f"not a name and a number: '{printable(word)}' (such as matlab:3)")
+        limits[name] = Limit(name, integer_between(1, MAX_LIMIT)(maximum))
+    return tuple(limits.values())
+
+
+HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])")
+DAYS = "mon", "tue", "wed", "thu", "fri", "sat", "sun"
+
+
+def parse_hours(text: str) -> frozenset[int]:
+    """Return the minutes of a week in hours=, for example 20:00-07:00,sat,sun.  Raises ArgumentTypeError."""
+    hours = set[int]()
+    for word in text.lower().split(","):
+        if word in DAYS:
+            start = 1440 * DAYS.index(word)
+            hours.update(range(start, start + 1440))
+        elif match := HOURS.fullmatch(word):
+            hour, minute, last_hour, last_minute = map(int, match.groups())
+            start, end = 60 * hour + minute, 60 * last_hour + last_minute
+            for day in range(7):
+                hours.update(1440 * day + time % 1440 for time in range(start, end + 1440 * (end <= start)))
+        else:
+            raise ArgumentTypeError(f"not times and days: '{printable(text)}' (such as 20:00-07:00,sat,sun)")
+    return frozenset(hours)
+
+
+def parse_time(text: str) -> float:
+    """Return the local time of from=, such as 2026-12-24T18:00.  Raises ArgumentTypeError."""
+    for form in "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S":          # as `date +%FT%T` prints it
+        with suppress(ValueError, OverflowError):
+            return time.mktime(time.strptime(text, form))
+    raise ArgumentTypeError(f"not a time: '{printable(text)}' (such as 2026-12-24T18:00)")
+
+
+KNOWN_DIRECTIVES = ("barrier", "barrier check", "pause", "end")
 # and how their values are parsed: as argparse types, or with a ValueError that names the setting
 KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "timeout": time_limit,
@@ -1961,14 +2043,16 @@ KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "slots": integer_between(1, 100_000),
     "memory": growing_sizes,
     "shell": parse_shell,
+    "limit": parse_limits,
+    "hours": parse_hours,
+    "from": parse_time,
     "name": str,
     "after": parse_patterns,
     "send": parse_travelling_paths,
     "fetch": parse_travelling_paths,
 }
 SETTINGS_ARE = (
-    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; barrier, barrier check and end have "
-    "none"
+    f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; {', '.join(KNOWN_DIRECTIVES)} have none"
 )
 
 
@@ -2007,7 +2091,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("min-hosts= requires together=")
     if values.get("name") in values.get("after", ()):
         raise ValueError("after= has their own name: jobs cannot wait for themselves")
-    for name in "slots", "memory", "send", "fetch", "after":
+    for name in "slots", "memory", "send", "fetch", "after", "limit", "hours", "from":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
     slots = values.pop("slots", 1)
@@ -2017,6 +2101,8 @@ def parse_directive(text: bytes) -> JobSettings | str:
         min_hosts=values.pop("min-hosts", None),
         needs=needs,
         larger_needs=tuple(larger_needs),
+        limits=values.pop("limit", ()),
+        start=values.pop("from", 0.0),
         **values,               # the others have the names of the fields
     )
 
@@ -2028,6 +2114,7 @@ class Why(Enum):
     """Why jobs below a line may not be claimed for now."""
     WAITS = "a barrier waits for the first unfinished job above it"
     STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
+    PAUSED = "a pause lasts until its line is removed"
     INVALID = "the meaning is unknown: a directive is invalid, or a group is too big"
 
 
@@ -2137,9 +2224,11 @@ class Above:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
         if self.scope.barrier is not directive:
             return None
+        if self.scope.barrier_kind == "pause":
+            return Block(Why.PAUSED, directive, f"paused (#RUN pause in line {directive.number})")
         if self.unfinished:
             return Block(Why.WAITS, directive)
-        if self.scope.check:
+        if self.scope.barrier_kind == "barrier check":
             # One scan for all: two would miss a line that becomes new, and fails, between them.  Only one
             # from the top knows line numbers; mostly a shorter one shows that none is needed
             states, start = bad_states + open_states, max(self.checked_offset, file.start)
@@ -2413,6 +2502,7 @@ class LineCheck(Enum):
     LOCKED = "another process holds the command mutex (lslocks names it)"
     APPENDING = "lines are being appended to the file"
     NO_JOB_LOCK = "a copy of the command is running without a line r"
+    AT_LIMIT = "as many jobs run as limit= lets"
 
 
 @dataclass(eq=False, repr=False)
@@ -2653,6 +2743,10 @@ class LockTableReader(Opened):
     def is_held(self, offset: int) -> bool:
         return not is_free(self.fd, offset)
 
+    def is_full(self, limit: Limit) -> bool:
+        """Return True if so many jobs run."""
+        return self.is_open and all(map(self.is_held, limit.offsets))
+
     def is_appended_to(self) -> bool:
         return not is_free(self.fd, APPEND_BYTE)
 
@@ -2726,6 +2820,8 @@ class LockTable(LockTableReader):
         self.job_locks: dict[int, JobLock] = {}        # by offset
         # those with all of a bucket locked, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
+        # for limit=: the bytes that are locked with a job lock, by its offset
+        self.limit_locks: dict[int, list[int]] = {}
         self.can_trim: bool | None = None       # None: it must be tested
         # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
@@ -2916,6 +3012,24 @@ class LockTable(LockTableReader):
             self.close_job_lock(fd)
             raise
 
+    def take_limits(self, job_lock: JobLock, settings: JobSettings) -> bool:
+        """Lock a byte of each limit= for a job; False: one is full.  Raises OSError.
+
+        They are on the description of its job lock, with which they are freed, also after an error: so each
+        living job has one of the first N bytes, no count can be wrong, and the kernel frees it when runner
+        and job are dead.  A claim takes them last and waits for none, so there is no deadlock.
+        """
+        for limit in settings.limits:
+            # all job locks of a server are on one description, which could lock its own again
+            ours = {*itertools.chain(*self.limit_locks.values())}
+            first = job_lock.offset % limit.maximum         # so that jobs seldom try the same one
+            offset = next((offset for offset in (*limit.offsets[first:], *limit.offsets[:first])
+                           if offset not in ours and lock(job_lock.fd, offset)), None)
+            if offset is None:
+                return False
+            self.limit_locks.setdefault(job_lock.offset, []).append(offset)
+        return True
+
     def take_bucket(self, line: Line) -> JobLock | None:
         """Try to lock all of a command's bucket for a job, in one call; None: the mutex must be locked alone.
 
@@ -2973,9 +3087,12 @@ class LockTable(LockTableReader):
         start, length = job_lock.offset, 1
         if self.buckets.pop(job_lock.bucket, None):
             start, length = job_lock.bucket, BUCKET_SIZE
+        limit_offsets = self.limit_locks.pop(job_lock.offset, ())
         if not is_job_alive:
             with suppress(OSError):          # EIO, ESTALE: already lost
                 unlock(job_lock.fd, start, length)
+                for offset in limit_offsets:
+                    unlock(job_lock.fd, offset)
         self._keep_or_close(job_lock.fd)
 
     def free_all_job_locks(self) -> None:
@@ -2999,6 +3116,7 @@ class LockTable(LockTableReader):
             with suppress(OSError):
                 unlock(fd, 0, 0)  # all bytes
             for offset in offsets[fd]:
+                self.limit_locks.pop(offset, None)
                 self.buckets.pop(self.job_locks.pop(offset).bucket, None)
             self.discard(fd)
 
@@ -3076,6 +3194,7 @@ class JobReader(Opened):
         self.mount = mount
         self.network = mount.network
         self.interval = 5.0 if self.network else 1.0    # seconds from look to look
+        self.wall_clock: Clock = time.time              # for hours= and from=
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when that was first seen (clock)
         # the size when the file was last known to be complete, or opened
@@ -3151,13 +3270,14 @@ class JobReader(Opened):
 
         keep_above: a consumer that could run a new job before this offset may not exit, and is neither in
         `with_jobs` nor in `without_jobs`, unless a failure stops that job (after=); once none may exit, the
-        count is incomplete, with None (any offset) it never is.
+        count is incomplete.  None: any offset, but only a job that may start now; the count is complete.
         groups: the consumers also run jobs with together=.  looks: False: all lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
         above = Above()
         scope = above.scope
         met_new = False                         # since the last directive: one is enough
+        is_paused = False
         bad_lines: list[int] = []
         can_retry = False
         remaining = Consumers(consumers)        # that no new job keeps
@@ -3178,14 +3298,17 @@ class JobReader(Opened):
                 above.enter(line)
                 scope = above.scope
                 met_new = False
+                is_paused |= scope.barrier_kind == "pause"
             elif line.state == NEW:
                 met_new = True
                 lacks = lacks or {
                     consumer: consumer.describe_lack(line, scope) for consumer in remaining.all}
                 fitting = [*remaining.fitting(scope)]
                 with_jobs.update(fitting)
+                is_kept = line.offset < keep_above if keep_above is not None else (
+                    not is_paused and self.may_start(scope.settings))
                 # only bad lines are recorded here: what waits never starts
-                if not above.find_awaited(line) and (keep_above is None or line.offset < keep_above):
+                if is_kept and not above.find_awaited(line):
                     for consumer in fitting:
                         del remaining.all[consumer]
                     if not remaining.all and keep_above is not None:        # none may exit
@@ -3209,6 +3332,11 @@ class JobReader(Opened):
             with_jobs=frozenset(with_jobs & remaining.all.keys()),
             without_jobs={consumer: lacks.get(consumer, "") for consumer in remaining.all.keys() - with_jobs},
         )
+
+    def may_start(self, settings: JobSettings) -> bool:
+        """Return True if no limit=, hours= or from= keeps jobs back now; of a limit= a claim decides."""
+        return not settings.is_restricted or (
+            settings.is_open(self.wall_clock()) and not any(map(self.lock_table.is_full, settings.limits)))
 
     def has_no_other_users(self) -> bool:
         # each answer is a round trip
@@ -3873,6 +4001,8 @@ class JobQueue:
                     attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
                 if attempt.check is LineCheck.OPEN:
                     attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock)
+                    if not attempt.job:
+                        attempt.check = LineCheck.AT_LIMIT
         finally:
             # if _lock_and_mark() has failed, it has freed the lock
             if bucket_lock and not attempt.job and lock_table.is_ours(bucket_lock.offset):
@@ -3887,14 +4017,17 @@ class JobQueue:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
-                       job_lock: JobLock | None) -> Job:
+                       job_lock: JobLock | None) -> Job | None:
         """Lock a job lock, unless one is given; write `r`; add the new job to `claimed`.
 
-        Needs the command mutex.  After an OSError the lock is free.
+        None: a limit= is reached.  Needs the command mutex.  After None or an OSError the lock is free.
         """
         job = Job(**vars(line), consumer=consumer, settings=settings)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
+            if not self.file.lock_table.take_limits(job.job_lock, settings):
+                self._free_job_lock(job)
+                return None
             if line.state != RUNNING:           # a server takes back the `r` of a returning client
                 self.file.write(line, RUNNING)
         except OSError:
@@ -4163,7 +4296,8 @@ class JobQueue:
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare_lines = usable_lines - 1
-                self.say(f"line {job.number}: locked again")
+                is_counted = self.file.lock_table.take_limits(job.job_lock, job.settings)
+                self.say(f"line {job.number}: locked again{', beyond its limit=' * (not is_counted)}")
             else:
                 self.release_job(job)           # first: it removes the job from `_jobs_to_kill`
                 self._jobs_to_kill[job] = "lost"
@@ -4477,7 +4611,8 @@ class Stop(Enum):
     RESTART = "the file was edited during the walk"
 
 
-# a new job that waits for a name: its offset, a number that no other has, the line, the directives above it
+# a new job that is kept until it may start: its offset, a number that no other has, the line, the directives
+# above it
 WaitingJob = tuple[int, int, Line, Directives]
 
 
@@ -4490,8 +4625,10 @@ class Walk:
     It passes over the new jobs that wait for names (after=), and keeps them.  Once a job of this process is
     the last of a name to be done, they are claimed wherever the walk stands, also after its end, so that no
     other walk is needed.  For results of other processes, and jobs that were not kept, one is.
+
+    In the same way it keeps jobs that a limit=, hours= or from= keeps back, and asks again once an interval.
     """
-    MAX_WAITING = 10_000        # jobs that wait for names; more are left to another walk
+    MAX_WAITING = 10_000        # jobs that are kept; more are left to another walk
 
     def __init__(
         self,
@@ -4527,7 +4664,10 @@ class Walk:
         self._waiting_room = self.MAX_WAITING
         # offsets of named jobs of ours that were done before they were met: the scan can have read their `r`
         self._done_below: set[int] = set()
-        self.ready: list[WaitingJob] = []       # those that wait for no name any more, in order
+        self.ready: list[WaitingJob] = []       # those that wait for nothing any more, in order
+        # those that a limit=, hours= or from= keeps back, and later ones with these settings, in order
+        self._restricted: defaultdict[JobSettings, list[WaitingJob]] = defaultdict(list)
+        self._ask_at = -inf                     # (clock) when to ask again if some may start
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
@@ -4657,6 +4797,9 @@ class Walk:
         if losses and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
+        if self._is_restricted(settings):
+            self._keep_restricted(line, scope, is_lost=losses > 0)
+            return None
         takes_all_slots = losses > 1            # so that no other line is lost with this one
         consumer = self._choose_consumer(line, scope, self.consumers, takes_all_slots)
         if settings.together:
@@ -4680,7 +4823,10 @@ class Walk:
         elif consumer:
             if takes_all_slots:
                 settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
-            return self._try_change(line, partial(self._queue.claim, line, consumer, settings)).job
+            attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings))
+            if attempt.check is LineCheck.AT_LIMIT:
+                self._keep_restricted(line, scope, is_lost=losses > 0)
+            return attempt.job
         else:
             if not self._waiting_for_capacity:
                 # none may take the new jobs up to the next directive
@@ -4697,12 +4843,39 @@ class Walk:
     # -- jobs that wait for names ----------------------------------------------------------------------------
 
     def _wait_for(self, awaited: Named | None, job: WaitingJob) -> None:
-        """Keep a job that waits for a name; None: for none any more."""
-        bisect.insort(self._waiting[awaited] if awaited else self.ready, job)
+        """Keep a job that waits for a name; None: at most for a limit=, hours= or from=."""
+        settings = job[-1].settings
+        jobs = (self._waiting[awaited] if awaited
+                else self._restricted[settings] if self._is_restricted(settings) else self.ready)
+        bisect.insort(jobs, job)
+
+    def _is_restricted(self, settings: JobSettings) -> bool:
+        """Return True if jobs with these settings may not start now, or others of them go first.
+
+        False also: only a claim can tell.
+        """
+        return settings.is_restricted and (
+            settings in self._restricted or not settings.is_open(self._file.wall_clock()))
+
+    def _keep_restricted(self, line: Line, scope: Directives, is_lost: bool) -> None:
+        """Keep a job that may not start now, or pass over it and those below.
+
+        is_lost: it is left to a walk for lost lines.
+        """
+        if self._waiting_room and not is_lost and self.consumers.any_fits(scope):
+            self._waiting_room -= 1
+            bisect.insort(self._restricted[scope.settings], (line.offset, id(line), line, scope))
+        else:
+            self._pass_over_new_lines()
 
     @property
     def has_waiting(self) -> bool:
         return self._waiting_room < self.MAX_WAITING
+
+    @property
+    def has_ready(self) -> bool:
+        """Return True if claim_ready() can find a job."""
+        return bool(self.ready) or (bool(self._restricted) and self._file.clock() >= self._ask_at)
 
     def on_done(self, job: Job) -> None:
         """Find the jobs that wait no longer, now that a job of this process is done.
@@ -4722,11 +4895,13 @@ class Walk:
             self._done_below.add(job.offset)
 
     def claim_ready(self, consumers: Consumers) -> Job | None:
-        """Claim the first job that waits for names no longer, without a walk; None: none is for these.
+        """Claim the first job that waits for nothing any more, without a walk; None: none is for these.
 
         A line that another process has taken is left to the next walk.  Raises FileChangedError, OSError.
         """
         self._end_waits_for_capacity(consumers.all)
+        if not self.ready:
+            self._make_restricted_ready()
         for job in [*self.ready]:
             *_, line, scope = job
             if consumer := self._choose_consumer(line, scope, consumers):
@@ -4734,8 +4909,25 @@ class Walk:
                 attempt = self._queue.claim(line, consumer, scope.settings)
                 if attempt.job:
                     return attempt.job
-                self.claimable_soon |= attempt.check is not LineCheck.CHANGED
+                if attempt.check is LineCheck.AT_LIMIT:
+                    bisect.insort(self._restricted[scope.settings], job)
+                else:
+                    self.claimable_soon |= attempt.check is not LineCheck.CHANGED
         return None
+
+    def ask_again(self) -> None:
+        """Let the next claim ask which jobs may start: one with a limit= has ended here."""
+        self._ask_at = -inf
+
+    def _make_restricted_ready(self) -> None:
+        """Make the first job ready of those with the same settings that may start now."""
+        self._ask_at = self._file.clock() + self._file.interval
+        for settings, jobs in [*self._restricted.items()]:
+            if jobs and self._file.may_start(settings):
+                bisect.insort(self.ready, jobs.pop(0))
+                self._ask_at = -inf             # the next call makes the next one ready
+            if not jobs and self._waiting_room:     # otherwise more are left to another walk
+                del self._restricted[settings]
 
     # -- running lines ---------------------------------------------------------------------------------------
 
@@ -4804,7 +4996,7 @@ class Walk:
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
-        if not (attempt.job or attempt.new_state):
+        if not (attempt.job or attempt.new_state or attempt.check is LineCheck.AT_LIMIT):
             self.claimable_soon = True
             if attempt.check is not LineCheck.CHANGED:      # that is of this line only, not of the command
                 self._refused_commands[line.command] = attempt.check
@@ -4872,13 +5064,13 @@ class Cursor:
         IDLE    `_idle_walk` has found no job
 
     The first row that holds decides what a claim does.  "anew": a walk begins at the top; "on": `_walk` goes
-    on; "ready": it returns a job that waits for names no longer, and the state stays; "wait": a NoJob;
+    on; "ready": it returns a job that waits for nothing more, and the state stays; "wait": a NoJob;
     "pause": the same until PAUSE_FACTOR times the length of the last walk is over, then anew.
 
         a claim finds                                           TOP     WALK    SLICED  IDLE
         consumers with --retry or --resume have come            RESET   RESET   RESET   RESET
         the file was opened again, or is closed                 anew    anew    anew    anew
-        such a job (Walk.ready), and the walk is not overdue    -       ready   ready   ready
+        such a job (has_ready), and the walk  is not overdue    -       ready   ready   ready
         the last line has moved (if it is read: _walk_on())     -       anew    -       -
         the walk is overdue (_is_overdue())                     -       anew    on      anew *
         one has come, and `skipped_new` has jobs (not those     anew    on      on      anew
@@ -4988,7 +5180,7 @@ class Cursor:
             return NoJob(wait)
         self._to_reset = set()
         walk = self._walk or self._idle_walk
-        if walk and walk.ready and not self._is_overdue(walk):
+        if walk and walk.has_ready and not self._is_overdue(walk):
             try:
                 if job := walk.claim_ready(consumers):
                     return job
@@ -5260,8 +5452,11 @@ class Cursor:
         if state == NEW and job.cancelled:
             state = CANCELLED
         error = self.queue.finish(job, state)
-        if state == DONE and not error and (walk := self._walk or self._idle_walk):
-            walk.on_done(job)
+        if not error and (walk := self._walk or self._idle_walk):
+            if job.settings.limits:
+                walk.ask_again()
+            if state == DONE:
+                walk.on_done(job)
         return error
 
     # -- errors ----------------------------------------------------------------------------------------------
@@ -5305,6 +5500,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = (),
     reasons: dict[bool, BlockReason] = {}       # the first, and the first that stops
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     wants_new = True                    # False: all new jobs up to the next directive wait for the same
+    holders: defaultdict[str, list[int]] = defaultdict(list)    # the lines above that count for a limit=
     scan = file.scan_lines(with_directives=True)
     while line := scan.next(RUNNING + NEW * wants_new + above.bad_states):
         if line.state == DIRECTIVE:
@@ -5313,6 +5509,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = (),
             above.enter(line)
             above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
         elif line.state == RUNNING:
+            for limit in above.scope.settings.limits:
+                holders[limit.name].append(line.number)
             # is_orphan() last: it can take a lock query
             if ((not above.unfinished or above.scope.settings.name) and not above.block
                     and not file.is_orphan(line)):
@@ -5336,6 +5534,11 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = (),
             if settings.together:
                 awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                            "runmaker4-server.py starts it)")
+            if not (awaited or file.may_start(settings)):
+                full = next(filter(file.lock_table.is_full, settings.limits), None)
+                what = (f"limit {printable(str(full))} run: {name_lines(holders[full.name])}" if full
+                        else settings.describe_opening(time.time()))
+                awaited = f"{what} ({settings.where})"
             wants_new = awaited == ""
             awaited = awaited or reason_of(line.command)
             if not awaited:
@@ -5389,8 +5592,9 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
     while line := scan.next(NEW + consumer.retry + above.bad_states):
         if line.state == DIRECTIVE:
             above.enter(line)
-            if above.find_block_below(line, file, failure_states):
-                return                          # no job below starts
+            if block := above.find_block_below(line, file, failure_states):
+                file.say(block.text)            # no job below starts
+                return
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
                 say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
@@ -9975,7 +10179,7 @@ class RunnerProgram(Program):
         """
         runner, stats = self.runner, self.runner_stats
         # with -r or --resume, a successor would also run our lines in error
-        has_startable = summary.jobs_left and not summary.with_jobs     # these never start
+        has_startable = summary.jobs_left and not summary.with_jobs     # these never start, or later
         has_lines_left = has_startable or (self.retry and stats.results[ERROR])
         if not (runner.is_out_of_time and has_lines_left) or runner.signals.received:
             return

@@ -1077,6 +1077,35 @@ def edit(file: JobFile, quiet: bool) -> int:
             return 1
 
 
+def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
+    """Put `#RUN pause` above the first new line, or remove the first one; return 1 if that was done before.
+
+    If no line is new, it comes last, so that lines added later wait.  Raises UsageError and OSError (ESTALE:
+    the file was replaced) as apply_edit().
+    """
+    file.open_to_write()
+    with append_lock(file), hold_all_locks(file) as lock_fd:
+        file.check_writable()
+        contents = read_to_end(file.reader)
+        lines = Scan(file.reader, file.start, NEW * pauses, with_directives=True)
+        line = next((line for line in lines if line.state == NEW
+                     or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause"), None)
+        is_paused = line is not None and line.state != NEW
+        if line and is_paused is not pauses:
+            stop = line.offset + is_paused * len(b"#%b\n" % line.text)
+            _replace_file(file, lock_fd, [b"#RUN pause"] * pauses, contents, line.offset, stop)
+        elif pauses and not line:
+            with open_to_append(file.real_path) as fd:
+                append_locked(file, fd, b"#RUN pause\n")
+    where = f"#RUN pause in line {line.number}" if line else "#RUN pause in the last line"
+    if is_paused is pauses:
+        file.say(f"is paused already ({where})" if pauses else "is not paused")
+    elif not quiet:
+        file.say(f"paused ({where}); running jobs go on (--go ends the pause)" if pauses
+                 else f"goes on ({where} is removed)")
+    return int(is_paused is pauses)
+
+
 def find_unknown_name(path: str) -> str:
     """Return the first after= of an edited copy with an unknown name; '': none, or not below a wrong #RUN."""
     above = Above()
@@ -1756,6 +1785,8 @@ def make_parser() -> Parser:
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("-s", "--set", type=parse_settable_state, metavar="STATE",
         help="set the state: new (.), held (x), done (d), ...")
+    add("--pause", action="store_true", help="start nothing more: #RUN pause above the first new job")
+    add("--go", action="store_true", help="remove the first #RUN pause")
     add("--cancel", action="store_true", help="set c, kill running jobs on any host, wait for them")
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument
     add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
@@ -1820,17 +1851,17 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     )
     if options.file is None:
         parser.error("missing FILE; it comes before options that take several values")
-    actions = [option for option in ("list", "edit", *CHANGE_ACTIONS, *ADD_ACTIONS)
+    actions = [option for option in ("list", "edit", "pause", "go", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
-        parser.error("give exactly one of --set, --list, --cancel, --edit, --add, --add-list, --add-jobs, "
-                     "--add-tests")
+        parser.error("give exactly one of --set, --list, --cancel, --edit, --pause, --go, --add, --add-list, "
+                     "--add-jobs, --add-tests")
     action = options.action = actions[0]
     option = f"--{action.replace('_', '-')}"
     has_selection = options.selection.has_conditions or options.all
     if action in CHANGE_ACTIONS and not has_selection:
         parser.error(f"{option} requires lines, --state, --match or --all")
-    if action in (*ADD_ACTIONS, "edit") and has_selection:
+    if action in (*ADD_ACTIONS, "edit", "pause", "go") and has_selection:
         parser.error(f"{option} takes no selection of lines")
     template = options.template
     if sweep and (action != "add" or options.add or not template):
@@ -2037,6 +2068,8 @@ def run_command(argv: Sequence[str]) -> int:
             with suppress(UsageError):          # it cannot be read now
                 check_for_strays(path, mount.network, say, refuse=False)
             return exit_status
+        if options.pause or options.go:
+            return set_pause(file, options.pause, options.quiet)
         check_for_strays(path, mount.network, say)
         return change_states(file, options)
     except BrokenPipeError:                     # from stdout: run_main() handles it

@@ -246,9 +246,11 @@ RECIPES = {
     "runset4.py --edit runs.txt":
         Recipe(jobs(".."), before="export EDITOR='sed -i s/seed/grain/'", after="grep -q 'grain 1' runs.txt",
                states=".."),
-    "runset4.py --set=p --state=. runs.txt":
-        Recipe(jobs("d..x"), instead={"runset4.py --set=.": "grep -c ^p runs.txt; runset4.py --set=."},
+    "runset4.py --pause runs.txt":
+        Recipe(jobs("d..x"), instead={"runset4.py --go": "grep -nx '#RUN pause' runs.txt; runset4.py --go"},
                states="d..x"),
+    "runset4.py runs.txt --add \"#RUN from=$(date -d 'tomorrow 8:00' +%FT%T)\" 'simulate 3'":
+        Recipe(after="runwait4.py --status runs.txt | grep ' waits for .*(in '", states="."),
     "pid=$(runwait4.py --status --json runs.txt | python3 -c 'import json, sys": Recipe(
         jobs("d" * 16 + "."), before="touch hold; runmaker4.py -d --pidfile pid --errors errors runs.txt\n"
                                      "until grep -q ^r runs.txt; do sleep 0.05; done",
@@ -446,8 +448,6 @@ RECIPES = {
     "scancel -s USR1 1234": Recipe(),
     "runset4.py runs.txt --add 'CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT train --seed 1'": Recipe(states="d"),
     "printf '%s\\n' alice bob > workers": Recipe(jobs(".."), states="dd"),
-    "runmaker4.py --name licence -j3 --pidfile licence.$(hostname) runs.txt": Recipe(
-        "#RUN host=licence\n. true\n", states="d"),
     "OMP_NUM_THREADS=1 runmaker4.py -j0 runs.txt": Recipe(
         '. [ "$OMP_NUM_THREADS" = 1 ]\n', states="d"),
     "runmaker4.py -d --name gpu --slots 0,1 --pidfile gpu.$(hostname) --errors errors.gpu runs.txt": Recipe(
@@ -500,6 +500,9 @@ RECIPES = {
 # Blocks that are job files, by their first lines: how they are run.  All their jobs must be done then
 JOB_FILES = {
     ". prepare": "runmaker4.py -j4 runs.txt",
+    "#RUN hours=20:00-07:00,sat,sun":
+        "sed -i 's/hours=[^ ]*/hours=00:00-24:00/' runs.txt; runmaker4.py -j4 runs.txt",
+    "#RUN limit=matlab:5": "runmaker4.py -j8 runs.txt",
     "#RUN slots=2": "runmaker4.py -j8 runs.txt",
     "#RUN slots=4": "runmaker4.py -j8 runs.txt",
     "#RUN host=cpu": "for name in cpu gpu; do runmaker4.py --name $name --slots 0 runs.txt || true; done",
@@ -522,7 +525,6 @@ PICTURES = {"executing `echo a; sleep 1s; echo A'",         # tests/runner/test_
             "line 7: exit 1 on bob, 20:54:54, after 20s, <39.1M",
             # docs/services.md, for podman, systemd and cron
             "FROM IMAGE", "[Service]", "PATH=/usr/local/bin:/usr/bin:/bin",
-            "0 8 * * * cd job && kill -USR1 $(cat pid.$(hostname))",
             "   934 additions by alice nfs4",                                      # tests/real/test_locks.py
             "# profile/config.yaml", "# condor.sub: condor_submit condor.sub",
             # docs/architecture.md
@@ -563,7 +565,6 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     ". CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT CMD",
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
-    "* * * * *", "* 20-23,0-7 * * *",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234", "bash -c", "wait -n", "ulimit -t",
     "generate | sed 's/^/. /' >> runs.txt", "sed -u",

@@ -133,12 +133,14 @@ class CopiedSettings(unittest.TestCase):
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
         settings = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, runmaker4.Resources(2, 1 << 20),
-                                         (runmaker4.Resources(2, 1 << 21),), "bash", "step", ("first",), [],
-                                         ("a",), ("b",))
+                                         (runmaker4.Resources(2, 1 << 21),), "bash",
+                                         (runmaker4.Limit("m", 3),), frozenset([1]), 1.0,
+                                         "step", ("first",), [], ("a",), ("b",))
         job = runmaker4.Job(**vars(line(9, state=b".")), settings=settings)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
-        heeded = {"line", "hosts", "together", "min_hosts", "name", "after", "send", "fetch"}
+        heeded = {"line", "hosts", "together", "min_hosts", "limits", "hours", "start", "name", "after",
+                  "send", "fetch"}
         for one in fields(runmaker4.JobSettings):
             with self.subTest(setting=one.name):
                 expected = one.default if one.name in heeded else getattr(settings, one.name)

@@ -1,0 +1,314 @@
+"""Promise: limit= bounds how many jobs run at once on all hosts; hours=, from= and a pause keep jobs back."""
+import os
+import time
+import unittest
+from typing import Any
+from unittest import mock
+
+import runmaker4
+from tests.support.claims import JobFileCase, job_of
+from tests.support.directives import LAST, DirectiveCase
+from tests.support.losses import JOB, LATER, LossCase
+from tests.support.over_tcp import OverTcp, without
+from tests.support.runs import WAITING
+from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+
+NEVER = "#RUN from=2100-01-01T00:00\n"
+
+
+def at(text: str) -> float:
+    return runmaker4.parse_time(text)
+
+
+def settings_of(text: str) -> runmaker4.JobSettings:
+    settings = runmaker4.parse_directive(b"RUN " + text.encode())
+    if not isinstance(settings, runmaker4.JobSettings):
+        raise AssertionError(f"{text} has no settings")
+    return settings
+
+
+class Clocks(unittest.TestCase):
+    """When the local clock lets jobs start."""
+
+    def setUp(self) -> None:
+        patch = mock.patch.dict(os.environ, TZ="CET-1CEST,M3.5.0,M10.5.0/3")
+        patch.start()
+        time.tzset()
+        self.addCleanup(time.tzset)
+        self.addCleanup(patch.stop)             # before tzset(): the last cleanup comes first
+
+    def test_hours_go_past_midnight_and_days_are_open_at_all_hours(self) -> None:
+        nights = settings_of("hours=20:00-07:00,Sat")
+        for text, is_open in (("24T19:59:59", False), ("24T20:00", True), ("25T06:59", True),
+                              ("25T07:00", False), ("26T12:00", True), ("27T12:00", False)):
+            with self.subTest(text=text):
+                self.assertIs(nights.is_open(at(f"2026-12-{text}")), is_open)
+
+    def test_an_end_at_24_00_and_equal_times_mean_the_whole_rest_and_the_whole_day(self) -> None:
+        for text, is_open in ("23:00-24:00", False), ("12:00-12:00", True):
+            with self.subTest(text=text):
+                self.assertIs(settings_of(f"hours={text}").is_open(at("2026-12-24T00:00")), is_open)
+                self.assertTrue(settings_of(f"hours={text}").is_open(at("2026-12-24T23:59")))
+
+    def test_the_opening_is_told_by_the_local_clock_also_when_that_changes(self) -> None:
+        for hours, now, wanted in (("20:00-07:00", "2026-12-24T18:30", "20:00 (in 1h 30m)"),
+                                   ("sat", "2026-12-24T18:30", "2026-12-26 00:00 (in 1d 05h)"),
+                                   # there is no 02:30 on this day, and the clock goes from 02:00 to 03:00
+                                   ("02:30-02:40", "2026-03-29T01:00", "2026-03-30 02:30 (in 1d 00h)"),
+                                   ("03:00-04:00", "2026-03-29T01:30", "03:00 (in 30m 00s)"),
+                                   # on this one 02:00 to 03:00 comes twice
+                                   ("03:00-04:00", "2026-10-25T01:30", "03:00 (in 2h 30m)")):
+            with self.subTest(hours=hours, now=now):
+                self.assertEqual(settings_of(f"hours={hours}").describe_opening(at(now)), wanted)
+
+    def test_a_start_is_a_local_time_and_hours_count_from_then_on(self) -> None:
+        both = settings_of("hours=20:00-21:00 from=2026-12-24T20:30")
+        for text, is_open in (("23T20:30", False), ("24T20:29:59", False), ("24T20:30", True),
+                              ("24T21:00", False), ("25T20:00", True)):
+            with self.subTest(text=text):
+                self.assertIs(both.is_open(at(f"2026-12-{text}")), is_open)
+        self.assertEqual(both.describe_opening(at("2026-12-24T20:00")), "20:30 (in 30m 00s)")
+
+    def test_other_values_are_refused_with_an_example(self) -> None:
+        for name, values in (("hours", ("20-7", "25:00-07:00", "20:00", "mon-fri", "sat,")),
+                             ("from", ("18:00", "tomorrow", "2026-13-01T00:00", "2026-12-24")),
+                             ("limit", ("matlab", ":3", "a:0", "a:x", "a:1,b", "a:20000"))):
+            for value in values:
+                with self.subTest(value=value), self.assertRaisesRegex(ValueError, f"^{name}= is not "):
+                    settings_of(f"{name}={value}")
+
+
+class KeptBack(JobFileCase):
+    """Which line a runner claims next, with a clock that the test sets."""
+
+    def claim(self, cursor: runmaker4.Cursor) -> Any:
+        found = cursor.claim(cursor.consumers.all)
+        return found.number if isinstance(found, runmaker4.Job) else found
+
+    def cursor_at(self, text: str, now: str) -> runmaker4.Cursor:
+        cursor = self.jobs(text.encode())
+        cursor.file.wall_clock = lambda: at(self.now)
+        self.now = now
+        return cursor
+
+    def test_jobs_below_hours_are_claimed_when_these_come_without_a_change_of_the_file(self) -> None:
+        cursor = self.cursor_at("#RUN hours=20:00-07:00\n. 1\n. 2\n#RUN\n. 3\n", "2026-12-24T19:00")
+        self.assertEqual(self.claim(cursor), 5)
+        self.assertFalse(self.claim(cursor).may_exit)
+        self.clock.now += 10.0
+        self.assertFalse(self.claim(cursor).exits)
+        self.now = "2026-12-24T20:00"
+        self.clock.now += 10.0
+        self.assertEqual([self.claim(cursor), self.claim(cursor)], [2, 3])
+
+    def test_a_clock_that_is_set_back_closes_the_hours_again(self) -> None:
+        cursor = self.cursor_at("#RUN hours=20:00-07:00\n. 1\n. 2\n", "2026-12-24T20:00")
+        self.assertEqual(self.claim(cursor), 2)
+        self.now = "2026-12-24T19:00"
+        self.assertFalse(self.claim(cursor).exits)
+
+    def test_a_job_that_waits_for_a_name_waits_for_the_hours_as_well(self) -> None:
+        cursor = self.cursor_at("#RUN name=a\n. 1\n#RUN after=a hours=20:00-07:00\n. 2\n", "2026-12-24T19:00")
+        job = job_of(cursor.claim())
+        self.assertFalse(self.claim(cursor))
+        cursor.finish(job, b"d")
+        self.assertFalse(self.claim(cursor))
+        self.now = "2026-12-24T20:00"
+        self.clock.now += 10.0
+        self.assertEqual(self.claim(cursor), 4)
+
+    def test_a_barrier_waits_for_jobs_that_are_kept_back(self) -> None:
+        cursor = self.cursor_at(NEVER + ". 1\n#RUN barrier\n#RUN\n. 2\n", "2026-12-24T19:00")
+        self.assertFalse(self.claim(cursor).exits)
+
+    def test_lines_that_exceed_what_a_walk_keeps_keep_their_order(self) -> None:
+        with mock.patch.object(runmaker4.Walk, "MAX_WAITING", 2):
+            lines = "".join(f". {number}\n" for number in range(6))
+            cursor = self.cursor_at(f"#RUN limit=a:1\n{lines}", "2026-12-24T19:00")
+            numbers = []
+            job = job_of(cursor.claim())
+            for _ in range(5):
+                self.assertNotIsInstance(self.claim(cursor), int, "a second job with the limit")
+                numbers.append(job.number)
+                cursor.finish(job, b"d")
+                self.clock.now += 10.0
+                job = job_of(cursor.claim())
+        self.assertEqual(numbers, [2, 3, 4, 5, 6])
+
+
+class RestrictionCase(DirectiveCase):
+    """Steps that the tests below share."""
+
+    def runset(self, *options: str) -> None:
+        self.assertEqual(self.run_script(RUNSET, *options).code, 0)
+
+    def status(self) -> str:
+        return self.run_script(RUNWAIT, "--status", "runs.txt").out.decode()
+
+    def most_at_once(self) -> int:
+        """How many jobs have run at once, as they have noted in `ran`."""
+        running = most = 0
+        for line in self.read("ran").split():
+            running += 1 if line == b"S" else -1
+            most = max(most, running)
+        return most
+
+
+class Runners(RestrictionCase):
+    """Jobs that wait, and runners that wait with them."""
+
+    def test_lines_below_go_on_and_the_runner_stays_until_the_time_has_come(self) -> None:
+        self.lines(NEVER[:-1], ". echo 2 >>ran", "#RUN", ". echo 4 >>ran; touch up.4")
+        runner = self.start_looking("-q", "runs.txt")
+        self.wait_up(4, runner=runner)
+        self.wait_looked()
+        self.assertEqual((self.states(), runner.poll()), (".d", None))
+        self.edit("#RUN from=2100-01-01T00:00", "#RUN from=2000-01-01T00:00")
+        self.assertLeft(runner, 0, "dd")
+        self.assertEqual(self.ran(), [4, 2])
+
+    def test_a_time_comes_by_itself(self) -> None:
+        soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 2))
+        self.lines(f"#RUN from={soon}", ". echo 2 >>ran", ". echo 3 >>ran", "#RUN", ". echo 5 >>ran")
+        self.assertLeft(self.start(RUNMAKER, "-q", "runs.txt"), 0, "ddd")
+        self.assertEqual(sorted(self.ran()), [2, 3, 5])
+
+    def test_no_more_than_the_limit_run_on_several_runners_and_lines_below_go_on(self) -> None:
+        job = f". echo S >>ran; {WAITING}; echo E >>ran"
+        self.lines("#RUN limit=lic:2", *[job] * 6, "#RUN", ". touch up.9")
+        runners = [self.start_looking("-q", "-j4", "runs.txt") for _ in range(2)]
+        self.wait_up(2, 3, 9)
+        self.wait_looked()
+        self.wait_states("rr....d")
+        self.assertIn("line 4 waits for limit lic: 2 of 2 run: lines 2, 3 (#RUN in line 1)", self.status())
+        self.open_gate()
+        for runner in runners:
+            self.assertLeft(runner, 0, "ddddddd")
+        self.assertEqual(self.most_at_once(), 2)
+
+    def test_a_job_with_several_limits_waits_for_each(self) -> None:
+        self.lines("#RUN limit=a:1", f". {WAITING}", "#RUN limit=b:2,a:1", ". true",
+                   "#RUN limit=b:2", ". touch up.6")
+        runner = self.start_looking("-q", "-j4", "runs.txt")
+        self.wait_up(2, 6)
+        self.wait_looked()
+        self.assertEqual(self.states(), "r.d")
+        self.open_gate()
+        self.assertLeft(runner, 0, "ddd")
+
+    def test_a_job_that_outlives_its_runner_counts(self) -> None:
+        self.lines("#RUN limit=a:1", f". {WAITING}", ". touch up.3", "#RUN", ". touch up.5")
+        runner = self.start_jobs("-q", up=[2])
+        runner.kill()
+        runner.wait()
+        other = self.start_looking("-q", "runs.txt")
+        self.wait_up(5, runner=other)
+        self.wait_looked()
+        self.assertEqual(self.states(), "r.d")
+        self.open_gate()
+        self.wait_up(3, runner=other)
+
+    def test_after_an_edit_to_a_smaller_limit_fewer_start(self) -> None:
+        self.lines("#RUN limit=a:2", f". {WAITING}", f". {WAITING}", ". touch up.4")
+        runner = self.start_looking("-q", "-j4", "runs.txt")
+        self.wait_up(2, 3, runner=runner)
+        self.edit("limit=a:2", "limit=a:1")
+        self.wait_looked()
+        self.assertEqual(self.states(), "rr.")
+        self.open_gate()
+        self.assertLeft(runner, 0, "ddd")
+
+    def test_no_successor_is_hired_only_for_jobs_that_may_not_start_now(self) -> None:
+        for above in NEVER, "#RUN pause\n":
+            with self.subTest(above=above):
+                self.write(f". {LAST}; sleep 600\n{above}. true\n")
+                self.write("", "last")
+                runner = self.start(RUNMAKER, "-q", "-j2", "--walltime=1", "--hire=touch hired", "runs.txt")
+                self.finish(runner)
+                self.assertEqual((self.states(), self.exists("hired")), ("e.", False))
+
+
+@without("test_no_successor_is_hired_only_for_jobs_that_may_not_start_now",
+         "test_a_job_that_outlives_its_runner_counts")
+class RunnersOverTcp(OverTcp, Runners):
+    """The same of clients."""
+
+
+class Pauses(RestrictionCase):
+    """`#RUN pause`, and the options that write and remove it."""
+
+    def test_below_a_pause_nothing_starts_and_the_runner_stays_until_the_line_goes(self) -> None:
+        self.lines(f". {WAITING}", ". echo 2 >>ran", ". echo 3 >>ran")
+        runner = self.start_looking("-q", "runs.txt")
+        self.wait_up(1, runner=runner)
+        self.runset("--pause", "runs.txt")
+        self.runset("runs.txt", "--add", "echo 4 >>ran")
+        self.open_gate()
+        self.wait_states("d...")
+        self.wait_looked()
+        self.assertEqual((self.states(), runner.poll()), ("d...", None))
+        self.assertEqual(self.read().split(b"\n")[1], b"#RUN pause")
+        self.assertIn("paused (#RUN pause in line 2)", self.status())
+        self.wait_told("paused (#RUN pause in line 2)")
+        self.runset("--go", "runs.txt")
+        self.assertEqual(self.finish(runner).code, 0)
+        self.assertEqual((self.states(), self.ran()), ("dddd", [2, 3, 4]))
+
+    def test_without_a_new_line_it_comes_last_also_if_the_last_line_lacks_its_newline(self) -> None:
+        for text, paused in (". true", "d true\n#RUN pause\n"), (". true\n", "d true\n#RUN pause\n"):
+            with self.subTest(text=text):
+                self.write(text)
+                self.assertEqual(self.run_jobs("-q").code, 0)
+                self.runset("--pause", "runs.txt")
+                self.assertEqual(self.read().decode(), paused)
+
+    def test_a_second_pause_and_a_second_go_change_nothing(self) -> None:
+        self.lines(". true", ". true")
+        paused = b"is paused already (#RUN pause in line 1)"
+        for option, said in ("--pause", paused), ("--go", b"is not paused"):
+            with self.subTest(option=option):
+                self.runset(option, "runs.txt")
+                before = self.read()
+                ended = self.run_script(RUNSET, option, "runs.txt")
+                self.assertEqual((ended.code, self.read()), (1, before))
+                self.assertIn(said, ended.err)
+
+    def test_go_removes_the_first_pause_alone(self) -> None:
+        self.lines(". 1", "#RUN pause", ". 2", "#RUN  pause ", ". 3")
+        self.runset("--go", "runs.txt")
+        self.assertEqual(self.read(), b". 1\n. 2\n#RUN  pause \n. 3\n")
+
+    def test_a_dry_run_ends_at_the_pause_and_says_so(self) -> None:
+        self.lines(". 1", "#RUN pause", ". 2")
+        ended = self.run_jobs("--dry-run")
+        self.assertEqual(ended.out, b"1 . 1\n")
+        self.assertTold("paused (#RUN pause in line 2)")
+
+    def test_a_selection_of_lines_is_refused(self) -> None:
+        self.lines(". 1")
+        for option in "--pause", "--go":
+            with self.subTest(option=option):
+                self.assertEqual(self.run_script(RUNSET, option, "runs.txt", "1").code, 2)
+
+
+class AtTheServer(LossCase):
+    """A limit over TCP, on the file, and beyond the death of the server."""
+
+    def test_jobs_of_a_killed_server_count_until_they_have_ended(self) -> None:
+        self.before = self.write(f"#RUN limit=a:1\n. {JOB}\n. {LATER}\n").read_bytes()
+        server = self.serve_again()
+        client = self.connect(server, "-j2", up=[2])
+        runner = self.start_looking("-q", "runs.txt")
+        server.kill()
+        self.wait_looked()
+        self.assertEqual(self.states(), "r.")
+        server = self.serve_again(server.port)
+        self.wait_clients(server, 1)
+        self.wait_looked()
+        self.assertEqual(self.states(), "r.")
+        self.open_gate()
+        self.wait_up(3)                         # of the client or the runner
+        self.write("", "go.2")
+        self.wait_states("dd")
+        self.finish(runner)
+        self.assertClientEnded(self.finish(client), 0, "dd")
