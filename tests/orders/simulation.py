@@ -160,6 +160,7 @@ class Step(NamedTuple):
     host: bytes             # b"": any
     awaited: list[int]      # offsets of the lines for which it waits (after=)
     checked: list[int]      # of those above the last barrier check
+    restricted: bool        # by limit= or from=
 
 
 def steps_of(data: bytes | bytearray) -> dict[int, Step]:
@@ -178,7 +179,8 @@ def steps_of(data: bytes | bytearray) -> dict[int, Step]:
             awaited = [above for name, lines in named.items() for above in lines
                        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
         elif command_of(line) != line:
-            steps[at] = Step(line, settings.get(b"host", b""), awaited, checked)
+            steps[at] = Step(line, settings.get(b"host", b""), awaited, checked,
+                             b"limit" in settings or b"from" in settings)
             if b"name" in settings:
                 named.setdefault(settings[b"name"], []).append(at)
     return steps
@@ -196,7 +198,7 @@ def stopped_steps(steps: Mapping[int, Step]) -> set[int]:
     also orphans, which no runner comes to.
     """
     bad: set[int] = set()
-    for at, (line, _, awaited, checked) in steps.items():
+    for at, (line, _, awaited, checked, _) in steps.items():
         if (line[:1] in b"!e" or (line[:1] == b"." and not bad.isdisjoint(awaited))
                 or (line[:1] in b".r" and not bad.isdisjoint(checked))):
             bad.add(at)
@@ -332,6 +334,9 @@ class History(World):
             b"",
         )
         back = me.claimed == command and me.claimed_state == data       # a claim could not be synced
+        if data == b"r" and line[:1] == b"." and me.operation == "claim" and not self.edits and any(
+                above == b"#RUN pause" and start < at for start, above in lines_of(inode.data)):
+            self.fail(f"claims {line!r} below a pause")
         if read.partition(b"\n")[0][back:] != line[back:]:
             text = read.partition(b"\n")[0]
             self.fail(f"writes {data!r} over {line!r}, and has read {text!r} while holding its command mutex")
@@ -396,12 +401,13 @@ class History(World):
         steps = steps_of(self.last.data)
         for at, line in lines_of(self.last.data):
             other = command_of(line)
-            if line.startswith(b"#RUN barrier"):
+            if line.startswith((b"#RUN barrier", b"#RUN pause")):
                 return
             # one that was an orphan itself, and was given back, is no better than this one
             if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
                     and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in
-                    and not steps[at].awaited):     # else a walk can have passed it before it was ready
+                    # else a walk can have passed it before it was ready
+                    and not (steps[at].awaited or steps[at].restricted)):
                 self.fail(f"makes the orphan {command!r} new, and {line!r} is new")
 
     def check_reset(self, me: Process, line: bytes) -> None:
@@ -474,6 +480,18 @@ class History(World):
             for_good = [other for other in blind if other.runner.killed]
             if count - len(for_good) > run.lines:       # else nobody will ever end them
                 self.excused += [(one, new) for one in blind if one is not new]
+
+    def check_restriction(self, new: Run) -> None:
+        """Of the jobs with a limit= no more run than that lets, but for those whose life sign was taken away
+        from outside; and none starts before the time of its from=.
+        """
+        if self.now < new.job.settings.start:
+            self.fail(f"{new.command!r} is started before its time")
+        for limit in new.job.settings.limits:
+            alive = [run for run in self.runs if run.until > self.now and limit in run.job.settings.limits
+                     and max(run.runner.host.robbed, self.removed) < run.started_at]
+            if len(alive) >= limit.maximum:
+                self.fail(f"{new.command!r} is started, and {len(alive)} jobs with {limit} run")
 
     def is_blind(self, run: Run) -> bool:
         """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it.
@@ -866,6 +884,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     world.check_barrier(me, job)
     tries = [product.lend(job) for _ in range(1 + (world.takes_buckets and world.random() < 0.1))]
     world.check_runs(run)
+    world.check_restriction(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
     for fd in itertools.chain(*tries):
@@ -945,6 +964,39 @@ def edit_by_command(world: History, me: Process, number: int) -> None:
             world.sleep(me, draws.choice((0.0, 0.0, 0.1, 0.8, 2.5)) * world.throttle)
             lines = changed(draws, base.splitlines(), 10 * number + count, again=world.most is None)
             SETTER.apply_edit(file, base, b"".join(line + b"\n" for line in lines))
+
+
+def pause(world: History, me: Process) -> None:
+    """runset4.py --pause, and some time later --go, again and again until it succeeds."""
+    file = Setter(me.host).file
+    for pauses in True, False:
+        world.sleep(me, world.draws.choice((0.0, 0.1, 0.7, 3.0)) * world.throttle)
+        while True:
+            with suppress(OSError, CORE.UsageError):
+                SETTER.set_pause(file, pauses, quiet=True)
+                break
+            world.sleep(me, 0.5 * world.throttle)
+
+
+def restrict(world: History, seed: int) -> None:
+    """Have jobs wait for limit= and from=, and somebody pause the file; in their own histories, too."""
+    draws = random.Random(f"restricted? {seed}")
+    if draws.random() < 0.7:
+        return
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(world.now + draws.choice((1, 3, 8))))
+    settings = [draws.choice(("limit=a:1", "limit=a:1", "limit=a:2", "limit=a:2,b:1", f"from={start}",
+                              f"limit=a:1 from={start}")).encode() for _ in range(2)]
+    lines = [line + b" " + draws.choice(settings) if line.startswith(b"#RUN ") and b"=" in line else line
+             for line in bytes(world.last.data).splitlines()]
+    lines.insert(draws.randrange(len(lines)), b"#RUN " + settings[0])
+    world.last.data[:] = b"".join(line + b"\n" for line in lines)
+    world.note_content(world.last)
+    world.known.update(world.last.commands)
+    # cancel_left() looks once, and would find a replaced file
+    can_pause = not (world.edits or world.fates & {"cut", "brick"} or world.actors[-1].name == "setter")
+    if can_pause and draws.random() < 0.3:
+        world.known.add(b"#RUN pause")
+        world.actors.append(Process("pauser", Host("one", ""), functools.partial(pause, world)))
 
 
 def edit(world: History, host: Host, saves: int) -> Iterator[float]:
@@ -1357,7 +1409,9 @@ HANDS: list[Hand] = []
 
 def explore(seed: int) -> str:
     """Make one history; what it breaks, or ''."""
-    return play(make_world(seed))
+    world = make_world(seed)
+    restrict(world, seed)
+    return play(world)
 
 
 def play(world: History) -> str:
@@ -1597,7 +1651,26 @@ def take_lost_lines_first(self: Any, line: Any, plain: Any = CORE.Walk._check_ru
     plain(self, line)
 
 
+def limit_of_the_runner_alone(self: Any, job_lock: Any, settings: Any, plain: Any = LOCK_TABLES.take_limits
+                              ) -> Any:
+    """The byte of a limit is locked on the runner's description, so it is free when the runner dies."""
+    return plain(self, CORE.JobLock(self.fd, job_lock.offset), settings)
+
+
+def limit_freed_early(self: Any, line: Any, *args: Any, plain: Any = QUEUE._lock_and_mark) -> Any:
+    job = plain(self, line, *args)
+    for offset in self.file.lock_table.limit_locks.get(job.job_lock.offset, ()) if job else ():
+        CORE.unlock(job.job_lock.fd, offset)
+    return job
+
+
 PLANTED: dict[str, Callable[[], Patches]] = {
+    "limit not locked": one(LOCK_TABLES, "take_limits", lambda self, job_lock, settings: True),
+    "limit of the runner alone": one(LOCK_TABLES, "take_limits", limit_of_the_runner_alone),
+    "limit freed after the claim": one(QUEUE, "_lock_and_mark", limit_freed_early),
+    "time not asked": one(CORE.JobSettings, "is_open", lambda self, now: True),
+    "pause written without the locks": one(
+        SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
     "no command mutex": one(LOCK_TABLES, "_lock", lambda self, at, length, plain=LOCK_TABLES._lock: (
         at % BUCKET == BUCKET - 1 or plain(self, at, length))),
     "command mutex of another text": one(FILE, "command_mutex", lambda self, command, patience=2.0, _=None: (
