@@ -203,7 +203,7 @@ class BlockedByACheck(RunCase):
                 self.write(text)
                 waiter = self.start_patched(HASTY, "-p", "-e", "runs.txt", script=RUNWAIT)
                 ended = self.assertBlocked(waiter, *lines)
-                self.assertRegex(ended.out, rb"^progress: .* jobs processed, 1 errors \[.*\]\n$")
+                self.assertRegex(ended.out, rb"^progress: .* jobs processed, 1 (failed|error) \[.*\]\n$")
                 self.assertEqual(self.read(), text.encode())
 
     @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes a second or two")
