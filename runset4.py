@@ -1781,7 +1781,7 @@ def make_parser() -> Parser:
         },
     )
     add = parser.add_argument_group("edit, list or change jobs").add_argument
-    add("--edit", action="store_true", help="edit a copy in $VISUAL, $EDITOR or vi, merge the changes")
+    add("--edit", action="store_true", help="edit a copy by $VISUAL, $EDITOR or vi, and merge")
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("-s", "--set", type=parse_settable_state, metavar="STATE",
         help="set the state: new (.), held (x), done (d), ...")
@@ -1792,7 +1792,8 @@ def make_parser() -> Parser:
     add("file", metavar="FILE", nargs="?", type=check_job_file_path, help="the job file")
     add("lines", nargs="*", type=parse_line_ranges, metavar="LINE",
         help="line numbers, or ranges: 3 5-9, or 3,5-9")
-    add("-a", "--all", action="store_true", help="all jobs in the states . r d ! e c x (with --list: in any)")
+    add("-a", "--all", action="store_true",
+        help=f"jobs in states {' '.join(to_text(OUR_STATES))} (--list: in any)")
     add("--state", type=parse_states, action="append", metavar="STATES",
         help="jobs in these states, for example failed,error or '!e'")
     add("--match", metavar="TEXT", help="... with this command, or shell pattern for all of it")

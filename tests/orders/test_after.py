@@ -160,7 +160,8 @@ class SeveralSteps(AfterCase):
         self.step("trim", "[ $1 != S7 ] || [ -e good ] || exit 1")
         self.step("align", "grep -qx $1 trim.ran || exit 1", f"[ $1 != S50 ] || {{ touch begun; {LAST}; }}")
         self.step("count", "grep -qx $1 align.ran || exit 1")
-        with mock.patch.dict(os.environ, PATH=f"{self.dir}:{os.environ['PATH']}"):
+        self.step("total", "grep -c . count.ran")
+        with mock.patch.dict(os.environ, PATH=f"{self.dir}:{ROOT}:{os.environ['PATH']}"):
             subprocess.run(["sh", "-c", present(recipe)[1]], cwd=self.dir, check=True)
             runner = self.start(RUNMAKER, "-j2", "runs.txt")
             wait_until(lambda: self.exists("begun"))        # later than its `r`
@@ -170,7 +171,7 @@ class SeveralSteps(AfterCase):
             wait_until(lambda: "S50" in self.read("align.ran").decode().split())
             self.assertEqual(self.finish(self.start(RUNMAKER, "-j2", "--resume", "runs.txt")).code, 1)
             left = [line for line in self.read("runs.txt").split(b"\n") if line and line[:1] not in b"d#"]
-            self.assertEqual(left, [b"! trim S7", b". align S7", b". count S7"])
+            self.assertEqual(left, [b"! trim S7", b". align S7", b". count S7", b". total"])
             (self.dir / "good").touch()
             self.assertEqual(self.finish(self.start(RUNMAKER, "-j2", "-r", "runs.txt")).code, 0)
         self.assertEqual({*self.read("count.ran").decode().split()}, {*samples})

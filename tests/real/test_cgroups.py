@@ -1,5 +1,5 @@
 """Promise: control groups of version 2 bound what a runner has, and tell what the kernel kills; so do
-scopes of systemd's, as docs/clusters.md has users type.
+scopes of systemd's, as docs/messages.md has users type.
 
 With RUNMAKER4_TEST_REAL=1, in a machine that is booted once (rigs/machines.py), by Debian's systemd.
 """
@@ -29,8 +29,8 @@ TAKE = "import sys\ndata = b'x' * (int(sys.argv[1]) << 20)\n"
 # a job that is killed by itself while another runs, which goes on when its line tells so
 FIRST = ". : first; until [ -e begun ]; do sleep 0.1; done; kill -9 $$"
 AFTER = ": >begun; while grep -q '^[.r] : first' runs.txt; do sleep 0.1; done"
-# what docs/clusters.md has users type
-SCOPES = next(piece.text for piece in read_pieces("docs/clusters.md") if "systemd-run --user" in piece.text)
+# what docs/messages.md has users type
+SCOPES = next(piece.text for piece in read_pieces("docs/messages.md") if "systemd-run --user" in piece.text)
 
 
 def setUpModule() -> None:
