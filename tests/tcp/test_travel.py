@@ -624,6 +624,17 @@ class FullDisk(TravelCase):
         shown = self.run_script("runwait4.py", "--failed", "srv/runs.txt")
         self.assertNotIn(b"could not be started", shown.out)
 
+    def test_a_client_that_can_write_nothing_ends_after_three_starts_and_another_has_all_lines(self) -> None:
+        self.make("srv/dir/in")
+        server = self.serve("#RUN send=dir/in\n" + ". cat dir/in\n" * 9)
+        within = [word.replace("size=1m", "ro") for word in self.mounted("bob/dir")]
+        client = self.join(server, "-j2", within=within)
+        self.assertEqual(client.wait(DEADLINE), 1)
+        self.wait_said(client, "starts in a row failed (dir/in: read-only file system at the client)")
+        self.assertStates("." * 9)
+        self.assertEqual(self.join(server, name="carol").wait(DEADLINE), 0)
+        self.assertStates("d" * 9)
+
     def test_at_the_server_the_job_waits(self) -> None:
         self.write("#RUN fetch=dir/out\n. head -c 3000000 /dev/zero >dir/out\n", "srv/runs.txt")
         server = self.start_server(file="runs.txt", cwd=self.srv, patch=PATCH, within=self.mounted("srv/dir"))
