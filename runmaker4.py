@@ -2826,7 +2826,7 @@ class LockTable(LockTableReader):
         # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
         self._spare_fds: list[int] = []         # for the next jobs
-        self.uses_mark = False                  # MARK_BYTE is locked through `fd`
+        self.uses_mark = False                  # USE_BYTE is locked through `fd`
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: not needed
         self.locked_now = range(0)              # by the `with` block in progress
@@ -3143,14 +3143,17 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
-# the next runner marks them `e`.  Until all are, no runner removes or renews that mark.  Each line has its
-# place in the mark, which is overwritten without a sync: if only parts are on disk, more lines are in doubt.
+# the next runner marks them `e`, before its first claim.  Until all are, no runner removes or renews that
+# mark.  Each line has its place in the mark, which is overwritten without a sync: if only parts are on disk,
+# more lines are in doubt.
 #
-# Who has written a result holds MARK_BYTE shared; who makes, settles or removes the mark, exclusively, so
-# nobody else is at work.  Network file systems have no mark: other hosts run on.
+# MARK_BYTE is a mutex: while holding it, a process makes the mark before its first result, and locks USE_BYTE
+# shared; or it finds that free, so that nobody is at work, and settles or removes the mark.  Network file
+# systems have no mark: other hosts run on.
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
-MARK_BYTE = PRESENCE_BYTES + PresenceLock.COUNT
+USE_BYTE = PRESENCE_BYTES + PresenceLock.COUNT
+MARK_BYTE = USE_BYTE + 1
 BOOT_SIZE = 43
 MARK_SIZE = INODE_LINE_SIZE + BOOT_SIZE     # then four bytes for each line; 0: not safe
 
@@ -3369,7 +3372,7 @@ class JobReader(Opened):
 
     def find_lines_in_doubt(self) -> list[Line] | None:
         """Return the lines `d` that an old mark lacks; None: there is none, or it is in use."""
-        if not (self.boot and self.lock_table.is_open and is_free(self.lock_table.fd, MARK_BYTE)
+        if not (self.boot and self.lock_table.is_open and is_free(self.lock_table.fd, USE_BYTE)
                 and (mark := self.read_old_mark())):
             return None
         safe = array.array("I", mark[MARK_SIZE:len(mark) // 4 * 4])
@@ -3818,51 +3821,49 @@ class JobFile(JobReader):
     def settle_mark(self) -> None:
         """After a restart of the host mark the lines in doubt `e`, unless others work (in a container).
 
-        Raises OSError(EAGAIN): not all could be marked.
+        Raises BlockingIOError: claim nothing, as a job could wait for one of these lines that is still `d`:
+        another process is about to mark them, or holds up one.
         """
         table = self.lock_table
         if table.uses_mark or self.find_lines_in_doubt() is None:
             return
         with table.locking(MARK_BYTE, 0.0) as locked:
-            # again: another starter can have settled the mark, and have run these lines since
-            lines = self.find_lines_in_doubt() if locked else None
+            if not locked:
+                raise BlockingIOError("another process settles lines in doubt")
+            # another starter can have settled the mark, and have run these lines since
+            lines = self.find_lines_in_doubt()
             if lines is None:
                 return
             if lines:
                 self.say_once("power", f"{describe_lines_in_doubt(line.number for line in lines)}: marked e "
                                        "(--resume runs them again)")
             if not all(self.change_state(line, ERROR).new_state for line in lines):
-                raise OSError(errno.EAGAIN, "another process holds up one of these lines")
+                raise BlockingIOError("another process holds up one of these lines")
             os.fsync(self.fd)
             os.ftruncate(table.fd, INODE_LINE_SIZE)
 
     def join_mark(self) -> None:
         """Before the first result, make the mark, unless a killed runner has left one.
 
-        Raises LockedNow, OSError, also FileChangedError: then MARK_BYTE is free.
+        Raises LockedNow, OSError, also FileChangedError.
         """
-        table, fd = self.lock_table, self.lock_table.fd
+        table = self.lock_table
         if table.uses_mark or not self.boot:
             return
-        if not table.is_open:
-            raise FileChangedError("the lock file is not open")
-        try:
-            if lock(fd, MARK_BYTE) and os.fstat(fd).st_size <= MARK_SIZE:
+        with table.locking(MARK_BYTE, self.patience) as locked:
+            if locked and os.fstat(table.fd).st_size <= MARK_SIZE:
                 self.write_mark(self.checksum_done_lines())
                 with suppress(OSError):         # on a full disk jobs run without a mark
-                    os.fsync(fd)
-            table.uses_mark = lock(fd, MARK_BYTE, shared=True)
-        finally:
-            if not table.uses_mark:             # an exclusive lock would hold up the results of all others
-                unlock(fd, MARK_BYTE)
-        if not table.uses_mark:
-            raise LockedNow("another process makes or removes the mark in the lock file")
+                    os.fsync(table.fd)
+            if not (locked and lock(table.fd, USE_BYTE, shared=True)):
+                raise LockedNow("another process makes, settles or removes the mark in the lock file")
+            table.uses_mark = True
 
     def note_done_lines(self) -> array.array[int] | None:
         """Return what to write into the mark after a sync; None: nothing has changed."""
         with suppress(OSError):
             changed = os.fstat(self.fd).st_mtime_ns
-            if self.lock_table.uses_mark and changed != self._noted and not self.read_old_mark():
+            if self.lock_table.uses_mark and changed != self._noted:
                 self._noted = changed
                 return self.checksum_done_lines()
         return None
@@ -3870,18 +3871,19 @@ class JobFile(JobReader):
     def write_mark(self, checksums: array.array[int]) -> None:
         fd = self.lock_table.fd
         with suppress(OSError):                 # then more lines stay in doubt
-            pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
+            if not self.read_old_mark():
+                pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
 
     def leave_mark(self) -> None:
         """Remove the mark if no other process uses it, unless it is an old one.  A sync comes before."""
         table = self.lock_table
-        with suppress(OSError):                 # also FileChangedError
-            unlock(table.fd, MARK_BYTE)
+        # the last one waits for the last but one
+        with suppress(OSError), table.locking(MARK_BYTE, self.MUTEX_SECONDS) as locked:
+            if locked and is_free(table.fd, USE_BYTE) and not self.read_old_mark():
+                os.ftruncate(table.fd, INODE_LINE_SIZE)
+                os.fsync(table.fd)
+            unlock(table.fd, USE_BYTE)
             table.uses_mark = False
-            with table.locking(MARK_BYTE, 0.0) as locked:
-                if locked and not self.read_old_mark():
-                    os.ftruncate(table.fd, INODE_LINE_SIZE)
-                    os.fsync(table.fd)
 
 
 class JobQueue:
@@ -5464,13 +5466,16 @@ class Cursor:
     def _no_job_after_error(self, error: OSError) -> NoJob:
         """Return a NoJob after an error: try again in a while, or `final_error`.
 
-        With --follow, a missing file is waited for without end, but a missing directory for a minute only.
+        Another process that holds up lines in doubt is waited for without end; with --follow, also a missing
+        file, but a missing directory for a minute only.
         """
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
         now, text = self.clock(), error_text(error)
         patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
-        if self._wait_for_file and error.errno == errno.ENOENT:
+        if isinstance(error, BlockingIOError):
+            patience = inf
+        elif self._wait_for_file and error.errno == errno.ENOENT:
             # FileNotFoundError: our working directory is gone
             with suppress(FileNotFoundError):
                 patience = (inf if os.path.isdir(os.path.abspath(os.path.dirname(self.file.real_path)))

@@ -17,7 +17,7 @@ from unittest import mock
 
 import runmaker4
 from tests.support.processes import MARK, Ended, marked, wait_until
-from tests.support.runs import HASTY, WAITING, RunCase
+from tests.support.runs import HASTY, LOOKS, WAITING, RunCase
 from tests.support.scripts import PYTHON, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 from tests.support.tcp import TcpCase
 
@@ -53,6 +53,9 @@ class PowerCase(RunCase):
         for pid in {*marked(f"{MARK}={self.mark}")} - {os.getpid()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # a job that was just being started has the locks of its runner, and no mark, until it is a shell
+        with open(self.dir / ".runs.txt.lock", "rb") as lock_file:
+            wait_until(lambda: runmaker4.is_free(lock_file.fileno(), runmaker4.USE_BYTE), what="all are gone")
         self.restart()
 
     def start_booted(self, *options: str, statements: str = BOOT) -> subprocess.Popen[bytes]:
@@ -487,8 +490,8 @@ runmaker4.lock = refuse_once
         self.assertNotEqual(self.mark_in_file(), b"")
 
 
-class Unsettled(MarkCase):
-    """The mark of another boot stays until all lines in doubt are `e`, whoever begins to settle it."""
+class InDoubtCase(MarkCase):
+    """A test after a power cut that has left lines 1 and 2 in doubt."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -498,6 +501,10 @@ class Unsettled(MarkCase):
         self.cut()
         self.open_gate()
         self.one, self.other = self.open_file(b"two"), self.open_file(b"two")
+
+
+class Unsettled(InDoubtCase):
+    """The mark of another boot stays until all lines in doubt are `e`, whoever begins to settle it."""
 
     def assertInDoubt(self, *numbers: int) -> None:
         self.assertEqual([line.number for line in self.other.find_lines_in_doubt() or ()], [*numbers])
@@ -543,10 +550,46 @@ class Unsettled(MarkCase):
     def test_a_process_that_has_joined_it_neither_renews_nor_removes_it(self) -> None:
         """Beside it a runner was at work that saw another boot, and was killed."""
         self.one.join_mark()
-        self.assertIsNone(self.one.note_done_lines())
+        self.one.write_mark(self.one.checksum_done_lines())
         self.one.leave_mark()
         self.assertInDoubt(1, 2)
         self.settle()
+
+
+class Waiting(InDoubtCase):
+    """While another process settles the mark, no runner starts a job: it could wait for a line in doubt."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.append(". touch started")
+        self.other.open_files()
+
+    def start_waiting(self) -> subprocess.Popen[bytes]:
+        """Start a runner; return when it has looked more often than other errors may last."""
+        runner = self.start_patched(f"{BOOT}{LOOKS}", "-q", "runs.txt")
+        for _ in range(3):
+            self.wait_looked()
+        return runner
+
+    def assertWaited(self, runner: subprocess.Popen[bytes], text: bytes) -> None:
+        self.assertFalse(self.exists("started"))
+        ended = self.finish(runner)
+        self.assertEqual(ended.err.count(text + b"; waiting for it\n"), 1, ended.err)
+        self.assertEqual((self.states(), self.exists("started"), self.mark_in_file()), ("eeed", True, b""))
+
+    def test_while_it_does(self) -> None:
+        self.assertTrue(runmaker4.lock(self.other.lock_table.fd, runmaker4.MARK_BYTE))
+        runner = self.start_waiting()
+        self.assertEqual(self.states(), "ddr.")
+        self.other.lock_table.close()           # as if it had been killed
+        self.assertWaited(runner, b"another process settles lines in doubt")
+
+    def test_while_a_line_is_locked(self) -> None:
+        *_, last = self.other.scan_lines(b"d")
+        with self.other.command_mutex(last.command):
+            runner = self.start_waiting()
+            self.assertEqual(self.states(), "edr.")
+        self.assertWaited(runner, b"another process holds up one of these lines")
 
 
 class TwoStarters(MarkCase):

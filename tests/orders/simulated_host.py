@@ -814,7 +814,8 @@ class Machine:
         self.check_lease(owner)
         self.strike(errno.ENOSPC, errno.EIO)
         inode = owner.inode
-        if not inode.path:
+        if not inode.path or inode.path == LOCK_FILE:
+            inode.data.extend(bytes(max(at - len(inode.data), 0)))
             inode.data[at:at + len(data)] = data
             return len(data)
         if owner.direct:

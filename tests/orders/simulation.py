@@ -8,14 +8,15 @@ Private copies of runmaker4.py and runset4.py find simulated_host.py, beside thi
 puts another file there in one of three ways; or instead of both one or two people with `runset4.py --edit`;
 fate, which kills runners (their jobs die with them or live on), stops them, and cuts hosts off; rarely
 somebody who removes the lock file. In a third of the histories lines are equal; in some, jobs wait for
-jobs by name (run_steps). A job is a time span and a result: processes and output are none of this. Nor are
-groups, and the server.
+jobs by name (run_steps); some begin after a power cut (lose_power). A job is a time span and a result:
+processes and output are none of this. Nor are groups, the server, and whether a sync brings data to disk.
 
 What is checked: the theorem, at each start of a job: at no time do more copies of a command live than the
 file that the path names had lines of it when the last of them was claimed (History.check_runs); the
 invariants, at each byte that is written, each command mutex that is left, and each operation (may_write,
-note_mutexes, check_job_locks); that no runner leaves a job alone that it may take (check_idle), or exits
-while one is new (check_exit); and all that is left at the end, when all have gone and one more runner with
+note_mutexes, check_job_locks); that no runner leaves a job alone that it may take (check_idle), exits
+while one is new (check_exit), or starts one while a line is `d` that a power cut has left in doubt
+(lines_in_doubt); and all that is left at the end, when all have gone and one more runner with
 --resume has looked at it (settle).  One thing alone excuses two copies: a life sign that was taken away from
 outside, by a lost lease or with the lock file, until the runner has had time to look (is_blind).  That an
 editor does not save in place in the microseconds between a check and its write is seen to in edit().
@@ -28,6 +29,8 @@ editor does not save in place in the microseconds between a check and its write 
 from __future__ import annotations
 
 import argparse
+import array
+import binascii
 import fnmatch
 import functools
 import importlib.machinery
@@ -113,6 +116,7 @@ class Process(Actor):
         self.product: Product | None = None
         self.takes_buckets = False
         self.operation = ""         # the name of its last one
+        self.drains = False         # it was told to start no more jobs
         self.idle_since = 0.0       # since when it has left a job alone that it might take
         self.left_alone = 0         # how many jobs that are
 
@@ -215,6 +219,7 @@ class History(World):
         self.made_running: dict[bytes, int] = {}        # the same of `r`
         self.lost_answers = 0                       # fsync() that still fail after they have synced
         self.done: Counter[bytes] = Counter()       # commands of lines that were done at the beginning
+        self.in_doubt: set[bytes] = set()           # those that were, but the power was cut
         self.excused: list[tuple[Run, Run]] = []    # two that run the same, because of a lost life sign
         self.forced: set[bytes] = set()             # running commands that were cancelled
         self.appended: list[bytes] = []             # commands, by those who were told that this went well
@@ -371,7 +376,7 @@ class History(World):
         if data not in b"re" and not (back or ended or is_resumed or data == line[:1]):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
         # an `e` over an `e`: one that -r leaves as it is, among others that it makes new in one write
-        if (data == b"e" != line[:1] or is_resumed) and not (back or ended):
+        if (data == b"e" != line[:1] != b"d" or is_resumed) and not (back or ended):
             running = (
                 bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
             )
@@ -380,6 +385,8 @@ class History(World):
                           or (run in run.runner.runs and not (run.runner.killed or run.written)))]
             if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
                 self.fail(f"calls {line!r} an orphan, though nobody was killed")
+        if line[:1] == b"d" != data and line not in self.lines_in_doubt():
+            self.fail(f"writes {data!r} over {line!r}, which is not in doubt")
         own = self.job_locks(command, me.fds.values())
         if ended and not (back or own or self.edits or self.hand_set or self.removed > 0):
             running = bytes(self.last.data).split(b"\n").count(b"r" + command)
@@ -421,6 +428,12 @@ class History(World):
         # an orphan that is new again runs as any new line does
         if tries >= equal + self.renewed[command] and not unknown:
             self.fail(f"makes {line!r} new, which it has tried {tries} times already")
+
+    def lines_in_doubt(self) -> list[bytes]:
+        """The lines that are `d` from before a power cut, and were not on disk."""
+        ran = {run.command for run in self.runs}
+        return [line for _, line in lines_of(self.last.data)
+                if line[:1] == b"d" and command_of(line) in self.in_doubt - ran]
 
     def bad_lines(self, states: bytes) -> set[bytes]:
         """The lines that have failed, or are in error, and whose commands stand once, for any host."""
@@ -539,7 +552,7 @@ class History(World):
             return
         lines = [line for _, line in lines_of(self.last.data)]
         failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
-        if any(self.is_left_locked(command_of(line)) for line in failed):
+        if self.lines_in_doubt() or any(self.is_left_locked(command_of(line)) for line in failed):
             me.idle_since = 0.0             # nothing is claimed before all of these are new
             return
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
@@ -563,6 +576,8 @@ class History(World):
         """
         if self.edits or self.hand_set:
             return
+        if lines := self.lines_in_doubt():
+            self.fail(f"{job.text!r} is started, and {lines} are in doubt")
         steps = steps_of(self.last.data)
         if above := unfinished_above(steps, job.offset):
             self.fail(f"{job.text!r} is started, and waits for {above!r}")
@@ -715,7 +730,7 @@ class Product:
         reset_bytes: of the file, in which lines become new at once.
         """
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
-        self.file.boot = b""            # a mark for power cuts is no part of the orders
+        self.file.boot = b"" if host.network else b"this boot".ljust(CORE.BOOT_SIZE)
         queue = CORE.JobQueue(self.file)
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
@@ -723,7 +738,7 @@ class Product:
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
         self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket
-        self.check_jobs = queue.check_jobs
+        self.check_jobs, self.leave_mark = queue.check_jobs, self.file.leave_mark
 
     @property
     def failed(self) -> str:
@@ -794,7 +809,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     me.product = product
     look, look_for_more, leaving = world.now, world.now, False
     trims: dict[Run, float] = {}
-    while me.runs or not leaving:
+    while me.runs or not (leaving := leaving or me.drains):
         for long_run in [run for run in me.runs if trims.get(run, math.inf) <= world.now]:
             operation(world, me, product.trim, long_run.job)
             del trims[long_run]
@@ -832,11 +847,13 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             times.append(look_for_more)
         if times:
             world.sleep(me, min(times) - world.now)
+    if product.file.boot and product.file.was_written:
+        operation(world, me, product.leave_mark)
     if me.open_files() > own(me.host):
         world.fail(f"leaves {len(me.fds)} descriptors open")
     # An editor that saves old states can hide a line from a runner that has made all lines new.  A result
     # that was written although its fsync() failed may be made new meanwhile, and written once more
-    unknown = world.hand_set or world.saved or world.erred or world.disturbed == math.inf
+    unknown = me.drains or world.hand_set or world.saved or world.erred or world.disturbed == math.inf
     if not (product.failed or unknown):
         # also those that ran, or had no result, when it came: an editor had saved an old state over their r
         tried = world.tried_since(me.came)
@@ -859,7 +876,10 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
     owners = {*me.fds.values()}
     locks = [lock for inode in world.inodes for lock in inode.locks
-             if lock.owner in owners and lock.exclusive and lock.start < APPEND]
+             if lock.owner in owners and lock.exclusive]
+    if any(lock.covers(CORE.MARK_BYTE) for lock in locks):
+        world.fail("leaves the mark for power cuts locked")
+    locks = [lock for lock in locks if lock.start < APPEND]
     buckets = [lock for lock in locks if is_bucket(lock)]
     if any(owner.writes for owner in owners - {lock.owner for lock in buckets}):
         world.fail("leaves a command mutex locked")
@@ -1094,7 +1114,7 @@ def changed(draws: random.Random, lines: list[bytes], count: int, again: bool = 
 
 
 def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[float]:
-    """Runners are killed, alone or with their jobs, or stopped for a while; hosts are cut off."""
+    """Runners are killed, alone or with their jobs, stopped for a while, or drained; hosts are cut off."""
     draws = world.draws
     for blow in blows:
         yield draws.choice((0.0, 0.001, 0.01, 0.4, 1.5, 3.0)) * world.throttle * (0.5 + draws.random())
@@ -1115,6 +1135,9 @@ def fate(world: History, runners: list[Process], blows: list[str]) -> Iterator[f
                     world.actors.append(Actor("job", actor.host, script=live_on(world, run)))
             world.disturbed = max(world.disturbed, world.steps)
             world.close_all(actor)
+            continue
+        if blow == "drain":
+            actor.drains = True
             continue
         if blow == "stop":
             seconds, stopped = draws.choice((0.5, 2.0, 6.0)) * world.throttle, [actor]
@@ -1198,7 +1221,8 @@ def make_world(seed: int) -> History:
             ("answers", world.kind, 0.05, lose_answers),
             ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
             ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again),
-            ("steps", True, 0.15, run_steps), ("lock file", not world.kind, 0.05, remove_lock_file_of_jobs)):
+            ("power", not world.kind, 0.15, lose_power), ("steps", True, 0.15, run_steps),
+            ("lock file", not world.kind, 0.05, remove_lock_file_of_jobs)):
         if can_be and random.Random(f"{name}? {seed}").random() < share:
             make(world, hosts)
             return world
@@ -1344,6 +1368,47 @@ def make_steps(draws: random.Random, hosts: Sequence[bytes]) -> list[bytes]:
         lines += [draws.choice((b".",) * 12 + (b"d", b"x", b"!", b"e", b"r")) + b" %d%c" % (number, letter)
                   for letter in b"abc"[:draws.choice((1, 1, 2, 3))]]
     return lines
+
+
+def lose_power(world: History, hosts: list[Host]) -> None:
+    """Runners start after a power cut, which has left lines in doubt; the mutex of one can be held for long,
+    and runners are killed, stopped and drained.
+    """
+    draws = world.draws
+    states = (b".", b"d", b"d")
+    lines = [draws.choice(states) + line[1:] if line[:2] == b". " else line
+             for line in make_steps(draws, [b"host=*"])]
+    done = [command_of(line) for line in lines if line[:1] == b"d"]
+    world.in_doubt = set(draws.sample(done, draws.randint(0, len(done))))
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
+    world.known.update(world.last.commands)
+    world.done = Counter(command for command in done if command not in world.in_doubt)
+    lock_file = world.make_file(b"")
+    lock_file.data += b"%*d\n" % (CORE.INODE_LINE_SIZE - 1, lock_file.number)
+    lock_file.data += b"the boot before".ljust(CORE.BOOT_SIZE)
+    lock_file.data += array.array("I", (binascii.crc32(line) * (command_of(line) in world.done)
+                                        for line in lines)).tobytes()
+    world.name(LOCK_FILE, lock_file)
+    world.times = (0.001, 0.1, 0.7)
+    runners = make_runners(world, hosts[:1] * draws.choice((1, 2, 3)), (b"", b"er"), (0.0, 0.0, 0.1, 1.0))
+    world.actors += runners
+    blows = draws.choices(("kill", "stop", "drain"), k=draws.choice((0, 1, 1, 2)))
+    world.fates = set(blows)
+    world.actors.append(Actor("fate", hosts[0], script=fate(world, runners, blows)))
+    if world.in_doubt and draws.random() < 0.3:
+        command = draws.choice(sorted(world.in_doubt))
+        world.actors.append(Process("holder", hosts[0], lambda me: keep_mutex(world, me, command)))
+    if draws.random() < 0.3:
+        world.errors = draws.choice((1, 2, 3))
+
+
+def keep_mutex(world: History, me: Process, command: bytes) -> None:
+    """A stopped runset4.py keeps the mutex of a command locked."""
+    file = Setter(me.host).file
+    with suppress(OSError):
+        file.open_to_write()
+        with file.command_mutex(command[1:]):
+            world.sleep(me, world.draws.choice((0.5, 2.0, 6.0)) * world.throttle)
 
 
 def lose_brick(world: History, hosts: list[Host]) -> None:
@@ -1645,6 +1710,25 @@ def exits_unseen(self: Any, walk: Any, plain: Any = CORE.Cursor._find_exits) -> 
     return exits
 
 
+def join_and_keep_the_lock(self: Any) -> None:
+    """Before its first result: an error leaves the mark locked."""
+    table = self.lock_table
+    if not self.boot or table.uses_mark:
+        return
+    if not CORE.lock(table.fd, CORE.MARK_BYTE):
+        raise CORE.LockedNow("another process makes, settles or removes the mark in the lock file")
+    if CORE.os.fstat(table.fd).st_size <= CORE.MARK_SIZE:
+        self.write_mark(self.checksum_done_lines())
+    table.uses_mark = CORE.lock(table.fd, CORE.USE_BYTE, shared=True)
+    CORE.unlock(table.fd, CORE.MARK_BYTE)
+
+
+def settle_or_pass(self: Any, plain: Any = CORE.JobFile.settle_mark) -> None:
+    """Who meets another that settles the mark goes on."""
+    if CORE.is_free(self.lock_table.fd, CORE.MARK_BYTE):
+        plain(self)
+
+
 def take_lost_lines_first(self: Any, line: Any, plain: Any = CORE.Walk._check_running_line) -> None:
     """Orphans become new when they are met, although other lines are new."""
     self.takes_lost_lines = True
@@ -1786,6 +1870,12 @@ PLANTED: dict[str, Callable[[], Patches]] = {
          if named.name == job.settings.name])),
     "exit and not all were looked at": one(CORE.Cursor, "_find_exits", exits_unseen),
     "half a line left": one(MACHINE, "ftruncate", lambda fd, size: None),
+    "mark left locked after an error": one(FILE, "join_mark", join_and_keep_the_lock),
+    "mark removed before it is settled": lambda: [
+        (FILE, "leave_mark", lambda self, plain=FILE.leave_mark: (
+            mock.patch.object(self, "read_old_mark", bytes).__enter__(), plain(self))),
+    ],
+    "claimed while another settles the mark": one(FILE, "settle_mark", settle_or_pass),
 }
 
 
