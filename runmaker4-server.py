@@ -2711,10 +2711,11 @@ class Server(Program):
         self._strangers: list[ClientLink] = []  # not authenticated at the last look, oldest first
         self._looks: deque[float] = deque(maxlen=STALLED_LOOKS)     # when; boottime()
         self._start_accepting()
+        self._exiting = asyncio.Event()
+        self._mark = spawn_task(self.keep_mark(self.claims.file, self._processes, self._exiting))
         chores = [
             spawn_task(self._poll()),
             spawn_task(self.sessions.watch_claimed_lines()),
-            spawn_task(self.renew_mark(self.claims.file, self._processes)),
             spawn_task(self._check_clients_and_file()),
         ]
         await self.lifetime.exiting
@@ -2833,7 +2834,8 @@ class Server(Program):
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
         self.sessions.flush_records()                   # acknowledges all
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)
-        await self._wait_unless_hurried(self.sync_at_exit(self.claims.file, self._processes), max_seconds)
+        self._exiting.set()
+        await self._wait_unless_hurried(self._mark, max_seconds)
         self.report_pending_records()
         if not self.defects:
             # after the acknowledgements, or clients would send written output to the next server, too

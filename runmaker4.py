@@ -358,7 +358,7 @@ def describe_lines_in_doubt(numbers: Iterable[int]) -> str:
                  sorted(known - {number - 1 for number in known}))
     ranges = ["-".join(dict.fromkeys(map(str, bound))) for bound in bounds]
     return (f"line{'s'[len(known) == 1:]} {join_first_few(ranges)} had just ended when this host was "
-            "switched off; results can be lost")
+            "switched off, or ended after its disk lost writes; results can be lost")
 
 
 OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
@@ -3139,13 +3139,16 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # Power cuts.  The kernel can bring a `d` to disk before what the job has written.  So before its first result
 # a process on a local file system brings a mark to disk, behind the first line of the lock file: this boot of
 # the host, and a checksum of each line that is safe, as it was `d` before a sync(1).  About once a minute,
-# runners note the lines `d`, sync, and make these the safe ones (Program.renew_mark()).  At their exit they
+# runners note the lines `d`, sync, and make these the safe ones (Program.keep_mark()).  At their exit they
 # sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
 # the next runner marks them `e`, before its first claim.  Until all are, no runner removes or renews that
-# mark.  Each line has its place in the mark, which is overwritten without a sync: if only parts are on disk,
-# more lines are in doubt.
+# mark.  Each line has its place in the mark, which is overwritten: if only parts are on disk, more lines are
+# in doubt.
+#
+# The kernel reports lost writes once, to a sync.  Then LOST_WRITES takes the place of the boot, so what ends
+# until all runners have exited is in doubt, too: jobs that run on have lost writes as well.
 #
 # MARK_BYTE is a mutex: while holding it, a process makes the mark before its first result, and locks USE_BYTE
 # shared; or it finds that free, so that nobody is at work, and settles or removes the mark.  Network file
@@ -3154,7 +3157,9 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 USE_BYTE = PRESENCE_BYTES + PresenceLock.COUNT
 MARK_BYTE = USE_BYTE + 1
+RENEWER_BYTE = USE_BYTE + 2         # locked by the one process that renews the mark
 BOOT_SIZE = 43
+LOST_WRITES = b"a sync has failed".ljust(BOOT_SIZE)     # of no boot
 MARK_SIZE = INODE_LINE_SIZE + BOOT_SIZE     # then four bytes for each line; 0: not safe
 
 
@@ -3592,6 +3597,7 @@ class JobFile(JobReader):
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self.say_once = once_per_subject(say)
         self.was_written = False
+        self.safe_since = time.time()   # when this process has last written the mark
         self._noted = 0                 # the time of the last change that note_done_lines() has seen
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3819,7 +3825,7 @@ class JobFile(JobReader):
     # -- power cuts ------------------------------------------------------------------------------------------
 
     def settle_mark(self) -> None:
-        """After a restart of the host mark the lines in doubt `e`, unless others work (in a container).
+        """After a restart of the host, or lost writes, mark the lines in doubt `e`, unless others work.
 
         Raises BlockingIOError: claim nothing, as a job could wait for one of these lines that is still `d`:
         another process is about to mark them, or holds up one.
@@ -3863,7 +3869,8 @@ class JobFile(JobReader):
         """Return what to write into the mark after a sync; None: nothing has changed."""
         with suppress(OSError):
             changed = os.fstat(self.fd).st_mtime_ns
-            if self.lock_table.uses_mark and changed != self._noted:
+            if (self.lock_table.uses_mark and changed != self._noted
+                    and lock(self.lock_table.fd, RENEWER_BYTE)):
                 self._noted = changed
                 return self.checksum_done_lines()
         return None
@@ -3872,7 +3879,15 @@ class JobFile(JobReader):
         fd = self.lock_table.fd
         with suppress(OSError):                 # then more lines stay in doubt
             if not self.read_old_mark():
+                self.safe_since = time.time()
                 pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
+
+    def doubt_mark(self) -> None:
+        """After lost writes, leave all lines in doubt that are not safe."""
+        fd = self.lock_table.fd
+        with suppress(OSError):
+            if os.fstat(fd).st_size > MARK_SIZE:        # on a full disk there is no mark
+                os.pwrite(fd, LOST_WRITES, INODE_LINE_SIZE)
 
     def leave_mark(self) -> None:
         """Remove the mark if no other process uses it, unless it is an old one.  A sync comes before."""
@@ -9888,27 +9903,42 @@ class Program:
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
-    async def _sync(self, processes: Processes) -> bool:
+    # Exits with 8 or 9 if sync(1) reports lost writes for that path.  It does not if it knows no -f (before
+    # coreutils 8.24), if it is missing, or if there are no records
+    SYNC_SCRIPT = """n=7
+for path in {} {}; do
+    n=$((n + 1))
+    said=$(LC_ALL=C sync -f -- "$path" 2>&1) && failed= || case $said in
+    "" | "sync: "[iuU]*" option"* | *"not found" | *"No such file or directory" | *"Permission denied")
+        failed=1 ;;
+    *)  exit "$n" ;;
+    esac
+done
+[ -z "$failed" ] || exec sync"""
+
+    async def _sync(self, file: JobFile, processes: Processes) -> bool:
         """Bring the file systems of records and job file to disk; return whether that succeeded."""
-        paths = self.options.outdir or default_outdir(self.options.file), self.options.file
+        paths = {8: self.options.outdir or default_outdir(self.options.file), 9: self.options.file}
         # in a process of its own, as it can take long, or hang
-        command = "sync -f -- {}; sync -f -- {} || exec sync".format(*map(shlex.quote, paths))
+        script = os.fsencode(self.SYNC_SCRIPT.format(*map(shlex.quote, paths.values())))
+        exited = 1
         with suppress(OSError):                 # no process can be started
-            return await processes.start(SHELL, os.fsencode(command), {}, None, None).exited == 0
-        return False
+            exited = await processes.start(SHELL, script, {}, None, None).exited >> 8
+        if exited in paths:
+            await self.executor.call(file.doubt_mark)
+            self._on_error(f"{paths[exited]}: writes to its disk were lost; lines that have ended since "
+                           f"{time.ctime(file.safe_since)}, or end from now on, are in doubt (make space or "
+                           "replace the disk, and start again with --resume)")
+        return exited == 0
 
-    async def renew_mark(self, file: JobFile, processes: Processes) -> None:
-        """About once a minute, sync, and make the lines safe that are `d`.  Never returns."""
-        while True:
-            await asyncio.sleep(self.RENEWAL_SECONDS)
+    async def keep_mark(self, file: JobFile, processes: Processes, exiting: asyncio.Event) -> None:
+        """About once a minute, sync, and make the lines safe that are `d`; at the exit, remove the mark."""
+        while not await wait_for_event(exiting, self.RENEWAL_SECONDS):
             if checksums := await self.executor.call(file.note_done_lines):
-                await asyncio.sleep(self.GATHER_SECONDS)
-                if await self._sync(processes):
+                await wait_for_event(exiting, self.GATHER_SECONDS)
+                if await self._sync(file, processes):
                     await self.executor.call(file.write_mark, checksums)
-
-    async def sync_at_exit(self, file: JobFile, processes: Processes) -> None:
-        """Bring all that this process and its jobs have written to disk, and remove the mark."""
-        if file.boot and file.was_written and await self._sync(processes):
+        if file.boot and file.was_written and await self._sync(file, processes):
             await self.executor.call(file.leave_mark)
 
     # -- messages --------------------------------------------------------------------------------------------
@@ -10280,13 +10310,13 @@ class App(RunnerProgram):
             runner.slots.first_broken = 0
         if outdir_sink:
             runner.read_median = outdir_sink.journal.median
-        renewal = spawn_task(self.renew_mark(self._file, runner.processes))
+        exiting = asyncio.Event()
+        mark = spawn_task(self.keep_mark(self._file, runner.processes, exiting))
         exit_status = await self.run_and_report(jobs)
-        renewal.cancel()
-        # last: what was printed can be in files
-        await runner.wait_unless_killed(
-            self.sync_at_exit(self._file, runner.processes), runner.MAX_RESULT_SECONDS)
-        return exit_status
+        exiting.set()                           # last: what was printed can be in files
+        await runner.wait_unless_killed(mark, runner.MAX_RESULT_SECONDS)
+        await self.stderr.drain()
+        return exit_status or int(self.runner_stats.had_errors)
 
 
 # From main() to the loop that starts the jobs, each calls the next (client and server begin in the same way):

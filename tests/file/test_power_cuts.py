@@ -354,6 +354,120 @@ class Renewals(PowerCase):
         self.assertEqual((checksums.itemsize, len(checksums) - 10_000), (4, 1))
 
 
+class LostWrites(PowerCase):
+    """A write error that the kernel reports, which it does once: the results of lines `d` can be gone."""
+    # As GNU coreutils 9.1, for each path that is in the file `lost`
+    SYNC = """echo $3 >>synced
+if [ -e lost ] && [ "$(cat lost)" = "$3" ]; then
+    rm lost
+    echo "sync: error syncing '$3': Input/output error" >&2
+    exit 1
+fi
+"""
+    SAID = b": writes to its disk were lost; lines that have ended since "
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.use_sync(self.SYNC)
+
+    def assertRunsAgain(self, *in_doubt: int, ran: str) -> None:
+        """Until the next start the lines are named; --resume runs them again, in this boot."""
+        self.assertNotEqual(self.mark_in_file(), b"")
+        self.assertEqual(self.status()[0], [*in_doubt])
+        ended = self.run_booted("--resume")
+        self.assertIn(b"or ended after its disk lost writes", ended.err)
+        self.assertEqual((ended.code, self.ran()), (0, ran), ended.err)
+        self.assertNothingInDoubt(states="d" * len(self.states()))
+        self.assertEqual(self.mark_in_file(), b"")
+
+    def test_at_the_exit(self) -> None:
+        for path in "runs.txt.out", "runs.txt":
+            with self.subTest(path=path):
+                self.write("", "ran")
+                self.jobs("echo 1 >>ran", "echo 2 >>ran")
+                self.write(path, "lost")
+                ended = self.run_booted()
+                self.assertIn(b"runmaker4.py: " + path.encode() + self.SAID, ended.err)
+                self.assertEqual((ended.code, self.states(), self.ran()), (1, "dd", "12"), ended.err)
+                self.assertRunsAgain(1, 2, ran="1212")
+
+    def test_at_a_renewal_after_which_no_line_becomes_safe_until_all_have_exited(self) -> None:
+        """Also those that have ended since: their jobs had written before."""
+        self.write("runs.txt", "lost")
+        self.jobs_up_to_gate("true")
+        runner = self.start_booted("-j2", statements=RENEWING)
+        self.wait_states("dr")
+        wait_until(lambda: not self.exists("lost"), what="the error is reported")
+        self.append(". echo 3 >>ran")
+        self.wait_states("drd")
+        syncs = self.read("synced").count(b"\n")
+
+        def is_renewed() -> bool:
+            os.utime(self.dir / "runs.txt")
+            return self.read("synced").count(b"\n") > syncs + 4
+
+        wait_until(is_renewed, what="two more renewals")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, ended.err.count(b"runs.txt" + self.SAID)), (1, 1), ended.err)
+        self.assertRunsAgain(1, 2, 3, ran="1313")
+
+    def test_during_a_renewal_that_the_exit_comes_upon(self) -> None:
+        os.mkfifo(self.dir / "fifo")
+        self.use_sync("echo >syncing; [ -e go_on ] || read x <fifo; " + self.SYNC)
+        self.write("runs.txt.out", "lost")
+        self.jobs_up_to_gate("true")
+        runner = self.start_booted(statements=RENEWING + """
+exit_status = runmaker4.RunnerStats.exit_status
+def exit_status_and_say(*args):
+    with open("exiting", "w") as file:
+        file.write("yes")
+    return exit_status(*args)
+runmaker4.RunnerStats.exit_status = exit_status_and_say
+""")
+        self.wait_file("syncing")
+        self.open_gate()
+        self.wait_file("exiting")
+        self.write("", "go_on")
+        os.close(os.open(self.dir / "fifo", os.O_RDWR))
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, ended.err.count(self.SAID)), (1, 1), ended.err)
+        self.assertRunsAgain(1, 2, ran="11")
+
+    def test_one_of_two_runners(self) -> None:
+        self.jobs("echo 1 >>ran", WAITING, WAITING)
+        other = self.start_booted("-j2")
+        self.wait_states("drr")
+        self.append(". echo 4 >>ran")
+        self.write("runs.txt", "lost")
+        self.assertEqual(self.run_booted().code, 1)
+        self.open_gate()
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertRunsAgain(1, 2, 3, 4, ran="1414")
+
+    def test_a_sync_that_does_not_know_how_to_is_no_error(self) -> None:
+        for text in ("", "sync: invalid option -- 'f'\nTry 'sync --help' for more information.",
+                     "sync: unrecognized option: f\nBusyBox v1.36.1 multi-call binary.",
+                     'sync: Unknown option \'f\' (see "sync --help")',
+                     "sh: 1: sync: not found", "sh: line 1: sync: command not found",
+                     "sync: error opening 'runs.txt.out': No such file or directory"):
+            for works in True, False:
+                with self.subTest(text=text, works=works):
+                    self.write(text, "text")
+                    self.use_sync(f"[ $# = 0 ] && exit {int(not works)}; cat text >&2; exit 1")
+                    self.jobs("true")
+                    ended = self.run_booted()
+                    self.assertEqual((ended.code, self.states(), ended.err.count(self.SAID)), (0, "d", 0))
+                    self.assertEqual(self.mark_in_file() == b"", works)
+
+    def test_a_path_that_reads_like_usage(self) -> None:
+        path = "an option -- 'f' not found"
+        self.write(path, "lost")
+        self.jobs("true")
+        ended = self.run_booted("--outdir", path)
+        self.assertEqual((ended.code, path.encode() + self.SAID in ended.err), (1, True), ended.err)
+
+
 class Others(PowerCase):
 
     def test_a_file_that_a_runner_waits_for(self) -> None:
@@ -386,6 +500,16 @@ class Servers(PowerCase, TcpCase):
         self.assertEqual(self.finish(self.start_client(server, "--resume")).code, 0)
         self.stop(server)
         self.assertEqual((self.states(), self.ran(), self.mark_in_file()), ("ddd", "1212", b""))
+
+    def test_lost_writes(self) -> None:
+        self.use_sync(LostWrites.SYNC)
+        self.write("runs.txt", "lost")
+        self.jobs("true")
+        server = self.start_server("--exit-when-done", patch=BOOT)
+        self.run_client(server)
+        ended = self.finish(server)
+        self.assertEqual((ended.code, LostWrites.SAID in ended.err), (1, True), ended.err)
+        self.assertEqual(self.status()[0], [1])
 
 
 class Promises(PowerCase):

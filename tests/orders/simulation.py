@@ -1392,10 +1392,10 @@ def lose_power(world: History, hosts: list[Host]) -> None:
     world.times = (0.001, 0.1, 0.7)
     runners = make_runners(world, hosts[:1] * draws.choice((1, 2, 3)), (b"", b"er"), (0.0, 0.0, 0.1, 1.0))
     world.actors += runners
-    blows = draws.choices(("kill", "stop", "drain"), k=draws.choice((0, 1, 1, 2)))
+    blows = draws.choices(("kill", "stop", "drain"), (1, 1, 2), k=draws.choice((0, 1, 1, 2)))
     world.fates = set(blows)
     world.actors.append(Actor("fate", hosts[0], script=fate(world, runners, blows)))
-    if world.in_doubt and draws.random() < 0.3:
+    if world.in_doubt and draws.random() < 0.5:
         command = draws.choice(sorted(world.in_doubt))
         world.actors.append(Process("holder", hosts[0], lambda me: keep_mutex(world, me, command)))
     if draws.random() < 0.3:
