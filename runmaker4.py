@@ -3859,8 +3859,6 @@ class JobFile(JobReader):
         with table.locking(MARK_BYTE, self.patience) as locked:
             if locked and os.fstat(table.fd).st_size <= MARK_SIZE:
                 self.write_mark(self.checksum_done_lines())
-                with suppress(OSError):         # on a full disk jobs run without a mark
-                    os.fsync(table.fd)
             if not (locked and lock(table.fd, USE_BYTE, shared=True)):
                 raise LockedNow("another process makes, settles or removes the mark in the lock file")
             table.uses_mark = True
@@ -3877,10 +3875,11 @@ class JobFile(JobReader):
 
     def write_mark(self, checksums: array.array[int]) -> None:
         fd = self.lock_table.fd
-        with suppress(OSError):                 # then more lines stay in doubt
+        with suppress(OSError):                 # more lines stay in doubt; on a full disk there is no mark
             if not self.read_old_mark():
                 self.safe_since = time.time()
                 pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
+                os.fsync(fd)
 
     def doubt_mark(self) -> None:
         """After lost writes, leave all lines in doubt that are not safe."""
