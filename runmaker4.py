@@ -1278,6 +1278,8 @@ def mount_error(mount: Mount) -> str:
                 return f"is on NFS mounted with {option}: locks do not reach other hosts"
     if kind == "lustre" and options & {"localflock", "noflock"}:
         return "is on Lustre mounted without flock: locks do not reach other hosts"
+    if kind == "gfs2" and "localflocks" in options:
+        return "is on GFS2 mounted with localflocks: locks do not reach other hosts"
     if kind == "ocfs2" and "cluster_stack=pcmk" not in options:
         return "is on OCFS2 with the cluster stack o2cb: locks do not reach other hosts"
     if kind in ("cifs", "smb3") and "nobrl" not in options:
@@ -4371,6 +4373,8 @@ LOCK_REMEDIES = {
     errno.ENOLCK: "the file system grants no lock: on NFS, rpc.statd and lockd must run on both hosts",
     errno.EAGAIN: "the file system does not answer: try again",
     errno.ELOOP: "jobs are locked in this file: remove the link, and a file is created",
+    errno.ENOSPC: "no space or no inode is left: see df and df -i",
+    errno.EDQUOT: "your quota of space or inodes is used up: see quota",
 }
 
 

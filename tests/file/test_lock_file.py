@@ -97,7 +97,8 @@ class LockTable(RunCase):
         self.write(". true\n")
         mount = runmaker4.find_mount(str(self.path))
         remedies = {errno.ENOLCK: "grants no lock", errno.EAGAIN: "try again",
-                    errno.EINVAL: "a file system with locks", errno.EACCES: "create an empty file"}
+                    errno.EINVAL: "a file system with locks", errno.EACCES: "create an empty file",
+                    errno.ENOSPC: "df -i", errno.EDQUOT: "see quota"}
         for number, remedy in remedies.items():
             with self.subTest(errno.errorcode[number]), mock.patch.object(
                     runmaker4, "lock", side_effect=OSError(number, os.strerror(number))):

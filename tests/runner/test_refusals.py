@@ -148,7 +148,8 @@ runmaker4.open = hide_locks
         mounts = (("nfs", "rw,vers=3,nolock,proto=tcp", "nolock"),
                   ("nfs", "rw,vers=3,local_lock=posix,proto=tcp", "local_lock"),
                   ("nfs", "rw,vers=3,local_lock=all", "local_lock"), ("lustre", "rw,localflock", "Lustre"),
-                  ("lustre", "rw,noflock", "Lustre"), ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"),
+                  ("lustre", "rw,noflock", "Lustre"), ("gfs2", "rw,localflocks", "GFS2"),
+                  ("ocfs2", "rw,cluster_stack=o2cb", "o2cb"),
                   ("ocfs2", "rw,coherency=full", "o2cb"), ("9p", "rw,trans=virtio", "9p"),
                   ("cifs", "rw,vers=3.0,nobrl", "do not reach"), ("cifs", "rw,vers=3.0", "nobrl"))
         runners = [self.start_mounted(kind, options) for kind, options, _ in mounts]
