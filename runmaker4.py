@@ -2493,10 +2493,6 @@ class LockedNow(TemporaryError):
     """Another process holds the command mutex, mostly for a moment."""
 
 
-class NoFile(TemporaryError):
-    """The job file does not exist, perhaps for a moment only."""
-
-
 class LineCheck(Enum):
     """The result of checking a line."""
     OPEN = "the line is as it was found, and can be claimed"
@@ -3921,7 +3917,6 @@ class JobQueue:
         # by the clock
         self._searched_at = -inf                # for moved lines
         self._cut_off_since: float | None = None        # by ENOTCONN, and not opened since
-        self._no_file_since: float | None = None        # at the path
         self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # for one result without a descriptor; not renewed
 
     def open_files(self) -> None:
@@ -3933,7 +3928,6 @@ class JobQueue:
             self.file.close_files()                         # O1
         try:
             self.file.open_files()                          # O2, O3
-            self._no_file_since = None
             if not self.file.reader.is_checked:
                 self._on_file_opened()                      # O4
         finally:
@@ -4082,14 +4076,6 @@ class JobQueue:
                 # not under that mutex: a new lock file has another
                 self.open_files()
                 return self._search_and_write(job, state)
-        except FileNotFoundError:
-            now = self.file.clock()
-            if self._no_file_since is None:
-                self._no_file_since = now
-            # an editor can be about to create it again
-            if now - self._no_file_since < (self.file.MAX_LOOKS - 1) * self.file.interval:
-                raise NoFile("the file does not exist") from None
-            why = "the file is gone"
         except OSError as error:
             self.close_if_locks_lost(error)
             why = error_text(error)
@@ -5707,8 +5693,6 @@ async def write_with_retries(write: Callable[[], Awaitable[str]], interval: floa
         try:
             return await write()
         except TemporaryError as error:
-            if isinstance(error, NoFile):       # the file can come back for a moment only
-                pause = interval / 10
             if not (is_reported or (waited < interval and isinstance(error, LockedNow))):
                 say(f"line {job.number}: {error}; trying again")
                 is_reported = True

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 
 from tests.support.line_locks import locked_lines
 from tests.support.patches import ONCE_THE_SHELL_IS_DEAD, UNTIL_ENOUGH, WHEN_LATE, patient
@@ -56,27 +57,40 @@ class RestoredLockFile(RunCase):
 
 class Edits(RunCase):
     """A file that is away for a while, lines that a user deletes, and a last line to which >> appends."""
-    # The file is back once a runner has given up a result
-    COMES_BACK = f"""{HASTY}
-import os
-release = runmaker4.JobQueue.release_job
-def release_and_restore(queue, job):
-    release(queue, job)
-    if os.path.exists("away"):
-        os.rename("away", "runs.txt")
-runmaker4.JobQueue.release_job = release_and_restore
+    # Each try to write a result adds a byte to a file
+    TRIES = f"""{HASTY}
+finish = runmaker4.JobQueue.finish
+def note_and_finish(*args):
+    with open("tries", "ab") as tries:
+        tries.write(b"x")
+    return finish(*args)
+runmaker4.JobQueue.finish = note_and_finish
+runmaker4.Runner.MAX_RESULT_SECONDS = 0.2
 """
 
-    def test_a_result_that_is_given_up_is_named_and_its_line_is_an_orphan(self) -> None:
-        self.jobs(f"{UP}; until [ -e out ]; do sleep 0.02; done", *["sleep 0.1"] * 8)
-        runner = self.start_patched(self.COMES_BACK, "runs.txt")
+    def run_without_file(self) -> subprocess.Popen[bytes]:
+        """Start a runner whose job ends while the file is away; return once it has tried for a while."""
+        self.write(f". echo S >>ran; {UP}; until [ -e out ]; do sleep 0.02; done\n#RUN barrier\n. true\n")
+        runner = self.start_patched(self.TRIES, "-j2", "runs.txt")
         self.wait_up(1, runner=runner)
         os.rename(self.dir / "runs.txt", self.dir / "away")
         self.write("", "out")
+        wait_until(lambda: self.exists("tries") and len(self.read("tries")) > 5, what="it has tried")
+        return runner
+
+    def test_a_result_waits_for_a_file_that_is_away(self) -> None:
+        runner = self.run_without_file()
+        os.rename(self.dir / "away", self.dir / "runs.txt")
         ended = self.finish(runner)
-        self.assertEqual((ended.code, self.states()), (1, "e" + "d" * 8), ended.err)
-        self.assertComplains(ended, "line 1: the file is gone; the result d is not written")
-        self.assertIn(b"1 not written down", ended.err)
+        self.assertComplains(ended, "line 1: the result d cannot be written: no such file")
+        self.assertEqual((self.states(), self.read("ran")), ("d.", b"S\n"), ended.err)
+
+    def test_a_runner_that_is_ended_meanwhile_names_the_result_and_leaves_an_orphan(self) -> None:
+        runner = self.run_without_file()
+        ended = self.stop(runner)
+        self.assertEqual((ended.code, b"1 not written down" in ended.err), (143, True), ended.err)
+        os.rename(self.dir / "away", self.dir / "runs.txt")
+        self.assertEqual((self.run_jobs("-q").code, self.states()), (1, "ed"))
 
     def test_a_line_that_is_deleted_during_its_run_is_not_tried_again(self) -> None:
         self.jobs(f"echo S >>ran; {UP}; until [ -e out ]; do sleep 0.02; done; false", "true")

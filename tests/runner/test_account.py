@@ -132,10 +132,19 @@ class OfTheFile(RunCase):
 class NoFile(RunCase):
     """A file that cannot be read at the end: what it holds is not known, and nothing is well."""
     GONE = f"{HASTY}runmaker4.JobReader.MAX_LOOKS = 1\n"
+    REMOVED = f"""{GONE}
+import os
+finish = runmaker4.JobQueue.finish
+def finish_and_remove(*args):
+    error = finish(*args)
+    os.unlink("runs.txt")
+    return error
+runmaker4.JobQueue.finish = finish_and_remove
+"""
 
     def test_a_file_that_has_gone_is_said(self) -> None:
-        self.jobs(f"{WAITING}; rm runs.txt")
-        ended = drain(self, self.start_patched(self.GONE, "-q", "runs.txt"))
+        self.jobs(WAITING)
+        ended = drain(self, self.start_patched(self.REMOVED, "-q", "runs.txt"))
         self.assertEqual(ended.code, 1)
         self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
