@@ -1276,10 +1276,8 @@ def mount_error(mount: Mount) -> str:
         for option in ("nolock", "local_lock=posix", "local_lock=all"):
             if option in options:
                 return f"is on NFS mounted with {option}: locks do not reach other hosts"
-    if kind == "lustre" and options & {"localflock", "noflock"}:
-        return "is on Lustre mounted without flock: locks do not reach other hosts"
-    if kind == "gfs2" and "localflocks" in options:
-        return "is on GFS2 mounted with localflocks: locks do not reach other hosts"
+    if kind in ("lustre", "gfs2") and options & {"localflock", "noflock", "localflocks"}:
+        return "is on Lustre mounted without flock, or GFS2 with localflocks: locks do not reach other hosts"
     if kind == "ocfs2" and "cluster_stack=pcmk" not in options:
         return "is on OCFS2 with the cluster stack o2cb: locks do not reach other hosts"
     if kind in ("cifs", "smb3") and "nobrl" not in options:
@@ -3141,21 +3139,20 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
-# the next runner marks them `e`, before its first claim.  Until all are, no runner removes or renews that
-# mark.  Each line has its place in the mark, which is overwritten: if only parts are on disk, more lines are
-# in doubt.
+# the next runner marks them `e`, before its first claim.  Until then, none removes or renews that mark.  Each
+# line has its place in the mark, which is overwritten: if only parts are on disk, more lines are in doubt.
 #
-# The kernel reports lost writes once, to a sync.  Then LOST_WRITES takes the place of the boot, so what ends
-# until all runners have exited is in doubt, too: jobs that run on have lost writes as well.
+# The kernel reports lost writes once.  Then LOST_WRITES replaces the boot, and what ends until all runners
+# have exited is in doubt, too: it can have written before.
 #
-# MARK_BYTE is a mutex: while holding it, a process makes the mark before its first result, and locks USE_BYTE
-# shared; or it finds that free, so that nobody is at work, and settles or removes the mark.  Network file
-# systems have no mark: other hosts run on.
+# MARK_BYTE is a mutex: its holder makes the mark before its first result, and locks USE_BYTE shared; or it
+# finds that free, so nobody is at work, and settles or removes the mark.  Network file systems have no mark:
+# other hosts run on.
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 USE_BYTE = PRESENCE_BYTES + PresenceLock.COUNT
 MARK_BYTE = USE_BYTE + 1
-RENEWER_BYTE = USE_BYTE + 2         # locked by the one process that renews the mark
+RENEWER_BYTE = USE_BYTE + 2         # of the process that renews the mark
 BOOT_SIZE = 43
 LOST_WRITES = b"a sync has failed".ljust(BOOT_SIZE)     # of no boot
 MARK_SIZE = INODE_LINE_SIZE + BOOT_SIZE     # then four bytes for each line; 0: not safe
@@ -3595,7 +3592,7 @@ class JobFile(JobReader):
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
         self.say_once = once_per_subject(say)
         self.was_written = False
-        self.safe_since = time.time()   # when this process has last written the mark
+        self.safe_since = time.time()   # the last write of the mark
         self._noted = 0                 # the time of the last change that note_done_lines() has seen
 
     # -- while holding the command mutex ---------------------------------------------------------------------
@@ -3823,10 +3820,9 @@ class JobFile(JobReader):
     # -- power cuts ------------------------------------------------------------------------------------------
 
     def settle_mark(self) -> None:
-        """After a restart of the host, or lost writes, mark the lines in doubt `e`, unless others work.
+        """Mark the lines in doubt `e`, unless others work.
 
-        Raises BlockingIOError: claim nothing, as a job could wait for one of these lines that is still `d`:
-        another process is about to mark them, or holds up one.
+        Raises BlockingIOError: claim nothing: jobs can wait for these lines (after=).
         """
         table = self.lock_table
         if table.uses_mark or self.find_lines_in_doubt() is None:
@@ -3847,10 +3843,7 @@ class JobFile(JobReader):
             os.ftruncate(table.fd, INODE_LINE_SIZE)
 
     def join_mark(self) -> None:
-        """Before the first result, make the mark, unless a killed runner has left one.
-
-        Raises LockedNow, OSError, also FileChangedError.
-        """
+        """Before the first result, make the mark, unless there is one.  Raises LockedNow, OSError."""
         table = self.lock_table
         if table.uses_mark or not self.boot:
             return
@@ -3883,13 +3876,12 @@ class JobFile(JobReader):
         """After lost writes, leave all lines in doubt that are not safe."""
         fd = self.lock_table.fd
         with suppress(OSError):
-            if os.fstat(fd).st_size > MARK_SIZE:        # on a full disk there is no mark
+            if os.fstat(fd).st_size > MARK_SIZE:
                 os.pwrite(fd, LOST_WRITES, INODE_LINE_SIZE)
 
     def leave_mark(self) -> None:
         """Remove the mark if no other process uses it, unless it is an old one.  A sync comes before."""
         table = self.lock_table
-        # the last one waits for the last but one
         with suppress(OSError), table.locking(MARK_BYTE, self.MUTEX_SECONDS) as locked:
             if locked and is_free(table.fd, USE_BYTE) and not self.read_old_mark():
                 os.ftruncate(table.fd, INODE_LINE_SIZE)
@@ -5470,8 +5462,8 @@ class Cursor:
     def _no_job_after_error(self, error: OSError) -> NoJob:
         """Return a NoJob after an error: try again in a while, or `final_error`.
 
-        Another process that holds up lines in doubt is waited for without end; with --follow, also a missing
-        file, but a missing directory for a minute only.
+        Lines in doubt that another process holds up, and with --follow a missing file, are waited for without
+        end, but a missing directory for a minute only.
         """
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
@@ -9890,8 +9882,7 @@ class Program:
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
-    # Exits with 8 or 9 if sync(1) reports lost writes for that path.  It does not if it knows no -f (before
-    # coreutils 8.24), if it is missing, or if there are no records
+    # Exits with 8 or 9 if sync(1) reports lost writes; usage (before coreutils 8.24: no -f) is no such report
     SYNC_SCRIPT = """n=7
 for path in {} {}; do
     n=$((n + 1))
@@ -9956,12 +9947,13 @@ done
         if self.options.errors and not getattr(self.options, "quiet", False):       # a server has no -q
             self.say(f"process {os.getpid()}, {self.task}")
         try:
-            return await self.connect_parts()
+            # the closing line can be lost, too, and a sync comes after it
+            return await self.connect_parts() or int(self.runner_stats.had_errors)
         except UsageError as error:                 # a server that came late has refused us
             self.say_without_label(str(error))
-            await self.stderr.drain()
             return 2
         finally:
+            await self.stderr.drain()
             # last in the loop: on Python 3.9 an answer to a closed loop causes a traceback
             await self.executor.flush(self.MAX_CLOSING_SECONDS)
             self.signals.ignore_from_now_on()
@@ -10191,7 +10183,7 @@ class RunnerProgram(Program):
             await self.stderr.drain()
             await self._hire_successor(summary)
         await self.wait_until_printed(self.stderr, lambda: runner.kill_signal != 0)
-        return exit_status or int(self.runner_stats.had_errors)         # the closing line can be lost, too
+        return exit_status
 
     async def _hire_successor(self, summary: Summary) -> None:
         """Run the command of --hire, for MAX_HIRE_SECONDS at most, if there is work for a successor.
@@ -10302,8 +10294,7 @@ class App(RunnerProgram):
         exit_status = await self.run_and_report(jobs)
         exiting.set()                           # last: what was printed can be in files
         await runner.wait_unless_killed(mark, runner.MAX_RESULT_SECONDS)
-        await self.stderr.drain()
-        return exit_status or int(self.runner_stats.had_errors)
+        return exit_status
 
 
 # From main() to the loop that starts the jobs, each calls the next (client and server begin in the same way):
