@@ -1935,6 +1935,7 @@ def change_states(file: JobFile, options: Namespace) -> int:
             change_counts.changed[line.state] += 1
 
     try:
+        file.open_to_write()                    # check_lock_file() has not if it saw no file
         if options.cancel:
             cancel_selected(file, options.selection, change_counts)
         else:
