@@ -2402,14 +2402,15 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
 #         raises h - R above 0: a claim adds one to both, a result takes one from both, a repair writes an
-#         `r` for a job lock that has none, or locks one while h < R; an orphan is taken from R while h < R.
+#         `r` for a job lock that has none, or locks one while h < R, as the claim of an orphan does; or an
+#         orphan is taken from R while h < R.
 #
 # Theorem: at no time do more copies of a command live than the file had lines of it when the last was
 # claimed.  A new line is claimed only if h <= R.  The line itself is one more than R, so h + 1 copies are at
 # most as many as lines.  (A claim that has locked the whole bucket need not count: its description had no
-# lock there, so h was 0.)  An orphan is overwritten only if h < R, so h <= R still holds.  By I3 h counts
-# each living copy.  Lines are counted in the file that the path names, while holding the command mutex, so
-# only other programs can change them before the `r` is written.
+# lock there, so h was 0.)  An orphan is overwritten or claimed only if h < R, so h <= R still holds.  By I3
+# h counts each living copy.  Lines are counted in the file that the path names, while holding the command
+# mutex, so only other programs can change them before the `r` is written.
 #
 # The theorem also holds on a network file system, where this host can have an old name, size or content
 # cached: these are read while holding the command mutex, after refresh_file().  A read without the mutex only
@@ -3711,8 +3712,8 @@ class JobFile(JobReader):
                 self._tail = None               # the next look is a first one
             return locked
 
-    def change_state(self, line: Line, state: bytes) -> Attempt:
-        """Write `state` over the state of an orphan (a line `r`) or a finished line.
+    def change_state(self, line: Line, state: bytes, before: Callback = lambda: None) -> Attempt:
+        """Call before(), and write `state` over the state of an orphan (a line `r`) or a finished line.
 
         In the Attempt, `new_state` is what was written; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
@@ -3723,6 +3724,7 @@ class JobFile(JobReader):
                 # a finished line made new changes neither h nor R
                 attempt = self.check_claimable(line, NO_SETTINGS, needs_room=line.state == RUNNING)
             if attempt.check is LineCheck.OPEN:
+                before()
                 self.write(line, state)
                 attempt.new_state = state
         return attempt
@@ -3981,21 +3983,25 @@ class JobQueue:
 
     # -- claiming a line -------------------------------------------------------------------------------------
 
-    def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS) -> Attempt:
+    def claim(self, line: Line, consumer: Consumer = NOBODY, settings: JobSettings = NO_SETTINGS,
+              syncs: bool = False) -> Attempt:
         """Claim a line for a consumer; `check` of the result says why there is no `job`.
 
         Raises FileChangedError if line or file moved; OSError: EIO: locks were lost; EBUSY: another lock file
         is in use; ENOLCK: no job lock is free.  Then no lock remains.
 
         Step 2 of the protocol, under one mutex: check path and line, count h and R, lock a job lock, write
-        `r`.  Before, a last line gets its newline.
+        `r`, unless it is an orphan.  Before, a last line gets its newline.
+
+        syncs: bring the `r` to disk, as the job can take the host down.
         """
         lock_table = self.file.lock_table
         bucket_lock = None
         if not (line.is_complete or self.file.complete_line(line)):
             return Attempt(LineCheck.APPENDING)
         # with all of the bucket h was 0; an equal job of ours has a job lock in it
-        if consumer.runs_short_jobs and all(job.command != line.command for job in self.claimed):
+        if (consumer.runs_short_jobs and line.state == NEW
+                and all(job.command != line.command for job in self.claimed)):
             bucket_lock = lock_table.take_bucket(line)
         attempt = Attempt(LineCheck.LOCKED)
         try:
@@ -4004,7 +4010,7 @@ class JobQueue:
                 if locked:
                     attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
                 if attempt.check is LineCheck.OPEN:
-                    attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock)
+                    attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock, syncs)
                     if not attempt.job:
                         attempt.check = LineCheck.AT_LIMIT
         finally:
@@ -4021,7 +4027,7 @@ class JobQueue:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
-                       job_lock: JobLock | None) -> Job | None:
+                       job_lock: JobLock | None, syncs: bool = False) -> Job | None:
         """Lock a job lock, unless one is given; write `r`; add the new job to `claimed`.
 
         None: a limit= is reached.  Needs the command mutex.  After None or an OSError the lock is free.
@@ -4032,12 +4038,14 @@ class JobQueue:
             if not self.file.lock_table.take_limits(job.job_lock, settings):
                 self._free_job_lock(job)
                 return None
-            if line.state != RUNNING:           # a server takes back the `r` of a returning client
+            if line.state != RUNNING:           # not of an orphan, or a client that is back
                 self.file.write(line, RUNNING)
+            if syncs:
+                os.fsync(self.file.fd)
         except OSError:
             # no `r` may remain; after a lost lease one can, and is an orphan
             with suppress(OSError):
-                if self.file.state_at(line) == RUNNING:              # an editor can have saved
+                if self.file.state_at(line) == RUNNING != line.state:        # an editor can have saved
                     self.file.write(line, line.state)
             self._free_job_lock(job)            # after the `r`: I1
             raise
@@ -4569,31 +4577,37 @@ class Orphans:
     def read_losses(self) -> None:
         self.losses = Counter(self.outdir.journal.read_losses() if self.outdir else ())
 
-    def write_next_state(self, line: Line, state: bytes) -> Attempt:
-        """Write NEW or ERROR, or FAILED after MAX_LOSSES, over the `r` of an orphan; report MAX_REPORTED.
+    def count_losses(self, line: Line) -> int:
+        """Return how often a line was lost in a row, of an orphan also with its last runner."""
+        return self.losses[line.number, line.command] + (line.state == RUNNING)
 
-        Attempt.new_state b"": nothing was written.  Raises FileChangedError.
+    def write_next_state(self, line: Line, state: bytes) -> Attempt:
+        """Write a state over the `r` of an orphan; in Attempt.new_state b"": nothing was written.
+
+        Raises FileChangedError.
+        """
+        attempt = self._file.change_state(line, state, partial(self.add_loss, line, state))
+        if attempt.new_state == ERROR:
+            self.marked.append(line.number)
+        return attempt
+
+    def add_loss(self, line: Line, state: bytes) -> None:
+        """Record that an orphan gets this state (NEW: it runs again), and report MAX_REPORTED.
+
+        Needs its mutex or job lock: so the next runner counts this loss, too.
         """
         key = line.number, line.command
         self.losses[key] += 1
-        if self.losses[key] >= self.MAX_LOSSES:
-            state = FAILED
-        attempt = self._file.change_state(line, state)
-        if not attempt.new_state:
-            return attempt
         self._unlocked_since.pop((self._file.lock_table.pulse_offset, *key), None)
-        if self.outdir:                         # before a claim, which can kill the next runner
+        if self.outdir:
             self.outdir.journal.add_loss(line, state, self.losses[key])
-        if state == ERROR:
-            self.marked.append(line.number)
         if self._reported < self.MAX_REPORTED:
             self._reported += 1
             text = "is r without a lock, so its runner and job are dead or cut off; "
-            text += {NEW: "is new again", ERROR: "marked e (--resume runs it again)",
+            text += {NEW: "runs again", ERROR: "marked e (--resume runs it again)",
                      FAILED: "marked ! (lost five times in a row; -r runs it once more)"}[state]
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
-        return attempt
 
 
 # ---- one walk ----------------------------------------------------------------------------------------------
@@ -4638,7 +4652,7 @@ class Walk:
         serving: bool,
         after_edit: bool,
     ) -> None:
-        """resuming_consumers: those for which orphans become new again, even if they want no job now.
+        """resuming_consumers: those for which orphans run again, even if they want no job now.
         serving: for a server, which starts groups.
         """
         self._queue = queue
@@ -4711,15 +4725,14 @@ class Walk:
                         return Stop.CUT
                 if line.state == DIRECTIVE:
                     self._apply_directive(line)
-                elif line.state == NEW:
+                elif line.state == NEW or (line.state == RUNNING and line.offset not in self._done_below
+                                           and self._is_orphan_to_run(line)):
                     job = self._claim_or_skip(line)
                     if job:
                         self.needs_another_walk = True
                         return job
                 elif line.state != RUNNING:
                     self.above.record_bad(line)
-                elif line.offset not in self._done_below:
-                    self._check_running_line(line)
                 if self.above.block:
                     return Stop.BLOCK
                 if consumers.all and consumers.all.keys() <= self._waiting_for_capacity.keys():
@@ -4778,11 +4791,11 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line for the first consumer that may have it and has enough free; None: walk on."""
+        """Claim a new line, or an orphan, for the first consumer that may have it; None: walk on."""
         scope = self.above.scope
         settings = scope.settings
         if awaited := self.above.find_awaited(line):
-            is_lost = self._orphans.losses[line.number, line.command] > 0       # left to a walk for these
+            is_lost = self._orphans.count_losses(line) > 0      # left to a walk for these
             if (self._waiting_room and not (awaited.bad or is_lost)
                     and len(self._waiting[awaited]) < awaited.MAX_LINES):
                 self._waiting_room -= 1
@@ -4791,7 +4804,7 @@ class Walk:
                 self._pass_over_new_lines()
             return None
         self.above.record_first_unfinished(line)
-        losses = 0 if settings.together else self._orphans.losses[line.number, line.command]
+        losses = 0 if settings.together else self._orphans.count_losses(line)
         if losses and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
@@ -4815,15 +4828,17 @@ class Walk:
             else:
                 self._pass_over_new_lines()     # a runner takes no job of a group
                 self.group_problem = self.group_problem or no_group_message(line, settings)
-        elif consumer and self._to_pass:
+        elif consumer and self._to_pass and not self.takes_lost_lines:     # lost ones come after all new ones
             self._to_pass -= 1
             self.passed.append(line)
         elif consumer:
             if takes_all_slots:
                 settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
-            attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings))
+            attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
             if attempt.check is LineCheck.AT_LIMIT:
                 self._keep_restricted(line, scope, is_lost=losses > 0)
+            if attempt.job and line.state == RUNNING:
+                self._orphans.add_loss(line, NEW)
             return attempt.job
         else:
             if not self._waiting_for_capacity:
@@ -4929,11 +4944,12 @@ class Walk:
 
     # -- running lines ---------------------------------------------------------------------------------------
 
-    def _check_running_line(self, line: Line) -> None:
-        """Record a running job as unfinished; or give an orphan the next state, if no new line is left.
+    def _is_orphan_to_run(self, line: Line) -> bool:
+        """Return True for an orphan that can run again now; otherwise record a line `r`.
 
-        That is new if a consumer, present or not, runs it again (--resume); `e` otherwise, in a group, and
-        below an invalid directive.
+        It runs again, once no new line is left, if a consumer, present or not, has --resume.  It becomes new
+        only if none here can take it, or it can wait for others: other runners do not know its losses.
+        Otherwise it becomes `e`, also in a group, and below an invalid directive.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -4945,23 +4961,30 @@ class Walk:
         if suspicion is Suspicion.PROVED and not self.takes_lost_lines:
             self.has_left_lost_lines = True
         elif suspicion is Suspicion.PROVED:
-            can_run_again = (not scope.error and not scope.settings.together
-                             and self._resuming_consumers.any_fits(scope))
-            attempt = self._try_change(line, partial(
-                self._orphans.write_next_state, line, NEW if can_run_again else ERROR))
+            next_state = ERROR
+            if self._orphans.count_losses(line) >= self._orphans.MAX_LOSSES:
+                next_state = FAILED
+            elif (not scope.error and not scope.settings.together
+                  and self._resuming_consumers.any_fits(scope)):
+                next_state = NEW
+            if (next_state == NEW and self.consumers.any_fits(scope)
+                    and not (scope.settings.find_awaited() or scope.settings.is_restricted)):
+                return True
+            attempt = self._try_change(line, partial(self._orphans.write_next_state, line, next_state))
             if attempt.new_state == NEW:
-                self.scan.seek_back(line)       # to claim it
+                self.scan.seek_back(line)       # for consumers that come
             elif attempt.new_state:
                 line.state = attempt.new_state
                 self.above.record_bad(line)
             if attempt.new_state:
-                return
+                return False
         self.above.record_first_unfinished(line)
         if suspicion is Suspicion.SOME:
             self.claimable_soon = True
         elif suspicion is Suspicion.NONE and scope.settings.together:
             # a server starts all jobs of a group together, and this one is running
             self._current_or_new_group().cannot_start_yet = True
+        return False
 
     def _choose_consumer(self, line: Line, scope: Directives, consumers: Consumers,
                          takes_all_slots: bool = False) -> Consumer | None:
@@ -7442,6 +7465,12 @@ class RecordFile:
             # growing pauses would favour newcomers over those that have waited long
             time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
 
+    def sync(self) -> None:
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            self._on_error(f"{self.path}: {error_text(error)} (the {self.kind} can be incomplete)")
+
     def _prepare_retry(self, error: OSError | UsageError) -> float:
         """Return for how many seconds to try again after an error; 0.0: give the record up at once."""
         if not self._mount.network or isinstance(error, UsageError):
@@ -7889,7 +7918,7 @@ class Journal:
     def add_loss(self, line: Line, state: bytes, losses: int) -> None:
         """Append that a line has no runner any more, and gets this state; losses: so often in a row.
 
-        If the state is `!`, it is the last run of the line for readers.
+        And sync, as its next run can take the host down.  A `!` is the last run of the line for readers.
         """
         now = time.time()
         self._ends.append({
@@ -7898,6 +7927,7 @@ class Journal:
             "state": to_text(state), "cause": "lost with its runner" + " five times" * (state == FAILED),
             "seconds": 0.0, "gathered": time.monotonic()})
         self.flush()
+        self._file.sync()
 
     def describe_other_directory(self, directory: bytes, folder: str) -> str:
         """Return '; those before ran in "/x"' if none of the last runs was in this directory; otherwise ''.

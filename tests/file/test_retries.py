@@ -2,7 +2,7 @@
 import os
 import random
 from collections import Counter
-from typing import Optional
+from typing import Any, Optional
 from unittest import mock
 
 import runmaker4
@@ -75,7 +75,7 @@ class RetriesOfMany(JobFileCase):
                 file, tries = cursor.queue.file, list[int]()
                 text = text.replace(b"!", b"r", running).replace(b"!", b".", new)
 
-                def tried(file: runmaker4.JobFile, line: runmaker4.Line, *more: bytes) -> runmaker4.Attempt:
+                def tried(file: runmaker4.JobFile, line: runmaker4.Line, *more: Any) -> runmaker4.Attempt:
                     if not tries:
                         self.path.write_bytes(text)
                     tries.append(line.number)

@@ -109,6 +109,8 @@ class Process(Actor):
         # whose command mutex its last operation has locked, in which step; and in which that began
         self.mutexes: dict[bytes, int] = {}
         self.began_in = 0
+        self.walk: object = None    # of its last operation, and in which step the one began that began this
+        self.walk_began_in = 0
         self.by_force = False
         self.retry = b""            # the states from which it makes lines new
         self.due: set[bytes] = set()        # lines that it must make new, ...
@@ -198,13 +200,10 @@ def unfinished_above(steps: Mapping[int, Step], at: int) -> bytes:
 
 
 def stopped_steps(steps: Mapping[int, Step]) -> set[int]:
-    """The new lines that a failure stops: those that wait for it, and those that wait for these; at a check
-    also orphans, which no runner comes to.
-    """
+    """The new lines and orphans that a failure stops: those which wait for it, or for one of these."""
     bad: set[int] = set()
     for at, (line, _, awaited, checked, _) in steps.items():
-        if (line[:1] in b"!e" or (line[:1] == b"." and not bad.isdisjoint(awaited))
-                or (line[:1] in b".r" and not bad.isdisjoint(checked))):
+        if line[:1] in b"!e" or (line[:1] in b".r" and not bad.isdisjoint([*awaited, *checked])):
             bad.add(at)
     return {at for at in bad if steps[at].line[:1] in b".r"}
 
@@ -235,13 +234,18 @@ class History(World):
         self.places: dict[int, bytes] = {}          # of command mutexes, and whose they are
         # command mutexes locked: since when, the balance
         self.entered: dict[tuple[Description, bytes], tuple[int, int]] = {}
+        self.unlocked: dict[bytes, int] = {}        # in which step somebody has last unlocked one
         self.removed = -math.inf                    # when somebody has removed the lock file
         self.job_locks_back = -math.inf             # until then nobody can lock all job locks in the next one
         # whether jobs are taken for short; here on each kind of file system
         self.takes_buckets = random.Random(f"buckets? {seed}").random() < 0.6
         # of the first read of a search, in bytes; small: claims return before its end
         self.chunk_size = 16 if random.Random(f"chunks? {seed}").random() < 0.3 else BLOCK
-        self.renewed: Counter[bytes] = Counter()    # how many orphans of a command became new again
+        self.given_back = 0.05                      # which share of jobs is not started
+        self.have_met = False                       # whether all runners know that there are others
+        self.renewed: Counter[bytes] = Counter()    # how many orphans of a command ran again
+        # how often lines were lost in a row, by number and command, as runners have recorded it
+        self.losses: Counter[tuple[int, bytes]] = Counter()
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- command mutexes and job locks
@@ -299,6 +303,7 @@ class History(World):
                 process(self.me).mutexes[command] = self.steps
                 self.entered.setdefault((owner, command), (self.steps, self.balance(command)))
             elif (owner, command) in self.entered:
+                self.unlocked[command] = self.steps
                 since, before = self.entered.pop((owner, command))
                 after = self.balance(command)
                 if after > max(before, 0) and self.disturbed < since:
@@ -369,22 +374,14 @@ class History(World):
         if data == b"." and line[:1] in b"!e" and not (back or ended):
             self.check_reset(me, line)
             return
-        is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry
-        self.renewed[command] += is_resumed
-        if is_resumed and not (back or ended):
-            self.check_last(me, command)
+        is_resumed = data == b"." and line[:1] == b"r" and b"r" in me.retry and not (back or ended)
         if data not in b"re" and not (back or ended or is_resumed or data == line[:1]):
             self.fail(f"writes {data!r} over {line!r}, which has no such result")
+        if is_resumed:
+            self.check_last(me, command)
         # an `e` over an `e`: one that -r leaves as it is, among others that it makes new in one write
-        if (data == b"e" != line[:1] != b"d" or is_resumed) and not (back or ended):
-            running = (
-                bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
-            )
-            going = [run for run in self.runs if run.command == command and not self.is_blind(run)
-                     and (run.until > self.now
-                          or (run in run.runner.runs and not (run.runner.killed or run.written)))]
-            if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
-                self.fail(f"calls {line!r} an orphan, though nobody was killed")
+        if is_resumed or (data == b"e" != line[:1] != b"d" and not (back or ended)):
+            self.check_orphan(me, command)
         if line[:1] == b"d" != data and line not in self.lines_in_doubt():
             self.fail(f"writes {data!r} over {line!r}, which is not in doubt")
         own = self.job_locks(command, me.fds.values())
@@ -398,24 +395,49 @@ class History(World):
             run.written = True
             run.settle_at = max(run.settle_at, self.now)
 
+    def check_orphan(self, me: Process, command: bytes) -> None:
+        """Check that a line `r` of this command has no runner and no job, when one is taken for an orphan."""
+        running = bytes(self.names[PATH].data).split(b"\n").count(b"r" + command) if PATH in self.names else 0
+        going = [run for run in self.runs if run.command == command and not self.is_blind(run)
+                 and (run.until > self.now
+                      or (run in run.runner.runs and not (run.runner.killed or run.written)))]
+        if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
+            self.fail(f"calls a line {command!r} an orphan, though nobody was killed")
+
+    def check_losses(self, job: Any) -> None:
+        """Check that each run that a line has lost in a row is recorded when it runs again; where nobody
+        edits, sets states or takes locks away.
+        """
+        if self.edits or self.hand_set or self.fates - {"kill"} or self.removed > 0 or self.erred:
+            return
+        if sum(command_of(line) == job.text for _, line in lines_of(self.last.data)) > 1:
+            return
+        runs = [run for run in self.runs if run.command == job.text]
+        lost = list(itertools.takewhile(lambda run: not run.written, reversed(runs)))
+        if self.losses[job.number, job.command] < len(lost):
+            self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and "
+                      f"{self.losses[job.number, job.command]} are recorded")
+
     def check_last(self, me: Process, command: bytes) -> None:
-        """Check that no other line above the next barrier is new when an orphan becomes new; where nobody
-        edits or sets states.  What became new since the claim began waits for the next walk.
+        """Check that no other line above the next barrier is new when an orphan runs again; where nobody
+        edits or sets states.  What became new since the walk began waits for the next one.
         """
         if self.edits or self.hand_set or self.fates - {"kill"} or self.removed > 0 or me.host.name != "one":
             return
         locked = {other for _, other in self.entered} | {run.command for run in self.runs}
+        lost = {b" " + other for (_, other), losses in self.losses.items() if losses}
         steps = steps_of(self.last.data)
         for at, line in lines_of(self.last.data):
             other = command_of(line)
             if line.startswith((b"#RUN barrier", b"#RUN pause")):
                 return
             # one that was an orphan itself, and was given back, is no better than this one
-            if (line[:2] == b". " and other not in (command, *locked) and self.balance(other) <= 0
-                    and not self.renewed[other] and self.made_new.get(other, 0) < me.began_in
+            if (line[:2] == b". " and other not in (command, *locked, *lost) and self.balance(other) <= 0
+                    and not self.renewed[other] and self.made_new.get(other, 0) < me.walk_began_in
+                    and self.unlocked.get(other, 0) < me.walk_began_in      # else the walk can meet a lock
                     # else a walk can have passed it before it was ready
                     and not (steps[at].awaited or steps[at].restricted)):
-                self.fail(f"makes the orphan {command!r} new, and {line!r} is new")
+                self.fail(f"runs the orphan {command!r} again, and {line!r} is new")
 
     def check_reset(self, me: Process, line: bytes) -> None:
         """Check that a runner may make a failed line new: with -r or --resume, and if it has not run it."""
@@ -720,10 +742,25 @@ def bucket_of(command: bytes) -> int:
     return row
 
 
+class Journal:
+    """The losses in the journal of all runners."""
+
+    def __init__(self, world: History) -> None:
+        self.world = world
+
+    def read_losses(self) -> Mapping[tuple[int, bytes], int]:
+        self.world.step()
+        return self.world.losses
+
+    def add_loss(self, line: Any, state: bytes, losses: int) -> None:
+        self.world.step()
+        self.world.losses[line.number, line.command] = losses
+
+
 class Product:
     """A runner's `JobQueue` and `Cursor`, and all that is known here of their methods."""
 
-    def __init__(self, host: Host, retry: bytes, takes_buckets: bool, slice_seconds: float,
+    def __init__(self, world: History, host: Host, retry: bytes, takes_buckets: bool, slice_seconds: float,
                  reset_bytes: int) -> None:
         """slice_seconds: until a claim that makes failed lines new returns; below 0: at each step.
 
@@ -732,13 +769,19 @@ class Product:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.file.boot = b"" if host.network else b"this boot".ljust(CORE.BOOT_SIZE)
         queue = CORE.JobQueue(self.file)
+        queue.spread = queue.MAX_SPREAD if world.have_met else 1
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
+        self.cursor.orphans.outdir = types.SimpleNamespace(journal=Journal(world))
         self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket
         self.check_jobs, self.leave_mark = queue.check_jobs, self.file.leave_mark
+
+    @property
+    def walk(self) -> object:
+        return self.cursor._walk
 
     @property
     def failed(self) -> str:
@@ -805,7 +848,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
     me.retry = retry
     me.due, me.came = world.bad_lines(retry), world.now
     me.takes_buckets = world.takes_buckets and world.draws.random() < 0.7
-    product = Product(me.host, retry, me.takes_buckets, *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
+    product = Product(world, me.host, retry, me.takes_buckets,
+                      *world.draws.choice(((-1.0, 8), (0.05, 1 << 16))))
     me.product = product
     look, look_for_more, leaving = world.now, world.now, False
     trims: dict[Run, float] = {}
@@ -871,6 +915,8 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     me.mutexes.clear()
     me.operation = function.__name__
     result = function(*args)
+    if me.product and me.product.walk is not me.walk:
+        me.walk, me.walk_began_in = me.product.walk, me.began_in
     held = len(me.runs) + (me.operation == "claim" and bool(result))
     if me.open_files() > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
@@ -894,10 +940,17 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     if job.text not in me.mutexes:
         world.fail(f"claims {job.text!r} without its command mutex")
     claimed = me.claimed_at if me.claimed == job.text else world.steps
+    world.check_losses(job)
+    if job.state == b"r":
+        if b"r" not in me.retry:
+            world.fail(f"runs the orphan {job.text!r} again, which is not for it")
+        world.renewed[job.text] += 1
+        world.check_orphan(me, job.text)
+        world.check_last(me, job.text)
     run = Run(job.text, me, job, claimed, world.most_lines(job.text, me.mutexes[job.text], claimed), me.began,
               world.now + world.draws.choice(world.times) * world.throttle,
               world.draws.choice((b"d", b"d", b"d", b"!", b"e")), pause=product.interval)
-    if world.random() < 0.05:                   # a signal came just then
+    if world.random() < world.given_back:       # a signal came just then
         run.until, run.result, run.released = world.now, b".", True
         me.runs.append(run)
         return
@@ -934,6 +987,8 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
     """A job has ended: write down how."""
     end_run(world, run)
     fault = operation(world, me, product.finish, run.job, run.result)
+    if run.written and not run.released:        # its `end` begins a new row
+        world.losses.pop((run.job.number, run.job.command), None)
     if fault is None:                           # as Runner does: later and later
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
@@ -1217,7 +1272,8 @@ def make_world(seed: int) -> History:
     local = Host("one", "")
     hosts = [Host(name, world.kind) if world.kind else local for name in ("one", "two", "three")]
     for name, can_be, share, make in (
-            ("left", True, 0.1, leave_alive), ("orphans", world.kind, 0.1, take_orphans),
+            ("left", True, 0.1, leave_alive), ("lost", True, 0.1, lose_lines),
+            ("orphans", world.kind, 0.1, take_orphans),
             ("answers", world.kind, 0.05, lose_answers),
             ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
             ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again),
@@ -1272,6 +1328,23 @@ def take_orphans(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = {"cut"}
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:1], ["cut"])))
+
+
+def lose_lines(world: History, hosts: list[Host]) -> None:
+    """Runners are killed, some before this history, and others run their lines again."""
+    draws = world.draws
+    lines = [draws.choice((b"r", b"r", b".", b"!")) + b" %d" % number
+             for number in range(draws.choice((3, 5)))]
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.times, world.given_back = (0.001, 0.1, 0.7, 1.5), draws.choice((0.05, 0.3))
+    world.have_met = draws.random() < 0.5
+    world.chunk_size = draws.choice((16, world.chunk_size))
+    runners = make_runners(world, draws.choices(hosts[:2], k=3), (b"", b"er", b"!er"), (0.0, 0.1, 0.5, 4.0))
+    world.actors += runners
+    world.fates = {"kill"}
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:2], ["kill", "kill"])))
 
 
 def lose_answers(world: History, hosts: list[Host]) -> None:
@@ -1729,10 +1802,36 @@ def settle_or_pass(self: Any, plain: Any = CORE.JobFile.settle_mark) -> None:
         plain(self)
 
 
-def take_lost_lines_first(self: Any, line: Any, plain: Any = CORE.Walk._check_running_line) -> None:
-    """Orphans become new when they are met, although other lines are new."""
+def take_lost_lines_first(self: Any, line: Any, plain: Any = CORE.Walk._is_orphan_to_run) -> bool:
+    """Orphans run again when they are met, although other lines are new."""
     self.takes_lost_lines = True
-    plain(self, line)
+    runs_again: bool = plain(self, line)
+    return runs_again
+
+
+def loss_recorded_late() -> Patches:
+    """An orphan becomes new, and a while later its loss is recorded."""
+    plain = CORE.Walk._is_orphan_to_run
+
+    def make_new(self: Any, line: Any) -> bool:
+        with mock.patch.object(self, "consumers", CORE.Consumers([])):
+            runs_again: bool = plain(self, line)
+            return runs_again
+
+    def write_next_state(self: Any, line: Any, state: bytes) -> Any:
+        attempt = self._file.change_state(line, state)
+        if attempt.new_state:
+            MACHINE.world.sleep(MACHINE.world.me, MACHINE.world.throttle)
+            self.add_loss(line, state)
+        return attempt
+    return [(CORE.Walk, "_is_orphan_to_run", make_new), (CORE.Orphans, "write_next_state", write_next_state)]
+
+
+def pass_new_line(self: Any, line: Any, plain: Any = CORE.Walk._claim_or_skip) -> Any:
+    """A walk for lost lines leaves new ones to other runners, as any walk does."""
+    is_lost = self._orphans.count_losses(line) > 0
+    with mock.patch.object(self, "takes_lost_lines", self.takes_lost_lines and is_lost):
+        return plain(self, line)
 
 
 def limit_of_the_runner_alone(self: Any, job_lock: Any, settings: Any, plain: Any = LOCK_TABLES.take_limits
@@ -1849,7 +1948,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "read through an old description": one(FILE, "reopen_reader_on_fuse", lambda self: None),
     "locks lost in silence": one(CORE, "lost_locks", lambda fd, places, mount, plain=CORE.lost_locks: (
         set() if mount.forgets_locks else plain(fd, places, mount))),
-    "orphans first": one(CORE.Walk, "_check_running_line", take_lost_lines_first),
+    "orphans first": one(CORE.Walk, "_is_orphan_to_run", take_lost_lines_first),
+    "loss recorded after the line is new": loss_recorded_late,
+    "new lines passed in a walk for lost ones": one(CORE.Walk, "_claim_or_skip", pass_new_line),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
     "made new without the mutex": reset_without_the_mutex,
     "made new at once, and locked": one(

@@ -1,7 +1,11 @@
 """Promise: a line that kills its runner, or client, five times is failed, and holds up no other line."""
 import json
+import os
 from collections import Counter
+from unittest import mock
 
+import runmaker4
+from tests.support.claims import JobFileCase, job_of
 from tests.support.losses import LossCase
 from tests.support.processes import wait_until
 from tests.support.runs import RunCase
@@ -130,6 +134,51 @@ class Limit(CrashCase):
         self.append(". true", "#RUN end")
         self.assertEqual(self.finish(runner).code, 1)
         self.assertEqual(self.states(), "!d")
+
+
+class Claims(JobFileCase):
+    """How a line that was lost is claimed again."""
+
+    def test_one_that_waits_for_slots_is_not_new_for_another_runner_meanwhile(self) -> None:
+        jobs = self.jobs(b". b\nr a\n", retry=b"er")
+        beside = job_of(jobs.claim())
+        jobs.orphans.outdir = mock.Mock()
+        jobs.orphans.outdir.journal.read_losses.return_value = {(2, b"a"): 1}
+        consumer, = jobs.consumers.all
+        consumer.capacity, consumer.free = runmaker4.Resources(2), runmaker4.Resources(1)
+        self.assertFalse(jobs.claim())
+        self.assertEqual(self.path.read_bytes(), b"r b\nr a\n")
+        self.assertEqual(jobs.finish(beside, b"d"), "")
+        consumer.free = consumer.capacity
+        self.assertEqual(job_of(jobs.claim()).number, 2)
+        line, state, losses = jobs.orphans.outdir.journal.add_loss.call_args.args
+        self.assertEqual((line.number, state, losses), (2, b".", 2))
+
+    def test_a_line_that_is_new_by_then_starts_before_it(self) -> None:
+        """Also on a network file system, where runners leave new lines to each other."""
+        jobs = self.jobs(b"x a\nr b\n", retry=b"er", mount=runmaker4.Mount("nfs4", frozenset()))
+        jobs.queue.spread = jobs.queue.MAX_SPREAD
+
+        def release() -> None:
+            self.path.write_bytes(b". a\nr b\n")
+
+        with (mock.patch.object(os, "urandom", lambda size: b"\x05" * size),
+              mock.patch.object(jobs.orphans, "read_losses", release)):
+            self.assertEqual(job_of(jobs.claim()).number, 1)
+
+    def test_it_and_its_losses_are_on_disk_before_it_starts_but_other_lines_are_not_synced(self) -> None:
+        """It can take the host down."""
+        executor = mock.Mock(pool=None)
+        journal = runmaker4.Journal(str(self.path.parent), executor, self.fail, self.fail, False)
+        jobs = self.jobs(b". b\nr a\n", retry=b"er")
+        jobs.orphans.outdir = mock.Mock(journal=journal)
+        with mock.patch.object(os, "fsync") as fsync:
+            self.assertEqual(job_of(jobs.claim()).number, 1)
+            self.assertEqual(fsync.call_args_list, [])
+            self.assertEqual(job_of(jobs.claim()).number, 2)
+            synced = {call.args[0] for call in fsync.call_args_list}
+            self.assertEqual(synced, {jobs.file.fd, journal._file.fd})
+        self.assertEqual(journal.read_losses(), {(2, b"a"): 1})
 
 
 class OverTcp(LossCase):
