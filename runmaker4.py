@@ -168,6 +168,8 @@ ERROR = b"e"
 CANCELLED = b"c"                # as any other state: no runner runs the line
 HELD = b"x"                     # by convention; represents any other state
 OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
+# all but `.`, `r`, `d`, and bytes that begin no job: of lines that no runner will make `d`
+BAD_STATES = bytes(byte for byte in range(256) if byte not in b"#/ \t\n.rd")
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
 Clock = Callable[[], float]     # returns seconds
@@ -2133,7 +2135,8 @@ class Named:
     def __init__(self, name: str) -> None:
         self.name = name
         self.unfinished: dict[int, int] = {}    # numbers of lines, by offset; -1: there are more
-        self.bad: Line | None = None    # the first that failed; or the failed line that stops the first
+        # the first that failed or is held; or such a line that stops the first
+        self.bad: Line | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -2147,12 +2150,12 @@ class Above:
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
     names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
     _sorted_names: list[str] = field(default_factory=list)
-    stopped: str = ""           # why the first job that a failure stops (after=) does not start; '': none
+    stopped: str = ""           # why the first job that waits for a bad line does not start; '': none
 
     @property
     def bad_states(self) -> bytes:
-        """Return the states of failed lines that matter here: they stop the jobs that wait for this name."""
-        return FAILED + ERROR if self.scope.settings.name else b""
+        """Return the states of failed and held lines if they stop the jobs that wait for this name."""
+        return BAD_STATES if self.scope.settings.name else b""
 
     def record_first_unfinished(self, line: Line) -> None:
         if not self.unfinished:
@@ -2161,7 +2164,7 @@ class Above:
         self._record_named(line)
 
     def record_bad(self, line: Line) -> None:
-        """Record a failed line; or the one that stops the jobs here."""
+        """Record a failed or held line; or the one that stops the jobs here."""
         if named := self._record_named(line):
             named.bad = named.bad or line
 
@@ -2183,7 +2186,7 @@ class Above:
         if awaited and awaited.bad:
             self.record_bad(awaited.bad)
             self.stopped = self.stopped or (
-                f"{what_happened(awaited.bad)}, and the after={printable(awaited.name)} of "
+                f"{describe_wait(line, awaited)}, and the after={printable(awaited.name)} of "
                 f"{self.scope.settings.where} stops the jobs below it")
         elif awaited:
             self.record_first_unfinished(line)
@@ -2234,11 +2237,14 @@ class Above:
             states, start = bad_states + open_states, max(self.checked_offset, file.start)
             if (_first_line_between(start, directive, file, states)
                     and (line := _first_line_between(file.start, directive, file, states))):
-                if line.state in open_states:
+                if line.state not in open_states:
+                    return Block(Why.STOPPED, directive,
+                                 f"{what_happened(line)}, and the #RUN barrier check in line "
+                                 f"{directive.number} stops the jobs below it")
+                if not self.stopped:
                     return Block(Why.WAITS, directive)
-                return Block(Why.STOPPED, directive,
-                             f"{what_happened(line)}, and the #RUN barrier check in line "
-                             f"{directive.number} stops the jobs below it")
+            if self.stopped:                    # new jobs wait for a held line, which the scan passes
+                return Block(Why.STOPPED, directive, self.stopped)
             self.checked_offset = directive.offset
         return None
 
@@ -2266,7 +2272,15 @@ def settings_without_jobs(file: Reader, directives: Iterable[Line]) -> Iterator[
 
 
 def what_happened(bad_line: Line) -> str:
-    return f"line {bad_line.number} {'failed' if bad_line.state == FAILED else 'ended in error'}"
+    what = {FAILED: "failed", ERROR: "ended in error", RUNNING: "ended in error", CANCELLED: "is cancelled"}
+    return f"line {bad_line.number} {what.get(bad_line.state, 'is held')}"
+
+
+def describe_wait(line: Line, named: Named) -> str:
+    """Return 'line 4 waits for trim: line 2 failed', or '...: line 3 is not done'."""
+    cause = (what_happened(named.bad) if named.bad
+             else f"line {next(iter(named.unfinished.values()))} is not done")
+    return f"line {line.number} waits for {printable(named.name)}: {cause}"
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
@@ -3290,12 +3304,11 @@ class JobReader(Opened):
         scan = Scan(self.reader, self.start, counted=snapshot.states, with_directives=True)
         while True:
             is_grouped = scope.settings.together != ""
-            wants_bad = (above.bad_states != b"" or len(bad_lines) < self.MAX_NAMED
-                         or not (can_retry or is_grouped))
+            wants_bad = len(bad_lines) < self.MAX_NAMED or not (can_retry or is_grouped)
             may_suit = remaining.any_fits(scope) or bool(remaining.all and not lacks)
             wants_new = not met_new and (scope.settings.awaited != [] or (
                 may_suit and (groups or not is_grouped)))
-            line = scan.next(RUNNING + (FAILED + ERROR) * wants_bad + NEW * wants_new)
+            line = scan.next(RUNNING + above.bad_states + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
                 break
             if line.state == DIRECTIVE:
@@ -3322,8 +3335,9 @@ class JobReader(Opened):
                     snapshot.orphans.append(line)
                 else:
                     above.record_bad(line)
-                bad_lines.append(line.number)
-                can_retry = can_retry or line.state == RUNNING or not is_grouped
+                if line.state in FAILED + ERROR + RUNNING:
+                    bad_lines.append(line.number)
+                    can_retry = can_retry or line.state == RUNNING or not is_grouped
         return Summary(
             count_states(snapshot),
             half_saved=self.seconds_until_trusted(scan.end) > 0,
@@ -5546,10 +5560,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str] = (),
         elif waited := above.find_awaited(line):
             wants_new = False
             stops = waited.bad is not None
-            cause = what_happened(waited.bad) if waited.bad else (
-                f"line {next(iter(waited.unfinished.values()))} is not done")
-            reasons.setdefault(stops, BlockReason(
-                f"line {line.number} waits for {printable(waited.name)}: {cause}", stops))
+            reasons.setdefault(stops, BlockReason(describe_wait(line, waited), stops))
         else:
             settings = above.scope.settings
             if any(Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts):
@@ -5622,7 +5633,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
                 say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
-        elif line.state in failure_states:
+        elif line.state not in NEW + consumer.retry:
             above.record_bad(line)
         elif above.find_awaited(line):          # only bad lines are recorded here, so it never starts
             pass

@@ -44,7 +44,7 @@ import shutil
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple
@@ -61,6 +61,7 @@ from runmaker4 import (
     APPEND_BYTE,
     BUCKETS_END,
     CANCELLED,
+    DIRECTIVE,
     DIRECTIVE_LIKE,
     DONE,
     ERROR,
@@ -115,6 +116,7 @@ from runmaker4 import (
     lock,
     lock_all,
     lost_locks,
+    name_lines,
     open_folder_of,
     open_job_file,
     open_or_create,
@@ -382,6 +384,9 @@ def describe_state(state: bytes) -> bytes:
     return state if state in OUR_STATES and state != HELD else state + b" (held)"
 
 
+CANCELLED_NAME = "cancelled: "
+
+
 @dataclass
 class ChangeCounts:
     """What became of the selected jobs."""
@@ -389,10 +394,20 @@ class ChangeCounts:
     changed: Counter[bytes] = field(default_factory=Counter)    # by the state before the change
     refused: int = 0
     names_left: int = 0                 # of cancelled jobs to name; the summary has the count
+    # line numbers and messages, which say_notes() prints in the order of the file
+    notes: list[tuple[int, str]] = field(default_factory=list)
 
     def add_refusal(self, number: int, why: str) -> None:
-        self.file.say(f"line {number}: {why}")
+        self.notes.append((number, why))
         self.refused += 1
+
+    def say_notes(self) -> None:
+        notes, self.notes = sorted(self.notes, key=operator.itemgetter(0)), []
+        for number, text in notes:
+            is_name = text.startswith(CANCELLED_NAME)
+            if self.names_left or not is_name:
+                self.file.say(f"line {number}: {text}")
+            self.names_left -= is_name and self.names_left > 0
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
@@ -454,6 +469,13 @@ class Selection:
 LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait for it; lslocks names it)"
 
 
+def bottom_up(lines: Iterable[Line], change_counts: ChangeCounts) -> Iterator[Line]:
+    """Return the lines from the last to the first; their states are counted in the order of the file."""
+    all_lines = [*lines]
+    change_counts.changed.update({line.state: 0 for line in all_lines})
+    return reversed(all_lines)
+
+
 def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], None],
                  change_counts: ChangeCounts) -> None:
     """Call change() for each line, first without waiting for any lock.
@@ -477,6 +499,7 @@ def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], 
                 )
                 # the next line has been locked as long by now, so it gets less time
                 file.patience = file.MUTEX_SECONDS_LOCAL
+        change_counts.say_notes()
         file.patience = file.MUTEX_SECONDS
         # Not in the first round: a signal without a handler ends us even while a file system does not answer
         exit_on(*KILL_SIGNALS)
@@ -573,16 +596,16 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
             return
         change_counts.changed[state_now] += 1
         if change_counts.names_left:
-            change_counts.names_left -= 1
-            file.say(f"line {line.number}: cancelled: {display_text(line.command)}")
+            change_counts.notes.append((line.number, f"{CANCELLED_NAME}{display_text(line.command)}"))
         if is_running:
             awaited.append(replace(line, state=state_now))
         if state_now not in UNFINISHED_STATES:
-            file.say(f"line {line.number}: is {display_text(state_now)}, but its job runs")
+            change_counts.notes.append((line.number, f"is {display_text(state_now)}, but its job runs"))
         elif state_now == RUNNING and not is_running:
-            file.say(f"line {line.number}: {ORPHAN_FOUND}; it is c now")
+            change_counts.notes.append((line.number, f"{ORPHAN_FOUND}; it is c now"))
 
-    change_lines(file, selection.lines(file, change_counts), cancel, change_counts)
+    lines = bottom_up(selection.lines(file, change_counts), change_counts)
+    change_lines(file, lines, cancel, change_counts)
     wait_for_exit(file, awaited, change_counts)
 
 
@@ -1927,29 +1950,54 @@ def change_states(file: JobFile, options: Namespace) -> int:
     """
     change_counts = ChangeCounts(file, names_left=0 if options.quiet else NAMED_LINES)
     state: bytes = CANCELLED if options.cancel else options.set
+    renewed: set[int] = set()
 
     def change(line: Line) -> None:
         if refusal := set_state(file, line, state):
             change_counts.add_refusal(line.number, refusal)
-        else:
-            change_counts.changed[line.state] += 1
+            return
+        change_counts.changed[line.state] += 1
+        if state == NEW:
+            renewed.add(line.number)
 
     try:
         file.open_to_write()                    # check_lock_file() has not if it saw no file
         if options.cancel:
             cancel_selected(file, options.selection, change_counts)
         else:
-            change_lines(file, options.selection.lines(file, change_counts), change, change_counts)
-            if change_counts.changed:
+            lines = options.selection.lines(file, change_counts)
+            # from the bottom up, or a barrier would open for lines that are held above lines that are not
+            # yet; to be released, from the top down
+            change_lines(file, lines if state == NEW else bottom_up(lines, change_counts), change,
+                         change_counts)
+            if any(change_counts.changed.values()):
                 check_not_replaced(file, file.fd)
+            if done := find_done_below(file, renewed) if renewed else []:
+                file.say(f"{name_lines(done)}: d, and waited by after= for what is new again")
     finally:
         # also after a signal or an error: report what was done
+        change_counts.say_notes()
         summary = change_counts.summary(state)
         if summary and not options.quiet:
             file.say(summary)
     if not summary and not change_counts.refused:
         file.say(no_match_text(options.selection.pattern))
     return 0 if summary and not change_counts.refused else 1
+
+
+def find_done_below(file: JobFile, renewed: Container[int]) -> list[int]:
+    """Return the numbers of lines `d` that have after= a name of these lines, or of one that is returned."""
+    above, done, states = Above(), [], b""
+    scan = file.scan_lines(b"", with_directives=True)
+    while line := scan.next(states):
+        if line.state == DIRECTIVE:
+            above.enter(line)
+        elif line.state == DONE or line.number in renewed:
+            above.record_bad(line)
+            done += [line.number] * (line.state == DONE)
+        settings = above.scope.settings
+        states = NEW * (settings.name != "") + DONE * (settings.find_awaited() is not None)
+    return done
 
 
 def no_match_text(pattern: bytes | None) -> str:
@@ -1970,6 +2018,7 @@ def list_lines(file: JobReader, selection: Selection) -> int:
         b"%d %s %s" % (line.number, describe_state(line.state), line.command)
         for line in selection.lines(file, change_counts, default_states=None)
     )
+    change_counts.say_notes()
     none_selected = selection.has_conditions and not count
     if none_selected and not change_counts.refused:
         file.say(no_match_text(selection.pattern))

@@ -116,6 +116,31 @@ class SettingStates(RunsetCase):
                     self.assertEqual((ended.code, ended.out, ended.err),
                                      (0, b"", b"" if quiet else as_bytes(f"runset4.py: runs.txt: {said}\n")))
 
+    def test_lines_are_held_and_cancelled_from_the_bottom_up_and_released_from_the_top_down(self) -> None:
+        """Or a barrier would open for what is held above it, and is not yet below."""
+        for words, text, order in (("--set=p", ". a\n. b\n", [2, 1]), ("--cancel --all", ". a\n. b\n", [2, 1]),
+                                   ("--set=.", "p a\np b\n", [1, 2])):
+            with self.subTest(words=words):
+                self.write(text)
+                path, numbers = str(self.dir / "runs.txt"), list[int]()
+                write = runmaker4.JobFile.write
+
+                def note(file: runmaker4.JobFile, line: runmaker4.Line, state: bytes) -> None:
+                    numbers.append(line.number)
+                    write(file, line, state)
+
+                options = words.split() if "--all" in words else [words, f"--state={text[0]}"]
+                with mock.patch.object(runmaker4.JobFile, "write", note):
+                    self.assertEqual(runset4.run_command(["-q", *options, path]), 0)
+                self.assertEqual(numbers, order)
+
+    def test_of_a_step_that_is_new_again_it_names_the_later_steps_that_are_done(self) -> None:
+        self.write("#RUN name=a\nd a\nd b\n#RUN name=b after=a\nd c\n! d\n#RUN after=b\nd e\n#RUN\nd f\n")
+        told = b"runset4.py: runs.txt: lines 5, 8: d, and waited by after= for what is new again\n"
+        self.assertIn(told, self.run_script(RUNSET, "--set=.", "runs.txt", 2).err)
+        self.assertNotIn(b"after=", self.run_script(RUNSET, "--set=.", "runs.txt", 8, 10).err)
+        self.assertNotIn(b"after=", self.run_script(RUNSET, "--set=x", "runs.txt", 3).err)
+
     def test_of_many_lines_that_are_cancelled_it_names_eight(self) -> None:
         self.write("".join(f". echo {number}\n" for number in range(1, 13)))
         ended = self.run_script(RUNSET, "--cancel", "--all", "runs.txt")

@@ -194,18 +194,22 @@ def steps_of(data: bytes | bytearray) -> dict[int, Step]:
 
 def unfinished_above(steps: Mapping[int, Step], at: int) -> bytes:
     """The first line that is not done of those for which a line waits, also at a check; or b""."""
-    step = steps.get(at)
-    above = [steps[other].line for other in step.awaited + step.checked] if step else []
-    return next((line for line in above if line[:1] in b".r!e"), b"")
+    if not (step := steps.get(at)):
+        return b""
+    above = [line for other in step.awaited if (line := steps[other].line)[:1] != b"d"]
+    above += [line for other in step.checked if (line := steps[other].line)[:1] in b".r!e"]
+    return above[0] if above else b""
 
 
 def stopped_steps(steps: Mapping[int, Step]) -> set[int]:
-    """The new lines and orphans that a failure stops: those which wait for it, or for one of these."""
-    bad: set[int] = set()
+    """The new lines and orphans that a failure or a held line stops, at once or through others."""
+    stopped: set[int] = set()
     for at, (line, _, awaited, checked, _) in steps.items():
-        if line[:1] in b"!e" or (line[:1] in b".r" and not bad.isdisjoint([*awaited, *checked])):
-            bad.add(at)
-    return {at for at in bad if steps[at].line[:1] in b".r"}
+        bad = [above for above in awaited if steps[above].line[:1] not in b".rd"]
+        bad += [above for above in checked if steps[above].line[:1] in b"!e"]
+        if line[:1] in b".r" and (bad or not stopped.isdisjoint([*awaited, *checked])):
+            stopped.add(at)
+    return stopped
 
 
 class History(World):
@@ -241,6 +245,7 @@ class History(World):
         self.takes_buckets = random.Random(f"buckets? {seed}").random() < 0.6
         # of the first read of a search, in bytes; small: claims return before its end
         self.chunk_size = 16 if random.Random(f"chunks? {seed}").random() < 0.3 else BLOCK
+        self.paused: set[bytes] = set()             # commands of lines that are held for a while
         self.given_back = 0.05                      # which share of jobs is not started
         self.have_met = False                       # whether all runners know that there are others
         self.renewed: Counter[bytes] = Counter()    # how many orphans of a command ran again
@@ -609,7 +614,8 @@ class History(World):
                 self.fail(f"{job.text!r} is started, and {line!r} above is not new")
             if line.startswith(b"#RUN barrier") and unfinished and at < job.offset:
                 self.fail(f"{job.text!r} is started below a barrier, and {unfinished!r} has not ended")
-            if command_of(line) != line and line[:1] in b".r" and at not in stopped and not self.again:
+            is_open = line[:1] in b".r" or (line[:1] == b"p" and command_of(line) in self.paused)
+            if command_of(line) != line and is_open and at not in stopped and not self.again:
                 unfinished = unfinished or line
 
     def new_commands(self, me: Process) -> set[bytes]:
@@ -708,6 +714,7 @@ def load(path: str, **others: types.ModuleType) -> types.ModuleType:
 
 CORE = load("runmaker4.py")
 SETTER = load("runset4.py", runmaker4=CORE)
+vars(SETTER)["exit_on"] = lambda *signals: None         # signal handlers are of the main thread
 SERIAL = itertools.count()
 # so that sets of jobs have an order
 CORE.Job.__hash__ = lambda job: job.__dict__.setdefault("serial", next(SERIAL))
@@ -769,9 +776,9 @@ class Product:
         self.file = CORE.JobFile(PATH, say=say, mount=mount_of(host), clock=lambda: MACHINE.world.now)
         self.file.boot = b"" if host.network else b"this boot".ljust(CORE.BOOT_SIZE)
         queue = CORE.JobQueue(self.file)
-        queue.spread = queue.MAX_SPREAD if world.have_met else 1
         self.cursor = CORE.Cursor(queue, [CORE.Consumer(host.name, retry=retry)])
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
+        queue.spread = queue.MAX_SPREAD if world.have_met else 1
         self.consumer = next(iter(self.cursor.consumers.all))
         self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
         self.consumer.runs_short_jobs = takes_buckets
@@ -1406,6 +1413,9 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     blows = draws.choices(("kill", "stop", "cut"), (3, 1, 2 * bool(world.kind)), k=draws.choice((0, 0, 1, 2)))
     # a host that is cut off loses that runner, too
     lines = make_steps(draws, [b"host=*"] if "cut" in blows else [b"host=one", b"host=*"])
+    is_paused = draws.random() < 0.3 and not blows
+    if is_paused:
+        lines.insert(draws.randrange(1, len(lines) + 1), b"#RUN barrier")
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
     world.known.update(world.last.commands)
     world.done.clear()
@@ -1419,6 +1429,20 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     world.actors += runners
     world.fates = set(blows)
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:-1], blows)))
+    if is_paused:
+        world.actors.append(Process("holder", hosts[2], functools.partial(hold_and_release, world)))
+
+
+def hold_and_release(world: History, me: Process) -> None:
+    """runset4.py holds all new lines and releases them."""
+    file, draws = Setter(me.host).file, world.draws
+    world.sleep(me, draws.choice((0.0, 0.1, 0.5, 1.0)) * world.throttle)
+    world.paused = {command for command in world.known if command.startswith(b" ")}
+    for old, new in (b".", b"p"), (b"p", b"."):
+        with suppress(OSError):
+            SETTER.change_states(file, argparse.Namespace(
+                quiet=True, cancel=False, set=new, selection=SETTER.Selection((), old, None)))
+        world.sleep(me, draws.choice((0.0, 0.5)) * world.throttle)
 
 
 def make_steps(draws: random.Random, hosts: Sequence[bytes]) -> list[bytes]:
@@ -1965,6 +1989,9 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         FILE, "summarize", lambda self, consumers, groups, keep_above, looks, plain=FILE.summarize: (
             plain(self, consumers, groups, -math.inf, looks))),
     "names ignored": one(CORE.Above, "find_awaited", lambda self, line: None),
+    "held lines count as done": one(CORE, "BAD_STATES", b"!e"),
+    "held from the top down": one(SETTER.Selection, "lines", lambda *args, plain=SETTER.Selection.lines: (
+        reversed([*plain(*args)]))),
     "failures of a name ignored": one(CORE.Above, "record_bad", lambda self, line: None),
     "ready once one job of a name is done": one(CORE.Walk, "on_done", lambda self, job: (
         [self._wait_for(None, waiting.pop(0)) for named, waiting in self._waiting.items() for _ in [*waiting]

@@ -44,11 +44,6 @@ class Order(AfterCase):
         self.assertEqual(self.run_text(STEPS.format(prep) + "#RUN\n. touch other\n", "-j3"), 0)
         self.assertEqual(self.ran(), [1, 2, 2, 3])
 
-    def test_held_jobs_are_not_waited_for(self) -> None:
-        self.assertEqual(self.run_text("#RUN name=a\nx false\nc false\n. true\n"
-                                       "#RUN after=a\n. echo 1 >>ran\n"), 0)
-        self.assertEqual((self.states(), self.ran()), ("xcdd", [1]))
-
     def test_a_chain_for_each_sample_runs_in_the_order_of_the_file(self) -> None:
         self.assertEqual(self.run_text(SAMPLES, "-j1"), 0)
         self.assertEqual(self.ran(), [11, 12, 13, 21, 22, 23, 31, 32, 33])
@@ -96,6 +91,31 @@ class Order(AfterCase):
         (self.dir / "go").touch()
         self.assertEqual((self.finish(alice).code, self.finish(bob).code), (0, 0))
         self.assertEqual(self.ran(), [1])
+
+
+class Held(AfterCase):
+    """A held or cancelled job is not done: it stops what waits for it, as a failure does."""
+
+    def test_it_is_named_and_a_plain_barrier_passes_what_waits_for_it_but_a_check_does_not(self) -> None:
+        for state, what in ("p", "is held"), ("c", "is cancelled"):
+            for barrier, below in ("barrier", "d"), ("barrier check", "."):
+                with self.subTest(state=state, barrier=barrier):
+                    code = self.run_text(f"#RUN name=a\n. true\n{state} false\n#RUN name=b after=a\n. false\n"
+                                         f"#RUN after=b\n. false\n#RUN {barrier}\n#RUN\n. true\n")
+                    self.assertEqual((code, self.states()), (1, f"d{state}..{below}"))
+                    self.assertTrue(self.times_told(f"line 5 waits for a: line 3 {what}"), self.told())
+                    self.assertRegex(self.status()["waits"], f"^line 5 waits for a: line 3 {what}")
+                    self.assertEqual(self.run_script(RUNWAIT, "runs.txt").code, 1)
+                    self.assertEqual(self.run_script(RUNMAKER, "--dry-run", "runs.txt").out, b"")
+
+    def test_a_follower_goes_on_once_it_is_released(self) -> None:
+        self.write("#RUN name=a\nx true\n#RUN after=a\n. echo 1 >>ran\n")
+        runner = self.start_looking("--follow", "runs.txt")
+        self.wait_told("line 4 waits for a: line 2 is held")
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "2").code, 0)
+        self.wait_states("dd")
+        self.append("#RUN end")
+        self.assertEqual((self.finish(runner).code, self.ran()), (0, [1]))
 
 
 class Failures(AfterCase):
