@@ -168,7 +168,7 @@ ERROR = b"e"
 CANCELLED = b"c"                # as any other state: no runner runs the line
 HELD = b"x"                     # by convention; represents any other state
 OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
-# all but `.`, `r`, `d`, and bytes that begin no job: of lines that no runner will make `d`
+# all but `.`, `r`, `d`, and bytes that begin no job
 BAD_STATES = bytes(byte for byte in range(256) if byte not in b"#/ \t\n.rd")
 
 Say = Callable[[str], None]     # prints a message of one line, without program and file name
@@ -2220,8 +2220,8 @@ class Above:
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
-        Call enter() first.  A barrier check fails at lines in bad_states, and waits at those in open_states:
-        a line that had failed when it was met can be new by now.
+        Call enter() first.  A check fails at lines in bad_states, and waits at those in open_states: a line
+        that has failed can be new by now.
         """
         if self.scope.error:
             return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
@@ -2232,8 +2232,8 @@ class Above:
         if self.unfinished:
             return Block(Why.WAITS, directive)
         if self.scope.barrier_kind == "barrier check":
-            # One scan for all: two would miss a line that becomes new, and fails, between them.  Only one
-            # from the top knows line numbers; mostly a shorter one shows that none is needed
+            # One scan: two would miss a line that becomes new, and fails, between them.  Only one from the
+            # top knows line numbers; mostly a shorter one shows that none is needed
             states, start = bad_states + open_states, max(self.checked_offset, file.start)
             if (_first_line_between(start, directive, file, states)
                     and (line := _first_line_between(file.start, directive, file, states))):
@@ -2243,7 +2243,7 @@ class Above:
                                  f"{directive.number} stops the jobs below it")
                 if not self.stopped:
                     return Block(Why.WAITS, directive)
-            if self.stopped:                    # new jobs wait for a held line, which the scan passes
+            if self.stopped:                    # by a held line, which the scan passes
                 return Block(Why.STOPPED, directive, self.stopped)
             self.checked_offset = directive.offset
         return None
@@ -4559,6 +4559,7 @@ class Orphans:
         # by number and command of the line: how often it was lost in a row
         self.losses: Counter[tuple[int, bytes]] = Counter()
         self.marked: list[int] = []             # numbers of lines that were marked `e`
+        self.suspects: set[Job] = set()         # running jobs of lines lost twice in a row, or more
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
         # when (clock) a line was first seen without a lock: see check_orphan()
@@ -4611,14 +4612,16 @@ class Orphans:
         Needs its mutex or job lock: so the next runner counts this loss, too.
         """
         key = line.number, line.command
-        self.losses[key] += 1
+        losses = self.losses[key] = self.losses[key] + 1
         self._unlocked_since.pop((self._file.lock_table.pulse_offset, *key), None)
         if self.outdir:
-            self.outdir.journal.add_loss(line, state, self.losses[key])
+            self.outdir.journal.add_loss(line, state, losses)
         if self._reported < self.MAX_REPORTED:
             self._reported += 1
             text = "is r without a lock, so its runner and job are dead or cut off; "
-            text += {NEW: "runs again", ERROR: "marked e (--resume runs it again)",
+            beside = ["", "", ", beside such lines only (lost twice in a row)",
+                      f", alone: one such line at a time (lost {losses} times in a row)"][min(losses, 3)]
+            text += {NEW: f"runs again{beside}", ERROR: "marked e (--resume runs it again)",
                      FAILED: "marked ! (lost five times in a row; -r runs it once more)"}[state]
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
@@ -4675,8 +4678,8 @@ class Walk:
         self._resuming_consumers = resuming_consumers
         self._orphans = orphans
         self._starts_groups = serving
-        # A line that was lost with its runner can have killed it.  If it started first, it would kill one
-        # runner after the other, and no other line would ever run.  So another walk takes such lines
+        # A line that was lost with its runner can have killed it.  If it started first, no other line would
+        # ever run.  So another walk takes such lines
         self.takes_lost_lines = self.has_left_lost_lines = False
         self.look_share = 1.0                   # the share of lines `r` that are checked: is one an orphan?
         self.running_count = 0                  # lines `r` of other processes that were met
@@ -4825,8 +4828,10 @@ class Walk:
         if self._is_restricted(settings):
             self._keep_restricted(line, scope, is_lost=losses > 0)
             return None
-        takes_all_slots = losses > 1            # so that no other line is lost with this one
-        consumer = self._choose_consumer(line, scope, self.consumers, takes_all_slots)
+        # Many lines that were lost twice can be victims of power cuts.  Only these are lost a third time;
+        # then, one by one, the killer is found
+        takes_all_slots = losses > 2
+        consumer = self._choose_consumer(line, scope, self.consumers, takes_all_slots, losses > 1)
         if settings.together:
             if self._starts_groups:
                 group = self._current_or_new_group()
@@ -4851,6 +4856,8 @@ class Walk:
             attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
             if attempt.check is LineCheck.AT_LIMIT:
                 self._keep_restricted(line, scope, is_lost=losses > 0)
+            if attempt.job and losses > 1:
+                self._orphans.suspects.add(attempt.job)
             if attempt.job and line.state == RUNNING:
                 self._orphans.add_loss(line, NEW)
             return attempt.job
@@ -4961,9 +4968,9 @@ class Walk:
     def _is_orphan_to_run(self, line: Line) -> bool:
         """Return True for an orphan that can run again now; otherwise record a line `r`.
 
-        It runs again, once no new line is left, if a consumer, present or not, has --resume.  It becomes new
-        only if none here can take it, or it can wait for others: other runners do not know its losses.
-        Otherwise it becomes `e`, also in a group, and below an invalid directive.
+        It runs again, after all new lines, if a consumer, present or not, has --resume.  It becomes new only
+        if none here can take it, or it can wait for others, who do not know its losses.  Otherwise, in a
+        group, and below an invalid directive it becomes `e`.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -5001,7 +5008,7 @@ class Walk:
         return False
 
     def _choose_consumer(self, line: Line, scope: Directives, consumers: Consumers,
-                         takes_all_slots: bool = False) -> Consumer | None:
+                         takes_all_slots: bool = False, is_suspect: bool = False) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
         One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
@@ -5011,10 +5018,17 @@ class Walk:
             if consumer not in self._waiting_for_capacity:
                 if takes_all_slots:
                     needs = needs._replace(slots=consumer.capacity.slots)
-                if consumer.free.holds(needs):
+                if consumer.free.holds(needs) and self._can_run_beside(consumer, is_suspect):
                     return consumer
                 self._waiting_for_capacity[consumer] = line, needs
         return None
+
+    def _can_run_beside(self, consumer: Consumer, is_suspect: bool) -> bool:
+        """Return True if each job of a consumer is a suspect, or none is."""
+        suspects = self._orphans.suspects
+        suspects &= self._queue.claimed.keys()
+        return not (suspects or is_suspect) or all(
+            (job in suspects) == is_suspect for job in self._queue.claimed if job.consumer is consumer)
 
     # -- claims ----------------------------------------------------------------------------------------------
 

@@ -1592,7 +1592,8 @@ def status_summary(status: Fields) -> Iterator[str]:
         yield f"{describe_lines_in_doubt(numbers)} (runmaker4.py --resume runs them again)"
     for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
         yield (f"{plural(count, 'orphan')}: {hint or 'neither runner nor job lives'} (a runner with --resume "
-               f"runs {'it' if count == 1 else 'them'} again, after all new lines)")
+               f"runs {'it' if count == 1 else 'them'} again, after all new lines"
+               f"{'; one at a time, if lost three times in a row' * (count > 1)})")
     for job in status["jobs"]:
         if pids := " ".join(map(str, job["processes"])):    # visible ones of a job without a runner
             yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"

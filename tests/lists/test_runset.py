@@ -118,8 +118,9 @@ class SettingStates(RunsetCase):
 
     def test_lines_are_held_and_cancelled_from_the_bottom_up_and_released_from_the_top_down(self) -> None:
         """Or a barrier would open for what is held above it, and is not yet below."""
-        for words, text, order in (("--set=p", ". a\n. b\n", [2, 1]), ("--cancel --all", ". a\n. b\n", [2, 1]),
-                                   ("--set=.", "p a\np b\n", [1, 2])):
+        new, held = ". a\n. b\n", "p a\np b\n"
+        for words, text, order in (("--set=p", new, [2, 1]), ("--cancel --all", new, [2, 1]),
+                                   ("--set=.", held, [1, 2])):
             with self.subTest(words=words):
                 self.write(text)
                 path, numbers = str(self.dir / "runs.txt"), list[int]()

@@ -409,7 +409,14 @@ class History(World):
         if self.most is not None or (len(going) >= running and self.disturbed < me.mutexes[command]):
             self.fail(f"calls a line {command!r} an orphan, though nobody was killed")
 
-    def check_losses(self, job: Any) -> None:
+    def check_alone(self, me: Process, job: Any) -> None:
+        """Check that a line that was lost twice in a row runs beside such ones only, or alone after three."""
+        losses = self.losses[job.number, job.command]
+        others = [self.losses[run.job.number, run.job.command] for run in me.runs]
+        if any((losses > 1) != (other > 1) or max(losses, other) > 2 for other in others):
+            self.fail(f"runs {job.text!r}, lost {losses} times in a row, beside lines lost {others} times")
+
+    def check_losses(self, me: Process, job: Any) -> None:
         """Check that each run that a line has lost in a row is recorded when it runs again; where nobody
         edits, sets states or takes locks away.
         """
@@ -419,6 +426,7 @@ class History(World):
             return
         runs = [run for run in self.runs if run.command == job.text]
         lost = list(itertools.takewhile(lambda run: not run.written, reversed(runs)))
+        self.check_alone(me, job)
         if self.losses[job.number, job.command] < len(lost):
             self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and "
                       f"{self.losses[job.number, job.command]} are recorded")
@@ -575,7 +583,9 @@ class History(World):
             or self.fates - {"kill"}
             or b"#RUN" in self.last.data
             or self.removed > 0
+            or max(self.losses.values(), default=0) > 1         # such lines wait for others, or others do
         ):
+            me.idle_since = 0.0
             return
         lines = [line for _, line in lines_of(self.last.data)]
         failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
@@ -805,8 +815,10 @@ class Product:
     def may_exit(self) -> bool:
         return self.consumer in self.cursor.no_job.exits
 
-    def claim(self, is_idle: bool) -> Any:
+    def claim(self, is_idle: bool, slots: int, taken: float) -> Any:
         """A job; or None, and `may_exit` if it is idle."""
+        self.consumer.capacity = CORE.Resources(slots)
+        self.consumer.free = CORE.Resources(slots - taken)
         return self.cursor.claim([self.consumer] if is_idle else ())
 
     def finish(self, job: Any, state: bytes) -> str | None:
@@ -878,7 +890,8 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
             look_for_more = world.now
         if not leaving and len(me.runs) < slots and world.now >= look_for_more:
             new_before, orphans_before, step = world.new_commands(me), world.orphans(), world.steps
-            job = operation(world, me, product.claim, not me.runs)
+            taken = sum(run.job.settings.needs.slots for run in me.runs)
+            job = operation(world, me, product.claim, not me.runs, slots, taken)
             if job:
                 start_run(world, me, product, job)
                 if me.takes_buckets:
@@ -947,7 +960,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     if job.text not in me.mutexes:
         world.fail(f"claims {job.text!r} without its command mutex")
     claimed = me.claimed_at if me.claimed == job.text else world.steps
-    world.check_losses(job)
+    world.check_losses(me, job)
     if job.state == b"r":
         if b"r" not in me.retry:
             world.fail(f"runs the orphan {job.text!r} again, which is not for it")
@@ -1345,13 +1358,14 @@ def lose_lines(world: History, hosts: list[Host]) -> None:
     world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
     world.known.update(world.last.commands)
     world.done.clear()
-    world.times, world.given_back = (0.001, 0.1, 0.7, 1.5), draws.choice((0.05, 0.3))
+    world.times = draws.choice(((0.001, 0.1, 0.7, 1.5), (0.7, 1.5, 3.0, 5.0)))
+    world.given_back = draws.choice((0.05, 0.3))
     world.have_met = draws.random() < 0.5
     world.chunk_size = draws.choice((16, world.chunk_size))
-    runners = make_runners(world, draws.choices(hosts[:2], k=3), (b"", b"er", b"!er"), (0.0, 0.1, 0.5, 4.0))
+    runners = make_runners(world, draws.choices(hosts[:2], k=4), (b"", b"er", b"!er"), (0.0, 0.1, 0.5, 4.0))
     world.actors += runners
     world.fates = {"kill"}
-    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:2], ["kill", "kill"])))
+    world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:3], ["kill"] * 3)))
 
 
 def lose_answers(world: History, hosts: list[Host]) -> None:
@@ -1975,6 +1989,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "orphans first": one(CORE.Walk, "_is_orphan_to_run", take_lost_lines_first),
     "loss recorded after the line is new": loss_recorded_late,
     "new lines passed in a walk for lost ones": one(CORE.Walk, "_claim_or_skip", pass_new_line),
+    "lost twice, and run beside others": one(CORE.Walk, "_can_run_beside", lambda *args: True),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
     "made new without the mutex": reset_without_the_mutex,
     "made new at once, and locked": one(

@@ -72,7 +72,7 @@ class Limit(CrashCase):
         self.assertEqual((self.states(), self.count()), ("!d", MAX_LOSSES + 2))
 
     def test_lines_beside_it_are_not_counted_with_it(self) -> None:
-        """After two losses a line starts alone, and has all slots of the runner."""
+        """After two losses lines start only beside such lines, and after three alone, with all slots."""
         self.write(f". {BESIDE}\n. {KILLER}; until [ -e beside ]; do :; done\n. {BESIDE}\n"
                    ". until [ -e tries ]; do sleep 0.1; done; echo $RUNMAKER4_SLOTS\n")
         self.lose(2, "-j4")
@@ -153,6 +153,30 @@ class Claims(JobFileCase):
         self.assertEqual(job_of(jobs.claim()).number, 2)
         line, state, losses = jobs.orphans.outdir.journal.add_loss.call_args.args
         self.assertEqual((line.number, state, losses), (2, b".", 2))
+
+    def test_those_that_were_lost_twice_run_beside_each_other_only_and_after_three_alone(self) -> None:
+        for losses, together in (1, 2), (2, 1):
+            with self.subTest(losses=losses):
+                jobs = self.jobs(b"r a\nr b\n", retry=b"er")
+                jobs.orphans.outdir = mock.Mock()
+                jobs.orphans.outdir.journal.read_losses.return_value = {(1, b"a"): losses, (2, b"b"): losses}
+                consumer, = jobs.consumers.all
+                consumer.capacity = consumer.free = runmaker4.Resources(3)
+                claimed = []
+                while isinstance(job := jobs.claim(), runmaker4.Job):
+                    claimed.append(job)
+                    consumer.free -= job.settings.needs
+                self.assertEqual(len(claimed), together)
+                with self.path.open("ab") as file:
+                    file.write(b". c\n")
+                self.clock.now += 1000
+                self.assertFalse(jobs.claim())
+                for job in claimed:
+                    self.assertEqual(jobs.finish(job, b"d"), "")
+                consumer.free = consumer.capacity
+                self.clock.now += 1000
+                self.assertEqual(job_of(jobs.claim()).text, b" c" if together == 2 else b" b")
+                jobs.file.close_files()
 
     def test_a_line_that_is_new_by_then_starts_before_it(self) -> None:
         """Also on a network file system, where runners leave new lines to each other."""
