@@ -24,8 +24,7 @@ status() { local code=0; usr/bin/ssh -F none -p "$1" -i user -o StrictHostKeyChe
     -o LogLevel=ERROR 127.0.0.1 "$2" >log 2>&1 || code=$?; echo $code; }
 killed='python3 -c "import os; os.kill(os.getpid(), 9)"'
 echo "$(status 22022 "$killed") $(status 22022 "$killed; exit \$?") $(status 22023 true)"
-kill "$(cat pid)"
 SH
-seen=$(unshare --mount --net --propagation private bash inside.sh)
+seen=$(unshare --mount --net --pid --fork --kill-child --propagation private bash inside.sh)
 echo "single command killed, followed by another, no server: $seen"
 [ "$seen" = "255 137 255" ]
