@@ -551,7 +551,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
     "ssh -S none", "ssh -S none -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
-    "kill_sig = SIGUSR1", "job_max_vacate_time = 3600", "request_gpus = 2",
+    "options(warn = 2)", "kill_sig = SIGUSR1", "job_max_vacate_time = 3600", "request_gpus = 2",
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",
