@@ -415,6 +415,7 @@ RECIPES = {
         files={"samples": "S1\nS2\n", "trim": "#!/bin/sh\n", "align": "#!/bin/sh\n"},
         after="runmaker4.py runs.txt; runset4.py --set=. runs.txt 1 && runmaker4.py runs.txt", states="dddd",
     ),
+    "runset4.py --set=x --state=r runs.txt": Recipe(jobs("rd"), states="xd"),
     "runset4.py --set=x runs.txt 7 104": Recipe(jobs("." * 104), after="[ $(grep -c ^x runs.txt) = 2 ]"),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
     "runs.txt":
