@@ -13,6 +13,29 @@ PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 NO_SERVICES = pathlib.Path("/usr/sbin/policy-rc.d")     # asked when a package wants to start its services
 ONE_AT_A_TIME = "/var/tmp/runmaker4-install.lock"
 
+MAKE_ROOT = """
+root=$1 suite=$2 packages=$3
+exec 9>"$root.lock"
+flock 9
+[ ! -e "$root/complete" ] || exit 0
+exec 8>&2 >"$root.log" 2>&1
+trap '[ -e "$root/complete" ] || tail -n 1 "$root.log" >&8' EXIT
+rm -rf --one-file-system "$root"
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
+debootstrap --variant=minbase --include=python3,procps "$suite" "$root" "$mirror" \\
+    /usr/share/debootstrap/scripts/sid
+cp /etc/resolv.conf "$root/etc/"
+cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
+printf '#!/bin/sh\\nexit 101\\n' >"$root/usr/sbin/policy-rc.d"
+chmod +x "$root/usr/sbin/policy-rc.d"
+mount -t proc proc "$root/proc"
+BEFORE
+chroot "$root" apt-get -qq -o Acquire::Check-Valid-Until=false update
+DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -qq -y --no-install-recommends install $packages
+chroot "$root" useradd -u 3001 -s /bin/bash ann
+touch "$root/complete"
+"""
+
 
 def lacking(what: str, tools: dict[str, str], probe: Sequence[str], timeout: float = 300) -> str:
     """What `what` lacks here, as a sentence; empty if it can be had.  Installs packages where it may.
@@ -53,3 +76,12 @@ def install(packages: Sequence[str]) -> None:
             subprocess.run(["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *words], check=True,
                            timeout=600, stdin=subprocess.DEVNULL, capture_output=True,
                            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+def root_command(root: str, suite: str, packages: str, before: str = "") -> list[str]:
+    """Return a command that makes a root of Debian once, with these packages and a user ann (3001).
+
+    before: shell text that runs before the packages are installed; the root is $root.
+    """
+    return ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+            "sh", "-euc", MAKE_ROOT.replace("BEFORE", before), "sh", root, suite, packages]

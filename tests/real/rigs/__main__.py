@@ -12,12 +12,13 @@ if sys.argv[1:2] == ["newer"] and sys.argv[2:]:
     newer.enter(sys.argv[2:])
 
 # not before: they compile the scripts, in a directory that is removed at the exit
-from tests.real.rigs import fs, gridengine, nfs, slurm, ssh
+from tests.real.rigs import condor, fs, gridengine, nfs, slurm, ssh
 
 TOOLS = {
     **ssh.TOOLS,
     **slurm.TOOLS,
     **gridengine.TOOLS,
+    **condor.TOOLS,
     **nfs.TOOLS,
     "mkfs.xfs": "xfsprogs",
     "mkfs.btrfs": "btrfs-progs",

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from tests.real.rigs import PATH, lacking
+from tests.real.rigs import PATH, lacking, root_command
 from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.scripts import ROOT, SCRIPTS
 
@@ -26,33 +26,15 @@ TOOLS = {"debootstrap": "debootstrap", "unshare": "util-linux", "nsenter": "util
          "setpriv": "util-linux", "flock": "util-linux", "ip": "iproute2"}
 MASTER, HOSTS, SLOTS = "gmaster", ("alice", "bob"), 4
 USER = 3001                             # ann, in the root: Grid Engine takes no jobs of root
-MAKE = """
-root=$1
-exec 9>"$root.lock"
-flock 9
-[ ! -e "$root/complete" ] || exit 0
-exec 8>&2 >"$root.log" 2>&1
-trap '[ -e "$root/complete" ] || tail -n 1 "$root.log" >&8' EXIT
-rm -rf --one-file-system "$root"
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' | head -n 1)
-debootstrap --variant=minbase --include=python3,procps bookworm "$root" "$mirror"
-cp /etc/resolv.conf "$root/etc/"
-cp -r /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
-printf '#!/bin/sh\\nexit 101\\n' >"$root/usr/sbin/policy-rc.d"
-chmod +x "$root/usr/sbin/policy-rc.d"
+PACKAGES = "gridengine-master gridengine-exec gridengine-client"
+ANSWER = """
 echo '198.18.0.1 gmaster' >>"$root/etc/hosts"
 hostname gmaster
-mount -t proc proc "$root/proc"
 for package in client common master exec; do
     for value in 'cell string default' 'master string gmaster' 'config boolean true'; do
         echo "gridengine-$package shared/gridengine$value"
     done
 done | chroot "$root" debconf-set-selections
-chroot "$root" apt-get -qq update
-DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -qq -y --no-install-recommends install \
-    gridengine-master gridengine-exec gridengine-client
-chroot "$root" useradd -u 3001 -s /bin/bash ann
-touch "$root/complete"
 """
 # A host's first process.  What the daemons write is in the cluster's directory, so the root stays as it is
 BOOT = """
@@ -106,8 +88,7 @@ qconf -Msconf scheduler
 
 def missing() -> str:
     """Return what is missing here, as a sentence; '' if a cluster can be started.  Makes the root."""
-    make = ["unshare", "--uts", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-            "sh", "-euc", MAKE, "sh", TOP]
+    make = root_command(TOP, "bookworm", PACKAGES, ANSWER)
     return lacking("a real Grid Engine", TOOLS, make, timeout=1200)
 
 
