@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import subprocess
 import sys
 import threading
@@ -35,8 +36,9 @@ def copy(number: int, name: str, pipe: IO[bytes]) -> None:
 
 
 def run(number: int, command: str, directory: str, data: bytes) -> None:
-    process = subprocess.Popen(["/bin/sh", "-c", command], cwd=directory, start_new_session=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(["/bin/sh", "-c", f"cd {shlex.quote(directory)} || exit\n{command}"],
+                               start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
     running[number] = process
     tell(id=number, pid=process.pid)
     readers = {pipe: threading.Thread(target=copy, args=(number, name, pipe), daemon=True)
