@@ -10,6 +10,7 @@ import unittest
 
 from tests.real.rigs import REAL, fs, machines, nfs
 from tests.real.rigs.nfs_case import GATE, LEASE, Locks, NfsCase, Scenarios, job
+from tests.support.scripts import ALL
 
 TOOLS = {**nfs.TOOLS, "corosync": "corosync", "dlm_controld": "dlm-controld", "mkfs.gfs2": "gfs2-utils",
          "mkfs.ocfs2": "ocfs2-tools"}
@@ -111,25 +112,6 @@ class Shared(NfsCase):
         for machine in self.rig.machines:
             machine.directory = folder
 
-    def check_locks(self, jobs: int) -> None:
-        """Let both hosts run so many jobs, while a check of the locks runs, too."""
-        lines = [f". echo {number} >>/tmp/ran\n" for number in range(1, jobs + 1)]
-        self.server.write("runs.txt", "".join(lines))
-        checks = [self.start(client, "runwait4.py --check-locks .") for client in self.rig.clients]
-        runners = [self.start(client, "runmaker4.py -q -j2 runs.txt") for client in self.rig.clients]
-        for runner in runners:
-            self.finish(runner, timeout=3 * nfs.SLOW)
-        ran = [client.run("cat /tmp/ran; rm /tmp/ran").out for client in self.rig.clients]
-        self.assertEqual(sorted(map(int, b"".join(ran).split())), list(range(1, jobs + 1)))
-        self.assertTrue(all(ran), "both have run jobs")
-        self.assertEqual(self.states(), "d" * jobs)
-        for check in checks:
-            with self.subTest(f"{check.machine.name} says yes"):
-                self.finish(check)
-                for client in self.rig.clients:
-                    self.assertRegex(check.out.decode(), f"additions by {client.name} ")
-                self.assertNotIn(b"NO  ", check.out)
-
 
 class OnCeph(Scenarios, Shared, unittest.TestCase):
     """By the kernel's client."""
@@ -181,6 +163,7 @@ class OnGfs2(Locks, Shared, unittest.TestCase):
         for machine in cls.rig.machines:
             machine.run("umount /gfs2", directory="/")
 
+    @unittest.skipUnless(ALL, "RUNMAKER4_TEST_FULL is not all: takes more than a minute")
     def test_each_of_some_jobs_runs_once_and_locks_hold_meanwhile(self) -> None:
         self.check_locks(100)
 

@@ -20,6 +20,8 @@ TOOLS = {
     **gridengine.TOOLS,
     **condor.TOOLS,
     **nfs.TOOLS,
+    "ganesha.nfsd": "nfs-ganesha",
+    "/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so": "nfs-ganesha-vfs",
     "corosync": "corosync",
     "dlm_controld": "dlm-controld",
     "mkfs.gfs2": "gfs2-utils",

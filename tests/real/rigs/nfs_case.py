@@ -179,6 +179,25 @@ class NfsCase(Mixin):
         orphans = {number * 10_000_000 + 1 for number in (1, 2)}        # process 1 is not a runner
         self.assertEqual(marks.problems(text, jobs, runners - orphans), [])
 
+    def check_locks(self, jobs: int) -> None:
+        """Let both hosts run so many jobs, while a check of the locks runs, too."""
+        lines = [f". echo {number} >>/tmp/ran\n" for number in range(1, jobs + 1)]
+        self.server.write("runs.txt", "".join(lines))
+        checks = [self.start(client, "runwait4.py --check-locks .") for client in self.rig.clients]
+        runners = [self.start(client, "runmaker4.py -q -j2 runs.txt") for client in self.rig.clients]
+        for runner in runners:
+            self.finish(runner, timeout=3 * SLOW)
+        ran = [client.run("cat /tmp/ran; rm /tmp/ran").out for client in self.rig.clients]
+        self.assertEqual(sorted(map(int, b"".join(ran).split())), list(range(1, jobs + 1)))
+        self.assertTrue(all(ran), "both have run jobs")
+        self.assertEqual(self.states(), "d" * jobs)
+        for check in checks:
+            with self.subTest(f"{check.machine.name} says yes"):
+                self.finish(check)
+                for client in self.rig.clients:
+                    self.assertRegex(check.out.decode(), f"additions by {client.name} ")
+                self.assertNotIn(b"NO  ", check.out)
+
 
 class Locks(NfsCase):
     """What stands on how a version of NFS keeps locks, and who holds them."""
