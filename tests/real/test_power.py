@@ -23,7 +23,7 @@ from tests.support.scripts import ALL, RUNMAKER, RUNSERVER, chance, program_of
 
 CUTS, JOBS = (12, 120) if ALL else (2, 20)      # jobs: on each file system
 TOOLS = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "mkfs.btrfs": "btrfs-progs",
-         "mkfs.f2fs": "f2fs-tools"}
+         "mkfs.f2fs": "f2fs-tools", "dmsetup": "dmsetup"}
 # 45 s there: here lines become safe within the seconds of a test
 RENEWING = "import runmaker4\nrunmaker4.Program.RENEWAL_SECONDS = 3.0\n"
 # A job: it writes a result, every fourth by renaming it, and prints some bytes, or some thousand
@@ -52,6 +52,19 @@ done = [number for number, line in enumerate(lines, 1) if line.startswith(b"d")]
 printed = {run["line"]: run["stdout"] for run in view("--output")}
 print(json.dumps({"done": done, "lost": [number for number in done if not is_whole(number)],
                   "named": view("--status")[0]["in_doubt"]}))
+"""
+
+# An ext4 file system for which a pool has space, as long as others leave it some; made at the first boot
+POOL = """
+modprobe dm_thin_pool
+options="error_if_no_space skip_block_zeroing"
+dmsetup create pool --table "0 204800 thin-pool /dev/ubda /dev/ubdb 128 0 2 $options"
+dmsetup mknodes
+dmsetup message pool 0 "create_thin 0" || true
+dmsetup create thin --table "0 2097152 thin /dev/mapper/pool 0"
+dmsetup mknodes
+blkid /dev/mapper/thin || mkfs.ext4 -q /dev/mapper/thin
+mkdir -p /m/a; mount /dev/mapper/thin /m/a
 """
 
 
@@ -223,3 +236,28 @@ class Servers(PowerCase):
         last.signal(signal.SIGUSR1)
         self.finish(last)
         self.assertAllSafe()
+
+
+class WriteErrors(PowerCase):
+    """The kernel takes what a job writes, and later has no place for it, which it says once."""
+
+    def test_no_line_stays_d_for_which_a_pool_had_no_space(self) -> None:
+        disks = [self.rig.disk("metadata", "16M"), self.rig.disk("data", "100M")]
+        self.host = self.rig.add(Machine(self.rig, "host", 1, disks, "512M", POOL))
+        self.host.boot()
+        self.host.directory = "/m/a"
+        jobs = "".join(f". seq {number} 60000 >result.{number}\n" for number in range(1, 9))
+        self.host.run("cat >runs.txt; mkdir runs.txt.out; head -c 3000000 /dev/zero >spare; sync -f .",
+                      data=jobs)
+        self.host.run("head -c 90000000 /dev/urandom >other; sync -f .", check=False)
+        runner = self.host.run("exec runmaker4.py -q -j2 runs.txt", check=False)
+        self.assertEqual(runner.code, 1, str(runner))
+        self.host.kill()
+        self.host.boot()
+        compare = "for n in $(seq 8); do seq $n 60000 | cmp -s - result.$n || echo $n; done"
+        lost = [*map(int, self.host.run(compare).out.split())]
+        self.assertNotEqual(lost, [])
+        named = json.loads(self.host.run("runwait4.py --status --json runs.txt").out)["in_doubt"]
+        lines = self.host.read("runs.txt").decode().splitlines()
+        self.assertEqual([number for number in lost if lines[number - 1][0] == "d" and number not in named],
+                         [], str(runner))
