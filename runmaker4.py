@@ -898,7 +898,7 @@ LOCAL_KINDS = {
     "ubifs", "udf", "ufs", "vfat", "xfs", "zfs",
 }
 # Tested with several hosts by tests/real: test_nfs.py, test_fs.py and test_machines.py
-TESTED_KINDS = {"nfs", "nfs4", "ceph", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
+TESTED_KINDS = {"nfs", "nfs4", "ceph", "gfs2", "fuse.glusterfs", "fuse.ceph-fuse", "fuse.mfs"}
 
 
 @dataclass(frozen=True)

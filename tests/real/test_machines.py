@@ -183,6 +183,21 @@ class OnGfs2(Locks, Shared, unittest.TestCase):
         self.drain(other)
         self.assertRanOnce(2)
 
+    def test_a_mount_that_keeps_its_locks_to_itself_is_refused(self) -> None:
+        self.server.write("runs.txt", job(1))
+        directory, self.alice.directory = self.alice.directory, "/"
+        self.addCleanup(self.alice.run, "umount /gfs2; mount -t gfs2 /dev/ubdb /gfs2", directory="/")
+        self.alice.run("umount /gfs2; mount -t gfs2 -o localflocks /dev/ubdb /gfs2")
+        self.alice.directory = directory
+        for command in "runmaker4.py", "runset4.py --add=true", "runmaker4-server.py --port 0":
+            said = self.finish(self.start(self.alice, f"{command} runs.txt"), 2)
+            self.assertIn("localflocks", said)
+        check = self.start(self.alice, "runwait4.py --check-locks .").wait()
+        self.assertEqual(check.code, 1, str(check))
+        self.assertIn(b"localflocks", check.out)
+        self.assertNotIn("not tested", self.finish(self.start(self.bob, "runmaker4.py runs.txt")))
+        self.assertRanOnce(1)
+
 
 class OnOcfs2(unittest.TestCase):
     """With the cluster stack of its own, o2cb: what a host has locked there, others can lock, too."""
