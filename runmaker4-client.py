@@ -65,13 +65,16 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from runmaker4 import (
+    DONE,
     ERROR,
     FILE_PIECE_BYTES,
     HEX_128_BITS,
     JOB_VARIABLES,
     KILL_SIGNALS,
+    MARKS,
     NEW,
     NO_OFFSET,
+    NO_PATH,
     NOBODY,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -83,6 +86,7 @@ from runmaker4 import (
     FileTree,
     FileVersion,
     Job,
+    JobDirectory,
     JobSettings,
     JobsToKill,
     Link,
@@ -346,7 +350,8 @@ class RemoteJob(Job):
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
     send: Sequence[bytes] = ()          # paths of files that it needs
-    fetch: Sequence[bytes] = ()         # ... and that it makes
+    fetch: Sequence[bytes] = ()         # ... and that it makes; with scratch=yes, names for is_result()
+    scratch: bool = False
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
@@ -376,6 +381,7 @@ class RemoteJob(Job):
             gated=item.boolean("hold"),             # in a group, until `go`
             send=list(map(to_bytes, item.items("send", str))),
             fetch=list(map(to_bytes, item.items("fetch", str))),
+            scratch=item.boolean("scratch"),
         )
 
 
@@ -491,13 +497,32 @@ class Porter:
     async def bring(self, job: RemoteJob) -> str:
         """Have the files of send=, and places for those of fetch=; return '', or why not (host_errno)."""
         job.travelled = job.host_errno = 0
-        return (await self._for_all(self._prepare, job, job.fetch)
-                or await self._for_all(self._pull, job, job.send))
+        return ((await self._for_all(self._make_directory, job, [b"its directory"]) if job.scratch else "")
+                or await self._for_all(self._prepare, job, job.fetch)
+                or await self._for_all(self._pull, job, [*dict.fromkeys(job.send)]))
 
-    async def deliver(self, job: RemoteJob) -> str:
-        """Have the files of fetch= at the server, if the job has made all; return '', or why not."""
-        return (await self._for_all(self._find_version, job, job.fetch)
-                or await self._for_all(self._push, job, job.fetch))
+    async def deliver(self, job: RemoteJob, state: bytes) -> str:
+        """Have the files of fetch= at the server, if the job has made all; return '', or why not.
+
+        After a failure only those of a scratch job that are marked so travel.
+        """
+        paths = job.fetch if state == DONE else ()
+        if job.directory:
+            paths, missing = await job.directory.call(job.directory.choose_results, job.fetch, state)
+            if missing:
+                return f"{display_text(missing)}: the job has not made this file"
+        return (await self._for_all(self._find_version, job, paths)
+                or await self._for_all(self._push, job, paths))
+
+    async def _make_directory(self, job: RemoteJob, _: bytes) -> None:
+        """Make the directory of a job, in place of that of the run before."""
+        if job.directory:
+            await job.directory.call(job.directory.remove)
+        job.directory = JobDirectory(self._tree, job.number)
+        await job.directory.call(job.directory.make)
+
+    def _tree_of(self, job: RemoteJob) -> FileTree:
+        return job.directory.tree if job.directory else self._tree
 
     async def _for_all(self, move: Callable[[RemoteJob, bytes], Awaitable[object]], job: RemoteJob,
                        paths: Iterable[bytes]) -> str:
@@ -519,12 +544,18 @@ class Porter:
 
     async def _prepare(self, job: RemoteJob, path: bytes) -> bool:
         """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
-        await self._tree.call(self._tree.make_directory, path)
-        return await self._ask(job, path, NO_OFFSET, kind="place") is not None
+        is_file, tree = True, self._tree_of(job)
+        if job.scratch:
+            name = MARKS.sub("", os.fsdecode(path))
+            is_file = not NO_PATH.search(name)
+            path = os.fsencode(re.sub("/$", "/x", name))
+        await tree.call(tree.make_directory, path)
+        return not is_file or await self._ask(job, path, NO_OFFSET, kind="place") is not None
 
-    async def _find_version(self, _: RemoteJob, path: bytes) -> FileVersion:
+    async def _find_version(self, job: RemoteJob, path: bytes) -> FileVersion:
+        tree = self._tree_of(job)
         try:
-            return (await self._tree.call(self._tree.read_piece, path, NO_OFFSET))[0]
+            return (await tree.call(tree.read_piece, path, NO_OFFSET))[0]
         except OSError as error:
             raise FilesError(f"the job has not made this file ({error_text(error)})") from None
 
@@ -542,6 +573,8 @@ class Porter:
 
         end = await add(NO_OFFSET, b"")
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
+            if job.directory:
+                await job.directory.call(job.directory.add_input, path)
             return True
         # let another client in this directory receive it, as long as the part grows
         while end != (new_end := await add(NO_OFFSET, b"")) and new_end < version.size:
@@ -614,7 +647,8 @@ class Porter:
         data = b""
         if version:
             fields.update(version._asdict(), type="put")
-            found, data = await self._tree.call(self._tree.read_piece, path, offset)
+            tree = self._tree_of(job)
+            found, data = await tree.call(tree.read_piece, path, offset)
             if found != version:
                 return Message(dict(end=-1))
         await self._link_came.wait()
@@ -1302,7 +1336,7 @@ class RemoteJobs:
         request_number = message.integer("request")
         arrived = list(map(RemoteJob.from_message, message.objects("jobs")))
         for job in arrived:
-            if job.send or job.fetch:
+            if job.send or job.fetch or job.scratch:
                 job.bring, job.deliver = partial(self._porter.bring, job), partial(self._porter.deliver, job)
             self._jobs_ahead[job.key] = job         # it can come twice
             self._requests.on_job(job)
@@ -1464,8 +1498,8 @@ class ClientProgram(RunnerProgram):
         # a file of slots can be on a file system that blocks; a client keeps no records
         if self.slot_file:
             self.executor = FileExecutor(self.slot_file.mount.network, self.on_writer_relieved)
-        # both ends of two pipes for each job; 28 for the program itself
-        allow_descriptors(len(open_descriptors()) + 28 + 4 * len(self.slots))
+        # both ends of two pipes for each job, and the lock of its directory; 28 for the program itself
+        allow_descriptors(len(open_descriptors()) + 28 + 5 * len(self.slots))
         self.report_if_no_slurm_time_left()
         # connect once: against some errors waiting cannot help
         host = self._endpoint.host

@@ -105,7 +105,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 try:
     import runmaker4
@@ -205,6 +205,7 @@ from runmaker4 import (
     identity_of,
     integer_between,
     is_free,
+    is_result,
     job_lock_offsets,
     join_first_few,
     lock,
@@ -265,6 +266,7 @@ ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 MAX_RETURN_SECONDS = 43_200.0   # for which a server waits for a lost client: one night
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
+MAX_FILES = 10_000              # of a job
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
 FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN     # any error but these ends an input, or a new job
 MAX_SLOTS = 1_000_000
@@ -751,8 +753,16 @@ UNSTARTED = LineResult(ERROR, "not started", loses_host=True)
 TAKEN = LineResult(ERROR, "lost", loses_host=True)                      # another runner has the line
 
 
-TravellingFiles = tuple[Collection[bytes], Collection[bytes]]       # paths of send= and fetch=
-NO_FILES: TravellingFiles = ((), ())
+class TravellingFiles(NamedTuple):
+    send: Collection[bytes] = ()
+    fetch: Collection[bytes] = ()       # with scratch=yes, names for is_result()
+    scratch: bool = False
+
+    def has_result(self, path: bytes) -> bool:
+        return any(is_result(path, name) for name in self.fetch) if self.scratch else path in self.fetch
+
+
+NO_FILES = TravellingFiles()
 
 
 @dataclass(eq=False)
@@ -807,7 +817,7 @@ class Assignment:
     def make_job_entry(self) -> Fields:
         job = self.job
         settings = job.settings
-        send, fetch = self.files or NO_FILES
+        files = self.files or NO_FILES
         return dict(
             id=self.key,
             number=job.number,
@@ -818,8 +828,9 @@ class Assignment:
             shell=to_text(os.fsencode(settings.shell)),
             group=bool(settings.together),
             hold=self.is_gated,  # it waits at the gate for `go`
-            send=list(map(to_text, send)),
-            fetch=list(map(to_text, fetch)),
+            send=list(map(to_text, files.send)),
+            fetch=list(map(to_text, files.fetch)),
+            scratch=files.scratch,
         )
 
     def mark_sent(self) -> None:
@@ -1704,8 +1715,8 @@ class Sessions:
 
     def __post_init__(self) -> None:
         self.recovery = Recovery(self)
-        directory, self._file_name = os.path.split(os.path.abspath(os.fsencode(self.path)))
-        self.tree = FileTree(directory)
+        directory, file_name = os.path.split(os.path.abspath(os.fsencode(self.path)))
+        self.tree = FileTree(directory, refused=(file_name, file_name + b".out"))
         self._held_bytes = 0                    # of `get` and `put` that are not answered
         self._say_once = once_per_subject(self.say)
 
@@ -1723,8 +1734,9 @@ class Sessions:
         if assignment.phase is AssignmentPhase.OVER:
             return
         assignment.mark_over()
-        if assignment.files and line_result.state != DONE:
-            for path in assignment.travelled.keys() & {*assignment.files[1]}:
+        files = assignment.files or NO_FILES
+        for path, (_, version) in assignment.travelled.items():
+            if files.has_result(path) and (line_result.state != DONE or version == NO_VERSION):
                 self.tree.call(self.tree.remove_parts, path)
         # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
@@ -1890,9 +1902,11 @@ class Sessions:
             held_bytes = 1000 + len(data)
             self._held_bytes += held_bytes
             assignment = client.assignments.get(message.text("id", 16))
-            send, fetch = await self._find_files(assignment)
-            if not assignment or path not in (send if kind == "get" else fetch):
+            files = await self._find_files(assignment)
+            if not (assignment and (path in files.send if kind == "get" else files.has_result(path))):
                 raise OSError(errno.EPERM, "no file of this job")
+            if path not in assignment.travelled and len(assignment.travelled) >= MAX_FILES:
+                raise OSError(errno.EPERM, f"more than {MAX_FILES:,} files of one job")
             if self._held_bytes > MAX_HELD_BYTES:
                 raise OSError(errno.EAGAIN, "too many files travel")
             if kind == "get":
@@ -1952,11 +1966,10 @@ class Sessions:
 
     def files_of(self, settings: JobSettings, command: bytes) -> TravellingFiles:
         """Return the files that directive and command name.  Raises ValueError."""
-        files = fill_in_words(settings.send, command), fill_in_words(settings.fetch, command)
-        for path in (*files[0], *files[1]):
-            if path == self._file_name or path.startswith(self._file_name + b".out/"):
-                raise ValueError(f"{display_text(path)}: the job file and its records do not travel")
-        if (len(runmaker4.encode([*map(to_text, (command, *files[0], *files[1]))]))
+        files = TravellingFiles(
+            fill_in_words(settings.send, command), fill_in_words(settings.fetch, command, settings.scratch),
+            bool(settings.scratch))
+        if (len(runmaker4.encode([*map(to_text, (command, *files.send, *files.fetch))]))
                 > runmaker4.MAX_FRAME_BYTES // 2):
             raise ValueError("send= and fetch= are too long (let an archive of these files travel)")
         return files
@@ -2514,7 +2527,7 @@ class Dispatcher:
     def is_startable(self, assignment: Assignment) -> bool:
         settings, command = assignment.job.settings, assignment.job.command
         error = command_error(command)
-        if not error and (settings.send or settings.fetch):
+        if not error and (settings.send or settings.fetch or settings.scratch):
             try:
                 assignment.files = self._sessions.files_of(settings, command)
             except ValueError as unknown:
@@ -2534,8 +2547,8 @@ class Dispatcher:
         for assignment in assignments:
             assignment.mark_sent()
             client.free_memory -= int(assignment.job.settings.needs.memory)
-            send, fetch = assignment.files or NO_FILES
-            job_bytes = sum(map(len, (assignment.job.text, *send, *fetch)))
+            files = assignment.files or NO_FILES
+            job_bytes = sum(map(len, (assignment.job.text, *files.send, *files.fetch)))
             # the length of a message is limited
             if entries and message_bytes + job_bytes > MAX_JOBS_BYTES:
                 client.send_message(type="jobs", request=client.request_number, jobs=entries)

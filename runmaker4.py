@@ -1726,6 +1726,7 @@ class JobSettings:
     # paths of files that travel to a client, and back; {2} is a word of the command: see fill_in_words()
     send: tuple[str, ...] = ()
     fetch: tuple[str, ...] = ()
+    scratch: str = ""                   # "yes": a job runs in a JobDirectory, and fetch= can have patterns
 
     def find_awaited(self) -> Named | None:
         """Return a name with unfinished jobs for which these wait, if possible one with a bad job; or None.
@@ -1770,7 +1771,7 @@ class JobSettings:
 
     @functools.cached_property
     def suits_all(self) -> bool:
-        return not self.hosts and self.needs == ONE_SLOT
+        return not (self.hosts or self.scratch) and self.needs == ONE_SLOT
 
     @property
     def where(self) -> str:
@@ -1781,7 +1782,7 @@ class JobSettings:
 NO_SETTINGS = JobSettings()
 
 
-ConsumerKey = tuple[tuple[str, ...], Resources, bool]
+ConsumerKey = tuple[tuple[str, ...], Resources, str, bool]
 
 
 class Directives(NamedTuple):
@@ -1800,7 +1801,7 @@ class Directives(NamedTuple):
     @property
     def consumer_key(self) -> ConsumerKey:
         """Return all conditions but together= for the consumers of these jobs."""
-        return self.settings.hosts, self.settings.needs, self.below_end
+        return self.settings.hosts, self.settings.needs, self.settings.scratch, self.below_end
 
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more, below them in the file.
@@ -1836,6 +1837,7 @@ class Consumer:
     capacity: Resources = UNBOUNDED
     free: Resources = UNBOUNDED
     runs_short_jobs: bool = False       # so a claim locks all of a bucket if it can
+    is_client: bool = True              # only clients take jobs with scratch=yes
 
     def matches_host(self, pattern: str) -> bool:
         """Return True if a pattern of host= matches the host name, or its part up to the first dot."""
@@ -1843,14 +1845,17 @@ class Consumer:
         return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
-        """Return True if host=, `#RUN end` and capacity let the consumer take jobs with these settings."""
+        """Return True if host=, scratch=, `#RUN end` and capacity let the consumer take such jobs."""
         return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
+                and (self.is_client or not settings.scratch)
                 and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
 
     def describe_lack(self, line: Line, scope: Directives) -> str:
         """Return why a line is not for it: 'line 2 needs 2G of 1G', 'line 2 needs host bob'; '': it is."""
         needs, own = scope.settings.needs, self.capacity
         lack = ("is below a #RUN end" if scope.below_end and self.follow
+                else "needs a client of a server (scratch=yes)"
+                if scope.settings.scratch and not self.is_client
                 else f"needs {needs.slots} slots of {own.slots}" if needs.slots > own.slots
                 else f"needs {memory_text(needs.memory)} of {memory_text(own.memory)}"
                 if needs.memory > own.memory else f"needs host {join_first_few(scope.settings.hosts)}")
@@ -1961,10 +1966,18 @@ def literal_words(command: bytes) -> list[str]:
             for match in COMMAND_TOKEN.finditer(command) if match.lastgroup]
 
 
+MARKS = re.compile("(:always|:optional)*$")         # at the end of a name of fetch=
+NO_PATH = re.compile("[*?[]|/(,|$)|:(always|optional)")     # what only names of fetch= have
+
+
+def simplify_path(path: str) -> str:
+    """Return 'a/b' for './a//b'."""
+    return re.sub(r"(?<=/)(\./|/)+", "", path).removeprefix("./")
+
+
 def check_travelling_path(path: str) -> str:
-    """Return the path of a file that travels: 'a/b' for './a//b'.  Raises ValueError."""
-    simple_path = re.sub(r"(?<=/)(\./|/)+", "", path).removeprefix("./")
-    if not TRAVELLING_PATH.fullmatch(simple_path):
+    """Return the path of a file that travels, simplified.  Raises ValueError."""
+    if not TRAVELLING_PATH.fullmatch(simple_path := simplify_path(path)):
         raise ValueError(f"'{printable(path)}' cannot travel (give a file below the directory of the job "
                          "file, none that is hidden)")
     return simple_path
@@ -1980,16 +1993,34 @@ def parse_travelling_paths(text: str) -> tuple[str, ...]:
     return paths
 
 
-def fill_in_words(paths: Iterable[str], command: bytes) -> list[bytes]:
-    """Return the paths of send= or fetch= for a command: words are in their places.  Raises ValueError."""
+def parse_results(text: str) -> tuple[str, ...]:
+    """Return the names of fetch=: paths, patterns, directories, with marks.  Raises ValueError."""
+    names = parse_patterns(text)
+    parse_travelling_paths(",".join(MARKS.sub("", name).rstrip("/") for name in names))
+    return names
+
+
+def is_result(path: bytes, name: bytes) -> bool:
+    """Return True if a name of fetch= with scratch=yes stands for a file; `*` does for `/`, too."""
+    pattern, file = MARKS.sub("", os.fsdecode(name)), os.fsdecode(path)
+    return (fnmatch.fnmatchcase(file, pattern + "*" * pattern.endswith("/"))
+            and TRAVELLING_PATH.fullmatch(file) is not None)
+
+
+def fill_in_words(paths: Iterable[str], command: bytes, in_patterns: object = False) -> list[bytes]:
+    """Return the paths of send= or fetch= for a command: words are in their places.  Raises ValueError.
+
+    in_patterns: the paths are names for is_result().
+    """
     words = dict(enumerate(literal_words(command), 1))
 
     def word_at(match: re.Match[str]) -> str:
         if not (word := words.get(int(match[1]))):
             raise ValueError(f"{match[0]}: the command has no such word, or the shell would expand it")
-        return word
+        return re.sub("[*?[]", r"[\g<0>]", word) if in_patterns else word
 
-    return [os.fsencode(check_travelling_path(PLACE.sub(word_at, path))) for path in paths]
+    finish = simplify_path if in_patterns else check_travelling_path
+    return [os.fsencode(finish(PLACE.sub(word_at, path))) for path in paths]
 
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -2051,7 +2082,8 @@ KNOWN_SETTINGS: Mapping[str, Callable[[str], Any]] = {
     "name": str,
     "after": parse_patterns,
     "send": parse_travelling_paths,
-    "fetch": parse_travelling_paths,
+    "fetch": parse_results,
+    "scratch": str,
 }
 SETTINGS_ARE = (
     f"settings are {' '.join(f'{name}=' for name in KNOWN_SETTINGS)}; {', '.join(KNOWN_DIRECTIVES)} have none"
@@ -2093,9 +2125,13 @@ def parse_directive(text: bytes) -> JobSettings | str:
         raise ValueError("min-hosts= requires together=")
     if values.get("name") in values.get("after", ()):
         raise ValueError("after= has their own name: jobs cannot wait for themselves")
-    for name in "slots", "memory", "send", "fetch", "after", "limit", "hours", "from":
+    for name in "slots", "memory", "send", "fetch", "scratch", "after", "limit", "hours", "from":
         if name in values and "together" in values:
             raise ValueError(f"{name}= cannot be used with together=")
+    if values.setdefault("scratch", "") not in ("", "yes"):
+        raise ValueError("scratch= is yes")
+    if not values["scratch"] and NO_PATH.search(",".join(values.get("fetch", ()))):
+        raise ValueError("patterns, directories and marks in fetch= require scratch=yes")
     slots = values.pop("slots", 1)
     needs, *larger_needs = (Resources(slots, size) for size in values.pop("memory", [0]))
     return JobSettings(
@@ -2483,9 +2519,11 @@ class Job(Line):
     # the last result that we tried to write; despite an error the file can have it; b"": none
     unconfirmed_state: bytes = b""
     gated: bool = False                 # the shell waits until open_gate() lets the job begin
-    # have the files of send= here, those of fetch= at the server; return '', or why not; None: none travel
+    # have the files of send= here, and after a run with this state those of fetch= at the server; return '',
+    # or why not; None: none travel
     bring: Callable[[], Awaitable[str]] | None = None
-    deliver: Callable[[], Awaitable[str]] | None = None
+    deliver: Callable[[bytes], Awaitable[str]] | None = None
+    directory: JobDirectory | None = None       # in which it runs; None: that of the runner
     travelled: int = 0                  # bytes of these files, for the last run
     host_errno: int = 0                 # why they cannot come, for a reason here; else 0
     outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
@@ -5657,7 +5695,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
             why = why_misread(line.command, settings.shell)
             try:
-                if fetched := fill_in_words(settings.fetch, line.command):
+                if fetched := fill_in_words(settings.fetch, line.command, settings.scratch):
                     say_once("fetch", f"line {line.number}: fetch={display_text(b','.join(fetched))}")
                 for word, path in zip(settings.send, fill_in_words(settings.send, line.command)):
                     name = os.path.join(os.path.dirname(os.fsencode(file.path)), path)
@@ -5688,10 +5726,10 @@ def report_same_fetch(file: JobReader, directives: Iterable[Line], max_lines: in
                 scope = scope.with_directive(line)
                 continue
             with suppress(ValueError):          # a word is missing
-                for path in fill_in_words(scope.settings.fetch, line.command):
+                for path in fill_in_words(scope.settings.fetch, line.command, scope.settings.scratch):
                     if numbers.setdefault(path, line.number) != line.number:
                         return file.say(f"{name_lines([numbers[path], line.number])} have one fetch=, "
-                                        f"{display_text(path)}: the later result replaces the other")
+                                        f"{display_text(path)}: a later result replaces an earlier one")
 
 
 # ======== The executor ======================================================================================
@@ -6545,11 +6583,13 @@ class Processes(TreeKiller):
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
               err_fd: int | None, lock_fds: Sequence[int] = (),
-              on_exit: Callable[[int], None] = lambda status: None, gate_fd: int | None = None) -> Child:
+              on_exit: Callable[[int], None] = lambda status: None, gate_fd: int | None = None,
+              directory: bytes = b"") -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
-        err_fd: None: /dev/null.  on_exit: called once, with the wait status.  gate_fd: see GATE.
+        err_fd: None: /dev/null.  on_exit: called once, with the wait status.  gate_fd: see GATE.  directory:
+        in which it runs; b"": in ours.
         """
         job_tag = next(self._new_tags)
         copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
@@ -6563,7 +6603,8 @@ class Processes(TreeKiller):
         gate = b"" if gate_fd is None else GATE
         # ps shows the comment.  Its last # keeps a backslash of the command from the newline
         shown = display_text(command[:400])[:100].encode(errors="replace")
-        script = b"# %b #\nulimit -Sn %d\n%b%b" % (shown, START_LIMIT, gate, self.SHELL_SCRIPT)
+        enter = directory and b"cd -- %b || exit\n" % quote(directory)
+        script = b"# %b #\nulimit -Sn %d\n%b%b%b" % (shown, START_LIMIT, enter, gate, self.SHELL_SCRIPT)
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         pid = os.posix_spawnp(
             shell, (shell, b"-c", script, shell, command), environ, file_actions=actions, setsid=True,
@@ -8550,7 +8591,7 @@ NEXT_PHASES = {
     Phase.AT_GATE: (Phase.RUNNING, Phase.SETTLING),
     Phase.RUNNING: (Phase.READING_ON, Phase.UNDYING),
     Phase.READING_ON: (Phase.UNDYING, Phase.DELIVERING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
-    Phase.DELIVERING: (Phase.STARTING, Phase.SETTLING),
+    Phase.DELIVERING: (Phase.STARTING, Phase.GROWING, Phase.SETTLING),
     Phase.UNDYING: (Phase.DELIVERING, Phase.STARTING, Phase.GROWING, Phase.SETTLING),
     Phase.GROWING: (Phase.STARTING, Phase.SETTLING),
     Phase.SETTLING: (),
@@ -8709,6 +8750,8 @@ class JobTask:
             self.run_result = self._kill_task = None
             await self.start()
         await self.write_final_state()
+        if self.job.directory and not self.job.outlives_runner:
+            await self.job.directory.call(self.job.directory.remove)
 
     async def write_final_state(self) -> None:
         """Pass the final state of the job to the sinks, and write it, until that succeeds or never can.
@@ -8819,6 +8862,8 @@ class JobTask:
         lock_fds: LockFds = ()
         try:
             lock_fds = await runner.jobs.copy_lock_fds(self.job)
+            if self.job.directory:
+                lock_fds = (os.dup(self.job.directory.lock_fd),)
             if self._can_start:                 # the file system can have answered late
                 self._spawn_shell(lock_fds)
             return ""
@@ -8871,6 +8916,7 @@ class JobTask:
                 lock_fds=lock_fds,
                 on_exit=self._on_exit,
                 gate_fd=read_ends.get(b"gate"),
+                directory=self.job.directory.path if self.job.directory else b"",
             )
             run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
             self._gate_fd = write_ends.pop(b"gate", None)
@@ -8954,11 +9000,11 @@ class JobTask:
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
         )
         self.state = self.run_result.state
-        if self.job.deliver and self.state == DONE:
+        if self.job.deliver and self.state in DONE + FAILED:
             self._enter_phase(Phase.DELIVERING)
-            if why := await self._move_files(self.job.deliver()):
+            if why := await self._move_files(self.job.deliver(self.state)):
                 self._say(why)
-                run.why, run.cause = why, "files"
+                run.why, run.cause = run.why or why, run.cause or "files"
             run.cause = self.cause or run.cause
             self.run_result = self.run_result._replace(cause=run.cause)
             self.state = self.run_result.state
@@ -10291,8 +10337,8 @@ class App(RunnerProgram):
         self._presence_lock = PresenceLock(of_server=False)
         self._file = JobFile(self.path, say=self.say, mount=self._mount, presence_lock=self._presence_lock)
         self._consumer = Consumer(
-            os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory)
-        )
+            os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory),
+            is_client=options.dry_run)
         # with --follow the file need not exist yet; the cursor checks it later
         exists = not options.follow or os.path.lexists(self.path)
         if exists:
@@ -11061,11 +11107,14 @@ class FileTree:
     """
     THREADS = 4
 
-    def __init__(self, root: bytes) -> None:
-        self._root = os.path.realpath(root)
+    def __init__(self, root: bytes, refused: Collection[bytes] = (),
+                 executors: Sequence[FileExecutor] = ()) -> None:
+        """refused: names directly below the root."""
+        self.root = os.path.realpath(root)
+        self._refused = refused
         self._swept: dict[bytes, float] = {}    # when each directory was cleared of old parts; boottime()
         self._parts: dict[bytes, tuple[str, bytes]] = {}    # by path, the last: of which job, and the name
-        self.executors = [FileExecutor(threaded=True) for _ in range(self.THREADS)]
+        self.executors = executors or [FileExecutor(threaded=True) for _ in range(self.THREADS)]
 
     def call(self, function: Callable[..., T], path: bytes, *args: Any) -> asyncio.Future[T]:
         """Make a call for a path, after the earlier ones for that path."""
@@ -11076,8 +11125,10 @@ class FileTree:
         """Yield a descriptor of the directory of a file, and the name.  makes: create it if need be."""
         if not TRAVELLING_PATH.fullmatch(os.fsdecode(path)):
             raise OSError(errno.EPERM, "no path that can travel")
+        if path.split(b"/")[0] in self._refused:
+            raise OSError(errno.EPERM, "the job file and its records do not travel")
         *directories, name = path.split(b"/")
-        fds = [open_no_link(self._root, os.O_DIRECTORY)]
+        fds = [open_no_link(self.root, os.O_DIRECTORY)]
         try:
             for directory in directories:
                 if makes:
@@ -11168,6 +11219,89 @@ class FileTree:
                     if age > MAX_PART_SECONDS or (
                             is_over and other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name):
                         os.unlink(other, dir_fd=directory_fd)
+
+
+JOB_SUFFIX, LOCK_SUFFIX = b".runmaker4-job", b".lock"
+
+
+class JobDirectory:
+    """The directory of a job with scratch=yes, hidden in that of its runner.
+
+    The lock file beside it is locked before the directory is made, and until it is removed.  The job inherits
+    the lock: after a kill of the runner its directory stays as long as a process of the job lives.
+    """
+
+    def __init__(self, parent: FileTree, number: int) -> None:
+        """Name a directory for make().  number: of the line."""
+        name = b".%d-%b%b" % (number, os.urandom(4).hex().encode(), JOB_SUFFIX)
+        self.path = os.path.join(parent.root, name)
+        self.lock_fd = -1                       # -1: none yet
+        self._parent = parent
+        self.tree = FileTree(self.path, executors=parent.executors)
+        # makes calls in order, also behind one that nobody awaits any more
+        self.call = parent.executors[hash(self.path) % parent.THREADS].call
+
+    def make(self) -> None:
+        """Raises OSError."""
+        remove_dead_directories(self._parent.root)
+        self.lock_fd = os.open(self.path + LOCK_SUFFIX, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        if not lock(self.lock_fd, 0):           # by remove_dead_directories() of another process
+            raise OSError(errno.EAGAIN, "the lock file is locked")
+        os.mkdir(self.path)
+
+    def add_input(self, path: bytes) -> None:
+        """Copy a file of the runner's directory, or link it if nobody may write it.  Raises OSError."""
+        import shutil
+        self.tree.make_directory(path)
+        source, target = os.path.join(self._parent.root, path), os.path.join(self.path, path)
+        if not os.stat(source).st_mode & 0o222:
+            with suppress(OSError):             # the file system has no links
+                return os.link(source, target)
+        shutil.copy2(source, target)
+        return None
+
+    def choose_results(self, names: Sequence[bytes], state: bytes) -> tuple[list[bytes], bytes]:
+        """Return the files to bring back, and a name of fetch= for which none was made; b"": no such name."""
+        made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
+                for path in (os.path.join(directory, file) for file in files)
+                if os.path.isfile(path) and not os.path.islink(path)]
+        chosen: list[bytes] = []
+        for name in names:
+            found = [path for path in made if is_result(path, name)]
+            if state == DONE and not found and b":optional" not in name:
+                return [], name
+            if state == DONE or b":always" in name:
+                chosen += found
+        return chosen, b""
+
+    def remove(self) -> None:
+        """Remove the directory; what cannot be removed stays."""
+        remove_job_directory(self.path)
+        close_all(self.lock_fd)
+
+
+def remove_job_directory(path: bytes) -> None:
+    """Remove a directory and its lock file, which the caller has locked; what cannot be removed stays."""
+    import shutil
+    with suppress(OSError, RecursionError):
+        if os.path.lexists(path):
+            for directory, _, _ in () if os.path.islink(path) else os.walk(path):
+                os.chmod(directory, 0o700)      # some can be read-only
+            shutil.rmtree(path)
+        os.unlink(path + LOCK_SUFFIX)
+
+
+@functools.cache
+def remove_dead_directories(root: bytes) -> None:
+    """Remove the directories of jobs of which neither runner nor process lives, once in the life of a client.
+
+    Raises OSError.
+    """
+    for name in os.listdir(root):
+        if name.endswith(JOB_SUFFIX + LOCK_SUFFIX):
+            with suppress(OSError), open(path := os.path.join(root, name), "r+b") as file:
+                if lock(file.fileno(), 0):
+                    remove_job_directory(path.removesuffix(LOCK_SUFFIX))
 
 
 def open_no_link(name: bytes, flags: int, directory_fd: int | None = None) -> int:

@@ -467,6 +467,11 @@ RECIPES = {
         instead={"-d --errors errors.server": "-d --pidfile pid.server",
                  "--pidfile pid --errors errors ": ""}, states="dd",
         after=f"cmp in/2 out/2.pdf; {GONE}"),
+    "echo '#RUN scratch=yes send=./simulate,{2} fetch={3}/,{4}:always' > runs.txt": Recipe(
+        before="mkdir in; echo a > in/a.1; echo b > in/b.1; "
+               "printf '#!/bin/sh\\ncp $1 $2; echo log\\n' > simulate; chmod +x simulate",
+        instead={"-d --errors errors.server": "-d --pidfile pid.server", "--errors errors alice": "alice"},
+        states="dd", after=f"runwait4.py -e runs.txt; cmp in/b.1 out/b/b.1; grep log logs/a; {GONE}"),
     # how it works
     "nohup runmaker4.py -j4 runs.txt &": Recipe(jobs(".."), after="wait", states="dd"),
     """grep -a '^+' log | grep -av -e '): forked "' -e '): exit 0 "'""": Recipe(),
@@ -513,6 +518,13 @@ JOB_FILES = {
     "#RUN together=test1 host=alice min-hosts=2":
         f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
         "for host in alice bob carol; do runmaker4-client.py --follow --name $host localhost & done; wait",
+    "#RUN scratch=yes send=./simulate,in/{2} fetch=out/{2}/,logs/{2}:always":
+        "mkdir in bob; echo a > in/a; echo b > in/b; "
+        "printf '#!/bin/sh\\ncp $1 result.dat; mkdir plots; touch plots/1; echo log\\n' > simulate; "
+        "chmod +x simulate\n"
+        f"{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
+        "(cd bob; runmaker4-client.py localhost); wait; cmp in/b out/b/result.dat; ls out/a/plots/1; "
+        "grep log logs/b",
     "#RUN send=./convert,{2} fetch={3}":
         "mkdir in bob; echo a > in/1.png; echo b > in/2.png; printf '#!/bin/sh\\ncp $1 $2\\n' > convert; "
         f"chmod +x convert\n{SERVER.replace('runs.txt', 'runs.txt --exit-when-done')}\n"
@@ -550,7 +562,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "&& rm in/1.png", "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
     "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
-    "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "barrier check",
+    "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "chmod a-w db", "barrier check",
     "ssh -S none", "ssh -S none -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
     "options(warn = 2)", "kill_sig = SIGUSR1", "job_max_vacate_time = 3600", "request_gpus = 2",
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
@@ -580,7 +592,8 @@ FOREIGN_OPTIONS = set("""
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
---project --kill --transferfile --return --bar --eta --memfree --shuf --profile --immediate-submit --notemp
+--project --kill --workdir --cleanup --transferfile --return --bar --eta --memfree --shuf --profile
+--immediate-submit --notemp
 """.split())
 
 

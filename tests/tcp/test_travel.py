@@ -176,7 +176,7 @@ class Files(TravelCase):
                    + "#RUN send={2}.dat\n. cp a b\n. cp c d\n")
         shown = self.run_jobs("--dry-run")
         said = [line.partition("runs.txt: ")[2] for line in shown.err.decode().splitlines()]
-        self.assertEqual(said, ["lines 2, 3 have one fetch=, tool: the later result replaces the other",
+        self.assertEqual(said, ["lines 2, 3 have one fetch=, tool: a later result replaces an earlier one",
                                 "line 2: fetch=tool,x", *(
             f"line {line}: {path}, by send={word}: missing, or not a regular file (#RUN in line {above})"
             for line, path, word, above in ((2, "in", "in", 1), (2, "pipe", "pipe", 1),
@@ -189,16 +189,16 @@ class Files(TravelCase):
         """By a dry run, by what adds them, and by the server, at its start."""
         self.write("#RUN fetch={2}\n. sim 1.out\nc sim 2.out\n#RUN\n. sim 2.out\n"
                    "#RUN fetch={3}\n. sim\n. sim 2 1.out\n", "srv/runs.txt")
-        wanted = b"lines 2, 8 have one fetch=, 1.out: the later result replaces the other\n"
+        wanted = b"lines 2, 8 have one fetch=, 1.out: a later result replaces an earlier one\n"
         server = self.serve_again()
         self.assertEqual(server.err.count(wanted), 1)
         self.write("#RUN fetch={2}\n. sim 1\n. sim 2\n")
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
         self.write("#RUN fetch=out\n. sim 1\n")
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
-        self.assertIn(b"lines 2, 3 have one fetch=, out: the later",
+        self.assertIn(b"lines 2, 3 have one fetch=, out: a later",
                       self.run_script("runset4.py", "runs.txt", "--add", "sim 2").err)
-        self.assertIn(b"lines 2, 3 have one fetch=, out: the later", self.run_jobs("--dry-run").err)
+        self.assertIn(b"lines 2, 3 have one fetch=, out: a later", self.run_jobs("--dry-run").err)
 
     def test_a_program_that_can_be_executed_only_now_travels_again(self) -> None:
         self.make("srv/tool", b"#!/bin/sh\ntrue\n")
@@ -778,7 +778,7 @@ class Hostile(TravelCase):
                             ". touch here/runs.txt\n")
         client = self.run_bob(server)
         self.assertStates("eee")
-        self.assertEqual(server.err.count(b"the job file and its records do not travel"), 2)
+        self.assertEqual(client.err.count(b"the job file and its records do not travel at the server"), 2)
         self.assertIn(f"line 4: cannot be started: here/runs.txt: {LINK} at the server".encode(), client.err)
 
     def test_a_result_whose_last_answer_was_lost_does_not_come_again(self) -> None:
