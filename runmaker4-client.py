@@ -71,6 +71,7 @@ from runmaker4 import (
     HEX_128_BITS,
     JOB_VARIABLES,
     KILL_SIGNALS,
+    LARGE_PIECE_BYTES,
     MARKS,
     NEW,
     NO_OFFSET,
@@ -448,8 +449,9 @@ class Outbox:
 # A job waits until all files of send= have come, and after exit 0 until those of fetch= are at the server.
 # Pieces are asked for, or sent, ahead: a few on a slow link, so that other messages need not wait for long.
 
-MAX_PIECES_AHEAD = 16               # of one file
-MAX_PIECES = 64                     # of all files
+SMALL_FILE_BYTES = 1 << 12          # of an input, with the answer which version there is
+MAX_PIECES_AHEAD = 8                # of one file
+MAX_PIECES = 24                     # of all files
 SLOW_PIECE_SECONDS = 0.15           # more than the fastest piece took: link or disk is busy
 RETRY_SECONDS = 1.0                 # after a file has changed while it travels
 FULL_DISK_SECONDS = 5.0             # from one attempt to write at the server to the next
@@ -555,13 +557,13 @@ class Porter:
     async def _find_version(self, job: RemoteJob, path: bytes) -> FileVersion:
         tree = self._tree_of(job)
         try:
-            return (await tree.call(tree.read_piece, path, NO_OFFSET))[0]
+            return (await tree.call(tree.read_piece, path))[0]
         except OSError as error:
             raise FilesError(f"the job has not made this file ({error_text(error)})") from None
 
     async def _pull(self, job: RemoteJob, path: bytes) -> bool:
         """Receive a file; return False if it has changed, the link is lost, or another client receives it."""
-        if not (first_answer := await self._ask(job, path, NO_OFFSET)):
+        if not (first_answer := await self._ask(job, path, 0, SMALL_FILE_BYTES)):
             return False
         version = FileVersion.from_message(first_answer)
         add = partial(self._tree.call, self._tree.add_piece, path, version)
@@ -571,7 +573,7 @@ class Porter:
                 return -1
             return await add(end, answer.file_bytes())
 
-        end = await add(NO_OFFSET, b"")
+        end = await add(0, first_answer.file_bytes())
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
                 await job.directory.call(job.directory.add_input, path)
@@ -590,25 +592,27 @@ class Porter:
         async def read_end(_: int, answer: Message) -> int:
             return answer.integer("end", minimum=-1)
 
-        first_answer = await ask(NO_OFFSET)
-        return first_answer is not None and await self._move_pieces(
-            version.size, await read_end(0, first_answer), ask, read_end)
+        # whatever the server has of a larger file does not go again
+        first_answer = await ask(0 if version.size <= SMALL_FILE_BYTES else NO_OFFSET, SMALL_FILE_BYTES)
+        end = await read_end(0, first_answer) if first_answer else -1
+        return end >= 0 and await self._move_pieces(version.size, end, ask, read_end)
 
-    async def _move_pieces(self, size: int, end: int, ask: Callable[[int], Awaitable[Message | None]],
+    async def _move_pieces(self, size: int, end: int, ask: Callable[[int, int], Awaitable[Message | None]],
                            take: Callable[[int, Message], Awaitable[int]]) -> bool:
         """Move a file from an offset on; return False if take() does not return the end of the piece.
 
         Also if the link was lost: what had come by then is not asked for, or sent, again.
         """
-        asked: deque[tuple[float, asyncio.Future[Message | None]]] = deque()        # and when
-        next_offset, most_asked, least_seconds = end, 1, FOREVER
+        # the end of each piece, when it was asked for, and the answer
+        asked: deque[tuple[int, float, asyncio.Future[Message | None]]] = deque()
+        next_offset, most_asked, length, least_seconds = end, 1, FILE_PIECE_BYTES, FOREVER
         try:
             while end < size:
                 while next_offset < size and len(asked) < most_asked:
-                    asked.append((boottime(), asyncio.ensure_future(ask(next_offset))))
-                    next_offset += FILE_PIECE_BYTES
-                wanted_end = min(end + FILE_PIECE_BYTES, size)
-                asked_at, future = asked.popleft()
+                    task = asyncio.ensure_future(ask(next_offset, length))
+                    next_offset = min(next_offset + length, size)
+                    asked.append((next_offset, boottime(), task))
+                wanted_end, asked_at, future = asked.popleft()
                 answer = await future
                 if not answer or await take(end, answer) != wanted_end:
                     return False
@@ -617,21 +621,23 @@ class Porter:
                 least_seconds = min(least_seconds, seconds)
                 is_slow = seconds > least_seconds + SLOW_PIECE_SECONDS
                 most_asked = max(most_asked // 2, 1) if is_slow else min(most_asked + 1, MAX_PIECES_AHEAD)
+                if is_slow or seconds < SLOW_PIECE_SECONDS:
+                    length = FILE_PIECE_BYTES if is_slow else min(2 * length, LARGE_PIECE_BYTES)
             return True
         finally:
-            for _, future in asked:
+            for *_, future in asked:
                 future.cancel()
-            await asyncio.gather(*(future for _, future in asked), return_exceptions=True)
+            await asyncio.gather(*(future for *_, future in asked), return_exceptions=True)
 
-    async def _ask(self, job: RemoteJob, path: bytes, offset: int, version: FileVersion | None = None,
-                   kind: str = "get") -> Message | None:
+    async def _ask(self, job: RemoteJob, path: bytes, offset: int, length: int = 0,
+                   version: FileVersion | None = None, kind: str = "get") -> Message | None:
         """Ask for a piece, or send one of a version; return the answer; None: the link was lost.
 
         While the server cannot write the file, do that again.  Raises FilesError, OSError.
         """
         while True:
             async with self._places:
-                answer = await self._ask_once(job, path, offset, version, kind)
+                answer = await self._ask_once(job, path, offset, length, version, kind)
             if not answer or "error" not in answer.fields:
                 return answer
             error = answer.text("error", 1000)
@@ -640,15 +646,15 @@ class Porter:
             self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
             await asyncio.sleep(FULL_DISK_SECONDS)
 
-    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int, version: FileVersion | None,
-                        kind: str) -> Message | None:
+    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int, length: int,
+                        version: FileVersion | None, kind: str) -> Message | None:
         """Return the answer; None: the link was lost."""
-        fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset)
+        fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset, length=length)
         data = b""
         if version:
             fields.update(version._asdict(), type="put")
             tree = self._tree_of(job)
-            found, data = await tree.call(tree.read_piece, path, offset)
+            found, data = await tree.call(tree.read_piece, path, offset, length)
             if found != version:
                 return Message(dict(end=-1))
         await self._link_came.wait()

@@ -41,7 +41,7 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
     events, numbered from 1, sent again after a new                the log file, while the job runs, and for a
     connection until acked                                         journal on a network file system)
     get        a request for a piece of a file of       piece      it, and size, times and mode of the file;
-               send=: path and offset                              or `error`
+               send=: path, offset and length                      or `error`
     place      can a file of fetch= come here later?    piece      yes; or `error` (again: the client must
                                                                    try again)
     put        a piece of a file of fetch=, and size,   piece      where the file ends here; or `error`
@@ -1898,6 +1898,7 @@ class Sessions:
         answer: Fields = {}
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
+            length = message.integer("length", runmaker4.LARGE_PIECE_BYTES) if kind == "get" else 0
             data = message.file_bytes()
             held_bytes = 1000 + len(data)
             self._held_bytes += held_bytes
@@ -1914,7 +1915,7 @@ class Sessions:
                     await link.writable.wait()
                     if link.detached.done():
                         return                  # it asks again on its next link
-                    version, piece = await self.tree.call(self.tree.read_piece, path, offset)
+                    version, piece = await self.tree.call(self.tree.read_piece, path, offset, length)
                 answer = version._asdict()
                 end = offset + len(piece)
             elif kind == "place":

@@ -22,7 +22,7 @@ FROM_CLIENT: tuple[dict[str, Any], ...] = (
     dict(END, n=1, id="0" * 16),
     dict(type="finish", n=1, id="0" * 16, state="d", how="exit 0", lost=False),
     dict(type="ready", id="0" * 16),
-    dict(type="get", ask=1, id="0" * 16, path="a file", offset=0),
+    dict(type="get", ask=1, id="0" * 16, path="a file", offset=0, length=1),
     dict(type="put", ask=1, id="0" * 16, path="a file", offset=0, size=1, mtime=2, mode=0o644, ctime=3),
 )
 FROM_SERVER: tuple[dict[str, Any], ...] = (

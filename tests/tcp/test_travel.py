@@ -277,7 +277,7 @@ class Files(TravelCase):
         content = self.make_big("bob/out")
         self.write("#RUN fetch=out\n. true\n", "srv/runs.txt")
         server = self.start_server(file="runs.txt", cwd=self.srv, patch=PATCH
-                                   + "__import__('runmaker4-server').MAX_HELD_BYTES = 300_000\n")
+                                   + "__import__('runmaker4-server').MAX_HELD_BYTES = 1_200_000\n")
         self.run_bob(server)
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), content)
@@ -343,8 +343,8 @@ class Losses(TravelCase):
         client.wait(DEADLINE)
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), self.content)
-        # each way all but some pieces came once
-        self.assertLess(proxy.forwarded[way], 1.2 * BIG)
+        # each way all but some pieces came once: after each loss one at most, as those behind it came, too
+        self.assertLess(proxy.forwarded[way], 1.3 * BIG)
         self.assertEqual(self.leftovers(), [])
 
     def cut(self, name: str, way: str) -> None:
@@ -524,11 +524,11 @@ class Parts(TravelCase):
             os.utime(path, ns=(1, 1))
             return read(fd, size, offset)
 
-        before, data = self.tree.read_piece(b"dir/file", 0)
+        before, _ = self.tree.read_piece(b"dir/file")
         os.utime(path, ns=(1, before.mtime))
         with mock.patch.object(os, "pread", read_late):
-            version, data = self.tree.read_piece(b"dir/file", 0)
-        self.assertEqual((data, version), (b"new", self.tree.read_piece(b"dir/file", 0)[0]))
+            version, data = self.tree.read_piece(b"dir/file", 0, 9)
+        self.assertEqual((data, version), (b"new", self.tree.read_piece(b"dir/file")[0]))
         self.assertNotEqual(version, before)
 
     def test_those_of_a_file_with_a_longer_name_stay(self) -> None:
@@ -714,7 +714,8 @@ class Hostile(TravelCase):
 
     def ask(self, peer: Peer, key: str, path: str, **version: object) -> str:
         """Ask for the beginning of a file, or send it; return the error."""
-        peer.say(dict(type="put" if version else "get", ask=1, id=key, path=path, offset=0, **version))
+        kind = "put" if version else "get"
+        peer.say(dict(type=kind, ask=1, id=key, path=path, offset=0, length=9, **version))
         return str(peer.hear("piece").get("error"))
 
     def test_it_asks_for_other_files(self) -> None:
@@ -807,7 +808,7 @@ class Hostile(TravelCase):
         server = self.serve("#RUN send=in\n. true\n", "--grace", 600)
         peer = self.insider(server)
         key = self.claim(peer)
-        peer.say(*(dict(type="get", ask=ask, id=key, path="in", offset=0) for ask in range(9)))
+        peer.say(*(dict(type="get", ask=ask, id=key, path="in", offset=0, length=9) for ask in range(9)))
         self.wait_file("reads")
         peer.close()
         self.wait_said(server, "is lost")
