@@ -5473,6 +5473,7 @@ class Cursor:
         summary = None
         if leaving:
             with walk.throttle, suppress(FileChangedError):
+                self.file.check_at_path()       # a walk that paused can have met the end of a replaced file
                 summary = self.file.summarize(
                     leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
                     looks=walk.look_share == 1.0

@@ -355,3 +355,20 @@ class ManyRunners(JobFileCase):
             with self.subTest(case=case, texts=texts, near=near):
                 self.assertTrue(file._has_running_lines(b"a", running, near))
                 self.assertFalse(file._has_running_lines(b"a", running + 1, near))
+
+
+class ReplacedInAWalk(JobFileCase):
+    """While a walk pauses, another file takes the place of the job file; the walk goes on in the old one."""
+
+    def test_its_end_lets_no_runner_exit(self) -> None:
+        cursor = self.jobs(b"d done\n" * 9)
+        leaving = cursor.consumers.all
+        with mock.patch.multiple(runmaker4.Scan, MIN_CHUNK_SIZE=8, MAX_CHUNK_SIZE=8), \
+                mock.patch.object(runmaker4.Cursor, "SLICE", -1.0):
+            self.assertEqual(cursor.claim(leaving), runmaker4.NoJob(runmaker4.AGAIN))
+        (new := self.path.with_name("new")).write_bytes(b". a\n")
+        os.replace(new, self.path)
+        found = cursor.claim(leaving)
+        self.assertFalse(isinstance(found, runmaker4.NoJob) and found.exits)
+        self.clock.now += 10.0
+        self.assertEqual(job_of(cursor.claim(leaving)).command, b"a")

@@ -536,10 +536,12 @@ class History(World):
         if self.now < new.job.settings.start:
             self.fail(f"{new.command!r} is started before its time")
         for limit in new.job.settings.limits:
-            alive = [run for run in self.runs if run.until > self.now and limit in run.job.settings.limits
+            # one that was robbed can be the new one itself
+            alive = [run for run in (*self.runs, new) if run.until > self.now
+                     and limit in run.job.settings.limits
                      and max(run.runner.host.robbed, self.removed) < run.started_at]
-            if len(alive) >= limit.maximum:
-                self.fail(f"{new.command!r} is started, and {len(alive)} jobs with {limit} run")
+            if new in alive and len(alive) > limit.maximum:
+                self.fail(f"{new.command!r} is started, and {len(alive) - 1} jobs with {limit} run")
 
     def is_blind(self, run: Run) -> bool:
         """Whether a job's life sign was taken away from outside, and its runner has had no time to see to it.
@@ -650,7 +652,7 @@ class History(World):
         orphan that it does not count; where nobody edits, and a read without the command mutex sees what
         other hosts have written.
         """
-        if self.edits or me.host.fuse:
+        if self.edits or me.host.fuse or any(step <= inode.replaced < math.inf for inode in self.inodes):
             return
         for command in new_before & self.new_commands(me):
             if self.made_new.get(command, 0) < step:
