@@ -594,7 +594,10 @@ class History(World):
         if self.lines_in_doubt() or any(self.is_left_locked(command_of(line)) for line in failed):
             me.idle_since = 0.0             # nothing is claimed before all of these are new
             return
+        # an orphan that would be lost twice in a row waits for other jobs
+        lost = {b" " + command for (_, command), losses in self.losses.items() if losses}
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
+                and not (me.runs and line[:1] == b"r" and command_of(line) in lost)
                 and self.balance(command_of(line)) < (line[:1] == b".")
                 and not self.is_left_locked(command_of(line))]
         # Of equal lines the second can become an orphan long after the first
@@ -1455,9 +1458,11 @@ def hold_and_release(world: History, me: Process) -> None:
     world.sleep(me, draws.choice((0.0, 0.1, 0.5, 1.0)) * world.throttle)
     world.paused = {command for command in world.known if command.startswith(b" ")}
     for old, new in (b".", b"p"), (b"p", b"."):
-        with suppress(OSError):
-            SETTER.change_states(file, argparse.Namespace(
-                quiet=True, cancel=False, set=new, selection=SETTER.Selection((), old, None)))
+        while True:
+            with suppress(OSError):
+                SETTER.change_states(file, argparse.Namespace(
+                    quiet=True, cancel=False, set=new, selection=SETTER.Selection((), old, None)))
+                break
         world.sleep(me, draws.choice((0.0, 0.5)) * world.throttle)
 
 
