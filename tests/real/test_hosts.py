@@ -188,8 +188,8 @@ class Slots(HostsCase):
             for file in self.dir.glob("pid.*"):
                 file.unlink()
             self.jobs(*["echo $$ > pid.$(hostname); exec sleep 600"] * 2)
-            runner = self.type(self.WORDS.replace("ssh \"$SLAVE_IP\"",
-                                                  f"ssh {option}\"$SLAVE_IP\" cd {self.dir} \"&&\""))
+            words = f"{option}\"$SLAVE_IP\" cd {self.dir} \"&&\""
+            runner = self.type(self.WORDS.replace("\"$SLAVE_IP\"", words))
             for name in "alice", "bob":
                 self.wait_file(f"pid.{name}")
             self.typed("runset4.py --cancel runs.txt 1-2")
