@@ -136,18 +136,17 @@ class PowerCase(unittest.TestCase):
     def count_done(self) -> int:
         return int(self.host.run("cat /m/*/runs.txt | grep -c '^d'", check=False).out)
 
-    def look_at(self, directory: str) -> dict[str, list[int]]:
-        """Which lines are done there, lost, and named."""
-        looking = self.host.run(f"python3 {self.rig.dir}/check.py", directory=directory)
-        seen: dict[str, list[int]] = json.loads(looking.out)
-        return seen
+    def cut(self) -> list[dict[str, list[int]]]:
+        """Lose power, boot, and see that what is lost is named.
 
-    def cut(self) -> None:
-        """Lose power, boot, and see that what is lost is named."""
+        Return for each disk the numbers of its lines: those that are done, lost and named.
+        """
         self.host.kill()
         self.host.boot()
+        found = []
         for directory, disk in self.disks.items():
-            seen = self.look_at(directory)
+            seen = json.loads(self.host.run(f"python3 {self.rig.dir}/check.py", directory=directory).out)
+            found.append(seen)
             unnamed = {*seen["lost"]} - {*seen["named"]}
             disk.cuts += 1
             disk.done += len(seen["done"])
@@ -156,6 +155,7 @@ class PowerCase(unittest.TestCase):
             disk.unnamed += len(unnamed)
             with self.subTest(disk.name):
                 self.assertEqual(unnamed, set(), seen)
+        return found
 
     def wait_done(self, wanted: int, runners: Sequence[Command]) -> None:
         """Wait until so many lines are d, or the runners have ended."""
@@ -179,10 +179,9 @@ class PowerCase(unittest.TestCase):
 
     def assertAllSafe(self) -> None:
         """After they have ended in order a cut loses nothing, and names nothing."""
-        self.cut()
-        for directory, disk in self.disks.items():
+        for seen, disk in zip(self.cut(), self.disks.values()):
             with self.subTest(disk.name):
-                self.assertEqual(self.look_at(directory), {"done": self.numbers, "lost": [], "named": []})
+                self.assertEqual(seen, {"done": self.numbers, "lost": [], "named": []})
         if ALL:
             print(*self.disks.values(), sep="\n", file=sys.stderr)
 
