@@ -573,7 +573,8 @@ class Porter:
                 return -1
             return await add(end, answer.file_bytes())
 
-        end = await add(0, first_answer.file_bytes())
+        data = first_answer.file_bytes()
+        end = await add(0 if len(data) == version.size else NO_OFFSET, data)
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
                 await job.directory.call(job.directory.add_input, path)

@@ -5716,20 +5716,20 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
                  "over TCP")
 
 
-def report_same_fetch(file: JobReader, directives: Iterable[Line], max_lines: int = 10_000) -> None:
-    """Report the first two lines, up to the given number, of which one result replaces the other."""
+def report_same_fetch(file: JobReader, directives: Iterable[Line]) -> None:
+    """Report the first two of the first 10,000 lines of which one result replaces the other."""
     numbers: dict[bytes, int] = {}
     scope = NO_DIRECTIVES
     if any(b"fetch=" in line.text for line in directives):
         scan = file.scan_lines(NEW + RUNNING + DONE + FAILED + ERROR, with_directives=True)
-        for line in itertools.islice(scan, max_lines):
+        for line in itertools.islice(scan, 10_000):
             if line.state == DIRECTIVE:
                 scope = scope.with_directive(line)
                 continue
             with suppress(ValueError):          # a word is missing
                 for path in fill_in_words(scope.settings.fetch, line.command, scope.settings.scratch):
                     if numbers.setdefault(path, line.number) != line.number:
-                        return file.say(f"{name_lines([numbers[path], line.number])} have one fetch=, "
+                        return file.say(f"lines {numbers[path]}, {line.number} have one fetch=, "
                                         f"{display_text(path)}: a later result replaces an earlier one")
 
 
