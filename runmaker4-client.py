@@ -510,9 +510,9 @@ class Porter:
         """
         paths = job.fetch if state == DONE else ()
         if job.directory:
-            paths, missing = await job.directory.call(job.directory.choose_results, job.fetch, state)
-            if missing:
-                return f"{display_text(missing)}: the job has not made this file"
+            paths, why = await job.directory.call(job.directory.choose_results, job.fetch, state)
+            if why:
+                return why
         return (await self._for_all(self._find_version, job, paths)
                 or await self._for_all(self._push, job, paths))
 

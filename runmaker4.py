@@ -11262,19 +11262,22 @@ class JobDirectory:
         shutil.copy2(source, target)
         return None
 
-    def choose_results(self, names: Sequence[bytes], state: bytes) -> tuple[list[bytes], bytes]:
-        """Return the files to bring back, and a name of fetch= for which none was made; b"": no such name."""
-        made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
-                for path in (os.path.join(directory, file) for file in files)
-                if os.path.isfile(path) and not os.path.islink(path)]
+    def choose_results(self, names: Sequence[bytes], state: bytes) -> tuple[list[bytes], str]:
+        """Return the files to bring back, and '', or why they cannot be chosen."""
         chosen: list[bytes] = []
+        try:
+            made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
+                    for path in (os.path.join(directory, file) for file in files)
+                    if os.path.isfile(path) and not os.path.islink(path)]
+        except RecursionError:                  # before Python 3.12
+            return chosen, "the directories of the job are too deep"
         for name in names:
             found = [path for path in made if is_result(path, name)]
             if state == DONE and not found and b":optional" not in name:
-                return [], name
+                return [], f"{display_text(name)}: the job has not made this file"
             if state == DONE or b":always" in name:
                 chosen += found
-        return chosen, b""
+        return chosen, ""
 
     def remove(self) -> None:
         """Remove the directory; what cannot be removed stays."""

@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 from unittest import mock
 
 import runmaker4
@@ -308,6 +309,15 @@ class JobDirectories(ScratchCase):
         runmaker4.remove_dead_directories(self.tree.root)
         self.assertEqual(self.files("outside"), {"file"})
         self.assertEqual((self.dir / "outside").stat().st_mode & 0o777, 0o755)
+
+    def test_one_that_is_too_deep_for_python_ends_no_client(self) -> None:
+        directory = self.make_one()
+        self.addCleanup(lambda: subprocess.run(["rm", "-rf", directory.path], check=True))
+        deep = "d/" * 1800
+        subprocess.run(["sh", "-c", f"mkdir -p {deep}; touch {deep}file"], cwd=directory.path, check=True)
+        chosen, why = directory.choose_results([b"d/"], runmaker4.DONE)
+        self.assertTrue(why or len(chosen) == 1, (why, chosen))
+        directory.remove()
 
     def test_a_deep_one(self) -> None:
         directory = self.make_one()
