@@ -510,7 +510,7 @@ class Porter:
         """
         paths = job.fetch if state == DONE else ()
         if job.directory:
-            paths, why = await job.directory.call(job.directory.choose_results, job.fetch, state)
+            paths, why = await job.directory.call(job.directory.choose_results, job.fetch, job.send, state)
             if why:
                 return why
         return (await self._for_all(self._find_version, job, paths)

@@ -11262,8 +11262,12 @@ class JobDirectory:
         shutil.copy2(source, target)
         return None
 
-    def choose_results(self, names: Sequence[bytes], state: bytes) -> tuple[list[bytes], str]:
-        """Return the files to bring back, and '', or why they cannot be chosen."""
+    def choose_results(self, names: Sequence[bytes], inputs: Sequence[bytes],
+                       state: bytes) -> tuple[list[bytes], str]:
+        """Return the files to bring back, and '', or why they cannot be chosen.
+
+        Of inputs, which a job can have changed, only those that have their own name in fetch=.
+        """
         chosen: list[bytes] = []
         try:
             made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
@@ -11272,7 +11276,7 @@ class JobDirectory:
         except RecursionError:                  # before Python 3.12
             return chosen, "the directories of the job are too deep"
         for name in names:
-            found = [path for path in made if is_result(path, name)]
+            found = [path for path in made if is_result(path, name) and (path in names or path not in inputs)]
             if state == DONE and not found and b":optional" not in name:
                 return [], f"{display_text(name)}: the job has not made this file"
             if state == DONE or b":always" in name:

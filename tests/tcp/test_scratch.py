@@ -132,6 +132,16 @@ class Results(ScratchCase):
         self.assertEqual(self.fetch("out/*.png,./results//,[xy]/y", command), {
             "out/1.png", "out/deep/3.png", "results/r", "results/a/b/s", "x/y"})
 
+    def test_inputs_come_back_only_by_their_names(self) -> None:
+        for name in "a", "b":
+            self.make(f"srv/in/{name}", b"old")
+        server = self.serve("#RUN scratch=yes send=in/a,in/b fetch=*,in/,in/b\n"
+                            ". tee in/a in/b in/c c </dev/null\n")
+        self.run_bob(server)
+        self.assertStates("d")
+        self.assertEqual([self.read(f"srv/{name}") for name in ("in/a", "in/b", "in/c", "c")],
+                         [b"old", b"", b"", b""])
+
     def test_the_directories_are_there(self) -> None:
         self.assertEqual(self.fetch("a/b/*,c/,d/e/f", "touch a/b/1 c/2 d/e/f"), {"a/b/1", "c/2", "d/e/f"})
 
@@ -315,7 +325,7 @@ class JobDirectories(ScratchCase):
         self.addCleanup(lambda: subprocess.run(["rm", "-rf", directory.path], check=True))
         deep = "d/" * 1800
         subprocess.run(["sh", "-c", f"mkdir -p {deep}; touch {deep}file"], cwd=directory.path, check=True)
-        chosen, why = directory.choose_results([b"d/"], runmaker4.DONE)
+        chosen, why = directory.choose_results([b"d/"], [], runmaker4.DONE)
         self.assertTrue(why or len(chosen) == 1, (why, chosen))
         directory.remove()
 
