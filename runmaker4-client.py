@@ -622,8 +622,7 @@ class Porter:
                 least_seconds = min(least_seconds, seconds)
                 is_slow = seconds > least_seconds + SLOW_PIECE_SECONDS
                 most_asked = max(most_asked // 2, 1) if is_slow else min(most_asked + 1, MAX_PIECES_AHEAD)
-                if is_slow or seconds < SLOW_PIECE_SECONDS:
-                    length = FILE_PIECE_BYTES if is_slow else min(2 * length, LARGE_PIECE_BYTES)
+                length = FILE_PIECE_BYTES if is_slow else min(2 * length, LARGE_PIECE_BYTES)
             return True
         finally:
             for *_, future in asked:
