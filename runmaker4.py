@@ -11223,7 +11223,8 @@ class FileTree:
                         os.unlink(other, dir_fd=directory_fd)
 
 
-JOB_SUFFIX, LOCK_SUFFIX = b".runmaker4-job", b".lock"
+# with the name of the host: some network file systems show no locks of other hosts
+JOB_SUFFIX, LOCK_SUFFIX = b".%b.runmaker4-job" % os.fsencode(os.uname().nodename), b".lock"
 
 
 class JobDirectory:
@@ -11302,9 +11303,9 @@ def remove_job_directory(path: bytes) -> None:
 
 @functools.cache
 def remove_dead_directories(root: bytes) -> None:
-    """Remove the directories of jobs of which neither runner nor process lives, once in the life of a client.
+    """Remove the directories of this host's jobs of which neither runner nor process lives.
 
-    Raises OSError.
+    A second call does nothing.  Raises OSError.
     """
     for name in os.listdir(root):
         if name.endswith(JOB_SUFFIX + LOCK_SUFFIX):
