@@ -185,7 +185,8 @@ def make_parser() -> Parser:
         usage="[options] SERVER",
         examples=f"Run four jobs at a time:\n"
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)",
-        notes={"Directory": "jobs run in the directory in which the client was started.",
+        notes={"Directory": "jobs run in the directory in which the client was started; with `scratch=yes` "
+                            "in one of their own there.",
                "Signals": SIGNALS,
                "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
