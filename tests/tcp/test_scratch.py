@@ -61,7 +61,7 @@ class Directory(ScratchCase):
     def test_each_run_has_a_fresh_one(self) -> None:
         server = self.serve("#RUN scratch=yes fetch=n\n"
                             ". ls -A >n; touch left; [ -e ../ran ] || { touch ../ran; false; }\n")
-        self.run_bob(server, "--retries", "1")
+        self.run_bob(server, "--retries", "1", "--runner", "env")
         self.assertStates("d")
         self.assertEqual(self.read("srv/n"), b"n\n")
         self.assertClean()
