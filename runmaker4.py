@@ -5816,27 +5816,27 @@ class FileExecutor:
         self.backlog = 0            # bytes posted and not yet written
         self.pending: set[futures.Future[Any]] = set()      # calls that the thread has not finished
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Make a call now, or put it into the thread's queue; return the future answer.
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call, and return the answer."""
+        # without a thread no future is made: there are some six calls for a job
+        return await self.submit(function, *args, **kwargs) if self.pool else function(*args, **kwargs)
 
-        An exception of a call made now is raised here, except TemporaryError: that is the answer.
-        """
-        if self.pool:
-            future = self.pool.submit(function, *args, **kwargs)
-            self.pending.add(future)
-            future.add_done_callback(self.pending.discard)
-            return asyncio.wrap_future(future)
-        answer: asyncio.Future[T] = asyncio.Future()
-        try:
-            answer.set_result(function(*args, **kwargs))
-        except TemporaryError as error:
-            answer.set_exception(error)
-        return answer
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Put a call into the queue of the thread."""
+        assert self.pool
+        future = self.pool.submit(function, *args, **kwargs)
+        self.pending.add(future)
+        future.add_done_callback(self.pending.discard)
+        return asyncio.wrap_future(future)
 
     def call_then(self, on_answer: Callable[[T], object], function: Callable[P, T], *args: P.args,
             **kwargs: P.kwargs) -> None:
         """Make a call; on_answer() gets the answer in the event loop.  An exception is a defect."""
-        self.call(function, *args, **kwargs).add_done_callback(lambda answer: on_answer(answer.result()))
+        if self.pool:
+            self.submit(function, *args, **kwargs).add_done_callback(
+                lambda answer: on_answer(answer.result()))
+        else:
+            asyncio.get_running_loop().call_soon(on_answer, function(*args, **kwargs))
 
     def then(self, on_done: Callable[[], object]) -> None:
         """Call on_done() in the event loop once all earlier calls are made."""
@@ -5851,7 +5851,7 @@ class FileExecutor:
             function(*args)
             return
         self.backlog += size
-        self.call(function, *args).add_done_callback(partial(self._on_posted_call_done, size))
+        self.submit(function, *args).add_done_callback(partial(self._on_posted_call_done, size))
 
     def _on_posted_call_done(self, size: int, answer: asyncio.Future[object]) -> None:
         self.backlog -= size
@@ -11120,7 +11120,7 @@ class FileTree:
 
     def call(self, function: Callable[..., T], path: bytes, *args: Any) -> asyncio.Future[T]:
         """Make a call for a path, after the earlier ones for that path."""
-        return self.executors[hash(path) % self.THREADS].call(function, path, *args)
+        return self.executors[hash(path) % self.THREADS].submit(function, path, *args)
 
     @contextmanager
     def directory_of(self, path: bytes, makes: bool = False) -> Iterator[tuple[int, bytes]]:
