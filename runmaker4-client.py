@@ -90,6 +90,7 @@ from runmaker4 import (
     JobDirectory,
     JobSettings,
     JobsToKill,
+    Line,
     Link,
     LockFds,
     Message,
@@ -341,14 +342,13 @@ class Event:
     size: int                           # bytes of output
 
 
-@dataclass(eq=False)
 class RemoteJob(Job):
     """A job from the server, and what the server must learn about it."""
-    key: str = ""
-    of_group: bool = False              # with together=
+    key = ""
+    of_group = False                    # with together=
     result: bytes | None = None         # NEW: given back; None: not finished
-    result_text: str = "not started"    # the last run: "exit 0", "signal 9"
-    loses_host: bool = True             # of a group: that run had a timeout, or was not started
+    result_text = "not started"         # the last run: "exit 0", "signal 9"
+    loses_host = True                   # of a group: that run had a timeout, or was not started
     # of the current run, once acknowledged, until the `end` is: another server would also need it
     begin: Event | None = None
     send: Sequence[bytes] = ()          # paths of files that it needs
@@ -367,24 +367,20 @@ class RemoteJob(Job):
         is_percent = isinstance(timeout, float) and timeout < 0
         # further amounts apply after a run without enough memory
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
-        return cls(
-            number=item.integer("number"),          # of the line in the server's file
-            offset=0,
-            state=NEW,
-            text=item.job_text(),
-            key=item.text("id", 16),
-            settings=JobSettings(
-                timeout=timeout if timeout is None or is_percent else item.seconds("timeout"),
-                needs=needs,
-                larger_needs=tuple(larger_needs),
-                shell=os.fsdecode(item.data("shell")),
-            ),
-            of_group=item.boolean("group"),
-            gated=item.boolean("hold"),             # in a group, until `go`
-            send=list(map(to_bytes, item.items("send", str))),
-            fetch=list(map(to_bytes, item.items("fetch", str))),
-            scratch=item.boolean("scratch"),
-        )
+        # the number is that of the line in the server's file
+        job = cls(Line(item.integer("number"), 0, NEW, item.job_text()), JobSettings(
+            timeout=timeout if timeout is None or is_percent else item.seconds("timeout"),
+            needs=needs,
+            larger_needs=tuple(larger_needs),
+            shell=os.fsdecode(item.data("shell")),
+        ))
+        job.key = item.text("id", 16)
+        job.of_group = item.boolean("group")
+        job.gated = item.boolean("hold")            # in a group, until `go`
+        job.send = list(map(to_bytes, item.items("send", str)))
+        job.fetch = list(map(to_bytes, item.items("fetch", str)))
+        job.scratch = item.boolean("scratch")
+        return job
 
 
 class Outbox:

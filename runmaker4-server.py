@@ -490,7 +490,7 @@ class ServedQueue(JobQueue):
 
         check_jobs() repairs what edits changed.
         """
-        job = Job(**vars(line))
+        job = Job(line)
         job.job_lock = self.file.lock_table.take_lock_without_line(lock_offset)
         self.claimed[job] = None
         return job

@@ -680,11 +680,15 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
 
     In a lock call that waits, an NFSv4.0 client would poll with pauses of seconds.
     """
+    if attempt():
+        return True
     deadline = time.monotonic() + patience
-    while not (succeeded := attempt()) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         time.sleep(pause)
         pause = min(2 * pause, 0.02)
-    return succeeded
+        if attempt():
+            return True
+    return False
 
 
 def lock_random_byte(fd: int) -> int:
@@ -1332,18 +1336,20 @@ DIRECTIVE = b"#"                # the "state" of a Line that is a directive
 DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
 
 
-@dataclass(eq=False, repr=False)
 class Line:
     """A job line as it was read."""
-    number: int             # as in editors, from 1; kept up to date while the line is claimed
-    offset: int             # of the state byte
-    state: bytes
-    text: bytes             # between the state and the newline: separator, command, perhaps \r
-    is_complete: bool = True      # it ends with a newline
-    command: bytes = b""    # from the text
+    __slots__ = "command", "is_complete", "number", "offset", "state", "text"
 
-    def __post_init__(self) -> None:
-        self.command = self.text[1:].removesuffix(b"\r")
+    def __init__(self, number: int, offset: int, state: bytes, text: bytes, is_complete: bool = True) -> None:
+        """text: between the state and the newline: separator, command, perhaps \\r.  is_complete: it ends
+        with a newline.
+        """
+        self.number = number        # as in editors, from 1; kept up to date while the line is claimed
+        self.offset = offset        # of the state byte
+        self.state = state
+        self.text = text
+        self.is_complete = is_complete
+        self.command = text[1:].removesuffix(b"\r")
 
     def __bytes__(self) -> bytes:
         return b"%d %s %s" % (self.number, self.state, self.command)
@@ -1576,15 +1582,19 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
             offset += len(whole_line) + 1
 
 
+def count_running(lines: bytes, command: bytes) -> int:
+    """Count the lines `r` of a command, in text where each has a newline before and after it."""
+    # two newlines each: count() finds no overlapping matches
+    text = lines.replace(b"\n", b"\n\n")
+    return sum(text.count(b"\nr%b%b%b" % (blank, command, newline))
+               for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n"))
+
+
 def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
     """Count the lines `r` of a command between two offsets at which lines begin; stop at `limit` or more."""
-    matches = [b"\nr%b%b%b" % (blank, command, newline)
-               for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n")]
     count = 0
     for lines in whole_lines(file, start, stop):
-        # two newlines each: count() finds no overlapping matches
-        text = b"\n" + lines.replace(b"\n", b"\n\n") + b"\n"
-        count += sum(map(text.count, matches))
+        count += count_running(b"\n%b\n" % lines, command)
         if count >= limit:
             break
     return count
@@ -2508,25 +2518,32 @@ class Tracking(Enum):
     CANCELLED = "two checks in a row have: a user has set that state"
 
 
-@dataclass(eq=False, repr=False)
 class Job(Line):
     """A claimed line; `state` is the one before the claim."""
     job_lock: JobLock | None = None            # None: lost, or none yet
-    tracking: Tracking = Tracking.FOUND
-    absent_since: float = 0.0           # when it stopped being FOUND (JobQueue's clock)
-    settings: JobSettings = NO_SETTINGS
-    consumer: Consumer = NOBODY
+    tracking = Tracking.FOUND
+    absent_since = 0.0                  # when it stopped being FOUND (JobQueue's clock)
     # the last result that we tried to write; despite an error the file can have it; b"": none
-    unconfirmed_state: bytes = b""
-    gated: bool = False                 # the shell waits until open_gate() lets the job begin
+    unconfirmed_state = b""
+    gated = False                       # the shell waits until open_gate() lets the job begin
     # have the files of send= here, and after a run with this state those of fetch= at the server; return '',
     # or why not; None: none travel
     bring: Callable[[], Awaitable[str]] | None = None
     deliver: Callable[[bytes], Awaitable[str]] | None = None
     directory: JobDirectory | None = None       # in which it runs; None: that of the runner
-    travelled: int = 0                  # bytes of these files, for the last run
-    host_errno: int = 0                 # why they cannot come, for a reason here; else 0
-    outlives_runner: bool = False       # processes that could not be killed live, and the runner exits
+    travelled = 0                       # bytes of these files, for the last run
+    host_errno = 0                      # why they cannot come, for a reason here; else 0
+    outlives_runner = False             # processes that could not be killed live, and the runner exits
+
+    def __init__(self, line: Line, settings: JobSettings = NO_SETTINGS, consumer: Consumer = NOBODY) -> None:
+        self.number = line.number
+        self.offset = line.offset
+        self.state = line.state
+        self.text = line.text
+        self.is_complete = line.is_complete
+        self.command = line.command
+        self.settings = settings
+        self.consumer = consumer
 
     @property
     def cancelled(self) -> bool:
@@ -2554,13 +2571,16 @@ class LineCheck(Enum):
     AT_LIMIT = "as many jobs run as limit= lets"
 
 
-@dataclass(eq=False, repr=False)
 class Attempt:
     """The result of an attempt to claim a line."""
-    check: LineCheck
-    data: bytes = b""           # from the line's state on; b"": nothing was read
-    job: Job | None = None
-    new_state: bytes = b""         # the line was not claimed, but got this state
+    __slots__ = "check", "data", "job", "new_state"
+
+    def __init__(self, check: LineCheck, data: bytes = b"") -> None:
+        """data: from the line's state on; b"": nothing was read."""
+        self.check = check
+        self.data = data
+        self.job: Job | None = None
+        self.new_state = b""        # the line was not claimed, but got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -2640,10 +2660,12 @@ class Summary:
 
 
 def close_all(*fds: int | None) -> None:
-    for fd in {fd for fd in fds if fd not in (None, CLOSED)}:
-        # EIO: the lease was lost, and unsynced writes
-        with suppress(OSError):
-            os.close(fd)
+    for fd in {*fds}:
+        try:
+            if fd is not None and fd != CLOSED:
+                os.close(fd)
+        except OSError:                 # EIO: the lease was lost, and unsynced writes
+            continue
 
 
 def identity_of(fd: int) -> Identity:
@@ -2734,7 +2756,7 @@ class LockTableReader(Opened):
 
     def is_current(self) -> bool:
         """Return True if the path still names the open lock file, or no file if none is open."""
-        if not self.is_open:
+        if self.fd == CLOSED:
             return not os.path.lexists(self.path)
         try:
             if self.network:
@@ -2785,7 +2807,7 @@ class LockTableReader(Opened):
 
     def count_job_locks(self, command: bytes) -> int:
         """Return how many job locks of a command are held, by any process."""
-        if not self.is_open:
+        if self.fd == CLOSED:
             return 0
         return sum(map(len, other_locks(self.fd, bucket_of(command), JOB_LOCKS_PER_BUCKET)))
 
@@ -2938,32 +2960,40 @@ class LockTable(LockTableReader):
 
     # -- command mutexes -------------------------------------------------------------------------------------
 
-    @contextmanager
-    def locking(self, offset: int, patience: float, on_locked: Callback = lambda: None,
-                length: int = 1) -> Iterator[bool]:
-        """Lock bytes from `offset` on for the `with` block, drop this host's cache, and call on_locked().
+    def locking(self, offset: int, patience: float, on_locked: Callback | None = None,
+                length: int = 1) -> LockTable:
+        """Lock bytes from `offset` on for a `with` block, drop this host's cache, and call on_locked().
 
-        Yield False if another process has any of them locked for `patience` seconds.  Raises FileChangedError
-        if the path no longer names this lock file.
+        The block gets False if another process has any of them locked for `patience` seconds.  Raises
+        FileChangedError if the path no longer names this lock file.
         """
         pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
-        locked = keep_trying(partial(self._lock, offset, length), patience, pause)
-        try:
-            if locked:
+        if keep_trying(partial(self._lock, offset, length), patience, pause):
+            self.locked_now = range(offset, offset + length)
+            try:
                 self.refresh_under_lock()
-                on_locked()
-                self.locked_now = range(offset, offset + length)
-            yield locked
-        finally:
-            self.locked_now = range(0)
-            if locked and self.is_open:         # it can have been closed in the block
-                # EIO, ESTALE: lost; all writes were synced
-                with suppress(OSError):
-                    unlock(self.fd, offset, length)
+                if on_locked:
+                    on_locked()
+            except OSError:
+                self.__exit__()
+                raise
+        return self
+
+    def __enter__(self) -> bool:
+        return bool(self.locked_now)
+
+    def __exit__(self, *_: object) -> None:
+        locked, self.locked_now = self.locked_now, range(0)
+        try:
+            if locked and self.fd != CLOSED:    # it can have been closed in the block
+                unlock(self.fd, locked.start, len(locked))
+        except OSError:                 # EIO, ESTALE: lost; all writes were synced
+            return
 
     def refresh_under_lock(self) -> None:
         """Drop this host's cache.  Raises FileChangedError if the path no longer names this lock file."""
-        self.refresh()
+        if self.network:
+            self.refresh()
         if not self.is_current():
             raise FileChangedError("the lock file was removed")
 
@@ -2977,8 +3007,9 @@ class LockTable(LockTableReader):
         return lock(self.fd, offset, length)
 
     def _check_can_lock(self) -> None:
-        self.check_still_has_locks()
-        if not self.is_open:
+        if self.network:
+            self.check_still_has_locks()
+        if self.fd == CLOSED:
             raise FileChangedError("the lock file is not open")
 
     # -- job locks -------------------------------------------------------------------------------------------
@@ -3491,14 +3522,12 @@ class JobReader(Opened):
 
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
-        middle = self.start
-        above = near - self.NEAR_BYTES
-        if above > 0 and (newline := self.reader.pread(BLOCK, above).find(b"\n")) >= 0:
-            middle = above + newline + 1        # there a line begins
-        count = count_running_lines(self.reader, middle, inf, command, at_least)
-        if count < at_least:
-            count += count_running_lines(self.reader, self.start, middle, command, at_least - count)
-        return count >= at_least
+        for size in (at_least << 10, self.NEAR_BYTES)[self.network:]:   # on a network a read is a round trip
+            above = max(near - size, 0)
+            # without a newline before it, a part of a line does not count
+            if count_running(self.reader.pread(near - above, above), command) >= at_least:
+                return True
+        return count_running_lines(self.reader, self.start, inf, command, at_least) >= at_least
 
     # -- the current file ------------------------------------------------------------------------------------
 
@@ -3507,6 +3536,8 @@ class JobReader(Opened):
 
         Raises FileChangedError if the file was replaced.
         """
+        if not self.mount.is_fuse:
+            return
         try:
             self.reader.refresh(self.mount)
         except OSError as error:
@@ -3538,7 +3569,7 @@ class JobReader(Opened):
             return None
         info = self._stat()
         opened = self.reader.info
-        return None if self.is_open and opened and os.path.samestat(info, opened) else info
+        return None if self.fd != CLOSED and opened and os.path.samestat(info, opened) else info
 
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -3770,11 +3801,11 @@ class JobFile(JobReader):
         In the Attempt, `new_state` is what was written; b"": nothing, and `check` says why.  Raises
         FileChangedError if the line has moved.
         """
-        attempt = Attempt(LineCheck.LOCKED)
         with self.command_mutex(line.command, self.walk_patience) as locked:
-            if locked:
-                # a finished line made new changes neither h nor R
-                attempt = self.check_claimable(line, NO_SETTINGS, needs_room=line.state == RUNNING)
+            if not locked:
+                return Attempt(LineCheck.LOCKED)
+            # a finished line made new changes neither h nor R
+            attempt = self.check_claimable(line, NO_SETTINGS, needs_room=line.state == RUNNING)
             if attempt.check is LineCheck.OPEN:
                 before()
                 self.write(line, state)
@@ -3815,12 +3846,13 @@ class JobFile(JobReader):
         was_committed = line.is_complete and line.offset < self.reader.committed_size
         if self.network and was_committed:
             return True
-        size = self.size()
+        size = os.fstat(self.fd).st_size
         # before the second size: if the append lock is free, that includes all appended lines
-        if self.lock_table.is_appended_to():
+        if other_lock(self.lock_table.fd, APPEND_BYTE, 1):
             return was_committed
-        self.lock_table.refresh()
-        if self.size() != size:
+        if self.network:
+            self.lock_table.refresh()
+        if os.fstat(self.fd).st_size != size:
             return False
         self.reader.committed_size = size
         return line.offset < size
@@ -3862,7 +3894,8 @@ class JobFile(JobReader):
 
     def _write(self, data: bytes | bytearray, offset: int) -> None:
         # without locks another host can hold the mutex
-        self.lock_table.check_still_has_locks()
+        if self.network:
+            self.lock_table.check_still_has_locks()
         pwrite_all(self.fd, data, offset)
         self.was_written = True
         if self.network:
@@ -4047,30 +4080,30 @@ class JobQueue:
 
         syncs: bring the `r` to disk, as the job can take the host down.
         """
-        lock_table = self.file.lock_table
-        bucket_lock = None
-        if not (line.is_complete or self.file.complete_line(line)):
+        file, lock_table = self.file, self.file.lock_table
+        bucket_lock: JobLock | None = None
+        job: Job | None = None
+        if not (line.is_complete or file.complete_line(line)):
             return Attempt(LineCheck.APPENDING)
         # with all of the bucket h was 0; an equal job of ours has a job lock in it
         if (consumer.runs_short_jobs and line.state == NEW
-                and all(job.command != line.command for job in self.claimed)):
+                and all(other.command != line.command for other in self.claimed)):
             bucket_lock = lock_table.take_bucket(line)
-        attempt = Attempt(LineCheck.LOCKED)
         try:
             # without a bucket, the mutex alone: equal lines can be running
-            with self.file.command_mutex(line.command, self.file.walk_patience, bucket_lock) as locked:
-                if locked:
-                    attempt = self.file.check_claimable(line, settings, needs_room=not bucket_lock)
+            with file.command_mutex(line.command, file.walk_patience, bucket_lock) as locked:
+                attempt = (file.check_claimable(line, settings, needs_room=not bucket_lock) if locked
+                           else Attempt(LineCheck.LOCKED))
                 if attempt.check is LineCheck.OPEN:
-                    attempt.job = self._lock_and_mark(line, consumer, settings, bucket_lock, syncs)
-                    if not attempt.job:
+                    attempt.job = job = self._lock_and_mark(line, consumer, settings, bucket_lock, syncs)
+                    if not job:
                         attempt.check = LineCheck.AT_LIMIT
         finally:
             # if _lock_and_mark() has failed, it has freed the lock
-            if bucket_lock and not attempt.job and lock_table.is_ours(bucket_lock.offset):
+            if bucket_lock and not job and lock_table.is_ours(bucket_lock.offset):
                 lock_table.free_job_lock(bucket_lock)
         # mostly another process was faster
-        self.spread = max(self.spread - 1, 1) if attempt.job else self.MAX_SPREAD
+        self.spread = max(self.spread - 1, 1) if job else self.MAX_SPREAD
         return attempt
 
     def trim_bucket(self, job: Job) -> None:
@@ -4084,7 +4117,7 @@ class JobQueue:
 
         None: a limit= is reached.  Needs the command mutex.  After None or an OSError the lock is free.
         """
-        job = Job(**vars(line), consumer=consumer, settings=settings)
+        job = Job(line, settings, consumer)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if not self.file.lock_table.take_limits(job.job_lock, settings):
@@ -4282,8 +4315,8 @@ class JobQueue:
                     # again, under the mutex; each read can be a round trip
                     lines = []
                     if len(known_lines) <= self.MAX_SINGLE_READS:
-                        lines = [replace(line, state=state) for line in known_lines
-                                 if (state := self.file.state_at(line))]
+                        lines = [Line(line.number, line.offset, state, line.text, line.is_complete)
+                                 for line in known_lines if (state := self.file.state_at(line))]
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
                     missing.update(self._reconcile_command(command, our_jobs[command], lines))
@@ -5840,7 +5873,7 @@ class FileExecutor:
 
     def then(self, on_done: Callable[[], object]) -> None:
         """Call on_done() in the event loop once all earlier calls are made."""
-        self.call(int).add_done_callback(lambda _: on_done())
+        self.call_then(lambda _: on_done(), int)
 
     def post(self, function: Callable[..., object], *args: Any, size: int = 0) -> None:
         """Make a call that handles all errors itself, and ignore the answer.

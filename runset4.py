@@ -46,7 +46,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
 try:
@@ -598,7 +598,8 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
         if change_counts.names_left:
             change_counts.notes.append((line.number, f"{CANCELLED_NAME}{display_text(line.command)}"))
         if is_running:
-            awaited.append(replace(line, state=state_now))
+            line.state = state_now
+            awaited.append(line)
         if state_now not in UNFINISHED_STATES:
             change_counts.notes.append((line.number, f"is {display_text(state_now)}, but its job runs"))
         elif state_now == RUNNING and not is_running:

@@ -10,7 +10,7 @@ from tests.support.scripts import RUNMAKER
 
 def run_of(number: int) -> runmaker4.Run:
     """A run of the job in this line."""
-    job = runmaker4.Job(number=number, offset=0, state=b".", text=b" CMD")
+    job = runmaker4.Job(runmaker4.Line(number, 0, b".", b" CMD"))
     return runmaker4.Run(job, ["1"], b"host",
                          streams=(runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)))
 

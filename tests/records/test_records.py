@@ -371,7 +371,7 @@ class LogFileRecords(FileCase):
         log = runmaker4.LogFile(str(self.path), 100, b"/", runmaker4.FileExecutor(threaded=False), self.fail)
         self.addCleanup(os.close, log.file.fd)
         run = a_run()
-        run.job = runmaker4.Job(number=1, offset=0, state=b".", text=b" " + b"c" * 10_000)
+        run.job = runmaker4.Job(runmaker4.Line(1, 0, b".", b" " + b"c" * 10_000))
         log.on_started(run)
         for data in b"x" * 60_000 + b"\n", b"y" * 60_000, b"y" * 60_000, b"y\n" + b"z" * 60_000:
             for stream in run.streams:

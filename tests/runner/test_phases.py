@@ -114,7 +114,8 @@ class Cells(unittest.TestCase):
         after_a_run: the phase is STARTING for its second run.  travels: so do files of the job.
         """
         self.go.unlink(missing_ok=True)
-        job = Job(1, 0, NEW, b" " + (command or COMMANDS[phase]), gated=phase is Phase.AT_GATE)
+        job = Job(runmaker4.Line(1, 0, NEW, b" " + (command or COMMANDS[phase])))
+        job.gated = phase is Phase.AT_GATE
         if phase is Phase.GROWING:
             job.settings = runmaker4.JobSettings(needs=Resources(1, 5.0), larger_needs=(Resources(1, 9.0),))
         jobs = OneJob(job)

@@ -1,7 +1,7 @@
 """a_run(): a run of a job, as the sinks of a runner get it."""
 import runmaker4
 
-JOB = runmaker4.Job(number=7, offset=0, state=b".", text=b" CMD")
+JOB = runmaker4.Job(runmaker4.Line(7, 0, b".", b" CMD"))
 SHELL = runmaker4.Shell(601, b"")
 
 

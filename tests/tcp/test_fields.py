@@ -79,7 +79,7 @@ class EachField(Case):
         known = sessions.clients["f" * 16] = link.client = server.Client(sessions, "f" * 16)
         known.on_hello(link, read(FROM_CLIENT[0]))
         known.link = link
-        job = runmaker4.Job(1, 0, b"r", b" true")
+        job = runmaker4.Job(runmaker4.Line(1, 0, b"r", b" true"))
         assignment = server.Assignment(KEY, known, job, server.AssignmentPhase.SENT)
         if message["type"] == "ready":
             assignment.member = SimpleNamespace(current=assignment, group=self.link)
@@ -136,7 +136,7 @@ class CopiedSettings(unittest.TestCase):
                                          (runmaker4.Resources(2, 1 << 21),), "bash",
                                          (runmaker4.Limit("m", 3),), frozenset([1]), 1.0,
                                          "step", ("first",), [], ("a",), ("b",))
-        job = runmaker4.Job(**vars(line(9, state=b".")), settings=settings)
+        job = runmaker4.Job(line(9, state=b"."), settings)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts", "limits", "hours", "start", "name", "after",

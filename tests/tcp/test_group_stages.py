@@ -52,7 +52,8 @@ class Cells(unittest.TestCase):
         self.jobs: dict[str, list[Any]] = {}
         clients = {host: mock.Mock(name=host, group_count=0) for host in HOSTS}
         for host, client in clients.items():
-            lines = [runmaker4.Job(number, 0, b".", b" true") for number in (next(numbers), next(numbers))]
+            lines = [runmaker4.Job(runmaker4.Line(number, 0, b".", b" true"))
+                     for number in (next(numbers), next(numbers))]
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
         met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
         self.group = server.Group(self.dispatcher, self.sessions, stdout, met, self.jobs)
