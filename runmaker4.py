@@ -111,7 +111,7 @@ import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -5783,10 +5783,47 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
-async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
-    """Return True if an event is set within `seconds` (None: no limit)."""
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+class Begun(Coroutine[Any, None, T]):
+    """A coroutine that waits for `awaited`, for a task that goes on with it."""
+
+    def __init__(self, work: Coroutine[Any, Any, T], awaited: Any) -> None:
+        self._work = work
+        self._awaited = [awaited]
+
+    def send(self, value: None) -> Any:
+        return self._awaited.pop() if self._awaited else self._work.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        self._awaited.clear()
+        return self._work.throw(*error)
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._work.__await__()
+
+
+def begin(work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any] | None:
+    """Do the work of a coroutine, up to where it waits; return the task that goes on; None: it has ended.
+
+    So work that need not wait needs no task: a task costs a tenth of a short job.  In this part there is no
+    asyncio.current_task(), which wait_for() needs.  Its exceptions, defects, come out here.
+    """
+    try:
+        awaited = work.send(None)
+    except StopIteration:
+        return None
+    return spawn_task(Begun(work, awaited))
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
+    """Return True if an event is set within `seconds`.  May be part of what begin() does."""
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait([waiting], timeout=seconds)
+    finally:
+        waiting.cancel()
     return event.is_set()
 
 
@@ -6279,17 +6316,16 @@ STOP_SIGNALS = KILL_SIGNALS + DRAIN_SIGNALS     # the runner kills all jobs, or 
 class Child(Shell):
     """A shell that this process has started."""
 
-    def __init__(self, pid: int, job_tag: bytes, exited: asyncio.Future[int],
-                 on_exit: Callable[[int], None]) -> None:
+    def __init__(self, pid: int, job_tag: bytes, on_exit: Callable[[int], None]) -> None:
         super().__init__(pid, job_tag)
-        self.exited = exited            # the wait status (waitpid(2))
+        self.status: int | None = None  # the wait status (waitpid(2)); None: it has not exited
         self._exit_callback = on_exit
         self.session_ended = False      # another session can get its number
         self.tags = {job_tag}           # and the job lock, once a process was seen with it
 
     def on_exit(self, status: int) -> None:
-        if not self.exited.done():
-            self.exited.set_result(status)
+        if self.status is None:
+            self.status = status
             self._exit_callback(status)
             del self._exit_callback         # of a JobTask, which has us: leave no cycle
 
@@ -6531,7 +6567,7 @@ class TreeKiller:
         empty_readings = 0
         pause = 0.005
         while True:
-            has_exited = shell.exited.done()        # before the reading, which takes a while
+            has_exited = shell.status is not None   # before the reading, which takes a while
             if not self._reading:
                 self._reading = asyncio.ensure_future(self._read_after_pause())
             table = await asyncio.shield(self._reading)
@@ -6540,7 +6576,7 @@ class TreeKiller:
             alive = table.job_processes(shell)
             now = self._loop.time()
             empty_readings = 0 if alive else empty_readings + 1
-            if empty_readings >= self.EMPTY_READINGS and shell.exited.done():
+            if empty_readings >= self.EMPTY_READINGS and shell.status is not None:
                 return []
             if alive and now - killed_at > self.MAX_DYING_SECONDS:
                 if gives_up(alive):
@@ -6613,7 +6649,8 @@ class Processes(TreeKiller):
             self.environ[name] = JOBSERVER_FDS.sub(b"", self.environ[name])
         own_tags = self.environ.get(JOB_TAG_VARIABLE)   # if we are a job, our jobs are part of it
         self.outer_tags = own_tags + b"/" if own_tags else b""
-        signals.handle(signal.SIGCHLD, self.reap)
+        self.on_reaped: Callback = lambda: None     # called after SIGCHLD
+        signals.handle(signal.SIGCHLD, self._on_child_signal)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
               err_fd: int | None, lock_fds: Sequence[int] = (),
@@ -6643,8 +6680,12 @@ class Processes(TreeKiller):
         pid = os.posix_spawnp(
             shell, (shell, b"-c", script, shell, command), environ, file_actions=actions, setsid=True,
             setsigmask=(), setsigdef=DEFAULT_SIGNALS)
-        child = self.running[pid] = Child(pid, job_tag, self._loop.create_future(), on_exit)
+        child = self.running[pid] = Child(pid, job_tag, on_exit)
         return child
+
+    def _on_child_signal(self) -> None:
+        self.reap()
+        self.on_reaped()
 
     def reap(self) -> None:
         """Collect status and usage of the children that have exited, and call their on_exit now."""
@@ -6653,7 +6694,7 @@ class Processes(TreeKiller):
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
                 # None: a child from before execve(2) of this program
-                if shell and not shell.exited.done():
+                if shell and shell.status is None:
                     shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
                     # ru_maxrss begins with our own peak, also after execve(2)
                     # (findings/python-peak-memory-of-a-child-is-its-parents.sh)
@@ -8462,13 +8503,30 @@ class Pump:
         self._loop = loop
         self._writers = writers
         self._on_resumed = on_resumed
-        # that have not ended; each event is set on output, and when a pause begins or ends
-        self.runs: dict[Run, asyncio.Event] = {}
+        # that have not ended; what is called on output, and when a pause begins or ends
+        self.runs: dict[Run, Callback] = {}
+        self._young: deque[Run] = deque()   # not WATCH_AFTER_SECONDS old when _watch_old() was last called
         self.is_paused = False              # no job output is read
 
     @property
     def backlog(self) -> int:
         return max(writer.backlog for writer in self._writers)
+
+    def add(self, run: Run, on_output: Callback) -> None:
+        """Add a run that has just begun."""
+        self.runs[run] = on_output
+        self._young.append(run)
+        if len(self._young) == 1:       # one timer for all: most end before it
+            self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_old)
+
+    def _watch_old(self) -> None:
+        """Watch the runs that are WATCH_AFTER_SECONDS old."""
+        last = self._loop.time() - self.WATCH_AFTER_SECONDS
+        while self._young and self._young[0].started <= last:
+            if (run := self._young.popleft()) in self.runs:
+                self.watch(run)
+        if self._young:
+            self._loop.call_at(self._young[0].started + self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def finish_reading(self, run: Run) -> None:
         """Read what is in the pipes of a run that has ended, and close them: others can keep them open."""
@@ -8485,9 +8543,9 @@ class Pump:
         """End a pause if all backlogs are small again; call it after each write of a writer."""
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
             self.is_paused = False
-            for run, event in self.runs.items():
+            for run, wake in self.runs.items():
                 self.watch(run)
-                event.set()                     # _read_remaining_output() does not count the pause
+                wake()                          # _read_remaining_output() does not count the pause
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
@@ -8500,17 +8558,17 @@ class Pump:
     def _on_readable(self, run: Run, stream: Stream, fd: int) -> None:
         """Read from a pipe, or close it at end of file; pause all reading at a large backlog."""
         if run in self.runs:                # False: a defect has ended the task of the job
-            self.runs[run].set()
+            self.runs[run]()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
             return self._close(stream)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
             self.is_paused = True           # jobs block on full pipes
-            for paused_run, event in self.runs.items():
+            for paused_run, wake in self.runs.items():
                 for paused_stream in paused_run.streams:
                     if paused_stream.fd is not None:
                         self._loop.remove_reader(paused_stream.fd)
-                event.set()
+                wake()
 
     def _close(self, stream: Stream) -> None:
         if stream.fd is not None:
@@ -8651,8 +8709,10 @@ class JobTask:
         self.shell: Child | None = None         # from start to finish
         self._gate_fd: int | None = None        # our end of its pipe
         self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
+        self._timeout: asyncio.Future[None] | None = None       # kills the run; None: it has no timeout
         self._oom_kills = 0             # the count of OomKills at the start
-        self._wake_event = asyncio.Event()  # set on each change of phase or cause, on drain(), and on output
+        self.is_followed = False        # by a coroutine (Runner.follow())
+        self._woken: asyncio.Future[bool] | None = None         # wakes that; None: it has never waited
 
     def _new_run(self) -> Run:
         runner = self._runner
@@ -8662,7 +8722,22 @@ class JobTask:
     def _enter_phase(self, phase: Phase) -> None:
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
-        self._wake_event.set()
+        self._wake()
+
+    def _wake(self, by_event: bool = True) -> None:
+        """Wake the coroutine: after each change of phase or cause, on drain(), and on output."""
+        if self._woken and not self._woken.done():
+            self._woken.set_result(by_event)
+
+    async def _wait_for_event(self, seconds: float | None = None) -> bool:
+        """Wait until _wake() is called; return False after `seconds` (None: no limit)."""
+        self._woken = self._runner.loop.create_future()
+        timer = None if seconds is None else self._runner.loop.call_later(seconds, self._wake, False)
+        try:
+            return await self._woken
+        finally:
+            if timer:
+                timer.cancel()
 
     @property
     def _can_start(self) -> bool:
@@ -8672,7 +8747,7 @@ class JobTask:
 
     def drain(self) -> None:
         self._close_gate()
-        self._wake_event.set()
+        self._wake()
 
     def refuse_gate(self) -> None:
         if self._is_gated and self.phase in (Phase.STARTING, Phase.AT_GATE):
@@ -8717,11 +8792,14 @@ class JobTask:
             self._enter_phase(Phase.SETTLING)
             return
         # a KILL that is not ours is of the OOM killer if that has killed since the start
-        if (not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
+        if (status and not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
                 and self._runner.oom_kills.read_count() > self._oom_kills):
             run.cause = "oom"
         if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
             self._enter_phase(Phase.READING_ON)
+        self._wake()
+        if not self.is_followed:
+            self._runner.exited.append(self)
 
     def restart_if_memory_is_free(self, free: Resources) -> bool:
         """Let a GROWING job run again if enough memory is free."""
@@ -8733,19 +8811,21 @@ class JobTask:
     def _forbid_start(self, cause: str) -> None:
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
         self._close_gate()
-        self._wake_event.set()
+        self._wake()
 
     def _close_gate(self) -> None:
         close_all(self._gate_fd)        # a shell at the gate reads end of file, and exits
         self._gate_fd = None
 
-    def _kill_processes(self, cause: str) -> None:
+    def _kill_processes(self, cause: str) -> asyncio.Future[list[int]]:
         assert self.shell
         if not self._kill_task:
             if self.phase is Phase.RUNNING:     # otherwise the run keeps its result
                 self.run.cause = cause
             self._kill_task = spawn_task(self._runner.processes.kill_tree(self.shell, self._on_undying))
-            self._wake_event.set()
+            self._wake()
+            self._runner.follow(self)           # not only once the shell exits: it can be UNDYING
+        return self._kill_task
 
     def _on_undying(self, pids: list[int]) -> bool:
         """Enter UNDYING, and name a process, once.  Return True if the runner exits without waiting."""
@@ -8843,9 +8923,8 @@ class JobTask:
 
     async def _wait_until_woken(self, seconds: float | None) -> None:
         """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
-        self._wake_event.clear()
         if self._can_start:
-            await wait_for_event(self._wake_event, seconds)
+            await self._wait_for_event(seconds)
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
@@ -8874,6 +8953,8 @@ class JobTask:
             self.run.why = error
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
+        elif self.shell and not self._is_gated:
+            self._begin_run()
 
     async def _try_to_start(self) -> str:
         """Start the shell, if the job may start.  Return '', or an error of the command.
@@ -8916,10 +8997,6 @@ class JobTask:
         finally:
             runner.executor.post(close_all, *lock_fds)      # the shell has copies; close(2) can block
 
-    def _announce_start(self) -> None:
-        for sink in self.run.sinks:
-            sink.on_starting(self.run)
-
     def _spawn_shell(self, lock_fds: Sequence[int]) -> None:
         """Start the shell with pipes for output and, for a job of a group, the gate.
 
@@ -8958,8 +9035,6 @@ class JobTask:
             close_all(*read_ends.values(), *write_ends.values())
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
         self._runner.failed_starts = 0
-        if not has_gate:                        # otherwise when it passes the gate
-            self._announce_start()
 
     def _record_start(self) -> None:
         self.run.started_at = time.time()
@@ -8989,46 +9064,58 @@ class JobTask:
             if self._is_gated:
                 self._runner.jobs.on_ready_to_start(self.job)       # the group waits for this
                 while self.phase is Phase.AT_GATE:
-                    self._wake_event.clear()
-                    await self._wake_event.wait()
+                    await self._wait_for_event()
             if self.phase is Phase.SETTLING:
                 self._runner.pump.finish_reading(self.run)
                 return
             if self._is_gated:
                 self._is_gated = False
-                self._announce_start()
+                self._begin_run()
             await self._wait_for_result(shell)
         finally:
-            # only after a defect
             if self.run in self._runner.runs:
-                del self._runner.runs[self.run]
-                self._kill_processes("stopped")
-                await asyncio.wait([self._kill_task or shell.exited])
+                await self._end_after_defect()
             self.shell = None
+
+    def _begin_run(self) -> None:
+        """Tell the sinks that the command runs, and limit its time."""
+        self._runner.pump.add(self.run, self._wake)
+        has_begun = False
+        try:
+            for sink in self.run.sinks:
+                sink.on_starting(self.run)
+            for sink in self.run.sinks:
+                sink.on_started(self.run)
+            has_begun = True
+        finally:
+            if not has_begun:
+                self.is_followed = True         # nobody writes down how it ends
+                self._runner.add_job_run(spawn_task(self._end_after_defect()))
+        timeout = self._runner.timeout_of(self.job)
+        self._timeout = spawn_task(self._kill_after_timeout(timeout)) if timeout else None
+
+    async def _end_after_defect(self) -> None:
+        del self._runner.runs[self.run]
+        await asyncio.wait([self._kill_processes("stopped")])
 
     async def _wait_for_result(self, shell: Child) -> None:
         """Wait until the shell exits, read the remaining output, and set `run_result` and `state`."""
         runner, run = self._runner, self.run
-        runner.runs[run] = self._wake_event
-        watch_timer = runner.loop.call_later(runner.pump.WATCH_AFTER_SECONDS, runner.pump.watch, run)
-        for sink in run.sinks:
-            sink.on_started(run)
-        timeout = runner.timeout_of(self.job)
-        timer = spawn_task(self._kill_after_timeout(timeout)) if timeout else None
-        status = await shell.exited
-        watch_timer.cancel()
+        while (status := shell.status) is None:
+            await self._wait_for_event()
         await self._read_remaining_output()
         was_interrupted = await runner.signals.find_out_if_interrupted(RunResult(status, run.cause), run)
         if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
-        if timer:
-            timer.cancel()                      # until here a timeout ends processes that the shell left, too
+        if self._timeout:
+            self._timeout.cancel()              # until here a timeout ends processes that the shell left, too
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:        # of all processes together; wait4(2) has that of the largest
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
-        limit = run.requested_memory if run.cause == "memory" else run.limit or timeout or 0.0
+        limit = (run.requested_memory if run.cause == "memory"
+                 else run.limit or runner.timeout_of(self.job) or 0.0)
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
@@ -9051,11 +9138,10 @@ class JobTask:
         Return why they have not travelled; '' also in the last two cases.
         """
         task = spawn_task(moving)
-        task.add_done_callback(lambda _: self._wake_event.set())
+        task.add_done_callback(lambda _: self._wake())
         try:
             while not task.done() and (self._can_start if self.phase is Phase.STARTING else not self.cause):
-                self._wake_event.clear()
-                await self._wake_event.wait()
+                await self._wait_for_event()
             return task.result() if task.done() else ""
         finally:
             task.cancel()
@@ -9091,9 +9177,8 @@ class JobTask:
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
         while run.is_open and not self._kill_task and seconds_left > 0:
-            self._wake_event.clear()
             began, was_paused = loop.time(), pump.is_paused
-            is_quiet = not await wait_for_event(self._wake_event, pump.QUIET_SECONDS)
+            is_quiet = not await self._wait_for_event(pump.QUIET_SECONDS)
             if not was_paused:                  # so a slow console or an unreachable server loses no output
                 if is_quiet:
                     return
@@ -9160,13 +9245,15 @@ class Runner:
         self.slots.set_names(names)
         self._starting_jobs: asyncio.Future[None] | None = None     # None: run() was not called
         self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
-        self._job_runs: set[asyncio.Future[None]] = set()   # a _run_to_end() for each
+        self.exited: deque[JobTask] = deque()   # whose shells have exited, until follow()
+        self._job_runs: set[asyncio.Future[None]] = set()   # of jobs that must wait for something
         self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
         self.changed = asyncio.Event()  # wakes _start_jobs()
         self.pump = Pump(self.loop, writers, self.changed.set)
         self.runs = self.pump.runs
+        processes.on_reaped = self._end_jobs
         self.oom_kills = OomKills()
         self._why_jobs_left = ""            # '': none are, or another reason shows it
         # None: no count lets it exit, or the count leaves out jobs for slots out of service
@@ -9195,8 +9282,9 @@ class Runner:
             self._poll_slot_file(), self._watch_memory())]
         self._starting_jobs = spawn_task(self._start_jobs())
         await asyncio.wait([self._starting_jobs])
-        if self._job_runs:
-            await asyncio.wait(self._job_runs)
+        while self.runs or self._job_runs:
+            self.changed.clear()
+            await self.changed.wait()
         for chore in chores:
             chore.cancel()
         if self.kill_signal:                    # reported when it came
@@ -9448,9 +9536,8 @@ class Runner:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         if not job.bring:           # otherwise _run_to_end() does, for files can travel for long
             await task.start()      # --delay, or an error that passes, holds up all later claims
-        job_run = spawn_task(self._run_to_end(task))
-        self._job_runs.add(job_run)
-        job_run.add_done_callback(self._job_runs.discard)
+        if job.gated or not task.shell:         # otherwise once the shell has exited
+            self.follow(task)
         return 0.0 if self.slots.idle else None
 
     def timeout_of(self, job: Job) -> float | None:
@@ -9478,8 +9565,31 @@ class Runner:
 
     # -- finished jobs ---------------------------------------------------------------------------------------
 
+    def _end_jobs(self) -> None:
+        """Follow the jobs whose shells have exited, each in a turn of the loop: one can have a defect."""
+        if self.exited:
+            task = self.exited.popleft()
+            if self.exited:
+                self.loop.call_soon(self._end_jobs)
+            self.follow(task)
+
+    def follow(self, task: JobTask) -> None:
+        """Begin to run a job to its end, unless that was begun; mostly it has ended, so nothing is awaited."""
+        if not task.is_followed:
+            task.is_followed = True
+            if job_run := begin(self._run_to_end(task)):
+                self.add_job_run(job_run)
+
+    def add_job_run(self, job_run: asyncio.Future[None]) -> None:
+        self._job_runs.add(job_run)
+        job_run.add_done_callback(self._on_job_run_done)
+
+    def _on_job_run_done(self, job_run: asyncio.Future[None]) -> None:
+        self._job_runs.discard(job_run)
+        self.changed.set()
+
     async def _run_to_end(self, task: JobTask) -> None:
-        """Run a started job until it is settled, count it, and release the slots (not after a defect)."""
+        """Run a job until it is settled, count it, and release the slots (not after a defect)."""
         if task.job.bring:
             await task.start()
         await task.run_until_settled()
@@ -10036,7 +10146,9 @@ done
         script = os.fsencode(self.SYNC_SCRIPT.format(*map(shlex.quote, paths.values())))
         exited = 1
         with suppress(OSError):                 # no process can be started
-            exited = await processes.start(SHELL, script, {}, None, None).exited >> 8
+            waited: asyncio.Future[int] = self.loop.create_future()
+            processes.start(SHELL, script, {}, None, None, on_exit=waited.set_result)
+            exited = await waited >> 8
         if exited in paths:
             await self.executor.call(file.doubt_mark)
             self._on_error(f"{paths[exited]}: writes to its disk were lost; lines that have ended since "
@@ -10342,7 +10454,9 @@ class RunnerProgram(Program):
         while True:
             try:
                 # like a job, so that it can be killed with all its processes, and none hires later
-                hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2)
+                exited = self.loop.create_future()
+                hired = runner.processes.start(SHELL, os.fsencode(command), environ, 2, 2,
+                                               on_exit=exited.set_result)
                 break
             except OSError as error:            # such as too many processes
                 if self.loop.time() - began > self.MAX_HIRE_SECONDS or runner.signals.received:
@@ -10350,13 +10464,13 @@ class RunnerProgram(Program):
                     return self.say(f"--hire: cannot be started: {error_text(error)}: {command}")
                 await asyncio.sleep(0.5)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(runner.wait_unless_killed(hired.exited), self.MAX_HIRE_SECONDS)
-        if not hired.exited.done():
+            await asyncio.wait_for(runner.wait_unless_killed(exited), self.MAX_HIRE_SECONDS)
+        if hired.status is None:
             runner.processes.kills_at_once = True
             await runner.processes.kill_tree(hired, lambda pids: True)
             end = "a signal" if runner.kill_signal else f"{self.MAX_HIRE_SECONDS} s"
             self.say(f"--hire: killed after {end}: {command}")
-        elif (status := os.waitstatus_to_exitcode(hired.exited.result())) or not self.options.quiet:
+        elif (status := os.waitstatus_to_exitcode(hired.status)) or not self.options.quiet:
             result = f"failed with exit status {status}" if status else "started a successor"
             self.say(f"--hire: {result}: {command}")
 
