@@ -1262,13 +1262,13 @@ class Records:
             assignment.job,
             [message.text("slot", 255)],
             os.fsencode(assignment.client.name),
-            started_at=begin.time,
-            shell=Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None,
-            streams=(Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)),
+            self.sinks,
             requested_memory=begin.promised or 0,
-            sinks=self.sinks,
             directory=assignment.client.directory,
         )
+        run.started_at = begin.time
+        run.shell = Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None
+        run.streams = Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)
         for sink in run.sinks:
             sink.on_starting(run)
             if run.shell:               # None: it could not be started
@@ -2535,7 +2535,8 @@ class Dispatcher:
                 error = f"{unknown} ({settings.where})"
         if error:
             self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
-            assignment.run = Run(assignment.job, ["?"], b"?", sinks=self._sessions.records.sinks, why=error)
+            assignment.run = Run(assignment.job, ["?"], b"?", self._sessions.records.sinks)
+            assignment.run.why = error
         return not error
 
     def send_jobs(self, client: Client, assignments: list[Assignment]) -> None:

@@ -1586,8 +1586,8 @@ def count_running(lines: bytes, command: bytes) -> int:
     """Count the lines `r` of a command, in text where each has a newline before and after it."""
     # two newlines each: count() finds no overlapping matches
     text = lines.replace(b"\n", b"\n\n")
-    return sum(text.count(b"\nr%b%b%b" % (blank, command, newline))
-               for blank in (b" ", b"\t") for newline in (b"\n", b"\r\n"))
+    return sum(map(text.count, (b"\nr %b\n" % command, b"\nr\t%b\n" % command,
+                                b"\nr %b\r\n" % command, b"\nr\t%b\r\n" % command)))
 
 
 def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
@@ -1940,7 +1940,7 @@ def why_misread(command: bytes, shell: str) -> str:
     if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
     # first a quick test: a & that is no part of && or >&
-    if re.search(rb"(?<![&<>;])&(?!&)", command):
+    if b"&" in command and re.search(rb"(?<![&<>;])&(?!&)", command):
         for pattern, (shells, why) in MISREAD.items():
             # /bin/sh is a link to dash or bash
             if re.match(pattern, command, re.VERBOSE) and not re.search(shells, os.path.realpath(shell)):
@@ -3076,12 +3076,11 @@ class LockTable(LockTableReader):
 
         Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
-        assert self.has_mutex(line.command)
-        offsets = job_lock_offsets(line.command)
-        preferred = own_job_lock_offset(line)
+        bucket, preferred = bucket_of(line.command), own_job_lock_offset(line)
+        assert bucket + MUTEX_OFFSET in self.locked_now
         fd = self.open_job_lock()
         try:
-            for offset in itertools.chain(range(preferred, offsets.stop), range(offsets.start, preferred)):
+            for offset in itertools.chain(range(preferred, bucket + MUTEX_OFFSET), range(bucket, preferred)):
                 # all job locks of a server are on one description, which could lock its own again
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
@@ -3567,9 +3566,9 @@ class JobReader(Opened):
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None
-        info = self._stat()
-        opened = self.reader.info
-        return None if self.fd != CLOSED and opened and os.path.samestat(info, opened) else info
+        info, opened = self._stat(), self.reader.info
+        is_same = opened and info.st_ino == opened.st_ino and info.st_dev == opened.st_dev
+        return None if is_same and self.fd != CLOSED else info
 
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -3842,7 +3841,6 @@ class JobFile(JobReader):
         claimed during an append.  NFS can know an older, smaller size: then the line waits.  If an editor
         shortens the file after that, and an append fails, this can return True for a line that is cut off.
         """
-        assert self.lock_table.has_mutex(line.command)
         was_committed = line.is_complete and line.offset < self.reader.committed_size
         if self.network and was_committed:
             return True
@@ -6135,24 +6133,29 @@ class FileJobs:
 # ======== A run =============================================================================================
 
 
-@dataclass(eq=False, repr=False)
 class Run:
     """One run of a job, as the sinks and the runner see it."""
-    job: Job
-    slots: Sequence[str]                # names; the first is the slot of records
-    host: bytes
-    started_at: float = field(default_factory=time.time)     # seconds since the epoch
-    started: float = field(default_factory=time.monotonic)
-    duration: float = 0.0               # seconds; 0 until the end
+    duration = 0.0                      # seconds; 0 until the end
     shell: Shell | None = None
     streams: tuple[Stream, ...] = ()    # stdout and stderr
-    sinks: Sequence[Sink] = ()
-    directory: bytes = b""              # the run's working directory; b"": ours
-    cause: str = ""                     # why it is being killed, or was: as in RunResult
-    why: str = ""                       # why it could not be started, or killed; "": neither
-    requested_memory: int = 0           # bytes, by memory=; 0: none
-    peak: int = 0                       # bytes of memory seen in use by all processes
-    limit: float = 0.0                  # seconds of a timeout in percent that it has exceeded; 0.0: none
+    cause = ""                          # why it is being killed, or was: as in RunResult
+    why = ""                            # why it could not be started, or killed; "": neither
+    peak = 0                            # bytes of memory seen in use by all processes
+    limit = 0.0                         # seconds of a timeout in percent that it has exceeded; 0.0: none
+
+    def __init__(self, job: Job, slots: Sequence[str], host: bytes, sinks: Sequence[Sink] = (),
+                 requested_memory: int = 0, directory: bytes = b"") -> None:
+        """slots: names; the first is the slot of records.  requested_memory: bytes, by memory=; 0: none.
+        directory: where it works; b"": where we do.
+        """
+        self.job = job
+        self.slots = slots
+        self.host = host
+        self.sinks = sinks
+        self.requested_memory = requested_memory
+        self.directory = directory
+        self.started_at = time.time()           # seconds since the epoch
+        self.started = time.monotonic()
 
     @property
     def slot(self) -> str:
@@ -6181,24 +6184,26 @@ class Run:
             sink.on_output(self, stream, data)
 
 
-@dataclass(eq=False, repr=False)
 class Stream:
     """A pipe that a job writes to."""
-    name: bytes                         # b"stdout" or b"stderr"
-    fd: int | None                      # None: read to the end
-    received: int = 0                   # bytes
-    was_watched: bool = False           # by the event loop
+    received = 0                        # bytes
+    was_watched = False                 # by the event loop
+
+    def __init__(self, name: bytes, fd: int) -> None:
+        self.name = name                # b"stdout" or b"stderr"
+        self.fd: int | None = fd        # None: read to the end
 
 
-@dataclass(eq=False, repr=False)
 class Shell:
     """The shell of a job, as far as records need it."""
-    pid: int                        # also the session number
-    job_tag: bytes
     # CPU seconds, user and system, of the shell and all waited-for children; None: unknown, or not yet
     cpu: float | None = None
     memory: int | None = None       # peak of these processes, in bytes; None as above
     memory_below: int | None = None         # upper bound of an unknown peak, in bytes
+
+    def __init__(self, pid: int, job_tag: bytes) -> None:
+        self.pid = pid              # also the session number
+        self.job_tag = job_tag
 
 
 # causes that make a job failed, not interrupted; oom: the host had no memory; files: one of fetch= is missing
@@ -6206,23 +6211,22 @@ FAILURE_CAUSES = "timeout", "memory", "oom", "files"
 UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
 
 
-class RunResult(NamedTuple):
+class RunResult:
     """How a run ended."""
-    status: int                         # UNKNOWN: there is none
-    # one of FAILURE_CAUSES, "stopped", "cancelled" or "lost"; "": it ended by itself
-    cause: str = ""
-    limit: float = 0.0                  # the timeout in seconds; if the cause is "memory", bytes allocated
-    peak: int = 0                       # of memory, in bytes; 0: unknown
 
-    @property
-    def code(self) -> int:
-        """Return the exit status; -1 if there is none, because a signal killed the shell."""
-        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else -1
-
-    @property
-    def signal(self) -> int:
-        """Return the signal that killed the shell; 0 if it exited."""
-        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else 0
+    def __init__(self, status: int, cause: str = "", limit: float = 0.0, peak: int = 0) -> None:
+        """status: the wait status; UNKNOWN: there is none.  cause: one of FAILURE_CAUSES, "stopped",
+        "cancelled" or "lost"; "": it ended by itself.  limit: the timeout in seconds; if the cause is
+        "memory", bytes allocated.  peak: of memory, in bytes; 0: unknown.
+        """
+        self.status = status
+        self.cause = cause
+        self.limit = limit
+        self.peak = peak
+        # the exit status; -1: there is none, because a signal killed the shell
+        self.code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
+        # the signal that killed the shell; 0: it exited
+        self.signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
     @property
     def state(self) -> bytes:
@@ -6632,6 +6636,7 @@ class Processes(TreeKiller):
         b'eval "shift\n$1\n \n"\'! exit "$(($?>256?128+$?%128:$?))"\'\n'
         b'exit'
     )
+    SHOWN_WHOLE = re.compile(rb"[ -~]{0,100}")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
@@ -6663,17 +6668,21 @@ class Processes(TreeKiller):
         in which it runs; b"": in ours.
         """
         job_tag = next(self._new_tags)
-        copies = list(zip((gate_fd, out_fd, err_fd), range(3)))         # of our descriptors, to those numbers
+        dup2 = os.POSIX_SPAWN_DUP2
+        actions = [(dup2, self._null if fd is None else fd, number)
+                   for fd, number in ((gate_fd, 0), (out_fd, 1), (err_fd, 2))]
         # The job lock gets the number `_lock_fd`, or, if ours has that, `_lock_fd` + 2: some C libraries
         # leave close-on-exec set if dup2(2) gets one number twice.  It is copied last: one of ours above can
         # have one of these numbers.
-        free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
-        copies += zip(lock_fds[1:], free_numbers)
-        copies += [(fd, self._lock_fd + 2 if fd == self._lock_fd else self._lock_fd) for fd in lock_fds[:1]]
-        actions = [(os.POSIX_SPAWN_DUP2, self._null if fd is None else fd, number) for fd, number in copies]
+        if lock_fds[1:]:
+            free_numbers = (number for number in itertools.count(self._lock_fd + 3) if number not in lock_fds)
+            actions += ((dup2, fd, number) for fd, number in zip(lock_fds[1:], free_numbers))
+        if lock_fds:
+            actions.append((dup2, lock_fds[0], self._lock_fd + 2 * (lock_fds[0] == self._lock_fd)))
         gate = b"" if gate_fd is None else GATE
         # ps shows the comment.  Its last # keeps a backslash of the command from the newline
-        shown = display_text(command[:400])[:100].encode(errors="replace")
+        shown = command if self.SHOWN_WHOLE.fullmatch(command) else (
+            display_text(command[:400])[:100].encode(errors="replace"))
         enter = directory and b"cd -- %b || exit\n" % quote(directory)
         script = b"# %b #\nulimit -Sn %d\n%b%b%b" % (shown, START_LIMIT, enter, gate, self.SHELL_SCRIPT)
         environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
@@ -7920,12 +7929,17 @@ BEGIN, END = fields_of(BeginFields), fields_of(RunFields)
 START = BEGIN + fields_of(StartFields)
 
 
+# of names that many runs have
+name_text = functools.lru_cache(1000)(to_text)
+slot_text = functools.lru_cache(1000)(lambda slot: printable(slot)[:255])
+
+
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start: the fields BEGIN."""
     # a job that could not be started has no job tag
     return {"time": round(run.started_at, 3),
             "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
-            "slot": printable(run.slot)[:255], "pid": run.pid,
+            "slot": slot_text(run.slots[0]), "pid": run.pid,
             **({"promised": run.requested_memory} if run.requested_memory else {})}
 
 
@@ -7934,15 +7948,18 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 
     The order of the fields is that of GOOD_END, and of PLAIN_END in runwait4.py.
     """
+    shell = run.shell or Shell(0, b"")
     return {
         "time": round(run.started_at + run.duration, 3),
-        "state": to_text(run_result.state),
+        "state": name_text(run_result.state),
         "exit": run_result.code,
         "signal": run_result.signal,
         "cause": run.cause,
         "seconds": round(run.duration, 3),
-        **{name: getattr(run.shell, name, None) for name in ("cpu", "memory", "memory_below")},
-        "bytes": sum(stream.received for stream in run.streams),
+        "cpu": shell.cpu,
+        "memory": shell.memory,
+        "memory_below": shell.memory_below,
+        "bytes": sum([stream.received for stream in run.streams]),
         **({"travelled": run.job.travelled} if run.job.travelled else {}),
         **({"why": run.why} if run.why else {}),
     }
@@ -7994,19 +8011,19 @@ class Journal:
                 "(give another --outdir)"
             )
         self.network = bool(executor.pool)
-        self._starts: dict[str, Fields] = {}    # of runs that have not ended, by the run
-        self._ends: list[Fields] = []   # `gathered`, until it is written, is the time of the end (monotonic)
+        self._starts: dict[Run, Callable[[], Fields]] = {}      # of runs that have not ended
+        self._ends: list[tuple[Fields, float]] = []     # and when they ended (monotonic)
         self._flushed_at = -inf        # (monotonic)
 
-    def add_start(self, event: Fields) -> None:
-        """Add the `start` event of a run; a second one replaces it."""
-        self._starts[event["run"]] = event
+    def add_start(self, run: Run, make_event: Callable[[], Fields]) -> None:
+        """Add the `start` event of a run, which is made when it is written; a second one replaces it."""
+        self._starts[run] = make_event
         self.flush_after(self.GATHER_SECONDS)
 
-    def add_end(self, event: Fields, ended: float) -> None:
+    def add_end(self, run: Run, event: Fields, ended: float) -> None:
         """Add an `end` event.  ended: the time (monotonic)."""
-        self._starts.pop(event["run"], None)
-        self._ends.append({**event, "gathered": ended})
+        self._starts.pop(run, None)
+        self._ends.append((event, ended))
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
 
     def flush_after(self, seconds: float) -> None:
@@ -8023,8 +8040,10 @@ class Journal:
 
         def make_lines() -> bytes:
             now = time.monotonic()      # after the wait for other runners' appends
-            late = ({**event, "gathered": max(round(now - event["gathered"], 3), 0.0)} for event in ends)
-            return "".join(f"{self._encode(event)}\n" for event in (*starts.values(), *late)).encode()
+            for event, ended in ends:
+                event["gathered"] = max(round(now - ended, 3), 0.0)
+            events = [make() for make in starts.values()] + [event for event, _ in ends]
+            return "".join([f"{self._encode(event)}\n" for event in events]).encode()
 
         if starts or ends:
             self._file.write(APPEND_BYTE, make_lines)
@@ -8062,11 +8081,11 @@ class Journal:
         And sync, as its next run can take the host down.  A `!` is the last run of the line for readers.
         """
         now = time.time()
-        self._ends.append({
+        self._ends.append(({
             "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
             "state": to_text(state), "cause": "lost with its runner" + " five times" * (state == FAILED),
-            "seconds": 0.0, "gathered": time.monotonic()})
+            "seconds": 0.0}, time.monotonic()))
         self.flush()
         self._file.sync()
 
@@ -8089,13 +8108,16 @@ class Journal:
                 self._on_incomplete(event["line"])
 
 
-@dataclass(eq=False, repr=False)
 class RunEntry:
     """The records of a run that has not ended."""
-    start: Fields               # the `start` event
-    uses_files: bool                    # (I/O thread) output is written as it comes
-    can_be_short: bool = True           # (event loop) _switch_to_files() was not posted
-    outputs: dict[bytes, OutputFile] = field(default_factory=dict)      # by the name of the stream
+    can_be_short = True                 # (event loop) _switch_to_files() was not posted
+    named_files = 0                     # in the journal
+
+    def __init__(self, run: Run, uses_files: bool) -> None:
+        self.run = run
+        self.line = run.job.number
+        self.uses_files = uses_files    # (I/O thread) output is written as it comes
+        self.outputs: dict[bytes, OutputFile] = {}      # by the name of the stream
 
     @property
     def file_names(self) -> list[str]:
@@ -8133,7 +8155,7 @@ class OutDir(Sink):
         self._on_incomplete = on_incomplete
         self._presence_lock = presence_lock
         self._directory = directory
-        self._is_default = is_default
+        self._uses_files = not is_default       # --outdir: all output is in files
         self._entries: dict[Run, RunEntry] = {}
         self._flush_timer: asyncio.TimerHandle | None = None    # for ends that wait; None: none do
         try:
@@ -8147,8 +8169,8 @@ class OutDir(Sink):
         self.journal = Journal(path, executor, on_error, on_incomplete, is_default)
 
     def on_started(self, run: Run) -> None:
-        entry = self._entries[run] = self._new_entry(run)
-        self.executor.post(self.journal.add_start, entry.start)
+        entry = self._entries[run] = RunEntry(run, self._uses_files)
+        self.executor.post(self.journal.add_start, run, partial(self._make_start, entry))
 
     def on_no_result(self, run: Run) -> None:
         self.on_ended(run, run.no_result)
@@ -8160,8 +8182,8 @@ class OutDir(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         # on_started() has made an entry, unless the run could not be started
-        entry = self._entries.pop(run, None) or self._new_entry(run)
-        self.executor.post(self._write_end, entry, end_fields(run, run_result), run.started + run.duration)
+        entry = self._entries.pop(run, None) or RunEntry(run, self._uses_files)
+        self.executor.post(self._write_end, entry, end_fields(run, run_result))
         # on a network file system the next on_tick() flushes
         if not (self.journal.network or self._flush_timer):
             self._flush_timer = asyncio.get_running_loop().call_later(
@@ -8187,24 +8209,28 @@ class OutDir(Sink):
             entry.can_be_short = False
             self.executor.post(self._switch_to_files, entry)
 
-    def _new_entry(self, run: Run) -> RunEntry:
-        start = {
+    # -- in the I/O thread -----------------------------------------------------------------------------------
+
+    def _make_start(self, entry: RunEntry) -> Fields:
+        """Return the `start` event of a run."""
+        run = entry.run
+        fields = {
             # None: begin_fields() has the value; this is the order that PLAIN_END of runwait4.py expects
             "time": None,
             "event": "start",
             "run": None,
-            "line": run.job.number,
+            "line": entry.line,
             "command": to_text(run.job.command),
-            "host": to_text(run.host),
+            "host": name_text(run.host),
             "slot": None,
             "pid": None,
             "runner": self._presence_lock.offset if self._presence_lock else None,
-            "directory": to_text(run.directory or self._directory),
+            "directory": name_text(run.directory or self._directory),
             **begin_fields(run),
         }
-        return RunEntry(start, uses_files=not self._is_default)     # --outdir: all output is in files
-
-    # -- in the I/O thread -----------------------------------------------------------------------------------
+        if entry.outputs and (file_names := entry.file_names):
+            fields["files"] = file_names
+        return fields
 
     def _store(self, entry: RunEntry, stream_name: bytes, path: str, data: bytes) -> None:
         """Keep a piece of output, or write it to the file `path`, or one with a free name."""
@@ -8219,24 +8245,28 @@ class OutDir(Sink):
         entry.uses_files = True
         for output in entry.outputs.values():
             output.write_text()
-        file_names = entry.file_names
-        if len(file_names) > len(entry.start.get("files", ())):
-            entry.start = {**entry.start, "files": file_names}
-            self.journal.add_start(entry.start)
+        if len(entry.file_names) > entry.named_files:
+            entry.named_files = len(entry.file_names)
+            self.journal.add_start(entry.run, partial(self._make_start, entry))
 
-    def _write_end(self, entry: RunEntry, result: Fields, ended: float) -> None:
-        if result["seconds"] > self.MAX_SHORT_SECONDS:      # on_tick() does so, too, but once a second only
+    def _write_end(self, entry: RunEntry, result: Fields) -> None:
+        run = entry.run
+        if run.duration > self.MAX_SHORT_SECONDS:   # on_tick() does so, too, but once a second only
             self._switch_to_files(entry)
-        short_output = {to_text(stream_name): to_text(bytes(output.text))
-                        for stream_name, output in entry.outputs.items() if output.text}
-        event = {**entry.start, "event": "end", "files": entry.file_names, **result, **short_output}
+        event = self._make_start(entry)
+        event["event"] = "end"
+        event["files"] = entry.file_names if entry.outputs else []
+        event.update(result)
+        for stream_name, output in entry.outputs.items():
+            if output.text:
+                event[to_text(stream_name)] = to_text(bytes(output.text))
         # before add_end(): closing can fail, too
         for output in entry.outputs.values():
             output.close()
-        if any(output.has_failed for output in entry.outputs.values()):
-            event["incomplete"] = True
-            self._on_incomplete(event["line"])
-        self.journal.add_end(event, ended)
+            if output.has_failed and "incomplete" not in event:
+                event["incomplete"] = True
+                self._on_incomplete(event["line"])
+        self.journal.add_end(run, event, run.started + run.duration)
 
 
 # ======== Slots =============================================================================================
@@ -8286,7 +8316,7 @@ class Slots:
                       for _ in range(count - self._busy[name])]
 
     def _count_usable(self, name: str) -> int:
-        return 0 if self._is_broken(name) else max(self._listed[name] - self._spent[name], 0)
+        return 0 if self._is_broken(name) else max(self._listed[name] - self._spent.get(name, 0), 0)
 
     def _is_broken(self, name: str) -> bool:
         max_broken = self._max_broken if self.first_broken < self.FIRST_JOBS else min(self._max_broken, 1)
@@ -8336,6 +8366,8 @@ class Slots:
         One end does if none of the FIRST_JOBS could run in another directory than the file's, until one can.
         broken_end: such as '127 within a second', if the job probably could not run there; '': any other end.
         """
+        if not broken_end and self.first_broken < 0 and not self._broken_ends.get(name):
+            return []
         was_reported = self._is_broken(name)    # after an earlier job
         counts_for_all = self.first_broken >= 0
         self.first_broken = self.first_broken + 1 if broken_end else -inf
@@ -8510,7 +8542,7 @@ class Pump:
 
     @property
     def backlog(self) -> int:
-        return max(writer.backlog for writer in self._writers)
+        return max([writer.backlog for writer in self._writers])
 
     def add(self, run: Run, on_output: Callback) -> None:
         """Add a run that has just begun."""
@@ -8604,12 +8636,15 @@ class StopSignals:
         self._came.set()
         self._came.clear()
 
-    async def find_out_if_interrupted(self, run_result: RunResult, run: Run) -> bool:
-        """Return True if a signal that also came to the runner interrupted a run (`e`); await a late one."""
-        if run_result.cause:
+    async def find_out_if_interrupted(self, run: Run, status: int) -> bool:
+        """Return True if a signal that also came to the runner interrupted a run (`e`); await a late one.
+
+        status: of its shell (wait(2)).
+        """
+        if run.cause:
             return False
         exited_at = run.started + run.duration
-        died_of_signal = run_result.fatal_signal in STOP_SIGNALS
+        died_of_signal = status != 0 and RunResult(status).fatal_signal in STOP_SIGNALS
         max_wait = min(run.duration * self.HELD_SHARE, self.MAX_HELD_SECONDS)
         if died_of_signal:
             max_wait = self.TOGETHER_SECONDS
@@ -8668,6 +8703,7 @@ class StopSignals:
 
 class Phase(Enum):
     """The phase of a JobTask."""
+    __hash__ = object.__hash__          # that of Enum takes four times as long
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
     RUNNING = "the shell runs"
@@ -8709,7 +8745,8 @@ class JobTask:
         self.shell: Child | None = None         # from start to finish
         self._gate_fd: int | None = None        # our end of its pipe
         self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
-        self._timeout: asyncio.Future[None] | None = None       # kills the run; None: it has no timeout
+        self.timeout = runner.timeout_of(job)
+        self._timeout_task: asyncio.Future[None] | None = None  # kills the run; None: it has no timeout
         self._oom_kills = 0             # the count of OomKills at the start
         self.is_followed = False        # by a coroutine (Runner.follow())
         self._woken: asyncio.Future[bool] | None = None         # wakes that; None: it has never waited
@@ -8722,7 +8759,8 @@ class JobTask:
     def _enter_phase(self, phase: Phase) -> None:
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
-        self._wake()
+        if self._woken:
+            self._wake()
 
     def _wake(self, by_event: bool = True) -> None:
         """Wake the coroutine: after each change of phase or cause, on drain(), and on output."""
@@ -8741,7 +8779,7 @@ class JobTask:
 
     @property
     def _can_start(self) -> bool:
-        return not (self._runner.draining or self.cause or self.job.tracking is Tracking.GONE)
+        return not (self._runner.exit_step or self.cause or self.job.tracking is Tracking.GONE)
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -8786,7 +8824,7 @@ class JobTask:
     def _on_exit(self, status: int) -> None:
         """Record the exit of the shell, or that it is given up.  status: the wait status."""
         run = self.run
-        run.duration = self._runner.loop.time() - run.started
+        run.duration = time.monotonic() - run.started       # as the loop's time
         if self.phase is Phase.AT_GATE:         # the command did not run, so there is no result
             self._close_gate()
             self._enter_phase(Phase.SETTLING)
@@ -8910,6 +8948,7 @@ class JobTask:
         if not self._runner.admit_or_drain(self.job):
             return False
         self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
+        self._runner.has_growing = True
         self._runner.changed.set()
         while self.phase is Phase.GROWING and self._can_start:
             await self._wait_until_woken(None)
@@ -8970,10 +9009,10 @@ class JobTask:
             await self._wait_until_line_is_ours()
             runner.admit_or_drain(self.job)         # they can have travelled for long
         # reserve the next turn before another task can
-        while self._can_start and (seconds := runner.next_start_at - runner.loop.time()) > 0:
+        while (seconds := runner.next_start_at - time.monotonic()) > 0 and self._can_start:
             await self._wait_until_woken(seconds)
             await self._wait_until_line_is_ours()
-        runner.next_start_at = runner.loop.time() + (runner.options.delay or 0)
+        runner.next_start_at = time.monotonic() + (runner.options.delay or 0)
         lock_fds: LockFds = ()
         try:
             lock_fds = await runner.jobs.copy_lock_fds(self.job)
@@ -9003,54 +9042,53 @@ class JobTask:
         The caller closes lock_fds.  Raises OSError, ValueError (a NUL).
         """
         run, has_gate = self.run, self._is_gated
-        stream_names = [b"stdout", b"stderr"] if run.sinks else []      # without sinks output has no reader
         # Results, records (two files of each job) and kills need the last numbers.  So running jobs can
         # always end, and free their descriptors for jobs that wait to start
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
-        read_ends = {}
-        write_ends = {}
+        out_fd = err_fd = gate_fd = None
+        fds: list[int] = []             # to close: the ends of the shell; all ends if it was not started
         try:
-            for name in [*stream_names, b"gate"] if has_gate else stream_names:
-                read_ends[name], write_ends[name] = os.pipe()
-                if write_ends[name] >= limit:
-                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if run.sinks:               # without sinks output has no reader
+                fds += os.pipe()
+                fds += os.pipe()
+                out_fd, err_fd = fds[1], fds[3]
+            if has_gate:
+                gate_fd, gate_end = os.pipe()
+                fds += gate_fd, gate_end
+            if fds and max(fds) >= limit:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             shell, command = self.job.settings.shell, self.job.command
             if wrapper := self._runner.options.runner:          # it is written for /bin/sh
                 shell, command = SHELL, wrap_in_runner(os.fsencode(wrapper), shell, command)
             self._record_start()
             run.shell = self.shell = self._runner.processes.start(
-                shell,
-                command,
-                self._environ(),
-                out_fd=write_ends.get(b"stdout"),
-                err_fd=write_ends.get(b"stderr"),
-                lock_fds=lock_fds,
-                on_exit=self._on_exit,
-                gate_fd=read_ends.get(b"gate"),
-                directory=self.job.directory.path if self.job.directory else b"",
-            )
-            run.streams = tuple(Stream(name, read_ends.pop(name)) for name in stream_names)
-            self._gate_fd = write_ends.pop(b"gate", None)
-        finally:                # the ends of the shell; all ends if it was not started
-            close_all(*read_ends.values(), *write_ends.values())
+                shell, command, self._environ(), out_fd, err_fd, lock_fds, self._on_exit, gate_fd,
+                self.job.directory.path if self.job.directory else b"")
+            if has_gate:
+                self._gate_fd = fds.pop()
+            if run.sinks:
+                run.streams = Stream(b"stdout", fds.pop(0)), Stream(b"stderr", fds.pop(1))
+        finally:
+            close_all(*fds)
         self._enter_phase(Phase.AT_GATE if has_gate else Phase.RUNNING)
         self._runner.failed_starts = 0
 
     def _record_start(self) -> None:
-        self.run.started_at = time.time()
-        self.run.started = self._runner.loop.time()
+        run, runner = self.run, self._runner
+        run.started_at = time.time()
+        run.started = time.monotonic()
         # --delay counts from the real start
-        self._runner.next_start_at = self.run.started + (self._runner.options.delay or 0)
-        self._oom_kills = self._runner.oom_kills.recent_count()
+        runner.next_start_at = run.started + (runner.options.delay or 0)
+        self._oom_kills = runner.oom_kills.recent_count()
 
     def _environ(self) -> dict[bytes, bytes]:
-        names = list(map(os.fsencode, self.run.slots))
+        names = list(map(os.fsencode, self.slots))
         line = b"%d" % self.job.number
         # SLAVE_IP and JOB_ID: for job scripts of cli.py, a cluster scheduler (docs/coming-from.md)
         environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}
         # in Grid Engine JOB_ID is that of the batch job, which qrsh -inherit, and so mpirun, needs
-        if "SGE_TASK_ID" not in os.environ:
+        if b"SGE_TASK_ID" not in self._runner.processes.environ:
             environ[b"JOB_ID"] = line
         if self.run.requested_memory:
             environ[b"RUNMAKER4_MEMORY"] = b"%d" % self.run.requested_memory
@@ -9091,8 +9129,8 @@ class JobTask:
             if not has_begun:
                 self.is_followed = True         # nobody writes down how it ends
                 self._runner.add_job_run(spawn_task(self._end_after_defect()))
-        timeout = self._runner.timeout_of(self.job)
-        self._timeout = spawn_task(self._kill_after_timeout(timeout)) if timeout else None
+        if self.timeout:
+            self._timeout_task = spawn_task(self._kill_after_timeout(self.timeout))
 
     async def _end_after_defect(self) -> None:
         del self._runner.runs[self.run]
@@ -9104,18 +9142,18 @@ class JobTask:
         while (status := shell.status) is None:
             await self._wait_for_event()
         await self._read_remaining_output()
-        was_interrupted = await runner.signals.find_out_if_interrupted(RunResult(status, run.cause), run)
+        was_interrupted = await runner.signals.find_out_if_interrupted(run, status)
         if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
-        if self._timeout:
-            self._timeout.cancel()              # until here a timeout ends processes that the shell left, too
+        if self._timeout_task:
+            self._timeout_task.cancel()         # until here a timeout ends processes that the shell left, too
         runner.pump.finish_reading(run)
         if was_interrupted:
             run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:        # of all processes together; wait4(2) has that of the largest
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
         limit = (run.requested_memory if run.cause == "memory"
-                 else run.limit or runner.timeout_of(self.job) or 0.0)
+                 else run.limit or self.timeout or 0.0)
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
         self.run_result = RunResult(
             signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
@@ -9127,7 +9165,7 @@ class JobTask:
                 self._say(why)
                 run.why, run.cause = run.why or why, run.cause or "files"
             run.cause = self.cause or run.cause
-            self.run_result = self.run_result._replace(cause=run.cause)
+            self.run_result = RunResult(status, run.cause, limit, shell.memory or 0)
             self.state = self.run_result.state
         for sink in run.sinks:
             sink.on_ended(run, self.run_result)
@@ -9247,6 +9285,7 @@ class Runner:
         self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
         self.exited: deque[JobTask] = deque()   # whose shells have exited, until follow()
         self._job_runs: set[asyncio.Future[None]] = set()   # of jobs that must wait for something
+        self.has_growing = False                # a job was ever GROWING
         self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
         self.runner_stats = runner_stats
@@ -9259,7 +9298,7 @@ class Runner:
         # None: no count lets it exit, or the count leaves out jobs for slots out of service
         self.exit_summary: Summary | None = None
         self.claim_error = ""  # why nothing can be claimed any more; "": nothing is known
-        self._exit_step = ExitStep.NONE
+        self.exit_step = ExitStep.NONE
         self.kill_signal = 0                # made the runner kill all jobs; 0: none did
         self.signals = StopSignals(self.loop)
         self.is_out_of_time = False         # the wall time was the first reason to start no more jobs
@@ -9340,18 +9379,18 @@ class Runner:
 
     @property
     def _unsettled_count(self) -> int:
-        return sum(task.phase is not Phase.SETTLING for task in self.tasks.values())
+        return len(self.tasks) - len(self._tasks_in(Phase.SETTLING))
 
     @property
     def draining(self) -> bool:
-        return self._exit_step >= ExitStep.DRAINING
+        return self.exit_step != ExitStep.NONE
 
     @property
     def exits_early(self) -> bool:
-        return self._exit_step >= ExitStep.EARLY
+        return self.exit_step >= ExitStep.EARLY
 
     def drain(self, step: ExitStep = ExitStep.DRAINING) -> None:
-        self._exit_step = max(self._exit_step, step)
+        self.exit_step = max(self.exit_step, step)
         self.changed.set()
         for task in self.tasks.values():
             task.drain()
@@ -9460,11 +9499,14 @@ class Runner:
         """Return the resources that jobs can have, now or later."""
         return Resources(self.slots.in_service, self.memory)
 
+    def _tasks_in(self, phase: Phase) -> list[JobTask]:
+        return [task for task in self.tasks.values() if task.phase is phase]
+
     def _free_resources(self) -> Resources:
         """Return the resources that one job can get now."""
         # in these two phases a job has no process
-        allocated_memory = sum(task.needs.memory for task in self.tasks.values()
-                               if task.phase not in (Phase.GROWING, Phase.SETTLING))
+        allocated_memory = sum([task.needs.memory for task in self.tasks.values() if task.needs.memory
+                                and task.phase not in (Phase.GROWING, Phase.SETTLING)])
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
     async def _start_jobs(self) -> None:
@@ -9491,16 +9533,15 @@ class Runner:
         """
         if self.pump.backlog > self.MAX_BACKLOG_BYTES:          # job output is written too slowly
             return 1.0
-        phases = [task.phase for task in self.tasks.values()]
-        if phases.count(Phase.SETTLING) > self.slots.in_service:        # results are written too slowly
-            return None
-        if Phase.GROWING in phases:     # no other job may take the memory that this one waits for
-            growing_task = [*self.tasks.values()][phases.index(Phase.GROWING)]
-            return 0.0 if growing_task.restart_if_memory_is_free(self._free_resources()) else None
+        if len(self.tasks) > self.slots.in_service < len(self._tasks_in(Phase.SETTLING)):
+            return None                         # results are written too slowly
+        # no other job may take the memory that this one waits for
+        if self.has_growing and (growing := self._tasks_in(Phase.GROWING)):
+            return 0.0 if growing[0].restart_if_memory_is_free(self._free_resources()) else None
         if not self.slots.idle:
             return None
         free = self._free_resources()
-        delay = self.next_start_at - self.loop.time()
+        delay = self.next_start_at - time.monotonic()
         if delay > 0:
             free = free._replace(slots=0)       # claims nothing, but finds out if this runner can exit
         claimed = await self.jobs.claim(not self.tasks, free, self.capacity)
@@ -9532,7 +9573,7 @@ class Runner:
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
             self._say_once(why, f"line {job.number}: {why}")
-        if self.read_median is no_median and (self.timeout_of(job) or 0.0) < 0:
+        if self.read_median is no_median and (task.timeout or 0.0) < 0:
             self._say_once("timeout", f"line {job.number}: no timeout: without records there is no median")
         if not job.bring:           # otherwise _run_to_end() does, for files can travel for long
             await task.start()      # --delay, or an error that passes, holds up all later claims
@@ -9547,6 +9588,8 @@ class Runner:
 
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job; False: it drains, from now on if wall time lacks."""
+        if self.wall_end == inf:
+            return not self.exit_step
         timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.draining:
@@ -9574,7 +9617,7 @@ class Runner:
             self.follow(task)
 
     def follow(self, task: JobTask) -> None:
-        """Begin to run a job to its end, unless that was begun; mostly it has ended, so nothing is awaited."""
+        """Begin to run a job to its end, unless that was begun; mostly its shell has exited."""
         if not task.is_followed:
             task.is_followed = True
             if job_run := begin(self._run_to_end(task)):

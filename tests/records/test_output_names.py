@@ -6,13 +6,12 @@ import runmaker4
 import runwait4
 from tests.support.case import Case
 from tests.support.scripts import RUNMAKER
+from tests.support.sinks import a_run
 
 
 def run_of(number: int) -> runmaker4.Run:
     """A run of the job in this line."""
-    job = runmaker4.Job(runmaker4.Line(number, 0, b".", b" CMD"))
-    return runmaker4.Run(job, ["1"], b"host",
-                         streams=(runmaker4.Stream(b"stdout", -1), runmaker4.Stream(b"stderr", -1)))
+    return a_run(runmaker4.Job(runmaker4.Line(number, 0, b".", b" CMD")))
 
 
 def put(outdir: runmaker4.OutDir, run: runmaker4.Run, data: bytes) -> None:
