@@ -2967,8 +2967,12 @@ class LockTable(LockTableReader):
         The block gets False if another process has any of them locked for `patience` seconds.  Raises
         FileChangedError if the path no longer names this lock file.
         """
-        pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
-        if keep_trying(partial(self._lock, offset, length), patience, pause):
+        locked = self._lock(offset, length)
+        if not locked and patience:
+            pause = 0.01 if self.network else 0.0005    # seconds, on a network a round trip
+            time.sleep(pause)
+            locked = keep_trying(partial(self._lock, offset, length), patience - pause, pause)
+        if locked:
             self.locked_now = range(offset, offset + length)
             try:
                 self.refresh_under_lock()
@@ -3003,7 +3007,8 @@ class LockTable(LockTableReader):
         return bucket + MUTEX_OFFSET in self.locked_now or bucket in self.buckets
 
     def _lock(self, offset: int, length: int) -> bool:
-        self._check_can_lock()
+        if self.network or self.fd == CLOSED:
+            self._check_can_lock()
         return lock(self.fd, offset, length)
 
     def _check_can_lock(self) -> None:
@@ -3535,8 +3540,6 @@ class JobReader(Opened):
 
         Raises FileChangedError if the file was replaced.
         """
-        if not self.mount.is_fuse:
-            return
         try:
             self.reader.refresh(self.mount)
         except OSError as error:
@@ -3697,8 +3700,10 @@ class JobFile(JobReader):
             lock_table.refresh_under_lock()
             self.reopen_reader_on_fuse()
             return contextlib.nullcontext(True)
-        lock_table.trim_bucket(bucket)
-        return lock_table.locking(bucket + MUTEX_OFFSET, patience, self.reopen_reader_on_fuse)
+        if lock_table.buckets:
+            lock_table.trim_bucket(bucket)
+        return lock_table.locking(bucket + MUTEX_OFFSET, patience,
+                                  self.reopen_reader_on_fuse if self.mount.is_fuse else None)
 
     def mark_lock_file_in_use(self) -> None:
         """Show other processes which lock file we use, by a lock on a byte of the job file.
@@ -3894,7 +3899,8 @@ class JobFile(JobReader):
         # without locks another host can hold the mutex
         if self.network:
             self.lock_table.check_still_has_locks()
-        pwrite_all(self.fd, data, offset)
+        if os.pwrite(self.fd, data, offset) < len(data):
+            pwrite_all(self.fd, data, offset)
         self.was_written = True
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
@@ -8567,8 +8573,8 @@ class Pump:
             if stream.fd is not None:
                 # os.read() could block on an empty pipe
                 unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
-                if unread_bytes := int.from_bytes(unread, sys.byteorder):
-                    run.add_output(stream, os.read(stream.fd, unread_bytes))
+                if unread != bytes(4):
+                    run.add_output(stream, os.read(stream.fd, int.from_bytes(unread, sys.byteorder)))
                 self._close(stream)
 
     def resume(self) -> None:
@@ -8649,6 +8655,8 @@ class StopSignals:
         if died_of_signal:
             max_wait = self.TOGETHER_SECONDS
         elif run.duration < self.MIN_HELD_RUN:
+            if not self.received:
+                return False
             max_wait = 0.0
         while not any(
             -self.TOGETHER_SECONDS <= came_at - exited_at <= max_wait
@@ -9109,7 +9117,9 @@ class JobTask:
             if self._is_gated:
                 self._is_gated = False
                 self._begin_run()
-            await self._wait_for_result(shell)
+            while (status := shell.status) is None:
+                await self._wait_for_event()
+            await self._find_result(shell, status)
         finally:
             if self.run in self._runner.runs:
                 await self._end_after_defect()
@@ -9133,14 +9143,12 @@ class JobTask:
             self._timeout_task = spawn_task(self._kill_after_timeout(self.timeout))
 
     async def _end_after_defect(self) -> None:
-        del self._runner.runs[self.run]
+        self._runner.runs.pop(self.run, None)
         await asyncio.wait([self._kill_processes("stopped")])
 
-    async def _wait_for_result(self, shell: Child) -> None:
-        """Wait until the shell exits, read the remaining output, and set `run_result` and `state`."""
+    async def _find_result(self, shell: Child, status: int) -> None:
+        """Read the output that remains after the exit of a shell, and set `run_result` and `state`."""
         runner, run = self._runner, self.run
-        while (status := shell.status) is None:
-            await self._wait_for_event()
         await self._read_remaining_output()
         was_interrupted = await runner.signals.find_out_if_interrupted(run, status)
         if self._kill_task:                     # the slots stay busy while processes of the run live
@@ -10154,6 +10162,7 @@ class Program:
             # as asyncio.run(), but do not wait for a name resolver that hangs
             self.loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self.loop)
+            gc.freeze()                         # a collection need not look at our code
             gc.enable()
             try:
                 exit_status = self.loop.run_until_complete(self._run_in_event_loop())

@@ -278,16 +278,16 @@ class CutConnection(LossCase):
 import asyncio, runmaker4, time
 from runmaker4 import Pump
 Pump.QUIET_SECONDS = Pump.MAX_READING_SECONDS = 1000.0
-init, wait, pumps, away = Pump.__init__, runmaker4.wait_for_event, [], [0.0]
+init, wait, pumps, away = Pump.__init__, runmaker4.JobTask._wait_for_event, [], [0.0]
 def note(pump, *args):
     pumps.append(pump)
     init(pump, *args)
-def wait_for_days(event, seconds):
+def wait_for_days(task, seconds=None):
     if seconds == 1000.0 and pumps[0].is_paused:
         away[0] += 1e6
         open("paused", "w").close()
-    return wait(event, seconds)
-Pump.__init__, runmaker4.wait_for_event = note, wait_for_days
+    return wait(task, seconds)
+Pump.__init__, runmaker4.JobTask._wait_for_event = note, wait_for_days
 asyncio.BaseEventLoop.time = lambda loop: time.monotonic() + away[0]
 """
         away, begun = (f"until [ -e {name} ]; do sleep 0.02; done" for name in ("away", "begun"))
