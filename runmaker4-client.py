@@ -52,7 +52,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
@@ -120,6 +119,7 @@ from runmaker4 import (
     begin_fields,
     boottime,
     check_not_empty,
+    dataclass,
     display_text,
     duration,
     end_fields,

@@ -113,7 +113,6 @@ from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Collection, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from math import inf
@@ -147,11 +146,51 @@ if TYPE_CHECKING:
     import asyncio
     import socket
     from concurrent import futures
+    from dataclasses import dataclass as dataclass  # noqa: PLC0414
+    from dataclasses import field as field  # noqa: PLC0414
+    from dataclasses import replace as replace  # noqa: PLC0414
     from typing import ParamSpec  # Python 3.10
     P = ParamSpec("P")
+    lazy_pattern = re.compile
 else:
     asyncio = lazy_import("asyncio")
     socket = lazy_import("socket")
+
+    class lazy_pattern:
+        """A regular expression that is compiled when it is first used: a start needs few."""
+        def __init__(self, *pattern):
+            self._pattern = pattern
+
+        def __getattr__(self, name):
+            value = self.__dict__[name] = getattr(re.compile(*self._pattern), name)
+            return value
+
+    # The module dataclasses loads `inspect`, and compiles methods for each class: a third of the time that
+    # this file takes to load.  Here one method sets the fields of all.  eq: objects are compared by them.
+    class field:
+        def __init__(self, default_factory):
+            self.make = default_factory
+
+    def dataclass(cls=None, eq=True, **_):
+        def complete(cls):
+            names = cls.FIELDS = tuple(cls.__annotations__)
+            makers = {name: value.make for name, value in vars(cls).items() if isinstance(value, field)}
+
+            def set_fields(self, *values, **named):
+                made = {name: make() for name, make in makers.items()}
+                self.__dict__.update({**made, **dict(zip(names, values)), **named})
+
+            cls.__init__ = set_fields
+            if eq:
+                cls.__eq__ = lambda self, other: type(other) is cls and get_fields(self) == get_fields(other)
+            return cls
+        return complete(cls) if cls else complete
+
+    def get_fields(self):
+        return {name: getattr(self, name) for name in self.FIELDS}
+
+    def replace(self, **changes):
+        return type(self)(**{**get_fields(self), **changes})
 
 # ======== Basics ============================================================================================
 #
@@ -244,7 +283,7 @@ def quote(word: bytes) -> bytes:
     return os.fsencode(shlex.quote(os.fsdecode(word)))
 
 
-DURATION = re.compile(r"(\d+\.?\d*|\.\d+)([smhd%]?)", re.ASCII)
+DURATION = lazy_pattern(r"(\d+\.?\d*|\.\d+)([smhd%]?)", re.ASCII)
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "%": -1}
 
 
@@ -279,7 +318,7 @@ def integer_between(minimum: int, maximum: int = 1_000_000, hint: str = "") -> C
     return parse
 
 
-SIZE = re.compile(r"([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,15})([KMGT])", re.ASCII)
+SIZE = lazy_pattern(r"([0-9]{1,15}|[0-9]{0,15}\.[0-9]{1,15})([KMGT])", re.ASCII)
 SIZE_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -300,7 +339,7 @@ def growing_sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-LINES = re.compile(r"([0-9]+)(?:-([0-9]+))?")
+LINES = lazy_pattern(r"([0-9]+)(?:-([0-9]+))?")
 
 
 def parse_line_ranges(text: str) -> list[range]:
@@ -363,7 +402,7 @@ def describe_lines_in_doubt(numbers: Iterable[int]) -> str:
             "switched off, or ended after its disk lost writes; results can be lost")
 
 
-OPTION = re.compile("--[a-z][a-z-]+|-[a-zA-Z]")
+OPTION = lazy_pattern("--[a-z][a-z-]+|-[a-zA-Z]")
 SCRIPTS = "runmaker4.py", "runset4.py", "runwait4.py", "runmaker4-server.py", "runmaker4-client.py"
 
 
@@ -735,7 +774,7 @@ def find_held_job_locks(fd: int) -> Iterator[range]:
             yield locked
 
 
-LOCK_FILE = re.compile(r"\.(.+)\.lock", re.DOTALL)        # a lock file's name; group 1: the name of the file
+LOCK_FILE = lazy_pattern(r"\.(.+)\.lock", re.DOTALL)  # a lock file's name; group 1: the name of the file
 
 
 def lock_file_of(path: str) -> str:
@@ -1205,7 +1244,7 @@ def append_at(fd: int, lines: bytes | bytearray, size: int, separator: bytes) ->
 
 
 # of a description to append (02000), or only to write (1), in /proc/PID/fdinfo/FD (proc(5))
-WRITES = re.compile(rb"flags:\s+\d*(?:[2367]\d{3}|1)\n")
+WRITES = lazy_pattern(rb"flags:\s+\d*(?:[2367]\d{3}|1)\n")
 
 
 def find_writer(fd: int) -> str:
@@ -1669,7 +1708,7 @@ def job_file(path: str, network: bool) -> Iterator[Reader]:
 
 SHELL = "/bin/sh"
 # Names of shells that understand Processes.SHELL_SCRIPT; with `true -c JOB` the job would count as done
-POSIX_LIKE = re.compile(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
+POSIX_LIKE = lazy_pattern(r"(z?sh|[bdy]?ash|(m|l|o|lo|pd)?ksh)(-?[0-9][-+.\w]*|-static)?", re.ASCII)
 
 
 class Resources(NamedTuple):
@@ -1954,7 +1993,7 @@ def why_misread(command: bytes, shell: str) -> str:
 # word that the shell would expand has no value: only the shell of the client could tell it.
 
 
-COMMAND_TOKEN = re.compile(rb"""
+COMMAND_TOKEN = lazy_pattern(rb"""
     [0-9]*[<>](?:&(?:[0-9]+|-)|[<>]?[&|]?) | [|&;()]+ | \#.* | \s+     # an operator, a comment: no word
     | (?P<word> (?!~) (?: [^\s'"\\|&;()<>$`*?\[{] | '[^']*' | "(?:[^"\\$`]|\\.)*" | \\. )+
         (?![^\s|&;()<>]) )
@@ -1963,9 +2002,9 @@ COMMAND_TOKEN = re.compile(rb"""
     | .+                            # behind a $( ) words cannot be told
     """, re.VERBOSE | re.DOTALL)
 # of a word: in quotes, in double quotes, behind a backslash, or plain
-WORD_PART = re.compile(rb"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""")
-PLACE = re.compile(r"\{([1-9][0-9]{0,3})\}")
-TRAVELLING_PATH = re.compile(r"(?:[^./\0][^/\0]*/)*[^./\0][^/\0]*")
+WORD_PART = lazy_pattern(rb"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""")
+PLACE = lazy_pattern(r"\{([1-9][0-9]{0,3})\}")
+TRAVELLING_PATH = lazy_pattern(r"(?:[^./\0][^/\0]*/)*[^./\0][^/\0]*")
 
 
 def literal_words(command: bytes) -> list[str]:
@@ -3012,8 +3051,7 @@ class LockTable(LockTableReader):
         return lock(self.fd, offset, length)
 
     def _check_can_lock(self) -> None:
-        if self.network:
-            self.check_still_has_locks()
+        self.check_still_has_locks()
         if self.fd == CLOSED:
             raise FileChangedError("the lock file is not open")
 
@@ -6306,14 +6344,14 @@ START_LIMIT = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 # descriptors of make -j, which no job inherits: make would use the job's files of these numbers
 # (GNU make manual, "POSIX Jobserver Interaction"; --jobserver-fds: before 4.2;
 # findings/make-writes-jobserver-tokens-into-files.sh)
-JOBSERVER_FDS = re.compile(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
+JOBSERVER_FDS = lazy_pattern(rb"(^| )--jobserver-(auth|fds)=[0-9]+,[0-9]+(?= |$)")
 # the first commands of a shell at a gate; at end of file it exits
 GATE = b"read -r RUNMAKER4_GATE || exit; unset RUNMAKER4_GATE; exec </dev/null\n"
 GRACE = 10.0                        # seconds from TERM to KILL (--kill-after)
 JOB_TAG_VARIABLE = b"RUNMAKER4_JOB"     # of all processes of a job, in any session
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # the exclusive lock of an open file description in /proc/PID/fdinfo/FD (proc(5))
-EXCLUSIVE_LOCK = re.compile(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
+EXCLUSIVE_LOCK = lazy_pattern(rb"OFDLCK +ADVISORY +WRITE +-1 ([0-9a-f:]+ \d+ \d+)\n")
 # of a job; our own can ignore SIGCHLD (findings/python-exit-status-0-where-sigchld-is-ignored.sh)
 DEFAULT_SIGNALS = tuple(int(number) for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 # USR2 and XCPU are the warnings of Grid Engine (-notify, s_cpu), OAR and LSF that KILL follows
@@ -6368,7 +6406,7 @@ class ProcessStat(NamedTuple):
 
 class ProcessTable:
     """Living processes (proc(5))."""
-    TAG_ENTRY = re.compile(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
+    TAG_ENTRY = lazy_pattern(rb"(?:^|\0)" + JOB_TAG_VARIABLE + rb"=([^\0]*)")
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         """names: of the processes, in /proc; None: all, which takes long on a large host."""
@@ -6446,7 +6484,7 @@ class ProcessTable:
 
 class Holders:
     """The processes here that have job locks of a lock file: ours, or to root all."""
-    JOB_LOCK = re.compile(
+    JOB_LOCK = lazy_pattern(
         rb"flags:\s+([0-7]+)\n(?s:.*)OFDLCK +ADVISORY +WRITE +-1 [0-9a-f]+:[0-9a-f]+:\d+ (\d+) \2\n"
     )
 
@@ -6471,7 +6509,7 @@ class Holders:
         return sorted(self._by_lock.get(own_job_lock_offset(line)) or equal)
 
 
-PSS = re.compile(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
+PSS = lazy_pattern(rb"^Pss:\s+([0-9]+) kB", re.MULTILINE)
 
 
 def resident_memory(pid: int) -> int:
@@ -6491,7 +6529,7 @@ def resident_memory(pid: int) -> int:
 class OomKills:
     """Counts the kernel's OOM kills in our control group and those below: see docs/architecture.md."""
     MAX_AGE_SECONDS = 0.05
-    KILLS = re.compile(r"^oom_kill ([0-9]+)", re.MULTILINE)
+    KILLS = lazy_pattern(r"^oom_kill ([0-9]+)", re.MULTILINE)
 
     def __init__(self) -> None:
         self._count = 0
@@ -6642,7 +6680,7 @@ class Processes(TreeKiller):
         b'eval "shift\n$1\n \n"\'! exit "$(($?>256?128+$?%128:$?))"\'\n'
         b'exit'
     )
-    SHOWN_WHOLE = re.compile(rb"[ -~]{0,100}")
+    SHOWN_WHOLE = lazy_pattern(rb"[ -~]{0,100}")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, signals: Signals, grace: float | None) -> None:
         super().__init__(loop, grace)
@@ -7195,10 +7233,10 @@ class Console(LinePrinter):
 
 PLAIN = b"\x1b[0m"                      # ends colours
 # what a terminal overwrites, up to the last carriage return; and carriage returns at the end
-INVISIBLE = re.compile(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
+INVISIBLE = lazy_pattern(rb"^[^\n]*\r(?=[^\r\n])|\r+$", re.MULTILINE)
 # escape sequences but colours (ECMA-48: CSI ... m), and control characters, also C1 (U+009B is CSI), for an
 # 8-bit terminal as bytes (see UNPRINTABLE)
-SEQUENCES = re.compile(
+SEQUENCES = lazy_pattern(
     r"\x1b(?!\[[\d;:]*m)(?:\[[0-?]*[ -/]*[@-~]|[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])?"
     r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x80-\x9f\udc80-\udc9f]", re.ASCII
 )
@@ -7419,7 +7457,7 @@ class LogFile(Sink):
     """
     WIDTH = 160
     # up to WIDTH bytes of a line, which end where a character ends; unless the line is not UTF-8
-    CUT = re.compile(rb"(?s).{156,160}(?![\x80-\xbf])|.{0,160}")
+    CUT = lazy_pattern(rb"(?s).{156,160}(?![\x80-\xbf])|.{0,160}")
     HEADS = b".->", BLANK_LINE, b"\0\0\0"  # of a record, and of blank lines; NUL: an earlier version's
     PREFIX = {b"stdout": b": ", b"stderr": b"! ", b"status": b"+ "}
 
@@ -7986,10 +8024,10 @@ class Journal:
     GOOD_END = (rb'"command": " *%b[ "][^\n]*?"state": "d", "exit": 0, "signal": 0, "cause": "", '
                 rb'"seconds": ([0-9.]+)')
     OTHER = rb"(?:[^ a-zA-Z/_-]|\\\\u....)+"
-    DIRECTORY = re.compile(rb'"directory": ("(?:[^"\\]|\\.)+")')
+    DIRECTORY = lazy_pattern(rb'"directory": ("(?:[^"\\]|\\.)+")')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well
     # of a line; not the end that a server writes for a client that does not come back
-    LOSS_OR_END = re.compile(
+    LOSS_OR_END = lazy_pattern(
         rb'"time": ([0-9.]+), "event": "(?:loss|end)", "run": "[^"]*", "line": ([0-9]+), "command": '
         rb'("(?:[^"\\]|\\.)*"), (?:"losses": ([0-9]+))?(?!.*"cause": "lost")')
     LOSS_BYTES = 1 << 20                # at the end, in which losses are counted
@@ -8002,8 +8040,6 @@ class Journal:
         on_incomplete: gets the line number of each run whose output is lost with the `end`.  on_error: gets
         a message about lost events.  may_be_shared: another user's, to which all may write, is not refused.
         """
-        import json  # takes 3 ms to load
-        self._encode = json.JSONEncoder().encode
         self._on_incomplete = on_incomplete
         flags = os.O_APPEND | os.O_NOFOLLOW
         path = os.path.join(folder, "journal")
@@ -8020,6 +8056,11 @@ class Journal:
         self._starts: dict[Run, Callable[[], Fields]] = {}      # of runs that have not ended
         self._ends: list[tuple[Fields, float]] = []     # and when they ended (monotonic)
         self._flushed_at = -inf        # (monotonic)
+
+    @functools.cached_property
+    def _encode(self) -> Callable[[object], str]:
+        import json  # takes 3 ms to load: not before there is a record
+        return json.JSONEncoder().encode
 
     def add_start(self, run: Run, make_event: Callable[[], Fields]) -> None:
         """Add the `start` event of a run, which is made when it is written; a second one replaces it."""

@@ -46,7 +46,6 @@ from argparse import ArgumentTypeError, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Callable, NamedTuple
 
 try:
@@ -98,11 +97,13 @@ from runmaker4 import (
     check_mount,
     command_error,
     copy_owner_and_mode,
+    dataclass,
     display_text,
     duration,
     error_text,
     exit_now,
     exit_on,
+    field,
     find_append_position,
     find_command_lines,
     find_held_job_locks,

@@ -52,7 +52,6 @@ from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, Callable, TypeVar
@@ -117,6 +116,7 @@ from runmaker4 import (
     connect_in_time,
     copy_owner_and_mode,
     count_states,
+    dataclass,
     default_outdir,
     describe_counts,
     describe_if_hanging,
@@ -1275,17 +1275,22 @@ LINE_STATES_AFTER = {**{state: {name} for state, name in STATE_NAMES.items()}, "
                      "c": {"cancelled", "held"}, "x": {"cancelled", "held"}}
 
 
-@dataclass(eq=False)
 class Row:
     """A line and one of its runs, as of one observation."""
-    line: Line                  # if removed: as of the run
-    line_state: str             # a word; an orphan is in error; "": removed
-    run: RunRecord | None       # None: the journal has none, or none that counts
-    is_last: bool               # it is the last run of the line, and counts
-    seconds_running: float | None       # None: not running, or unknown
     # fields of a run for --json
     RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
                   "stderr", "files", "incomplete")
+
+    def __init__(self, line: Line, line_state: str, run: RunRecord | None, is_last: bool,
+                 seconds_running: float | None) -> None:
+        self.line = line                        # if removed: as of the run
+        self.line_state = line_state            # a word; an orphan is in error; "": removed
+        self.run = run                          # None: the journal has none, or none that counts
+        self.is_last = is_last                  # it is the last run of the line, and counts
+        self.seconds_running = seconds_running  # None: not running, or unknown
+
+    def without_run(self) -> Row:
+        return Row(self.line, self.line_state, None, self.is_last, self.seconds_running)
 
     @property
     def differing_line_state(self) -> str:
@@ -1452,7 +1457,7 @@ class Observation:
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known, or none counts."""
         row = self._row(line, line_runs.last_runs.get(line.number), is_last=True)
-        return replace(row, run=None) if row.is_contradicted else row
+        return row.without_run() if row.is_contradicted else row
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Return the row of a run, for --show and the page, which show several runs of a line.
@@ -1691,7 +1696,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     fields = {**last_row.json_job_fields(), **({"files": run.files} if run and run.files else {})}
     without_runner = runners_at_work.has_runner_exited(run)
     if run and run.ended is not None:
-        fields = replace(last_row, run=None).json_job_fields()
+        fields = last_row.without_run().json_job_fields()
         if run.state in BAD_STATES and run.runner is not None and not without_runner:
             fields.update(host=run.host, slot=run.slot)
         without_runner = runners_at_work.has_no_runners         # it is not known which one has the line
@@ -2300,13 +2305,14 @@ MIN_DURATION_US = 1             # viewers would draw the next run into a run wit
 MAX_ROUNDING_US = 1500
 
 
-@dataclass
 class TraceEvent:
     """The "complete event" (ph X) of a run.  Those of all runs are in memory at once."""
     __slots__ = ("duration_us", "other_fields", "start_us")
-    start_us: int
-    duration_us: int
-    other_fields: bytes             # JSON
+
+    def __init__(self, start_us: int, duration_us: int, other_fields: bytes) -> None:
+        self.start_us = start_us
+        self.duration_us = duration_us
+        self.other_fields = other_fields    # JSON
 
 
 def trace_event(run: RunRecord, seconds: float) -> TraceEvent:

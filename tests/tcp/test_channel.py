@@ -15,7 +15,6 @@ import tempfile
 import tracemalloc
 import unittest
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Callable, Union
 from unittest import mock
 
@@ -432,7 +431,7 @@ class OverTls(ChannelCase):
 
     def test_another_certificate_than_the_one_that_the_server_has_named(self) -> None:
         other = new_credentials()
-        line = Line(credentials=replace(CREDENTIALS, certificate=other.certificate))
+        line = Line(credentials=runmaker4.replace(CREDENTIALS, certificate=other.certificate))
         self.assertIn("does not end", self.refused_in_tls(line))
 
     def test_another_file_than_the_one_that_is_wanted(self) -> None:
