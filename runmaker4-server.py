@@ -1263,15 +1263,13 @@ class Records:
             [message.text("slot", 255)],
             os.fsencode(assignment.client.name),
             self.sinks,
-            requested_memory=begin.promised or 0,
-            directory=assignment.client.directory,
         )
+        run.requested_memory, run.directory = begin.promised or 0, assignment.client.directory
         run.started_at = begin.time
         run.shell = Shell(begin.pid, to_bytes(begin.run)) if begin.pid else None
         run.streams = Stream(b"stdout", NO_PIPE), Stream(b"stderr", NO_PIPE)
-        for sink in run.sinks:
-            sink.on_starting(run)
-            if run.shell:               # None: it could not be started
+        if run.shell:                   # None: it could not be started
+            for sink in run.sinks:
                 sink.on_started(run)
 
     def add_output(self, assignment: Assignment, message: Message) -> None:

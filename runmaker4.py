@@ -107,6 +107,7 @@ import shlex
 import struct
 import termios
 import time
+import types
 import warnings
 from _blake2 import blake2b  # hashlib also has it, but takes ten times as long to load
 from argparse import ArgumentTypeError, Namespace
@@ -173,12 +174,12 @@ else:
 
     def dataclass(cls=None, eq=True, **_):
         def complete(cls):
-            names = cls.FIELDS = tuple(cls.__annotations__)
-            makers = {name: value.make for name, value in vars(cls).items() if isinstance(value, field)}
+            names = cls.FIELDS = [*cls.__annotations__]
+            makers = [(name, value.make) for name, value in vars(cls).items() if isinstance(value, field)]
 
             def set_fields(self, *values, **named):
-                made = {name: make() for name, make in makers.items()}
-                self.__dict__.update({**made, **dict(zip(names, values)), **named})
+                self.__dict__.update([(name, make()) for name, make in makers])
+                self.__dict__.update(zip(names, values), **named)
 
             cls.__init__ = set_fields
             if eq:
@@ -1496,18 +1497,19 @@ class Scan:
     def reread_from(self, last_line: Line, data: bytes = b"") -> None:
         """Read the file again from the line returned last: others can have claimed lines below.
 
-        data: what the caller has just read there; b"": nothing.  Raises FileChangedError unless the line is
+        data: what read_line() has just read there; b"": nothing.  Raises FileChangedError unless the line is
         still there, in any state: line numbers can be wrong.
         """
         self.chunk_size = self.MIN_CHUNK_SIZE
-        if not data:
+        is_checked = data != b""
+        if not is_checked:
             line_size = len(last_line.text) + 2         # with state and newline
             data = self.file.pread(max(self.chunk_size, line_size), last_line.offset)
         self._buffer = b"\n" + data
         self._buffer_offset = last_line.offset - 1
         # from 0 next() finds the line again, from 1 the next one
         self._position = 0 if self.line_number < last_line.number else 1
-        if not has_line_at(self._buffer, 1, last_line):
+        if not (is_checked or has_line_at(self._buffer, 1, last_line)):
             raise FileChangedError
 
     def _parse_line_at(self, state_index: int) -> Line:
@@ -2575,12 +2577,8 @@ class Job(Line):
     outlives_runner = False             # processes that could not be killed live, and the runner exits
 
     def __init__(self, line: Line, settings: JobSettings = NO_SETTINGS, consumer: Consumer = NOBODY) -> None:
-        self.number = line.number
-        self.offset = line.offset
-        self.state = line.state
-        self.text = line.text
-        self.is_complete = line.is_complete
-        self.command = line.command
+        for name in Line.__slots__:
+            setattr(self, name, getattr(line, name))
         self.settings = settings
         self.consumer = consumer
 
@@ -2612,14 +2610,13 @@ class LineCheck(Enum):
 
 class Attempt:
     """The result of an attempt to claim a line."""
-    __slots__ = "check", "data", "job", "new_state"
+    job: Job | None = None
+    new_state = b""                 # the line was not claimed, but got this state
 
     def __init__(self, check: LineCheck, data: bytes = b"") -> None:
         """data: from the line's state on; b"": nothing was read."""
         self.check = check
         self.data = data
-        self.job: Job | None = None
-        self.new_state = b""        # the line was not claimed, but got this state
 
 
 @dataclass(eq=False, repr=False)
@@ -3006,12 +3003,8 @@ class LockTable(LockTableReader):
         The block gets False if another process has any of them locked for `patience` seconds.  Raises
         FileChangedError if the path no longer names this lock file.
         """
-        locked = self._lock(offset, length)
-        if not locked and patience:
-            pause = 0.01 if self.network else 0.0005    # seconds, on a network a round trip
-            time.sleep(pause)
-            locked = keep_trying(partial(self._lock, offset, length), patience - pause, pause)
-        if locked:
+        pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
+        if keep_trying(partial(self._lock, offset, length), patience, pause):
             self.locked_now = range(offset, offset + length)
             try:
                 self.refresh_under_lock()
@@ -3028,9 +3021,9 @@ class LockTable(LockTableReader):
     def __exit__(self, *_: object) -> None:
         locked, self.locked_now = self.locked_now, range(0)
         try:
-            if locked and self.fd != CLOSED:    # it can have been closed in the block
+            if locked:
                 unlock(self.fd, locked.start, len(locked))
-        except OSError:                 # EIO, ESTALE: lost; all writes were synced
+        except OSError:     # EIO, ESTALE: lost; all writes were synced.  EBADF: closed in the block
             return
 
     def refresh_under_lock(self) -> None:
@@ -3252,10 +3245,9 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
     data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.
     """
     text_end = index + 1 + len(line.text)
-    preceding = data[max(index - len(UTF8_MARK), 0):index]
-    is_first = not preceding or (line.offset == len(UTF8_MARK) and preceding == UTF8_MARK)
-    return ((is_first or preceding.endswith(b"\n")) and data[index + 1:text_end] == line.text
-            and data[text_end:text_end + 1] in (b"\n", b""))
+    return (data.startswith(line.text, index + 1) and data[text_end:text_end + 1] in (b"\n", b"")
+            and (data.endswith(b"\n", 0, index) or not index
+                 or (line.offset == len(UTF8_MARK) and data.endswith(UTF8_MARK, 0, index))))
 
 
 # Power cuts.  The kernel can bring a `d` to disk before what the job has written.  So before its first result
@@ -3608,8 +3600,7 @@ class JobReader(Opened):
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None
         info, opened = self._stat(), self.reader.info
-        is_same = opened and info.st_ino == opened.st_ino and info.st_dev == opened.st_dev
-        return None if is_same and self.fd != CLOSED else info
+        return None if self.fd != CLOSED and opened and os.path.samestat(info, opened) else info
 
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -3937,8 +3928,7 @@ class JobFile(JobReader):
         # without locks another host can hold the mutex
         if self.network:
             self.lock_table.check_still_has_locks()
-        if os.pwrite(self.fd, data, offset) < len(data):
-            pwrite_all(self.fd, data, offset)
+        pwrite_all(self.fd, data, offset)
         self.was_written = True
         if self.network:
             os.fsync(self.fd)                   # reports a server that is full or lost
@@ -4090,11 +4080,6 @@ class JobQueue:
             if job.job_lock and self.file.lock_table.job_locks.get(job.job_lock.offset) is not job.job_lock:
                 job.job_lock = None
 
-    def _free_job_lock(self, job: Job) -> None:
-        if job.job_lock:
-            self.file.lock_table.free_job_lock(job.job_lock, job.outlives_runner)
-            job.job_lock = None
-
     def copy_lock_fds(self, job: Job) -> LockFds:
         """Return what a job inherits; (): the job lock is lost."""
         return self.file.lock_table.copy_job_lock(job.job_lock.fd) if job.job_lock else ()
@@ -4163,7 +4148,7 @@ class JobQueue:
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
             if not self.file.lock_table.take_limits(job.job_lock, settings):
-                self._free_job_lock(job)
+                self.release_job(job)
                 return None
             if line.state != RUNNING:           # not of an orphan, or a client that is back
                 self.file.write(line, RUNNING)
@@ -4174,7 +4159,7 @@ class JobQueue:
             with suppress(OSError):
                 if self.file.state_at(line) == RUNNING != line.state:        # an editor can have saved
                     self.file.write(line, line.state)
-            self._free_job_lock(job)            # after the `r`: I1
+            self.release_job(job)               # after the `r`: I1
             raise
         self.claimed[job] = None
         return job
@@ -4272,7 +4257,9 @@ class JobQueue:
         """Forget a job and free the job lock, unless that was done."""
         self.claimed.pop(job, None)
         self._jobs_to_kill.pop(job, None)
-        self._free_job_lock(job)
+        if job.job_lock:
+            self.file.lock_table.free_job_lock(job.job_lock, job.outlives_runner)
+            job.job_lock = None
 
     # -- checking claimed lines ------------------------------------------------------------------------------
     #
@@ -4597,7 +4584,7 @@ class Consumers:
         What they have free does not matter.  While iterating, do not remove a consumer from `all`.
         """
         settings = scope.settings
-        if settings.suits_all and not scope.below_end:
+        if settings.suits_all and not scope.end:
             return iter(self.all)
         # once for equal settings: a file can have many directives, and a server many clients
         key = scope.consumer_key
@@ -5825,25 +5812,17 @@ def spawn_task(work: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
-class Begun(Coroutine[Any, None, T]):
-    """A coroutine that waits for `awaited`, for a task that goes on with it."""
-
-    def __init__(self, work: Coroutine[Any, Any, T], awaited: Any) -> None:
-        self._work = work
-        self._awaited = [awaited]
-
-    def send(self, value: None) -> Any:
-        return self._awaited.pop() if self._awaited else self._work.send(value)
-
-    def throw(self, *error: Any) -> Any:
-        self._awaited.clear()
-        return self._work.throw(*error)
-
-    def close(self) -> None:
-        self._work.close()
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self._work.__await__()
+@types.coroutine
+def go_on(work: Coroutine[Any, Any, object], awaited: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that waits for `awaited`, as a task that began it would."""
+    with suppress(StopIteration):
+        while True:
+            try:
+                yield awaited
+            except BaseException as error:      # of what it waits for; or it is cancelled
+                awaited = work.throw(error)
+            else:
+                awaited = work.send(None)
 
 
 def begin(work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any] | None:
@@ -5856,11 +5835,11 @@ def begin(work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any] | None:
         awaited = work.send(None)
     except StopIteration:
         return None
-    return spawn_task(Begun(work, awaited))
+    return spawn_task(go_on(work, awaited))
 
 
-async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
-    """Return True if an event is set within `seconds`.  May be part of what begin() does."""
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Return True if an event is set within `seconds` (None: no limit).  begin() may be what calls this."""
     waiting = asyncio.ensure_future(event.wait())
     try:
         await asyncio.wait([waiting], timeout=seconds)
@@ -6186,18 +6165,15 @@ class Run:
     why = ""                            # why it could not be started, or killed; "": neither
     peak = 0                            # bytes of memory seen in use by all processes
     limit = 0.0                         # seconds of a timeout in percent that it has exceeded; 0.0: none
+    requested_memory = 0                # bytes, by memory=; 0: none
+    directory = b""                     # its working directory; b"": ours
 
-    def __init__(self, job: Job, slots: Sequence[str], host: bytes, sinks: Sequence[Sink] = (),
-                 requested_memory: int = 0, directory: bytes = b"") -> None:
-        """slots: names; the first is the slot of records.  requested_memory: bytes, by memory=; 0: none.
-        directory: where it works; b"": where we do.
-        """
+    def __init__(self, job: Job, slots: Sequence[str], host: bytes, sinks: Sequence[Sink] = ()) -> None:
+        """slots: names; the first is the slot of records."""
         self.job = job
         self.slots = slots
         self.host = host
         self.sinks = sinks
-        self.requested_memory = requested_memory
-        self.directory = directory
         self.started_at = time.time()           # seconds since the epoch
         self.started = time.monotonic()
 
@@ -6301,9 +6277,6 @@ class RunResult:
 
 class Sink:
     """Receives the events of a run, in this order; on_no_result() can replace the remaining ones."""
-
-    def on_starting(self, run: Run) -> None:
-        """Handle a run that has no process yet."""
 
     def on_started(self, run: Run) -> None:
         """Handle the start of a run's shell."""
@@ -7214,11 +7187,10 @@ class Console(LinePrinter):
     def _command_of(self, run: Run) -> bytes:
         return one_line(run.job.command) if self.writer.terminal else run.job.command
 
-    def on_starting(self, run: Run) -> None:
-        self.writer.write(b"executing `%s'\n" % self._command_of(run))
-
     def on_started(self, run: Run) -> None:
-        self.writer.write(b'status %s: forked "%s"\n' % (run.host_and_pid, self._command_of(run)))
+        command = self._command_of(run)
+        self.writer.write(b"executing `%s'\nstatus %s: forked \"%s\"\n" % (
+            command, run.host_and_pid, command))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print for example 'status (alice,601): exit 0 "COMMAND"'."""
@@ -7294,7 +7266,7 @@ class TerminalConsole(LinePrinter):
             return ""
         return f"progress: {', '.join(count_texts)}"[:columns - 1]
 
-    def on_starting(self, run: Run) -> None:
+    def on_started(self, run: Run) -> None:
         self._running.pop(run.job, None)        # of an earlier try: the oldest start is first
         self._running[run.job] = run.started
         self._request_count()
@@ -8057,11 +8029,6 @@ class Journal:
         self._ends: list[tuple[Fields, float]] = []     # and when they ended (monotonic)
         self._flushed_at = -inf        # (monotonic)
 
-    @functools.cached_property
-    def _encode(self) -> Callable[[object], str]:
-        import json  # takes 3 ms to load: not before there is a record
-        return json.JSONEncoder().encode
-
     def add_start(self, run: Run, make_event: Callable[[], Fields]) -> None:
         """Add the `start` event of a run, which is made when it is written; a second one replaces it."""
         self._starts[run] = make_event
@@ -8086,11 +8053,12 @@ class Journal:
         self._starts, self._ends = {}, []
 
         def make_lines() -> bytes:
+            import json  # takes 3 ms to load: not before there is a record
             now = time.monotonic()      # after the wait for other runners' appends
             for event, ended in ends:
                 event["gathered"] = max(round(now - ended, 3), 0.0)
             events = [make() for make in starts.values()] + [event for event, _ in ends]
-            return "".join([f"{self._encode(event)}\n" for event in events]).encode()
+            return "".join([f"{json.dumps(event)}\n" for event in events]).encode()
 
         if starts or ends:
             self._file.write(APPEND_BYTE, make_lines)
@@ -8144,7 +8112,8 @@ class Journal:
         ran_in = self.DIRECTORY.findall(self._read_last(self.MEDIAN_BYTES))
         if not ran_in:
             return ", not in the directory of the job file" * (folder != os.fsdecode(directory))
-        return ("" if self._encode(to_text(directory)).encode() in ran_in
+        import json
+        return ("" if json.dumps(to_text(directory)).encode() in ran_in
                 else f"; those before ran in {to_text(ran_in[-1])}")
 
     def _report_lost_lines(self, lines: bytes) -> None:
@@ -8275,7 +8244,7 @@ class OutDir(Sink):
             "directory": name_text(run.directory or self._directory),
             **begin_fields(run),
         }
-        if entry.outputs and (file_names := entry.file_names):
+        if file_names := entry.file_names:
             fields["files"] = file_names
         return fields
 
@@ -8302,7 +8271,7 @@ class OutDir(Sink):
             self._switch_to_files(entry)
         event = self._make_start(entry)
         event["event"] = "end"
-        event["files"] = entry.file_names if entry.outputs else []
+        event["files"] = entry.file_names
         event.update(result)
         for stream_name, output in entry.outputs.items():
             if output.text:
@@ -8778,53 +8747,50 @@ CAUSES_BY_STRENGTH = ("", "refused", "stopped", "cancelled", "lost")
 
 class JobTask:
     """One job, from the claim until the final state is written."""
+    phase = Phase.STARTING
+    cause = ""                          # why the job must not start (again): one of CAUSES_BY_STRENGTH
+    state = NEW                         # to write if the job does not run again; NEW: as before the claim
+    is_followed = False                 # by a coroutine (Runner.follow())
+    _event: asyncio.Event | None = None         # wakes that; None: it has never waited
+    run: Run                            # the last one, perhaps not started yet
+    # of that run:
+    run_result: RunResult | None                # None: not finished
+    shell: Child | None = None                  # from start to finish
+    _gate_fd: int | None = None                 # our end of its pipe
+    _kill_task: asyncio.Future[list[int]] | None        # kills the processes
+    _timeout_task: asyncio.Future[None] | None = None   # kills the run; None: it has no timeout
+    _oom_kills = 0                      # the count of OomKills at the start
+
     def __init__(self, runner: Runner, job: Job, slots: Sequence[str]) -> None:
         self._runner = runner
         self.job = job
         self.slots = slots
-        self._is_gated = job.gated
+        self.timeout = runner.timeout_of(job)
         self.needs = job.settings.needs         # slots and memory
         self._larger_needs = [*job.settings.larger_needs]       # for runs after one that lacked memory
-        self.phase = Phase.STARTING
-        self.cause = ""                 # why the job must not start (again): one of CAUSES_BY_STRENGTH
-        self.state = NEW                # to write if the job does not run again; NEW: as before the claim
-        self.run = self._new_run()      # the last run, perhaps not started yet
-        # of that run:
-        self.run_result: RunResult | None = None        # None: not finished
-        self.shell: Child | None = None         # from start to finish
-        self._gate_fd: int | None = None        # our end of its pipe
-        self._kill_task: asyncio.Future[list[int]] | None = None    # kills the processes
-        self.timeout = runner.timeout_of(job)
-        self._timeout_task: asyncio.Future[None] | None = None  # kills the run; None: it has no timeout
-        self._oom_kills = 0             # the count of OomKills at the start
-        self.is_followed = False        # by a coroutine (Runner.follow())
-        self._woken: asyncio.Future[bool] | None = None         # wakes that; None: it has never waited
+        self._is_gated = job.gated
+        self._prepare_run()
 
-    def _new_run(self) -> Run:
-        runner = self._runner
-        return Run(self.job, self.slots, runner.host, sinks=runner.sinks,
-                   requested_memory=int(self.needs.memory))
+    def _prepare_run(self) -> None:
+        self.run = Run(self.job, self.slots, self._runner.host, self._runner.sinks)
+        self.run.requested_memory = int(self.needs.memory)
+        self.run_result = self._kill_task = None
 
     def _enter_phase(self, phase: Phase) -> None:
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
-        if self._woken:
+        if self._event:
             self._wake()
 
-    def _wake(self, by_event: bool = True) -> None:
+    def _wake(self) -> None:
         """Wake the coroutine: after each change of phase or cause, on drain(), and on output."""
-        if self._woken and not self._woken.done():
-            self._woken.set_result(by_event)
+        if self._event:
+            self._event.set()
 
     async def _wait_for_event(self, seconds: float | None = None) -> bool:
         """Wait until _wake() is called; return False after `seconds` (None: no limit)."""
-        self._woken = self._runner.loop.create_future()
-        timer = None if seconds is None else self._runner.loop.call_later(seconds, self._wake, False)
-        try:
-            return await self._woken
-        finally:
-            if timer:
-                timer.cancel()
+        self._event = asyncio.Event()
+        return await wait_for_event(self._event, seconds)
 
     @property
     def _can_start(self) -> bool:
@@ -8947,8 +8913,7 @@ class JobTask:
                 break
             if self.phase is not Phase.STARTING:    # by restart_if_memory_is_free()
                 self._enter_phase(Phase.STARTING)
-            self.run = self._new_run()
-            self.run_result = self._kill_task = None
+            self._prepare_run()
             await self.start()
         await self.write_final_state()
         if self.job.directory and not self.job.outlives_runner:
@@ -8972,7 +8937,7 @@ class JobTask:
             return
         try:
             error = await write_with_retries(
-                lambda: jobs.finish(job, self.state), jobs.interval, runner.say, job
+                partial(jobs.finish, job, self.state), jobs.interval, runner.say, job
             )
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
             runner.runner_stats.add_unwritten(job)
@@ -9162,30 +9127,25 @@ class JobTask:
                 await self._wait_for_event()
             await self._find_result(shell, status)
         finally:
+            # only after a defect
             if self.run in self._runner.runs:
-                await self._end_after_defect()
+                del self._runner.runs[self.run]
+                await asyncio.wait([self._kill_processes("stopped")])
             self.shell = None
 
     def _begin_run(self) -> None:
         """Tell the sinks that the command runs, and limit its time."""
-        self._runner.pump.add(self.run, self._wake)
-        has_begun = False
+        runner, run = self._runner, self.run
         try:
-            for sink in self.run.sinks:
-                sink.on_starting(self.run)
-            for sink in self.run.sinks:
-                sink.on_started(self.run)
-            has_begun = True
+            for sink in run.sinks:
+                sink.on_started(run)
+            runner.pump.add(run, self._wake)
         finally:
-            if not has_begun:
-                self.is_followed = True         # nobody writes down how it ends
-                self._runner.add_job_run(spawn_task(self._end_after_defect()))
+            if run not in runner.runs:          # a defect: nobody writes down how it ends
+                self.is_followed = True
+                runner.add_job_run(self._kill_processes("stopped"))
         if self.timeout:
             self._timeout_task = spawn_task(self._kill_after_timeout(self.timeout))
-
-    async def _end_after_defect(self) -> None:
-        self._runner.runs.pop(self.run, None)
-        await asyncio.wait([self._kill_processes("stopped")])
 
     async def _find_result(self, shell: Child, status: int) -> None:
         """Read the output that remains after the exit of a shell, and set `run_result` and `state`."""
@@ -9201,21 +9161,18 @@ class JobTask:
             run.cause = "stopped"               # gives `e`, without a retry
         if run.peak:        # of all processes together; wait4(2) has that of the largest
             shell.memory, shell.memory_below = max(shell.memory or 0, run.peak), None
-        limit = (run.requested_memory if run.cause == "memory"
-                 else run.limit or self.timeout or 0.0)
         # a cancelled job counts as killed by SIGTERM, however the shell reacted
-        self.run_result = RunResult(
-            signal.SIGTERM if run.cause == "cancelled" else status, run.cause, limit, shell.memory or 0
-        )
-        self.state = self.run_result.state
-        if self.job.deliver and self.state in DONE + FAILED:
+        status = signal.SIGTERM if run.cause == "cancelled" else status
+        if self.job.deliver and (state := RunResult(status, run.cause).state) in DONE + FAILED:
+            self.state = state
             self._enter_phase(Phase.DELIVERING)
-            if why := await self._move_files(self.job.deliver(self.state)):
+            if why := await self._move_files(self.job.deliver(state)):
                 self._say(why)
                 run.why, run.cause = run.why or why, run.cause or "files"
             run.cause = self.cause or run.cause
-            self.run_result = RunResult(status, run.cause, limit, shell.memory or 0)
-            self.state = self.run_result.state
+        limit = run.requested_memory if run.cause == "memory" else run.limit or self.timeout or 0.0
+        self.run_result = RunResult(status, run.cause, limit, shell.memory or 0)
+        self.state = self.run_result.state
         for sink in run.sinks:
             sink.on_ended(run, self.run_result)
 
@@ -9333,7 +9290,7 @@ class Runner:
         self._starting_jobs: asyncio.Future[None] | None = None     # None: run() was not called
         self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
         self.exited: deque[JobTask] = deque()   # whose shells have exited, until follow()
-        self._job_runs: set[asyncio.Future[None]] = set()   # of jobs that must wait for something
+        self._job_runs: set[asyncio.Future[Any]] = set()    # of jobs that must wait for something
         self.has_growing = False                # a job was ever GROWING
         self._say_once = once_per_subject(say)
         self.loop = asyncio.get_running_loop()
@@ -9559,7 +9516,7 @@ class Runner:
         return Resources(self.slots.idle, self.memory - allocated_memory)
 
     async def _start_jobs(self) -> None:
-        while not self.draining:
+        while not self.exit_step:
             # with --follow, the slot file can get names
             can_get_slots = self._slot_file and self.options.follow and not self.options.one_only
             if not (self.tasks or can_get_slots or self.slots.in_service):
@@ -9637,11 +9594,9 @@ class Runner:
 
     def admit_or_drain(self, job: Job) -> bool:
         """Return True if the runner can start this job; False: it drains, from now on if wall time lacks."""
-        if self.wall_end == inf:
-            return not self.exit_step
         timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
-        if timeout > seconds_left and not self.draining:
+        if timeout > seconds_left and not self.exit_step:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
                 walltime, hint = self.options.walltime, ""
                 # with --walltime auto the next Slurm job can have more time
@@ -9653,7 +9608,7 @@ class Runner:
                 )
             self.is_out_of_time = True
             self.drain(ExitStep.EARLY)
-        return not self.draining
+        return not self.exit_step
 
     # -- finished jobs ---------------------------------------------------------------------------------------
 
@@ -9672,13 +9627,13 @@ class Runner:
             if job_run := begin(self._run_to_end(task)):
                 self.add_job_run(job_run)
 
-    def add_job_run(self, job_run: asyncio.Future[None]) -> None:
+    def add_job_run(self, job_run: asyncio.Future[Any]) -> None:
         self._job_runs.add(job_run)
         job_run.add_done_callback(self._on_job_run_done)
 
-    def _on_job_run_done(self, job_run: asyncio.Future[None]) -> None:
+    def _on_job_run_done(self, job_run: asyncio.Future[Any]) -> None:
         self._job_runs.discard(job_run)
-        self.changed.set()
+        self.changed.set()                      # also after a defect, or once it was cancelled
 
     async def _run_to_end(self, task: JobTask) -> None:
         """Run a job until it is settled, count it, and release the slots (not after a defect)."""
@@ -9688,7 +9643,7 @@ class Runner:
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
-            if not self.draining and (
+            if self.options.max_failed and not self.draining and (
                     why := self.runner_stats.find_too_many_failures(self.options.max_failed)):
                 self._report_and_drain(why)
             ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
