@@ -8444,9 +8444,9 @@ class SlotFile:
 
 # ======== The runner ========================================================================================
 #
-# A Runner waits for a free slot, claims a job, and starts a shell.  For each job, a JobTask waits for the
-# shell's exit, runs the job again according to --retries, and writes the state.  A Pump moves job output from
-# the pipes to the sinks.
+# A Runner waits for a free slot, claims a job, and starts a shell.  A JobTask has each job.  Once the shell
+# has exited, its coroutine runs the job again according to --retries, and writes the state, mostly at once
+# (Runner.follow()).  A Pump moves job output from the pipes to the sinks.
 #
 # A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
 # jobs, and the tasks finish.

@@ -1724,6 +1724,23 @@ def taken_anyway(self: Any, line: Any) -> Any:
     return job_lock
 
 
+def taken_unlocked(self: Any, line: Any) -> Any:
+    """A job has a job lock that nobody has locked."""
+    job_lock = CORE.JobLock(self.open_job_lock(), CORE.own_job_lock_offset(line))
+    self.job_locks[job_lock.offset] = job_lock
+    return job_lock
+
+
+def result_without_the_mutex() -> Patches:
+    plain = QUEUE._write_at_offset
+
+    def write(self: Any, job: Any, state: bytes) -> None:
+        with mock.patch.object(self.file, "command_mutex", lambda *_: nullcontext(True)), \
+                mock.patch.object(self.file.lock_table, "has_mutex", lambda command: True):
+            plain(self, job, state)
+    return [(QUEUE, "_write_at_offset", write)]
+
+
 def row_unlocked() -> Patches:
     plain = QUEUE.claim
 
@@ -1917,6 +1934,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             self._pipes.update({fd: CORE.CLOSED}) if fd in self._pipes else None, plain(self, fd))[1]),
     "job lock freed with the trim": one(LOCK_TABLES, "trim_bucket", lambda self, bucket: (
         bucket in self.buckets and CORE.unlock(self.buckets.pop(bucket).fd, bucket, BUCKET))),
+    "job lock not locked": one(LOCK_TABLES, "take_job_lock", taken_unlocked),
     "job lock freed before the write": job_lock_freed_early,
     "job lock freed after the claim": row_unlocked,
     "job lock not lent": one(QUEUE, "copy_lock_fds", lambda self, job: ()),
@@ -1968,6 +1986,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             MACHINE.of(MACHINE.world.me, fd).direct or plain(fd))),
         (LOCK_TABLES, "check_still_has_locks", lambda self: None),
     ],
+    "result without the command mutex": result_without_the_mutex,
     "result not verified": one(FILE, "state_at", lambda self, line, plain=FILE.state_at: (
         b"r" if isinstance(line, CORE.Job) else plain(self, line))),
     "written twice": one(QUEUE, "_is_result_written", lambda self, job: False),

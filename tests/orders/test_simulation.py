@@ -20,7 +20,8 @@ FIRST = (chance("histories") if SEED else random.Random()).randrange(10**9)
 # histories in which the full size must find each defect, the ordinary size only these:
 MANY, FEW = 100_000, 600
 QUICKLY_FOUND = (
-    "no command mutex", "command mutex of another text", "job lock freed before the write",
+    "no command mutex", "command mutex of another text", "result without the command mutex",
+    "job lock not locked", "job lock freed before the write",
     "job lock freed after the claim", "job lock not lent", "state from before the command mutex",
     "second lock file", "no in-use lock", "result not verified", "closed twice", "appended without the lock",
     "edited without the command mutexes",
