@@ -7174,7 +7174,7 @@ class LinePrinter(Sink):
     def on_no_result(self, run: Run) -> None:
         """Print incomplete lines; the runner reports the reason."""
         for stream in run.streams:
-            if line := self._lines.pop(stream, Lines()).take_incomplete_line():
+            if (lines := self._lines.pop(stream, None)) and (line := lines.take_incomplete_line()):
                 self._print_lines(run, stream, line)
 
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
@@ -8569,12 +8569,13 @@ class Pump:
 
     def _watch_old(self) -> None:
         """Watch the runs that are WATCH_AFTER_SECONDS old."""
-        last = self._loop.time() - self.WATCH_AFTER_SECONDS
-        while self._young and self._young[0].started <= last:
+        while self._young:
+            old_at = self._young[0].started + self.WATCH_AFTER_SECONDS
+            if old_at > time.monotonic():
+                self._loop.call_at(old_at, self._watch_old)
+                return
             if (run := self._young.popleft()) in self.runs:
                 self.watch(run)
-        if self._young:
-            self._loop.call_at(self._young[0].started + self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def finish_reading(self, run: Run) -> None:
         """Read what is in the pipes of a run that has ended, and close them: others can keep them open."""
