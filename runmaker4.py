@@ -3001,8 +3001,9 @@ class LockTable(LockTableReader):
         """Lock bytes from `offset` on for a `with` block, drop this host's cache, and call on_locked().
 
         The block gets False if another process has any of them locked for `patience` seconds.  Raises
-        FileChangedError if the path no longer names this lock file.
+        FileChangedError if the path no longer names this lock file.  Blocks cannot be nested.
         """
+        assert not self.locked_now
         pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
         if keep_trying(partial(self._lock, offset, length), patience, pause):
             self.locked_now = range(offset, offset + length)
@@ -3946,9 +3947,10 @@ class JobFile(JobReader):
         table = self.lock_table
         if table.uses_mark or self.find_lines_in_doubt() is None:
             return
-        with table.locking(MARK_BYTE, 0.0) as locked:
-            if not locked:
-                raise BlockingIOError("another process settles lines in doubt")
+        # not by locking(): each line needs its command mutex
+        if not lock(table.fd, MARK_BYTE):
+            raise BlockingIOError("another process settles lines in doubt")
+        try:
             # another starter can have settled the mark, and have run these lines since
             lines = self.find_lines_in_doubt()
             if lines is None:
@@ -3960,6 +3962,9 @@ class JobFile(JobReader):
                 raise BlockingIOError("another process holds up one of these lines")
             os.fsync(self.fd)
             os.ftruncate(table.fd, INODE_LINE_SIZE)
+        finally:
+            with suppress(OSError):             # the file was closed
+                unlock(table.fd, MARK_BYTE)
 
     def join_mark(self) -> None:
         """Before the first result, make the mark, unless there is one.  Raises LockedNow, OSError."""
