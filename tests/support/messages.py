@@ -29,7 +29,7 @@ FROM_SERVER: tuple[dict[str, Any], ...] = (
     dict(type="welcome", file="runs.txt", directory="/", grace=60.0, seen=0),
     dict(type="jobs", request=1, jobs=[dict(id="0" * 16, number=1, text=" true", timeout=0.0, slots=1,
                                             memory=[0, 4096], shell="/bin/sh", group=False, hold=False,
-                                            send=[], fetch=[])]),
+                                            send=[], fetch=[], scratch=False)]),
     dict(type="nothing", request=1, left="", account=None),
     dict(type="go", id="0" * 16),
     dict(type="stop", id="0" * 16, cancelled=False),

@@ -134,12 +134,12 @@ class CopiedSettings(unittest.TestCase):
         settings = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, runmaker4.Resources(2, 1 << 20),
                                          (runmaker4.Resources(2, 1 << 21),), "bash",
                                          (runmaker4.Limit("m", 3),), frozenset([1]), 1.0,
-                                         "step", ("first",), [], ("a",), ("b",))
+                                         "step", ("first",), [], ("a",), ("b",), "yes")
         job = runmaker4.Job(line(9, state=b"."), settings)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.from_message(runmaker4.Message(told)).settings
         heeded = {"line", "hosts", "together", "min_hosts", "limits", "hours", "start", "name", "after",
-                  "send", "fetch"}
+                  "send", "fetch", "scratch"}
         for name in runmaker4.JobSettings.__annotations__:
             with self.subTest(setting=name):
                 default = getattr(runmaker4.JobSettings, name, None)
