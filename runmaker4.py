@@ -8098,7 +8098,8 @@ class Journal:
     def add_loss(self, line: Line, state: bytes, losses: int) -> None:
         """Append that a line has no runner any more, and gets this state; losses: so often in a row.
 
-        And sync, as its next run can take the host down.  A `!` is the last run of the line for readers.
+        And sync if it runs again, as that can take the host down.  A `!` is the last run of the line for
+        readers.
         """
         now = time.time()
         self._ends.append(({
@@ -8107,7 +8108,8 @@ class Journal:
             "state": to_text(state), "cause": "lost with its runner" + " five times" * (state == FAILED),
             "seconds": 0.0}, time.monotonic()))
         self.flush()
-        self._file.sync()
+        if state == NEW:
+            self._file.sync()
 
     def describe_other_directory(self, directory: bytes, folder: str) -> str:
         """Return '; those before ran in "/x"' if none of the last runs was in this directory; otherwise ''.

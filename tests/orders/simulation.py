@@ -660,8 +660,9 @@ class History(World):
         for command in new_before & self.new_commands(me):
             if self.made_new.get(command, 0) < step:
                 self.fail(f"may exit, and {command!r} is new")
-        # -r and --resume lock all buckets: then somebody is changing lines
-        resets = any(isinstance(actor, Process) and actor.retry for actor in self.actors)
+        # -r, --resume, --pause and --go lock all buckets: then somebody is changing lines
+        resets = any(isinstance(actor, Process) and (actor.retry or actor.name == "pauser")
+                     for actor in self.actors)
         # of equal lines another one can have been claimed since, and be an orphan now
         orphans = [command for command in orphans_before & self.orphans()
                    if not resets and self.made_running.get(command, 0) < step]
@@ -1890,13 +1891,6 @@ def loss_recorded_late() -> Patches:
     return [(CORE.Walk, "_is_orphan_to_run", make_new), (CORE.Orphans, "write_next_state", write_next_state)]
 
 
-def pass_new_line(self: Any, line: Any, plain: Any = CORE.Walk._claim_or_skip) -> Any:
-    """A walk for lost lines leaves new ones to other runners, as any walk does."""
-    is_lost = self._orphans.count_losses(line) > 0
-    with mock.patch.object(self, "takes_lost_lines", self.takes_lost_lines and is_lost):
-        return plain(self, line)
-
-
 def limit_of_the_runner_alone(self: Any, job_lock: Any, settings: Any, plain: Any = LOCK_TABLES.take_limits
                               ) -> Any:
     """The byte of a limit is locked on the runner's description, so it is free when the runner dies."""
@@ -2015,7 +2009,6 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         set() if mount.forgets_locks else plain(fd, places, mount))),
     "orphans first": one(CORE.Walk, "_is_orphan_to_run", take_lost_lines_first),
     "loss recorded after the line is new": loss_recorded_late,
-    "new lines passed in a walk for lost ones": one(CORE.Walk, "_claim_or_skip", pass_new_line),
     "lost twice, and run beside others": one(CORE.Walk, "_can_run_beside", lambda *args: True),
     "orphan at the first look": one(CORE.Orphans, "MIN_UNLOCKED_SECONDS", 0.0),
     "made new without the mutex": reset_without_the_mutex,
@@ -2032,8 +2025,6 @@ PLANTED: dict[str, Callable[[], Patches]] = {
             plain(self, consumers, groups, -math.inf, looks))),
     "names ignored": one(CORE.Above, "find_awaited", lambda self, line: None),
     "held lines count as done": one(CORE, "BAD_STATES", b"!e"),
-    "held from the top down": one(SETTER.Selection, "lines", lambda *args, plain=SETTER.Selection.lines: (
-        reversed([*plain(*args)]))),
     "failures of a name ignored": one(CORE.Above, "record_bad", lambda self, line: None),
     "ready once one job of a name is done": one(CORE.Walk, "on_done", lambda self, job: (
         [self._wait_for(None, waiting.pop(0)) for named, waiting in self._waiting.items() for _ in [*waiting]

@@ -332,7 +332,7 @@ class MissingFile(LossCase):
             job, = peer.say(dict(type="claim", request=1, want=1, last=False)).hear("jobs")["jobs"]
             os.rename(self.dir / "runs.txt", self.dir / "away")
             peer.say(dict(type="finish", id=job["id"], n=1, state="d", how="exit 0", lost=False))
-            self.wait_said(server, "the file does not exist", "trying again")
+            self.wait_said(server, "the result d cannot be written: no such file", "trying again")
             self.assertEqual(self.stop(server).code, 143)
         self.assertFalse(self.exists("defect"))
 
