@@ -571,7 +571,7 @@ class Porter:
             return await add(end, answer.file_bytes())
 
         data = first_answer.file_bytes()
-        end = await add(0 if len(data) == version.size else NO_OFFSET, data)
+        end = await (add(0, data) if len(data) == version.size else add(NO_OFFSET, b""))
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
                 await job.directory.call(job.directory.add_input, path)

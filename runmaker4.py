@@ -11368,8 +11368,8 @@ class FileTree:
                   job_key: str = "") -> int:
         """Add a piece to the part of a file, if that ends at the offset; return where it ends then.
 
-        That is the size if the file is complete, and has its name.  Raises OSError.  job_key: of the job
-        whose result it is; '': an input.
+        That is the size if the file is complete, and has its name; -1 if the part of an input ends elsewhere,
+        as another client receives it, too.  Raises OSError.  job_key: of a result; '': an input.
         """
         try:
             found = self.read_piece(path)[0]
@@ -11399,6 +11399,8 @@ class FileTree:
                 if end == offset:
                     write_all(fd, memoryview(data)[:version.size - end])
                     end = os.lseek(fd, 0, os.SEEK_CUR)
+                elif data and offset and not job_key:
+                    return -1
                 if end == version.size:
                     os.utime(fd, ns=(version.mtime, version.mtime))
                     sync_or_empty(fd)

@@ -450,7 +450,7 @@ class Parts(TravelCase):
         return self.tree.add_piece(path, self.VERSION, offset, data)
 
     def test_it_grows_only_at_its_end_and_becomes_the_file_when_it_is_whole(self) -> None:
-        for offset, data, end in (2, b"cd", 0), (0, b"ab", 2), (0, b"xy", 2), (3, b"d", 2), (2, b"cdef", 4):
+        for offset, data, end in (2, b"cd", -1), (0, b"ab", 2), (0, b"xy", 2), (3, b"d", -1), (2, b"cdef", 4):
             self.assertFalse((self.dir / "dir/file").exists())
             self.assertEqual(self.add(offset, data), end)
         info = (self.dir / "dir/file").stat()
