@@ -186,8 +186,7 @@ def make_parser() -> Parser:
         usage="[options] SERVER",
         examples=f"Run four jobs at a time:\n"
                  f"    {PROG} -j4 alice          (where runmaker4-server.py runs)",
-        notes={"Directory": "jobs run in the directory in which the client was started; with `scratch=yes` "
-                            "in one of their own there.",
+        notes={"Directory": "jobs run where the client was started, or (`scratch=yes`) below.",
                "Signals": SIGNALS,
                "Variables": f"{JOB_VARIABLES}; the client's: NO_COLOR, RUNMAKER4_TOKEN."},
         statuses={
