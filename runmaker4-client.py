@@ -502,15 +502,14 @@ class Porter:
     async def deliver(self, job: RemoteJob, state: bytes) -> str:
         """Have the files of fetch= at the server, if the job has made all; return '', or why not.
 
-        After a failure only those of a scratch job that are marked so travel.
+        After a failure, also of that, only those of a scratch job that are marked so travel.
         """
-        paths = job.fetch if state == DONE else ()
+        paths, why = job.fetch if state == DONE else [], ""
         if job.directory:
             paths, why = await job.directory.call(job.directory.choose_results, job.fetch, job.send, state)
-            if why:
-                return why
-        return (await self._for_all(self._find_version, job, paths)
-                or await self._for_all(self._push, job, paths))
+        error = (await self._for_all(self._find_version, job, paths)
+                 or await self._for_all(self._push, job, paths))
+        return why or error
 
     async def _make_directory(self, job: RemoteJob, _: bytes) -> None:
         """Make the directory of a job, in place of that of the run before."""

@@ -2039,8 +2039,9 @@ def parse_travelling_paths(text: str) -> tuple[str, ...]:
     paths = tuple(text.split(","))
     for path in paths:
         filled = check_travelling_path(PLACE.sub("x", path))
-        if re.search("[{}]", filled):
-            raise ValueError(f"'{printable(path)}': braces are for words of the command, as in {{2}}")
+        if re.search("[{}]|:(always|optional)$", filled):
+            raise ValueError(f"'{printable(path)}': braces are for words of the command, as in {{2}}, and "
+                             "marks for fetch=")
     return paths
 
 
@@ -11413,6 +11414,8 @@ class FileTree:
                     del self._parts[path]
                     if offset:                  # those of dead runs; another job that sends this file repeats
                         self.remove_parts(path)
+                elif version == UNMADE:         # it was only tried if one can be made
+                    os.unlink(part, dir_fd=directory_fd)
                 return end
             finally:
                 os.close(fd)
@@ -11470,24 +11473,26 @@ class JobDirectory:
 
     def choose_results(self, names: Sequence[bytes], inputs: Sequence[bytes],
                        state: bytes) -> tuple[list[bytes], str]:
-        """Return the files to bring back, and '', or why they cannot be chosen.
+        """Return the files to bring back, and '', or why these are not all.
 
         Of inputs, which a job can have changed, only those that have their own name in fetch=.
         """
-        chosen: list[bytes] = []
+        own_names = [os.fsencode(MARKS.sub("", os.fsdecode(name))) for name in names]
+        why = ""
         try:
             made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
                     for path in (os.path.join(directory, file) for file in files)
                     if os.path.isfile(path) and not os.path.islink(path)]
         except RecursionError:                  # before Python 3.12
-            return chosen, "the directories of the job are too deep"
-        for name in names:
-            found = [path for path in made if is_result(path, name) and (path in names or path not in inputs)]
-            if state == DONE and not found and b":optional" not in name:
-                return [], f"{display_text(name)}: the job has not made this file"
-            if state == DONE or b":always" in name:
-                chosen += found
-        return chosen, ""
+            return [], "the directories of the job are too deep"
+        found = {name: [path for path in made
+                        if is_result(path, name) and (path in own_names or path not in inputs)]
+                 for name in names}
+        for name, own_name in zip(names, own_names):
+            if state == DONE and not (found[name] or why or b":optional" in name):
+                why = f"{display_text(own_name)}: the job has not made this file"
+        return [path for name in names for path in found[name]
+                if (state == DONE and not why) or b":always" in name], why
 
     def remove(self) -> None:
         """Remove the directory; what cannot be removed stays."""

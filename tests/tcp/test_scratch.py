@@ -103,13 +103,25 @@ class Directory(ScratchCase):
                          ("./a*", "b/", "{2}.log:always", "c:optional:always"))
         for settings, why in (("scratch=1", "scratch= is yes"), ("fetch=a*", "require scratch=yes"),
                               ("fetch=a/", "require scratch"), ("fetch=b/,a", "require scratch"),
-                              ("fetch=a:always", "require scratch"), ("scratch=yes fetch=/", "cannot travel"),
+                              ("fetch=a:always", "require scratch"),
+                             ("send=a:always", "marks for fetch="), ("scratch=yes fetch=/", "cannot travel"),
                               ("scratch=yes fetch=../a/", "cannot travel"),
                               ("scratch=yes fetch=.a:always", "cannot travel"),
                               ("scratch=yes fetch=:always", "cannot travel"),
                               ("scratch=yes together=a host=b", "cannot be used with together=")):
             with self.subTest(settings=settings), self.assertRaisesRegex(ValueError, why):
                 parse(settings)
+
+
+    def test_that_a_result_can_be_written_is_found_out_without_a_trace(self) -> None:
+        server = self.serve("#RUN scratch=yes fetch=a\n"
+                            ". echo >../up; until [ -e ../gate ]; do sleep 0.02; done; echo >a\n")
+        client = self.join(server)
+        self.wait_file("bob/up")
+        self.assertEqual(self.leftovers(), [])
+        self.make("bob/gate", b"")
+        self.assertEqual(self.finish(client).code, 0)
+        self.assertStates("d")
 
 
 class Results(ScratchCase):
@@ -151,7 +163,8 @@ class Results(ScratchCase):
     def test_one_for_which_no_file_was_made_is_a_failure_unless_it_is_marked(self) -> None:
         for name in "none", "none/", "non*", "none:always":
             self.assertEqual(self.fetch(f"a,{name}", "touch a", "!"), set())
-            self.assertIn(f"line 2: {name}: the job has not made this file", self.said)
+            shown = name.partition(":")[0]
+            self.assertIn(f"line 2: {shown}: the job has not made this file", self.said)
         self.assertEqual(self.fetch("a,none:optional,none/:optional,non*:always:optional", "touch a"), {"a"})
 
     def test_after_a_failure_those_come_that_are_marked(self) -> None:
@@ -161,6 +174,19 @@ class Results(ScratchCase):
             self.assertEqual(self.fetch(names + timeout, command, "!"), {"log", "trace/1"})
             for path in "srv/log", "srv/trace/1":
                 (self.dir / path).unlink()
+
+    def test_if_another_file_is_missing_those_come_that_are_marked(self) -> None:
+        self.assertEqual(self.fetch("a,log:always,none", "touch a log", "!"), {"log"})
+
+    def test_a_mark_leaves_an_input_its_own_name(self) -> None:
+        for mark in "optional", "always":
+            with self.subTest(mark=mark):
+                self.make("srv/in", b"old")
+                server = self.serve(f"#RUN scratch=yes send=in fetch=in:{mark}\n. echo new >in\n")
+                self.run_bob(server)
+                self.assertStates("d")
+                self.assertEqual(self.read("srv/in"), b"new\n")
+                server.kill()
 
     def test_after_an_interrupt_none_comes(self) -> None:
         server = self.serve("#RUN scratch=yes fetch=log:always\n. touch log; echo >../up; exec sleep 600\n")
