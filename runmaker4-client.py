@@ -157,7 +157,6 @@ MAX_QUEUED_SECONDS = 1.0        # then a job without a slot is given back
 MAX_COUNT_SECONDS = 30.0        # for a server to count the file: with orphans it scans three times
 HANDSHAKE_POLL_SECONDS = 0.2
 SILENCE_SECONDS = 300.0         # without a server, until an idle client reports that a second time
-STATES = ("new", "running", "done", "failed", "error", "held")
 FOREVER = 1e9                   # seconds: only an event ends the wait
 
 
@@ -1384,7 +1383,7 @@ class RemoteJobs:
         summary = Message(message.fields["account"])
         counts = Message(summary.fields.get("now"))
         return Summary(
-            Counts(*(counts.integer(name) for name in STATES)),
+            Counts(*(counts.integer(name) for name in Counts._fields)),
             bad_lines=tuple(summary.items("bad", int)),
             can_retry=summary.boolean("again"),
             # with -1, when each slot has had its job, jobs remain on purpose

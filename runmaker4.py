@@ -200,14 +200,21 @@ else:
 # - Descriptors.  Python opens them with O_CLOEXEC (PEP 446): jobs inherit only what they are given.
 
 VERSION = "4.1"
-NEW = b"."
-RUNNING = b"r"
-DONE = b"d"
-FAILED = b"!"
-ERROR = b"e"
-CANCELLED = b"c"                # as any other state: no runner runs the line
-HELD = b"x"                     # by convention; represents any other state
-OUR_STATES = NEW + RUNNING + DONE + FAILED + ERROR + CANCELLED + HELD
+
+# The states, and who writes them.  A line in any other can be text: `I have a list`.  OUR_STATES decides
+# which lines --all selects, which show that a file is not plain text, and what --add refuses as a job line.
+# If one but NEW shows --add that runners know the file, it says if none is at work.
+NEW = b"."                      # a user; a runner that gives a job back or repeats it
+RUNNING = b"r"                  # a runner that claims the line
+DONE = b"d"                     # a runner: RunResult.state
+FAILED = b"!"                   # the same; also of a line lost five times
+ERROR = b"e"                    # the same; also of an orphan
+CANCELLED = b"c"                # --cancel
+HELD = b"x"                     # a user
+STATE_WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error",
+               CANCELLED: "cancelled", HELD: "held"}
+OUR_STATES = b"".join(STATE_WORDS)
+RUNNER_STATES = NEW + RUNNING + DONE + FAILED + ERROR       # any other counts as held
 # all but `.`, `r`, `d`, and bytes that begin no job
 BAD_STATES = bytes(byte for byte in range(256) if byte not in b"#/ \t\n.rd")
 
@@ -2449,7 +2456,6 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
     empty file, which can be still being written.
     """
     with job_file(path, network) as file:
-        # lines in other states are mostly plain commands, such as `R CMD BATCH`
         check_file_for_strays(file, path, say, refuse=True, job_states=OUR_STATES)
         above, without_jobs = Above(), ""
         for directive in Scan(file, first_line_offset(file), states=b"", with_directives=True):
@@ -2657,16 +2663,14 @@ def describe_counts(**numbers: int) -> list[str]:
 
 
 def count_states(snapshot: Snapshot) -> Counts:
-    # any state but the five below is `held`, also CANCELLED
     states = snapshot.states
-    not_held = sum(states[state] for state in (NEW, RUNNING, DONE, FAILED, ERROR))
     return Counts(
         states[NEW],
         states[RUNNING] - len(snapshot.orphans),
         states[DONE],
         states[FAILED],
         states[ERROR] + len(snapshot.orphans),
-        sum(states.values()) - not_held,
+        sum(count for state, count in states.items() if state not in RUNNER_STATES),
     )
 
 
@@ -5789,7 +5793,7 @@ def report_same_fetch(file: JobReader, directives: Iterable[Line]) -> None:
     numbers: dict[bytes, int] = {}
     scope = NO_DIRECTIVES
     if any(b"fetch=" in line.text for line in directives):
-        scan = file.scan_lines(NEW + RUNNING + DONE + FAILED + ERROR, with_directives=True)
+        scan = file.scan_lines(RUNNER_STATES, with_directives=True)
         for line in itertools.islice(scan, 10_000):
             if line.state == DIRECTIVE:
                 scope = scope.with_directive(line)

@@ -63,9 +63,6 @@ from runmaker4 import (
     DIRECTIVE,
     DIRECTIVE_LIKE,
     DONE,
-    ERROR,
-    FAILED,
-    HELD,
     KILL_SIGNALS,
     LONGEST_COMMAND,
     MUTEX_OFFSET,
@@ -73,7 +70,9 @@ from runmaker4 import (
     NEW,
     NO_DIRECTIVES,
     OUR_STATES,
+    RUNNER_STATES,
     RUNNING,
+    STATE_WORDS,
     STOP_SIGNALS,
     TOO_MANY_PROCESSES,
     UTF8_MARK,
@@ -366,23 +365,15 @@ def open_source(path: str) -> Iterator[Source]:
 # sees that at the next poll, and kills the job.  If the runner is dead, a user must: we name the processes of
 # this host that hold the job lock (Holders), and signal none, as one that was wrongly found would die too.
 
-STATES = {
-    "new": NEW,
-    "running": RUNNING,
-    "done": DONE,
-    "failed": FAILED,
-    "error": ERROR,
-    "cancelled": CANCELLED,
-    "held": HELD,
-}
-STATE_LETTERS = re.compile(r"(?:([.rd!ecx])(?!.*\1))+")  # each state once, so `err` does not match
+STATES = {word: state for state, word in STATE_WORDS.items()}
+# each state once, so `err` does not match
+STATE_LETTERS = re.compile(f"(?:([{to_text(OUR_STATES)}])(?!.*\\1))+")
 
 
 def describe_state(state: bytes) -> bytes:
     """Return a state as shown to users: b'.', or b'x (held)' for one that no runner claims."""
-    if state == CANCELLED:
-        return state + b" (cancelled)"
-    return state if state in OUR_STATES and state != HELD else state + b" (held)"
+    word = os.fsencode(STATE_WORDS.get(state, "held"))
+    return state if state in RUNNER_STATES else state + b" (%s)" % word
 
 
 CANCELLED_NAME = "cancelled: "
@@ -442,8 +433,7 @@ class Selection:
         """Yield the selected job lines, then report single line numbers that are no job.
 
         Numbers in a range, or together with --state, need not be jobs.  default_states: selected if neither
-        states nor numbers are given; None: any.  By default only states of ours are selected: the text
-        `I have a list` would be a job in state `I`.
+        states nor numbers are given; None: any.
         """
         states = self.states or (None if self.ranges else default_states)
         missing = {span[0] for span in self.ranges if span[0] == span[-1] and not self.states}

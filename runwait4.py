@@ -66,7 +66,6 @@ except ModuleNotFoundError as missing:
 
 from runmaker4 import (
     BLOCK,
-    CANCELLED,
     DONE,
     END,
     ERROR,
@@ -78,9 +77,11 @@ from runmaker4 import (
     NEW,
     OUR_STATES,
     PLAIN,
+    RUNNER_STATES,
     RUNNING,
     SIZE_UNITS,
     START,
+    STATE_WORDS,
     STRAY,
     TOO_MANY_PROCESSES,
     BlockReason,
@@ -418,10 +419,6 @@ def check_options(options: Namespace, parser: Parser) -> None:
 # running, or when two polls in a row find that no runner will start the new jobs.  A half saved file is
 # polled again.
 
-# by state byte; all others are "held", and --status counts also cancelled lines as held
-LINE_STATES = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", ERROR: "error",
-               CANCELLED: "cancelled"}
-
 
 def retry_while_missing(method: Callable[..., T]) -> Callable[..., T]:
     """Make a method of Watcher try again after OSError, for MAX_MISSING_SECONDS; then it raises UsageError.
@@ -503,7 +500,7 @@ class Watcher:
         of its command.  So if a command has three locked job locks, but one line `r`, then the jobs of two
         held lines still run.  If more lines of the command are held, it is unknown which: take the first two.
         """
-        held_states = b"".join(snapshot.states.keys() - {NEW, RUNNING, DONE, FAILED, ERROR})
+        held_states = b"".join(state for state in snapshot.states if state not in RUNNER_STATES)
         if not held_states or not self.file.lock_table.is_open:
             return []
         buckets = {locked.start & ~MUTEX_OFFSET for locked in find_held_job_locks(self.file.lock_table.fd)}
@@ -660,9 +657,10 @@ class TerminalProgress(Progress):
 # The starts of running jobs are near the end of the journal.  So --status reads the last part first, and the
 # complete journal only if a run is missing, or could be one of several equal lines.
 
-STATE_NAMES = {"d": "done", "!": "failed", "e": "error", ".": "put back", "r": "running", "c": "cancelled",
-               "x": "cancelled", "?": "unknown"}      # x: in journals of earlier versions
-BAD_STATES = "!e"               # of runs that have failed or ended in error
+# of a run, by the state in the journal; x: of earlier versions
+RUN_STATE_WORDS = {**{to_text(state): word for state, word in STATE_WORDS.items()}, ".": "put back",
+                   "x": "cancelled", "?": "unknown"}
+BAD_RUN_STATES = "!e"           # failed, or ended in error
 BAD_LINE_STATES = "failed", "error"
 FINISHED_LINE_STATES = "done", *BAD_LINE_STATES
 
@@ -1271,7 +1269,7 @@ def seconds_since(timestamp: float) -> float | None:
 # --stats and --timeline read only the journal.
 
 # by the state of a run, the states in which it leaves the line
-LINE_STATES_AFTER = {**{state: {name} for state, name in STATE_NAMES.items()}, ".": {"new"},
+LINE_STATES_AFTER = {**{state: {name} for state, name in RUN_STATE_WORDS.items()}, ".": {"new"},
                      "c": {"cancelled", "held"}, "x": {"cancelled", "held"}}
 
 
@@ -1327,7 +1325,7 @@ class Row:
         return {
             **self.json_job_fields(),
             "state": self.line_state,
-            "outcome": run and STATE_NAMES[run.state],
+            "outcome": run and RUN_STATE_WORDS[run.state],
             "end": run and run.ended,
             "exit": run.exit if run and run.exit >= 0 else None,
             "signal": (run and run.signal) or None,
@@ -1509,7 +1507,7 @@ class Observation:
             run.state, run.cause = ending
             if ending == self.STILL_RUNNING:
                 seconds_running = seconds_since(run.began)
-        return Row(line, LINE_STATES.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
+        return Row(line, STATE_WORDS.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
                    run, is_last, seconds_running)
 
 
@@ -1697,7 +1695,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     without_runner = runners_at_work.has_runner_exited(run)
     if run and run.ended is not None:
         fields = last_row.without_run().json_job_fields()
-        if run.state in BAD_STATES and run.runner is not None and not without_runner:
+        if run.state in BAD_RUN_STATES and run.runner is not None and not without_runner:
             fields.update(host=run.host, slot=run.slot)
         without_runner = runners_at_work.has_no_runners         # it is not known which one has the line
     return {**fields, "without_runner": without_runner, "processes": []}
@@ -2320,7 +2318,7 @@ def trace_event(run: RunRecord, seconds: float) -> TraceEvent:
 
     The exit status is as in GNU parallel: -1 after a timeout, or 128 + the number of a signal.
     """
-    command, state = run.command.decode(errors="replace"), STATE_NAMES[run.state]
+    command, state = run.command.decode(errors="replace"), RUN_STATE_WORDS[run.state]
     exit_status = -1 if run.cause == "timeout" else 128 + run.signal if run.signal else run.exit
     return TraceEvent(round(run.began * 1e6), max(MIN_DURATION_US, round(seconds * 1e6)), encode({
         "name": shorten(command, MAX_NAME_CHARACTERS),
@@ -2465,7 +2463,7 @@ class Report:
                                           for run in recent_runs if run not in failed_runs)]
         output.measure(self.rows)
         bad_runs = (row.run for row in self.rows
-                    if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_STATES))
+                    if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_RUN_STATES))
         self.last_lines = {run: output.last_lines(run)
                            for run in itertools.islice(bad_runs, self.MAX_OUTPUTS)}
 

@@ -17,12 +17,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runmaker4 import VERSION, Parser
+from runmaker4 import STATE_WORDS, VERSION, Parser
 
 HERE = pathlib.Path(__file__).resolve().parent
 DATE = "2026-11-22"             # of the manual pages
 SCRIPTS = "runmaker4", "runset4", "runwait4", "runmaker4-server", "runmaker4-client"
-STATES = "new running done failed error cancelled held"
+STATES = " ".join(STATE_WORDS.values())
 # What is known of an argument by its metavar; any other is a file, as shells have it.
 WORDS = {"STATES": STATES, "STATE": STATES.replace("running ", "")}
 KINDS = {"DIR": "directory", "HOST": "host", "SERVER": "host",

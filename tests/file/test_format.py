@@ -10,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
+import runmaker4
 from tests.support.case import Case
 from tests.support.job_file import BOM, Job, parse
 from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 
 FILES = 300 if FULL else 60
 LONG_AGO = 1_000_000_000            # so that a last line without a newline counts
-WORDS = {b".": "new", b"r": "running", b"d": "done", b"!": "failed", b"e": "error"}
+OURS = runmaker4.OUR_STATES
+WORDS = {bytes([state]): runmaker4.STATE_WORDS[bytes([state])] for state in runmaker4.RUNNER_STATES}
 
 # Calls main() of a script for each file; what it prints goes to two files beside.  One process: imports take
 # long.
@@ -47,7 +49,7 @@ def stray(data: bytes) -> list[int]:
 
 def near_misses(random_: random.Random) -> bytes:
     """Bytes that mean something, in any order."""
-    alphabet = b".rd!ex#/ \t\r\n\n\n\0\xff\xef\xbb\xbf\xc3\xa9ab'"
+    alphabet = OURS + b"#/ \t\r\n\n\n\0\xff\xef\xbb\xbf\xc3\xa9ab'"
     return bytes(random_.choices(alphabet, k=random_.randrange(300)))
 
 
@@ -56,7 +58,7 @@ def job_lines(random_: random.Random) -> bytes:
     longest = random_.choice([10, 10, 10, 300, 30_000])
     lines = []
     for _ in range(random_.randrange(60)):
-        state = bytes(random_.choices(b".rd!ex#/q\x80", k=1))
+        state = bytes(random_.choices(OURS + b"#/q\x80", k=1))
         separator = random_.choice([b" ", b" ", b"\t", b"", b"x"])
         command = random_.randbytes(random_.randrange(longest)).replace(b"\n", b"|")
         lines.append(state + separator + command + random_.choice([b"\n", b"\n", b"\r\n"]))
@@ -118,14 +120,15 @@ class RandomBytes(Case):
 
     def test_the_list_shows_the_jobs_that_are_there(self) -> None:
         for data, jobs, out in self.read_all(list(self.files), "runset4 .list --list"):
-            shown = ((number, state if state in WORDS else state + b" (held)", command)
+            notes = {**dict.fromkeys(WORDS, b""), b"c": b" (cancelled)"}
+            shown = (b"%d %s%s %s\n" % (number, state, notes.get(state, b" (held)"), command)
                      for number, state, command in jobs)
-            self.assertEqual(out, b"".join(b"%d %s %s\n" % job for job in shown), data[:1000])
+            self.assertEqual(out, b"".join(shown), data[:1000])
 
     def test_the_status_counts_the_jobs_that_are_there(self) -> None:
         states = {path: {state for _, state, _ in parse(data)} for path, data in self.files.items()}
         # a file with held jobs only, in states that nobody writes, is refused
-        files = [path for path, found in states.items() if not found or found & {*WORDS, b"x"}]
+        files = [path for path, found in states.items() if not found or found & {*runmaker4.STATE_WORDS}]
         quick = [path for path in files if b"r" not in states[path]]
         # the others take seconds each: three looks at the orphans
         self.assertGreater(len(quick), FILES // 3)

@@ -67,6 +67,23 @@ class SettingStates(RunsetCase):
                 self.assertQuiet("--set=.", "runs.txt", *selection)
                 self.assertEqual(self.states(), states)
 
+    def test_a_line_is_surely_a_job_in_our_states_alone(self) -> None:
+        for state in (*runmaker4.STATE_WORDS, b"p"):
+            letter, is_ours = state.decode(), state != b"p"
+            with self.subTest(state):
+                self.write(f"{letter} x\nmore text\n")
+                refused = self.run_script(RUNMAKER, "--dry-run", "runs.txt").code == 2
+                self.assertEqual(refused, not is_ours, "as plain text")
+                self.write(f"{letter} x\n")
+                self.run_script(RUNSET, "-q", "--set=d", "--all", "runs.txt")
+                self.assertEqual(self.states(), "d" if is_ours else "p")
+                ended = self.run_script(RUNSET, "runs.txt", "--add", f"{letter} x")
+                self.assertEqual(ended.code, 2 * is_ours, ended.err)
+                self.write(f"{letter} x\n")
+                added = self.run_script(RUNSET, "runs.txt", "--add", "true")
+                self.assertEqual(b"(no runner is at work)" in added.err, is_ours and state != b".", added.err)
+                (self.dir / ".runs.txt.lock").unlink()
+
     def test_what_is_held_and_taken_back_as_the_help_says_leaves_finished_jobs_alone(self) -> None:
         self.write(f"x echo z\n{FOUR}. echo e\n")
         self.assertQuiet("--set=x", "--state=.", "runs.txt", "2-9")
