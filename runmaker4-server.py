@@ -171,6 +171,7 @@ from runmaker4 import (
     RunResult,
     Say,
     Scan,
+    Seconds,
     ServerChannel,
     Shell,
     Sink,
@@ -454,6 +455,7 @@ class SharedLockTable(LockTable):
 
 class ServedFile(JobFile):
     lock_table: SharedLockTable
+    poll = Seconds(POLL_SECONDS, 1.0)
 
 
 class ServedQueue(JobQueue):
@@ -1697,7 +1699,6 @@ class Sessions:
     lifetime: Lifetime
     say: Say
     on_error: Say
-    interval: float                     # seconds between checks of the claimed lines
     path: str                           # of the job file
     directory: bytes                    # in which the server was started
     grace: float                        # seconds in which a lost client can come back
@@ -1801,7 +1802,7 @@ class Sessions:
         self.records.flush()
         error = await write_with_retries(
             partial(self.executor.call, self.claims.finish, assignment.job, line_result.state),
-            self.interval, self.say, assignment.job)
+            self.say, assignment.job)
         # answers to earlier calls come first: a count among them lacks a `.` that we have written, and only
         # the assignment keeps clients from exiting
         await asyncio.sleep(0)
@@ -1830,7 +1831,7 @@ class Sessions:
     async def watch_claimed_lines(self) -> None:
         """Now and then check the claimed lines, and have cancelled and lost jobs killed.  Never returns."""
         while True:
-            await asyncio.sleep(self.interval / 2)
+            await asyncio.sleep(self.claims.interval / 2)
             # "cancelled": a user has set the line's state; "lost": another runner has the line
             causes = await self.executor.call(self.claims.queue.check_jobs)
             for assignment in list(self.assignments.values()):
@@ -2349,7 +2350,8 @@ class Recovery:
         Meanwhile the client can be lost again.
         """
         sessions = self._sessions
-        deadline = boottime() + (JobReader.MAX_LOOKS - 1) * sessions.interval
+        file = sessions.claims.file
+        deadline = boottime() + file.max_absence
         while True:
             is_last_try = boottime() >= deadline
             async with self._lock:
@@ -2367,7 +2369,7 @@ class Recovery:
             reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
             if is_last_try or not reclaimed.doubt:
                 return reclaimed
-            await asyncio.sleep(self.RETRY_INTERVALS * sessions.interval)
+            await asyncio.sleep(self.RETRY_INTERVALS * file.interval)
 
 
 # ======== Handing out =======================================================================================
@@ -2828,7 +2830,6 @@ class Server(Program):
             self.lifetime,
             self.say,
             self._on_error,
-            reader.interval,
             self.path,
             self.directory,
             self.options.grace,
@@ -2911,8 +2912,7 @@ class Server(Program):
 
         Looking at an unchanged file costs a stat(2).  Never returns.
         """
-        # each poll on a network file system is a round trip
-        poll_seconds = max(POLL_SECONDS, self.claims.interval / 5 if self.mount.network else 0)
+        poll_seconds = self.claims.file.poll
         while True:
             await wait_for_event(self.lifetime.may_end, poll_seconds)
             self.lifetime.may_end.clear()

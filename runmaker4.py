@@ -2887,7 +2887,7 @@ class LockTableReader(Opened):
 #     event                                       HELD        LOST                 CLOSED
 #     to lock a mutex, to write a state:          it is       OSError(EIO)         FileChangedError
 #       check_still_has_locks(); it believes the  done
-#       last answer for `interval` seconds
+#       last answer for MAX_TRUST_SECONDS
 #     the same for an orphan: it believes none    it is one   OSError(EIO)         -
 #       after expire_lock_check()
 #     a call fails with one of LOCKS_LOST:        CLOSED      CLOSED               CLOSED
@@ -2923,12 +2923,12 @@ class LockTable(LockTableReader):
     A read on NFS detects lost locks.  On all other network file systems `fd` keeps one more byte locked, the
     pulse: if it is lost, so are all locks of this host.
     """
-    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock, interval: float,
+    MAX_TRUST_SECONDS = 5.0     # in an answer True of still_has_locks(), a round trip; a lease takes longer
+
+    def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock,
                  presence_lock: PresenceLock | None = None) -> None:
-        """interval: the seconds for which an answer True of still_has_locks() holds."""
         super().__init__(file, mount, say)
         self.clock = clock
-        self.interval = interval
         self.job_locks: dict[int, JobLock] = {}        # by offset
         # those with all of a bucket locked, by its offset; no other job lock of ours is in it
         self.buckets: dict[int, JobLock] = {}
@@ -2989,7 +2989,7 @@ class LockTable(LockTableReader):
         if not self.network or not self.is_open:
             return True
         now = self.clock()
-        if now - self._locks_known_at <= self.interval:
+        if now - self._locks_known_at <= self.MAX_TRUST_SECONDS:
             return True
         if lost_locks(self.fd, [self.pulse_offset], self._mount):
             return False
@@ -3297,13 +3297,29 @@ class OpenJobFile(Reader):
     is_checked = False                      # JobQueue has looked for job locks that were lost before
 
 
+class Seconds:
+    """An attribute of a JobReader; another number on a network file system."""
+    def __init__(self, local: float, network: float) -> None:
+        self.seconds = local, network
+
+    def __get__(self, file: JobReader, _: object) -> float:
+        return self.seconds[file.network]
+
+
 class JobReader(Opened):
     """A job file, to read: it follows the path, counts lines, and finds orphans.  It locks nothing.
 
     Use it in one thread at a time; on a network file system not in the event loop's: calls can take long.
     """
     ACCESS = os.O_RDONLY
-    MAX_LOOKS = 3  # after so many looks, an interval apart, a file or line is gone
+    MAX_LOOKS = 3                           # then a half saved or missing file counts as it is
+    interval = Seconds(1.0, 5.0)            # from look to look: some 10 round trips
+    poll = Seconds(0.25, 5.0)               # the same while nothing happens: one round trip
+    first_retry_seconds = Seconds(0.05, 0.25)   # a claim holds a mutex for less
+    unchanged_seconds = Seconds(1.0, 5.0)   # within a line writers pause for less
+    max_absence = Seconds(2.0, 10.0)        # of a line: editors save faster
+    max_search_pause = Seconds(60.0, 300.0)     # for such a line: a search reads the file
+    max_error_seconds = Seconds(3.0, 30.0)  # a file server restarts
     # MooseFS takes 30 s to save a file in place if two hosts write to it
     MAX_SAVE_SECONDS = 60.0
     MAX_NAMED = 9                     # lines that a summary names
@@ -3320,7 +3336,6 @@ class JobReader(Opened):
         self.real_path = os.path.join(self.real_folder, name) if has_links else path
         self.mount = mount
         self.network = mount.network
-        self.interval = 5.0 if self.network else 1.0    # seconds from look to look
         self.wall_clock: Clock = time.time              # for hours= and from=
         self._tail: tuple[int, bytes] | None = None         # the last seen size and last byte of the file
         self._tail_since = 0.0                  # when that was first seen (clock)
@@ -3374,7 +3389,7 @@ class JobReader(Opened):
             needs_no_wait = self._tail is None and last_byte == b"\n"      # at the first look
             self._tail = tail
             self._tail_since = -inf if needs_no_wait else now
-        unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.interval
+        unchanged_seconds = self.MAX_SAVE_SECONDS if self.is_save_held_up() else self.unchanged_seconds
         wait = self._tail_since + unchanged_seconds - now
         if wait > 0:
             return min(wait, self.interval)
@@ -3705,7 +3720,7 @@ class JobFile(JobReader):
         """presence_lock: None: this process takes no jobs."""
         super().__init__(path, say=say, mount=mount, clock=clock)
         self.lock_table = make_lock_table(
-            self.real_path, mount, say=say, clock=clock, interval=self.interval, presence_lock=presence_lock
+            self.real_path, mount, say=say, clock=clock, presence_lock=presence_lock
         )
         # seconds to wait for a command mutex; on a local file system in the event loop
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
@@ -4332,7 +4347,7 @@ class JobQueue:
         if job.tracking in (Tracking.FOUND, Tracking.CHANGED_ONCE):
             return True
         # pauses grow: to read a long file each second costs half a core
-        return now - self._searched_at >= min((now - job.absent_since) / 2, 60 * self.file.interval)
+        return now - self._searched_at >= min((now - job.absent_since) / 2, self.file.max_search_pause)
 
     def _reconcile_commands(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
         """Give these jobs lines `r` and job locks again.
@@ -4447,10 +4462,9 @@ class JobQueue:
 
     def _is_gone(self, job: Job) -> bool:
         """Return True if a line has been missing for longer than an editor takes to save."""
-        max_absence = (self.file.MAX_LOOKS - 1) * self.file.interval
-        if self.file.is_save_held_up():
-            max_absence = self.file.MAX_SAVE_SECONDS
-        return self.file.clock() - job.absent_since >= max_absence
+        file = self.file
+        max_absence = file.MAX_SAVE_SECONDS if file.is_save_held_up() else file.max_absence
+        return file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Do step 5 above; one search is not enough, as an editor can be saving.
@@ -5251,13 +5265,11 @@ class Cursor:
 
     * checked after the rows below it: a file system with coarse time stamps can hide a change.
     """
-    MAX_ERROR_SECONDS = 30.0    # for errors of a network file system
     MAX_FOLDER_SECONDS = 60.0   # without the directory of the file, with --follow
     MIN_IDLE_SECONDS = 30.0     # then report that new jobs wait
     LOOK_AT_ALL_SECONDS = 60.0  # running lines, after an orphan: a dead host leaves many
     PAUSE_FACTOR = 20           # times the length of a walk: from its start to the next
     LONG_PAUSE_FACTOR = 100     # the same, while the file looks unchanged or a walk goes on, claim by claim
-    FIRST_RETRY_INTERVALS = 0.05    # until the second walk for lines that can be claimable soon
     SLICE = 0.05                # then a claim returns: results, clients and signals wait
     SILENT_SECONDS = 2.0        # then report how many failed lines were made new
     RESET_BYTES = 1 << 16       # failed lines in so much of the file are made new at once
@@ -5365,7 +5377,7 @@ class Cursor:
                     return wait
             seconds = None
         except FileChangedError:
-            seconds = self.FIRST_RETRY_INTERVALS * self.interval
+            seconds = self.file.first_retry_seconds
         self.restart_walk()                     # drops `_reset`, too: the next call begins at the top
         return seconds
 
@@ -5407,7 +5419,7 @@ class Cursor:
                 elif check is not LineCheck.CHANGED:
                     self.file.say_once("locked", f"line {lines[0].number}: no job starts before it is new "
                                                  f"again: {check.value}")
-                    yield self.FIRST_RETRY_INTERVALS * self.interval
+                    yield self.file.first_retry_seconds
                 yield 0.0
                 # without a mutex: another state was set by another runner, or by a user
                 if tries_all:
@@ -5519,7 +5531,7 @@ class Cursor:
         if walk.seconds_until_trusted:
             waits.append(walk.seconds_until_trusted)
         if walk.claimable_soon:
-            waits.append(self.interval * (1 if last and last.claimable_soon else self.FIRST_RETRY_INTERVALS))
+            waits.append(self.interval if last and last.claimable_soon else self.file.first_retry_seconds)
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
@@ -5630,7 +5642,7 @@ class Cursor:
         self.restart_walk()
         self.queue.close_if_locks_lost(error)
         now, text = self.clock(), error_text(error)
-        patience = self.MAX_ERROR_SECONDS if self.file.network else self.file.MAX_LOOKS * self.interval
+        patience = self.file.max_error_seconds
         if isinstance(error, BlockingIOError):
             patience = inf
         elif self._wait_for_file and error.errno == errno.ENOENT:
@@ -5859,21 +5871,19 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
 
 
 FIRST_RETRY_SECONDS = 0.05
+MAX_LOCKED_SECONDS = 1.0        # of pauses, until a locked command is reported: a claim is shorter
 MAX_RETRY_SECONDS = 30.0        # each pause is twice as long as the last, up to this
 
 
-async def write_with_retries(write: Callable[[], Awaitable[str]], interval: float, say: Say, job: Job) -> str:
-    """Call write() until it raises no TemporaryError; return '', or the permanent error.
-
-    interval: seconds after which to report a locked command; other reasons are reported at once.
-    """
+async def write_with_retries(write: Callable[[], Awaitable[str]], say: Say, job: Job) -> str:
+    """Call write() until it raises no TemporaryError; return '', or the permanent error."""
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
         try:
             return await write()
         except TemporaryError as error:
-            if not (is_reported or (waited < interval and isinstance(error, LockedNow))):
+            if not (is_reported or (waited < MAX_LOCKED_SECONDS and isinstance(error, LockedNow))):
                 say(f"line {job.number}: {error}; trying again")
                 is_reported = True
         await asyncio.sleep(pause)
@@ -6070,7 +6080,7 @@ class FileJobs:
         self.executor = executor
         self._consumer = consumer               # this runner
         self.interval = cursor.interval
-        self.poll = 5.0 if cursor.file.network else 0.25
+        self.poll = cursor.file.poll
         self._short_jobs = 0                    # jobs in a row that ended within SHORT_SECONDS, on NFS
         # timers that call _on_long_job(), of jobs on NFS claimed less than SHORT_SECONDS ago
         self._trims: dict[Job, asyncio.TimerHandle] = {}
@@ -8950,7 +8960,7 @@ class JobTask:
             return
         try:
             error = await write_with_retries(
-                partial(jobs.finish, job, self.state), jobs.interval, runner.say, job
+                partial(jobs.finish, job, self.state), runner.say, job
             )
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
             runner.runner_stats.add_unwritten(job)

@@ -449,7 +449,6 @@ class Watcher:
         self.path = path
         mount = find_mount(path)
         self.file = JobReader(path, say=lambda text: say(f"{path}: {text}"), mount=mount)
-        self._poll_seconds = 5.0 if mount.network else 0.2  # from one poll to the next, at least
         # An `end` comes so much later than the state of its line; if several hosts append, later
         self._end_seconds = 1.2 if mount.network else 0.15
         # seconds left for all pauses of wait_for_run_ends()
@@ -556,7 +555,7 @@ class Watcher:
 
     def wait_for_complete_snapshot(self) -> Snapshot:
         while (snapshot := self._read_snapshot()).half_saved:
-            time.sleep(self._poll_seconds)
+            time.sleep(self.file.poll)
         return snapshot
 
     def polls(self, min_pause: float) -> Iterator[Counts]:
@@ -582,7 +581,7 @@ class Watcher:
             # one poll alone can fall between two edits
             if self.stop_reason and self.stop_reason == previous_reason:
                 return
-            time.sleep(max(self._poll_seconds, min_pause, throttle.pause_seconds(self.PAUSE_FACTOR)))
+            time.sleep(max(self.file.poll, min_pause, throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = (), memory: float = inf) -> BlockReason | None:

@@ -3,7 +3,7 @@ import json
 import os
 
 from tests.support.processes import Ended, wait_until
-from tests.support.runs import HASTY, SLEEPING
+from tests.support.runs import HASTY, SLEEPING, hastened
 from tests.support.tcp import TcpCase
 
 
@@ -84,8 +84,7 @@ def pwrite(fd, data, offset, real=os.pwrite):
     return real(fd, data, offset)
 os.open, os.pread, os.preadv, os.pwrite = open_file, pread, preadv, pwrite
 runmaker4.find_mount = lambda _: runmaker4.Mount("fuse.juicefs", frozenset())
-runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)
-"""
+""" + hastened(0.2, 0.04)
 
     def test_a_cancel_and_a_state_that_another_host_sets_are_seen(self) -> None:
         self.jobs("echo >>ran", SLEEPING)

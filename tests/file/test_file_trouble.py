@@ -13,7 +13,7 @@ import runmaker4
 from tests.support.over_tcp import OverTcp, ordinarily
 from tests.support.permissions import bound_by_permissions
 from tests.support.processes import Ended, wait_until
-from tests.support.runs import HASTY, INTERVAL, LOOKS, WAITING, RunCase, without_states
+from tests.support.runs import HASTY, INTERVAL, LOOKS, WAITING, RunCase, hastened, without_states
 from tests.support.scripts import RUNMAKER, RUNWAIT
 from tests.support.tcp import TcpCase
 from tests.support.values import as_bytes, present
@@ -114,8 +114,7 @@ def path_names_fd(path, fd, real=runmaker4.path_names_fd):
     return not os.fstat(fd).st_nlink or real(path, fd)
 os.open, runmaker4.path_names_fd = open_file, path_names_fd
 runmaker4.find_mount = lambda _: runmaker4.Mount("fuse.glusterfs", frozenset())
-runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)
-"""
+""" + hastened(0.2, 0.04)
         self.jobs(WAITING)
         self.runner = self.start_patched(cached, "-q", "--single-host", "runs.txt")
         self.wait_states("r")

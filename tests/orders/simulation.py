@@ -797,7 +797,7 @@ class Product:
         self.cursor.SLICE, self.cursor.RESET_BYTES = slice_seconds, reset_bytes
         queue.spread = queue.MAX_SPREAD if world.have_met else 1
         self.consumer = next(iter(self.cursor.consumers.all))
-        self.interval, self.poll = self.file.interval, 5.0 if host.network else 0.25
+        self.interval, self.poll = self.file.interval, self.file.poll
         self.consumer.runs_short_jobs = takes_buckets
         self.cursor.orphans.outdir = types.SimpleNamespace(journal=Journal(world))
         self.lend, self.reclaim, self.trim = queue.copy_lock_fds, CORE.close_all, queue.trim_bucket

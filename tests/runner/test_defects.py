@@ -6,7 +6,7 @@ Each test has something break.
 from tests.support.case import GATE
 from tests.support.line_locks import locked_lines
 from tests.support.processes import DEADLINE, wait_until
-from tests.support.runs import HASTY, UP, WAITING, RunCase
+from tests.support.runs import HASTY, UP, WAITING, RunCase, hastened
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.tcp import Program, Server, TcpCase
 
@@ -97,8 +97,7 @@ class OfARunner(RunCase):
         self.assertBroken("d.")
 
     def test_where_files_are_in_a_thread(self) -> None:
-        self.check(broken("JobQueue.check_jobs") + THREADED +
-                   "runmaker4.JobReader.interval = property(lambda file: 0.2, lambda file, seconds: None)\n")
+        self.check(broken("JobQueue.check_jobs") + THREADED + hastened(1.0, 0.04))
 
     def test_what_a_record_is_written_with_in_a_thread(self) -> None:
         self.jobs(WAITING, TO_BREAK, GATE)

@@ -11,6 +11,7 @@ import runmaker4
 from tests.support.limits import LimitedCase
 from tests.support.permissions import bound_by_permissions
 from tests.support.refusals import RefusalCase
+from tests.support.runs import hastened
 from tests.support.scripts import RUNMAKER, RUNSERVER, RUNSET, RUNWAIT
 from tests.support.values import present
 
@@ -183,8 +184,7 @@ runmaker4.open = hide_locks
         self.assertFalse(self.exists("new.txt"))
 
     def test_a_file_that_comes_later_is_refused_too(self) -> None:
-        patch = ("runmaker4.Cursor.MAX_ERROR_SECONDS = 0.5\n"
-                 "runmaker4.JobReader.interval = property(lambda file: 0.1, lambda file, seconds: None)")
+        patch = hastened(0.1, 0.02)
         runner = self.start_mounted("fuse.bindfs", "rw", "--follow", file="new.txt", patch=patch)
         said = present(runner.stderr)
         self.assertIn(b"not tested", said.readline())

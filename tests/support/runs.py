@@ -13,16 +13,26 @@ UP = ": > up.$JOB_ID"               # a job says that it runs
 WAITING = f"{UP}; {GATE}"           # a job says so, and runs until open_gate() is called
 SLEEPING = f"{UP}; sleep 600"       # a job says so, and must be ended
 
+
+
+def hastened(local: float, network: float = 1.0) -> str:
+    """Statements that multiply the seconds of a local job file, and of one on a network, but for `poll`."""
+    return f"""
+import runmaker4
+for name, number in vars(runmaker4.JobReader).items():
+    if isinstance(number, runmaker4.Seconds) and name != "poll":
+        number.seconds = number.seconds[0] * {local}, number.seconds[1] * {network}
+"""
+
+
 # From look to look at a job file it takes 0.2 s, not 1 s
 INTERVAL = 1.0 if FULL else 0.2
-HASTY = f"""
-import runmaker4
-def interval(file):
-    return 5.0 if file.network else {INTERVAL}
-runmaker4.JobReader.interval = property(interval, lambda file, seconds: None)
-"""
+HASTY = hastened(INTERVAL)
 # KILL comes 0.5 s after TERM, not 10 s; a line is gone at the first look instead of the third
-QUICK = f"{HASTY}runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1\n"
+QUICK = f"""{HASTY}
+runmaker4.GRACE, runmaker4.JobReader.MAX_LOOKS = 0.5, 1
+runmaker4.JobReader.max_absence = runmaker4.Seconds(0.0, 0.0)
+"""
 # A byte is added to NAME.looks, in the directory of the process, when a runner or server has found no job to
 # claim in the file NAME, or a view has read it
 LOOKS = """

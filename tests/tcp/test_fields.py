@@ -65,7 +65,7 @@ class EachField(Case):
         return server.Sessions(
             loop, executor, mock.Mock(**{"finish.return_value": ""}), server.Records(stores, None, executor),
             runmaker4.RunnerStats(), server.Lifetime(loop), say=os.fsencode, on_error=os.fsencode,
-            interval=1.0, path="runs.txt", directory=b"/", grace=60.0, max_failed=0)
+            path="runs.txt", directory=b"/", grace=60.0, max_failed=0)
 
     def meet_client(self, sessions: Any, message: Message, body: str) -> None:
         """A known client, which was sent a job or has begun it, says this on its link, or on a new one."""

@@ -115,7 +115,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         return server.Sessions(
             loop, runmaker4.FileExecutor(threaded), claims, mock.Mock(), runmaker4.RunnerStats(),
             server.Lifetime(loop), say=lambda text: None, on_error=lambda text: None,
-            interval=self.served.file.interval, path=str(self.path), directory=b"", grace=60.0, max_failed=0)
+            path=str(self.path), directory=b"", grace=60.0, max_failed=0)
 
     def answer(self, lines: bytes, result: Optional[bytes], known: tuple[str, ...] = ()) -> object:
         """What becomes of a job of the line ` echo` that stood first in the file, which has these lines now.
@@ -263,7 +263,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         """
         async def come() -> str:
             sessions = self.sessions(b"r echo one\nr echo two\n")
-            sessions.interval = 0.05
+            self.served.file.interval, self.served.file.max_absence = 0.05, 0.1
             where = self.served if hasattr(self.served, function) else self.served.file
             self.client = server.Client(sessions, "c" * 16)
             lines = [runmaker4.Line(number, 0, b".", b" echo " + word)
