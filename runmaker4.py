@@ -2715,7 +2715,6 @@ def identity_of(fd: int) -> Identity:
 
 
 def own_job_lock_offset(line: Line) -> int:
-    """Return the offset of a line's own job lock."""
     return bucket_of(line.command) + line.number % JOB_LOCKS_PER_BUCKET
 
 
@@ -3270,7 +3269,7 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 # have exited is in doubt, too: it can have written before.
 #
 # MARK_BYTE is a mutex: its holder makes the mark before its first result, and locks USE_BYTE shared; or it
-# finds that free, so nobody is at work, and settles or removes the mark.  Network file systems have no mark:
+# finds that free, so nobody is at work, and judges or removes the mark.  Network file systems have no mark:
 # other hosts run on.
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -3502,7 +3501,7 @@ class JobReader(Opened):
     # -- power cuts ------------------------------------------------------------------------------------------
 
     def read_old_mark(self) -> bytes:
-        """Return a mark that is not of this boot, which is only settled; b"": there is none."""
+        """Return a mark that is not of this boot, which is only judged; b"": there is none."""
         fd = self.lock_table.fd
         mark = os.pread(fd, os.fstat(fd).st_size, 0)
         boot = mark[INODE_LINE_SIZE:MARK_SIZE].strip(b"\0")
@@ -3959,7 +3958,7 @@ class JobFile(JobReader):
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
-    def settle_mark(self) -> None:
+    def judge_mark(self) -> None:
         """Mark the lines in doubt `e`, unless others work.
 
         Raises BlockingIOError: claim nothing: jobs can wait for these lines (after=).
@@ -3969,9 +3968,9 @@ class JobFile(JobReader):
             return
         # not by locking(): each line needs its command mutex
         if not lock(table.fd, MARK_BYTE):
-            raise BlockingIOError("another process settles lines in doubt")
+            raise BlockingIOError("another process checks lines in doubt")
         try:
-            # another starter can have settled the mark, and have run these lines since
+            # another starter can have judged the mark, and have run these lines since
             lines = self.find_lines_in_doubt()
             if lines is None:
                 return
@@ -3995,7 +3994,7 @@ class JobFile(JobReader):
             if locked and os.fstat(table.fd).st_size <= MARK_SIZE:
                 self.write_mark(self.checksum_done_lines())
             if not (locked and lock(table.fd, USE_BYTE, shared=True)):
-                raise LockedNow("another process makes, settles or removes the mark in the lock file")
+                raise LockedNow("another process makes, checks or removes the mark in the lock file")
             table.uses_mark = True
 
     def note_done_lines(self) -> array.array[int] | None:
@@ -4073,7 +4072,7 @@ class JobQueue:
                 job.job_lock or self._is_result_written(job) for job in self.claimed):
             raise OSError(errno.EAGAIN, "another process holds the command mutex of a running job")
         self.file.mark_lock_file_in_use()                   # O6
-        self.file.settle_mark()                 # before failed lines become new
+        self.file.judge_mark()                 # before failed lines become new
 
     def _on_file_opened(self) -> None:
         # reads of this file do not show that locks were lost before it was opened
@@ -4127,8 +4126,8 @@ class JobQueue:
         Raises FileChangedError if line or file moved; OSError: EIO: locks were lost; EBUSY: another lock file
         is in use; ENOLCK: no job lock is free.  Then no lock remains.
 
-        Step 2 of the protocol, under one mutex: check path and line, count h and R, lock a job lock, write
-        `r`, unless it is an orphan.  Before, a last line gets its newline.
+        Step 2 of the protocol, under one mutex: check path and line, count job locks and lines `r`, lock one,
+        write `r`, unless it is an orphan.  Before, a last line gets its newline.
 
         syncs: bring the `r` to disk, as the job can take the host down.
         """
@@ -4380,7 +4379,7 @@ class JobQueue:
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Do steps 1 to 4 above; needs the mutex, and all lines of the command, read under it.
+        """Do steps 1 to 4 of check_jobs(); needs the mutex, and all lines of the command, read under it.
 
         Return as _reconcile_commands() does; b"": also if another job has the `r` there.
         """
@@ -4429,7 +4428,7 @@ class JobQueue:
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Do step 1 above.  spare_lines: R - h."""
+        """Do step 1 of check_jobs().  spare_lines: lines `r` minus held job locks."""
         for job in our_jobs:
             if job.job_lock:
                 continue
@@ -4467,7 +4466,7 @@ class JobQueue:
         return file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Do step 5 above; one search is not enough, as an editor can be saving.
+        """Do step 5 of check_jobs(); an editor can be saving, so one search is not enough.
 
         state: what has replaced the `r`, also in an equal line if that of the job was deleted; b"": nothing.
         """
@@ -8842,7 +8841,7 @@ class JobTask:
     def kill(self, cause: str) -> None:
         """Kill the processes of the job, and keep it from starting (again).
 
-        cause: "stopped", "cancelled" or "lost": see the table above.
+        cause: "stopped", "cancelled" or "lost", as in the table before Phase.
         """
         self._runner.processes.reap()           # a shell that has already exited keeps its result
         if self.phase is Phase.SETTLING:

@@ -650,13 +650,13 @@ class Unsettled(InDoubtCase):
         self.assertEqual([line.number for line in self.other.find_lines_in_doubt() or ()], [*numbers])
 
     def settle(self) -> None:
-        self.other.settle_mark()
+        self.other.judge_mark()
         self.assertEqual((self.states(), self.mark_in_file()), ("eer", b""))
 
     def test_a_line_is_locked(self) -> None:
         *_, last = self.other.scan_lines(b"d")
         with self.other.command_mutex(last.command):
-            self.assertRaises(OSError, self.one.settle_mark)
+            self.assertRaises(OSError, self.one.judge_mark)
             self.one.leave_mark()               # it has written a state
         self.assertEqual(self.states(), "edr")
         self.assertInDoubt(2)
@@ -673,7 +673,7 @@ class Unsettled(InDoubtCase):
                     return call(*args, **named)
 
                 with mock.patch.object(module, name, fail):
-                    self.assertRaises(OSError, self.one.settle_mark)
+                    self.assertRaises(OSError, self.one.judge_mark)
                 self.one.leave_mark()
                 self.assertNotEqual(self.mark_in_file(), b"")
         self.settle()
@@ -722,7 +722,7 @@ class Waiting(InDoubtCase):
         runner = self.start_waiting()
         self.assertEqual(self.states(), "ddr.")
         self.other.lock_table.close()           # as if it had been killed
-        self.assertWaited(runner, b"another process settles lines in doubt")
+        self.assertWaited(runner, b"another process checks lines in doubt")
 
     def test_while_a_line_is_locked(self) -> None:
         *_, last = self.other.scan_lines(b"d")
@@ -751,12 +751,12 @@ class TwoStarters(MarkCase):
         def find_in_time() -> Optional[list[runmaker4.Line]]:
             late.find_lines_in_doubt = find     # type: ignore[method-assign]
             lines = find()
-            other.settle_mark()
+            other.judge_mark()
             what_the_other_does(other)
             return lines
 
         late.find_lines_in_doubt = find_in_time     # type: ignore[method-assign]
-        late.settle_mark()
+        late.judge_mark()
         other.close_files()
         late.close_files()
         self.assertEqual(len(self.said), 1)

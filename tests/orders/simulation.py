@@ -1853,14 +1853,14 @@ def join_and_keep_the_lock(self: Any) -> None:
     if not self.boot or table.uses_mark:
         return
     if not CORE.lock(table.fd, CORE.MARK_BYTE):
-        raise CORE.LockedNow("another process makes, settles or removes the mark in the lock file")
+        raise CORE.LockedNow("another process makes, checks or removes the mark in the lock file")
     if CORE.os.fstat(table.fd).st_size <= CORE.MARK_SIZE:
         self.write_mark(self.checksum_done_lines())
     table.uses_mark = CORE.lock(table.fd, CORE.USE_BYTE, shared=True)
     CORE.unlock(table.fd, CORE.MARK_BYTE)
 
 
-def settle_or_pass(self: Any, plain: Any = CORE.JobFile.settle_mark) -> None:
+def judge_or_pass(self: Any, plain: Any = CORE.JobFile.judge_mark) -> None:
     """Who meets another that settles the mark goes on."""
     if CORE.is_free(self.lock_table.fd, CORE.MARK_BYTE):
         plain(self)
@@ -2036,7 +2036,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         (FILE, "leave_mark", lambda self, plain=FILE.leave_mark: (
             mock.patch.object(self, "read_old_mark", bytes).__enter__(), plain(self))),
     ],
-    "claimed while another settles the mark": one(FILE, "settle_mark", settle_or_pass),
+    "claimed while another judges the mark": one(FILE, "judge_mark", judge_or_pass),
 }
 
 
