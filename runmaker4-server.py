@@ -2227,7 +2227,6 @@ class Claims(Cursor):
         return len(self.file.lock_table.locks_without_line)
 
     def find_settings(self, line: Line) -> JobSettings:
-        """Return the settings above a line.  Raises OSError."""
         above = NO_DIRECTIVES
         for directive in self.file.scan_lines(b"", with_directives=True):
             if directive.offset > line.offset:

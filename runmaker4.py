@@ -1009,7 +1009,7 @@ def find_mount(path: str) -> Mount:
 
 
 def decode_octal_escapes(field: str) -> str:
-    """Decode octal escapes: '/my\\040disk' becomes '/my disk'."""
+    """Return '/my disk' for '/my\\040disk'."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), field)
 
 
@@ -2855,7 +2855,6 @@ class LockTableReader(Opened):
         return not is_free(self.fd, offset)
 
     def is_full(self, limit: Limit) -> bool:
-        """Return True if so many jobs run."""
         return self.is_open and all(map(self.is_held, limit.offsets))
 
     def is_appended_to(self) -> bool:
@@ -5927,7 +5926,6 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()      # calls that the thread has not finished
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call, and return the answer."""
         # without a thread no future is made: there are some six calls for a job
         return await self.submit(function, *args, **kwargs) if self.pool else function(*args, **kwargs)
 
@@ -9519,7 +9517,6 @@ class Runner:
 
     @property
     def full_capacity(self) -> Resources:
-        """Return the resources with all slots."""
         return Resources(self.slots.listed, self.memory)
 
     @property

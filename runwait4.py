@@ -188,14 +188,14 @@ def format_time(timestamp: float) -> str:
 
 
 def took(seconds: float) -> str:
-    """Return a duration as text: '49 ms', '3h 12m'."""
+    """Return '49 ms', '3h 12m'."""
     if seconds >= 0.9995:
         return human_time(seconds)
     return f"{seconds * 1000:.{0 if seconds >= 0.00995 else 1}f} ms"
 
 
 def size_text(size: int) -> str:
-    """Return a number of bytes as text: '812 B', '1.2K'."""
+    """Return '812 B', '1.2K'."""
     return memory_text(size) if size >= SIZE_UNITS["K"] else f"{size} B"
 
 
