@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Sequence
 
 from tests.support.console import console_lines, printed
-from tests.support.patches import WHEN_LATE
+from tests.support.patches import ONLY_KILL_FOLLOWS, WHEN_LATE
 from tests.support.processes import Ended, alive, wait_until
 from tests.support.runs import SLEEPING, UP, WAITING, RunCase
 from tests.support.scripts import FULL, PYTHON, RUNMAKER, program_of
@@ -63,7 +63,7 @@ class Trees(RunCase):
     def start_all(self, commands: Sequence[str], *options: object) -> subprocess.Popen[bytes]:
         """Run these commands all at once, to where they are up; a timeout is over WHEN_LATE."""
         self.jobs(*commands)
-        runner = self.start_patched(WHEN_LATE, "-j", len(commands), *options, "runs.txt")
+        runner = self.start_patched(WHEN_LATE + ONLY_KILL_FOLLOWS, "-j", len(commands), *options, "runs.txt")
         self.wait_up(*range(1, len(commands) + 1), runner=runner)
         return runner
 
@@ -203,7 +203,7 @@ kill -0 $(cat stranger) && : >lives
         (self.dir / "shell").unlink()
         self.jobs("setsid sh -c 'trap \"\" TERM; : >deaf; exec sleep 600' & echo $$ >shell; "
                   "until [ -e deaf ]; do sleep 0.02; done; : >late; sleep 600")
-        runner = PYTHON, "-c", program_of(RUNMAKER, RUNMAKER, WHEN_LATE)
+        runner = PYTHON, "-c", program_of(RUNMAKER, RUNMAKER, WHEN_LATE + ONLY_KILL_FOLLOWS)
         ended = self.run_script(*self.PRIVATE, "sh", "-c", self.STRANGER, "sh", *runner,
                                 "-q", "--timeout=1", "--kill-after=2", "runs.txt")
         self.assertEqual(self.states(), "!", ended.err)
@@ -334,7 +334,8 @@ class KillAfter(RunCase):
     def end_one(self, kill_after: str, pause: float) -> bool:
         """End a job that takes so many seconds to leave; whether it came to that."""
         self.jobs(f"trap 'sleep {pause}; touch checkpoint; exit' TERM; {UP}; while :; do sleep 0.02; done")
-        runner = self.start_jobs("--kill-after", kill_after)
+        runner = self.start_patched(ONLY_KILL_FOLLOWS, "--kill-after", kill_after, "runs.txt")
+        self.wait_up(1, runner=runner)
         self.assertEnded(self.stop(runner), 143, "e")
         return self.exists("checkpoint")
 

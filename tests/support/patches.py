@@ -20,6 +20,22 @@ runmaker4.JobTask._kill_after_timeout = kill_when_late
 """
 
 
+# A process of a job that is ended gets TERM and CONT once, and then only KILL.  A runner that sends anything
+# else is dead at once: otherwise what is deaf to that would live until the end of the test
+ONLY_KILL_FOLLOWS = """
+import os, signal, runmaker4
+sent = set()
+def send(pids, number, send=runmaker4.TreeKiller._signal):
+    pairs = {(pid, number) for pid in pids}
+    if number != signal.SIGKILL and (number not in (signal.SIGTERM, signal.SIGCONT) or pairs & sent):
+        os.write(2, b"signal %d instead of KILL\\n" % number)
+        os._exit(99)
+    sent.update(pairs)
+    send([pid for pid, _ in pairs], number)
+runmaker4.TreeKiller._signal = staticmethod(send)
+"""
+
+
 # all jobs are short, however busy the machine is
 PATIENT = "import runmaker4; runmaker4.OutDir.MAX_SHORT_SECONDS = 600.0"
 
