@@ -18,7 +18,7 @@ from tests.support.line_locks import locked_lines
 from tests.support.locks import lock_table, locked
 from tests.support.losses import LONG, LossCase
 from tests.support.messages import new_key, release
-from tests.support.patches import UNTIL_THEY_END
+from tests.support.patches import UNTIL_THEY_END, WHEN_LATE
 from tests.support.peer import Peer
 from tests.support.pipes import read_terminal
 from tests.support.process_table import process_table, send
@@ -374,6 +374,32 @@ class MinHosts(GroupCase):
             began, took = map(float, line.split(b"\t")[2:4])
             self.assertGreater(began, released - 0.001)
             self.assertLess(took, time.time() - released)
+
+
+class TimeoutOfAClient(GroupCase):
+    """--timeout of a client holds for its jobs of a group that have no timeout= of their own."""
+    PATCH = EAGER + WHEN_LATE + LIMITED
+
+    def check_timeout(self, directive: str, shown: str) -> None:
+        """The time of alice's job counts from the release, and ends the group; bob has no limit."""
+        server = self.serve_lines(directive, f". {SLEEP}", "#RUN together=pair host=bob", f". {SLEEP}")
+        bob = self.join_stopped(server, "bob")
+        alice = self.join(server, "alice", "--timeout=1h")
+        self.wait_held(alice, "rr")
+        self.wait_quiet(server, alice, "alice")
+        self.assertFalse(self.exists("limited"))
+        bob.send_signal(signal.SIGCONT)
+        self.wait_up(2, 4)
+        wait_until(lambda: self.exists("limited"), what="the time runs")
+        self.write("", "late")
+        self.wait_states("!e")
+        self.assertResults(server, "pair", False, ("alice", shown, SLEEP), ("bob", "stopped", SLEEP))
+
+    def test_it_ends_a_job_without_a_timeout(self) -> None:
+        self.check_timeout("#RUN together=pair host=alice", "timeout after 3600s")
+
+    def test_that_of_the_directive_counts_before_it(self) -> None:
+        self.check_timeout("#RUN together=pair host=alice timeout=2h", "timeout after 7200s")
 
 
 @unittest.skipUnless(FULL, "RUNMAKER4_TEST_FULL is not set: takes some seconds")
