@@ -578,6 +578,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     ". CUDA_VISIBLE_DEVICES=$RUNMAKER4_SLOT CMD",
     "sh ,1a2084aebb8.5117", "conda activate", "python3 -c 'import asyncio, argparse'",
     "python3 -c 'import argparse'", "runwait4 --status", "runset4 --add", "kill -USR1",
+    "tar xf code.tar &&", "send=old/{2} fetch=ck/{2}:always", "cp -p ck/a old/a",
     "sbatch --array=1-1000 job.sh", "seq 1 5 1000", "scancel 1234_17", "runwait4.py --check-locks DIR",
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234", "bash -c", "wait -n", "ulimit -t",
     "generate | sed 's/^/. /' >> runs.txt", "sed -u",
@@ -587,7 +588,8 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
 }
 # of other programs
 FOREIGN_OPTIONS = set("""
---strict --schedules --planted --seed --out --in --image --array --mem --wait --end_when_jobs_are_done
+--strict --schedules --planted --seed --out --in --image --array --mem --wait
+--exclusive --begin --end_when_jobs_are_done
 --ntasks-per-node --time --quick --query-gpu --format --bind-to --host --hostname --cpus --rm --grid
 --rounds --nodes --ntasks --cpus-per-task --mem-per-cpu --gres --dependency --exact --user --scope
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
