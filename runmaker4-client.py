@@ -128,6 +128,7 @@ from runmaker4 import (
     exit_on,
     human_time,
     integer_between,
+    name_program,
     once_per_subject,
     open_descriptors,
     plural,
@@ -966,8 +967,8 @@ class RemoteJobs:
         self._summary: asyncio.Future[Summary | None] = self.loop.create_future()
         self._runner = program.make_runner(self, [ServerSink(self), *program.console], self._outbox)
         self._porter = Porter(FileTree(program.directory), self._say)
-        self._median = 0.0                          # of the server's runs, as the last `pong` has it
-        self._runner.read_median = lambda _: self._median
+        self._medians: dict[bytes, float] = {}      # in seconds, by program; of the server's runs
+        self._runner.read_median = lambda command: self._medians.get(name_program(command), 0.0)
 
     # -- as a Runner sees it ---------------------------------------------------------------------------------
 
@@ -1272,11 +1273,14 @@ class RemoteJobs:
         elif kind == "pong":            # the server is alive: queued jobs can start
             request_number = message.integer("request")
             self._retry = to_text(message.retried_states())
-            if "median" in message.fields:
-                self._median = message.seconds("median")
             self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()
+            if any((self._runner.timeout_of(job) or 0.0) < 0 for job in self._runner.tasks):
+                link.send(type="medians")
+        elif kind == "medians":         # for timeouts in percent
+            self._medians = {item.data("program"): item.seconds("seconds")
+                             for item in message.objects("medians")}
         elif kind == "fault":           # the server cannot write the result of a job
             job = self._jobs.get(message.text("id"))
             is_cancelled, error = message.boolean("cancelled"), message.text("text", 1000)

@@ -31,8 +31,8 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
                and memory; the number of all slots      nothing    there are none: the answer to `last`,
                (last: the client exits without jobs)               after another scan
     ping       every six seconds                        pong       and which failed lines the client retries
-                                                                   (-r, --resume); the median time of the
-                                                                   clients' runs that ended well
+                                                                   (-r, --resume)
+    medians    a timeout is in percent                  medians    the times of programs that ended well
     ready      the shell of a job waits at the gate     go         the job begins
                                                         stop       kill this job, or do not begin it
                                                         dismissed  no more jobs: they fail there alone
@@ -212,6 +212,7 @@ from runmaker4 import (
     lock,
     memory_text,
     name_lines,
+    name_program,
     once_per_subject,
     one_line,
     open_descriptors,
@@ -1188,8 +1189,9 @@ class ClientLink(Link, asyncio.Protocol):
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
-                           retry=to_text(client.retry if client else b""),
-                           median=self._sessions.records.median))
+                           retry=to_text(client.retry if client else b"")))
+        elif kind == "medians":
+            self.post(dict(type="medians", medians=self._sessions.records.medians()))
         elif kind == "claim" and client:
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
@@ -1245,11 +1247,19 @@ class Records:
             joblog, Console(console, with_output=True) if console else None, self._outdir, log))]
         self._console = console
         self._executor = executor
-        self._good_seconds: deque[float] = deque(maxlen=100)    # of the last runs that ended well
-        self.median = 0.0                       # of these; of a timeout in percent: each pong tells it
+        # the programs of the last runs that ended well, and their seconds
+        self._good_runs: deque[tuple[bytes, float]] = deque(maxlen=1000)
 
     def is_behind(self, limit: int) -> bool:
         return self._executor.backlog > limit or (self._console is not None and self._console.backlog > limit)
+
+    def medians(self) -> list[dict[str, object]]:
+        """Return the median seconds of each program that enough of the last runs were of."""
+        run_times: dict[bytes, list[float]] = {}
+        for program, run_time in self._good_runs:
+            run_times.setdefault(program, []).append(run_time)
+        return [dict(program=to_text(program), seconds=seconds) for program, times in run_times.items()
+                if (seconds := runmaker4.median(times))]
 
     def begin_run(self, assignment: Assignment, message: Message) -> None:
         """Begin the records of a run.  Raises WireError.
@@ -1310,9 +1320,8 @@ class Records:
                     run.add_output(stream, assignment.last_output)
         run.duration, run.cause, run.why = end.seconds or 0.0, cause, end.why
         assignment.job.travelled = end.travelled
-        if end.state == "d":
-            self._good_seconds.append(run.duration)
-            self.median = runmaker4.median(self._good_seconds)
+        if end.state == "d" and len(program := name_program(run.job.command)) < 256:
+            self._good_runs.append((program, run.duration))
         # the client's counts: to a next server it does not send the earlier output again
         for stream, byte_count in zip(run.streams, received):
             stream.received = byte_count

@@ -7092,6 +7092,11 @@ def median(run_times: Iterable[float]) -> float:
     return in_order[len(in_order) // 2] if len(in_order) >= MIN_ENDED else 0.0
 
 
+def name_program(command: bytes, other: bytes = b"#") -> bytes:
+    """Return the first word, with `other`, as in re.sub(), for numbers and what JSON escapes."""
+    return re.sub(rb"[^a-zA-Z/_-]+", other, command.lstrip().partition(b" ")[0])
+
+
 def no_median(_: bytes) -> float:
     return 0.0
 
@@ -8009,7 +8014,7 @@ class Journal:
     GATHER_SECONDS = 1.0                # for which events are gathered
     END_GATHER_SECONDS = 0.05           # the same for an `end` event on a file system of one host
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
-    # %b: the first word, in which OTHER replaces numbers, and what JSON can write in another way
+    # %b: name_program() with OTHER
     GOOD_END = (rb'"command": " *%b[ "][^\n]*?"state": "d", "exit": 0, "signal": 0, "cause": "", '
                 rb'"seconds": ([0-9.]+)')
     OTHER = rb"(?:[^ a-zA-Z/_-]|\\\\u....)+"
@@ -8083,7 +8088,7 @@ class Journal:
 
     def median(self, command: bytes) -> float:
         """Return the median() of the last runs of the program that ended well; 0.0 also: unreadable now."""
-        program = re.sub(rb"[^a-zA-Z/_-]+", self.OTHER, command.lstrip().partition(b" ")[0])
+        program = name_program(command, self.OTHER)
         for factor in 1, 4, 16, 64, 256:
             seconds = re.findall(self.GOOD_END % program, self._read_last(factor * self.MEDIAN_BYTES))
             if len(seconds) >= MIN_ENDED:

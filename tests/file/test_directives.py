@@ -588,8 +588,8 @@ class SettingsOverTcp(DirectivesOverTcp, Settings):
 
 
 @ordinarily("test_it_beats_the_option",
-            "test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well")
-@without("test_percent_are_of_runs_with_the_same_first_word_and_without_ten_there_is_no_timeout")
+            "test_percent_are_of_the_median_once_ten_runs_of_the_file_have_ended_well",
+            "test_percent_are_of_runs_with_the_same_first_word_and_without_ten_there_is_no_timeout")
 class TimeoutsOverTcp(DirectivesOverTcp, Timeouts):
     """timeout=: how long a client lets the jobs below run, whatever its --timeout says."""
 
