@@ -47,6 +47,16 @@ def of_hosts(text: bytes, hosts: Sequence[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def most_at_once(text: bytes, jobs: Container[int]) -> int:
+    """How many of these jobs ran at once at most."""
+    running = most = 0
+    for kind, job, *_ in (line.split() for line in text.splitlines()):
+        if int(job) in jobs and kind in (b"start", b"end"):
+            running += 1 if kind == b"start" else -1
+            most = max(most, running)
+    return most
+
+
 class Reader:
     """Reads the marks in the order of events, and collects what must not be."""
 

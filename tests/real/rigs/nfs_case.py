@@ -266,6 +266,18 @@ class Scenarios(Locks):
         self.finish(runner)
         self.assertEqual(self.states(), "dd")
 
+    def test_no_more_jobs_than_the_limit_run_on_both_hosts_and_others_go_on(self) -> None:
+        limited = [job(number, f"{GATE}; sleep 0.1").rstrip() + "; sleep 0.1\n" for number in range(1, 15)]
+        self.server.write("runs.txt", "".join(["#RUN limit=lic:2\n", *limited, "#RUN\n", job(15)]))
+        runners = [self.start(client, "runmaker4.py -q -j3 runs.txt") for client in self.rig.clients]
+        self.wait("grep -q '^d' runs.txt && [ $(grep -c '^r' runs.txt) = 2 ]")
+        self.open_gate()
+        for runner in runners:
+            self.finish(runner)
+        self.assertEqual(self.states(), "d" * 15)
+        self.assertRanOnce(15)
+        self.assertEqual(marks.most_at_once(self.marks(), range(1, 15)), 2)
+
     def test_a_job_is_cancelled_from_the_other_host(self) -> None:
         self.server.write("runs.txt", job(1, "sleep 600") + job(2))
         runner = self.start(self.alice, "runmaker4.py runs.txt")
