@@ -2788,6 +2788,7 @@ class LockTableReader(Opened):
         self.fd = CLOSED
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
         self.is_unreadable = False      # so its locks are unknown, and no line `r` counts as an orphan
+        self.is_copied = False          # so jobs can hold locks of the original: likewise
 
     def refresh(self) -> None:
         """Drop this host's cache of the job file, the lock file and the names of both."""
@@ -2833,6 +2834,7 @@ class LockTableReader(Opened):
             return CLOSED, None
         try:
             info = stat_lock_file(fd, self.network)
+            self.is_copied = read_inode_line(fd, self.network) not in (b"", inode_line_of(fd))
         except OSError:
             os.close(fd)
             raise
@@ -3326,6 +3328,7 @@ class JobReader(Opened):
     def __init__(self, path: str, *, say: Say, mount: Mount = LOCAL, clock: Clock = boottime) -> None:
         self.path = path
         self.say = say
+        self.say_once = once_per_subject(say)
         self.clock = clock
         # without links among the directories, so that file and lock file stay in one directory
         folder, name = os.path.split(path)
@@ -3539,6 +3542,10 @@ class JobReader(Opened):
             return False                        # unknown
         if lock_table.is_open and self._locks_show_life(line):
             return False
+        if lock_table.is_copied:
+            self.say_once("copied", f"{lock_table.path}: was copied, perhaps from a backup; line "
+                          f"{line.number} (r) can still run (when no such job does, remove this file)")
+            return False
         lock_table.refresh()
         self.reopen_reader_on_fuse()
         # after the job locks: the job can have just finished
@@ -3724,7 +3731,6 @@ class JobFile(JobReader):
         self.patience = self.MUTEX_SECONDS if self.network else self.MUTEX_SECONDS_LOCAL
         # the same in a walk, which can go on to other lines
         self.walk_patience = 0.0 if self.network else self.MUTEX_SECONDS_LOCAL
-        self.say_once = once_per_subject(say)
         self.was_written = False
         self.safe_since = time.time()   # the last write of the mark
         self._noted = 0                 # the time of the last change that note_done_lines() has seen
@@ -4558,15 +4564,13 @@ def check_lock_file(file: JobFile) -> None:
                  "whether locks and reads are right there; or use --single-host)")
 
 
-def refuse_copied_lock_file(file: JobReader) -> bytes:
+def refuse_copied_lock_file(file: JobFile) -> bytes:
     """Raise UsageError if the lock file is a copy, such as a backup, and lines are `r` without a lock.
 
     Their jobs can live, and hold locks of the original, whose inode number is in the first line.  Return the
     line with the present number; b"" if the file has it.
     """
     lock_table = file.lock_table
-    if not lock_table.is_open:
-        return b""
     own_line = inode_line_of(lock_table.fd)
     inode_line = read_inode_line(lock_table.fd, lock_table.network)
     if inode_line == own_line:

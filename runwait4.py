@@ -153,7 +153,6 @@ from runmaker4 import (
     printable,
     pwrite_all,
     refresh_file,
-    refuse_copied_lock_file,
     refuse_local_locks,
     refused_as,
     run_main,
@@ -2954,8 +2953,6 @@ def print_or_wait_for_jobs(options: Namespace) -> int:
         with Observation(watcher, options, say) as observation:
             status = status_of(observation)
         print_lines([json.dumps(status)] if options.json else status_lines(status, stdout_columns()))
-        with refused_as(watcher.path):
-            refuse_copied_lock_file(watcher.file)
         job_counts = count_states(observation.snapshot)
     elif options.failed or options.show is not None:
         job_counts = print_runs(watcher, options)

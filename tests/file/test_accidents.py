@@ -14,6 +14,9 @@ from tests.support.runs import HASTY, UP, WAITING, RunCase
 from tests.support.scripts import PYTHON, RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT, SCRIPTS_AT
 from tests.support.tcp import Program, TcpCase
 
+VIEWS = ((RUNWAIT, "--status"), (RUNWAIT, "--failed"), (RUNWAIT, "--show", "1"),
+         (RUNMAKER, "--dry-run", "--resume"))
+
 
 class RestoredLockFile(RunCase):
     """A backup puts a copy in the place of the lock file."""
@@ -33,10 +36,11 @@ class RestoredLockFile(RunCase):
         for options in ["-r"], ["--resume"], []:
             refused = self.run_jobs("-q", *options)
             self.assertRefused(refused, "was copied", "line 1", "remove this file")
-        status = self.run_script(RUNWAIT, "--status", "runs.txt")
-        self.assertEqual(status.code, 2)
-        self.assertEqual(status.err.partition(b": ")[2], refused.err.partition(b": ")[2])
-        self.assertIn(b"1 orphan", status.out)
+        for script, *words in VIEWS:
+            with self.subTest(words):
+                shown = self.run_script(script, *words, "runs.txt")
+                self.assertIn(b"was copied, perhaps from a backup; line 1 (r) can still run", shown.err)
+                self.assertNotRegex(shown.out, b"orphan|lost")
         self.assertEqual((self.states(), self.read("ran")), ("r", b"S\n"))
         self.open_gate()
         wait_until(lambda: self.read("ran") == b"S\nE\n", what="the job has ended")
