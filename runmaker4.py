@@ -9224,10 +9224,10 @@ class JobTask:
         runner, age, median = self._runner, 0.0, 0.0
         limit = timeout if timeout > 0 else MIN_PERCENT_SECONDS
         while age < limit:
-            paused_at = runner.loop.time()
-            await asyncio.sleep(min(limit - age, 1.0))
+            paused_at, pause = runner.loop.time(), min(limit - age, 1.0)
+            await asyncio.sleep(pause)
             # a batch system that stops the runner, or a paused virtual machine, mostly stops the job as well
-            age += min(runner.loop.time() - paused_at, 2.0)
+            age += min(runner.loop.time() - paused_at, pause + 0.1)
             if timeout < 0 and age >= limit:
                 median = await runner.executor.call(runner.read_median, self.job.command) or inf
                 # it can change: read it again when the run is half as old again, at the latest

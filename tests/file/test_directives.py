@@ -1,9 +1,12 @@
 """Promise: #RUN lines say where, when and how long the jobs below run, also when they change."""
+import asyncio
 import random
 import re
 import signal
 import subprocess
+import unittest
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Callable, Optional
 from unittest import mock
 
@@ -173,6 +176,26 @@ class Timeouts(DirectiveCase):
                    "#RUN barrier", ". until grep -q ^! runs.txt; do sleep 0.02; done",
                    ". ./tr\u00e9m10.sh long")
         self.assertLeft(self.start_patched(self.PERCENT, "-j2", "runs.txt"), 1, "d" * 11 + "!")
+
+
+class StoppedTogether(unittest.TestCase):
+    """While a runner and its jobs are stopped, a timeout goes on for a second at most."""
+
+    def test_a_job_has_its_time_apart_from_the_stop(self) -> None:
+        now, pauses = 0.0, []
+
+        async def sleep(seconds: float) -> None:
+            nonlocal now
+            pauses.append(seconds)
+            now += 3600.0 if len(pauses) == 3 else seconds
+
+        task = object.__new__(runmaker4.JobTask)
+        loop = SimpleNamespace(time=lambda: now)
+        with mock.patch.object(task, "_runner", SimpleNamespace(loop=loop), create=True), \
+             mock.patch.object(task, "kill_run") as kill, mock.patch("asyncio.sleep", sleep):
+            asyncio.run(task._kill_after_timeout(5.0))
+        kill.assert_called_once_with("timeout")
+        self.assertGreater(sum(pauses), 4.5)
 
 
 class Records(DirectiveCase):
