@@ -1102,9 +1102,9 @@ def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         contents = read_to_end(file.reader)
-        lines = Scan(file.reader, file.start, NEW * pauses, with_directives=True)
-        line = next((line for line in lines if line.state == NEW
-                     or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause"), None)
+        found = (line for line in Scan(file.reader, file.start, NEW * pauses, with_directives=True)
+                 if line.state == NEW or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause")
+        line, below = next(found, None), next(found, None)
         is_paused = line is not None and line.state != NEW
         if line and is_paused is not pauses:
             stop = line.offset + is_paused * len(b"#%b\n" % line.text)
@@ -1117,7 +1117,8 @@ def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
         file.say(f"is paused already ({where})" if pauses else "is not paused")
     elif not quiet:
         file.say(f"paused ({where}); running jobs go on (--go ends the pause)" if pauses
-                 else f"goes on ({where} is removed)")
+                 else f"goes on ({where} is removed)" if not below
+                 else f"goes on up to the #RUN pause in line {below.number - 1} ({where} is removed)")
     return int(is_paused is pauses)
 
 

@@ -273,10 +273,11 @@ class Pauses(RestrictionCase):
                 self.assertEqual((ended.code, self.read()), (1, before))
                 self.assertIn(said, ended.err)
 
-    def test_go_removes_the_first_pause_alone(self) -> None:
+    def test_go_removes_the_first_pause_alone_and_names_the_next(self) -> None:
         self.lines(". 1", "#RUN pause", ". 2", "#RUN  pause ", ". 3")
-        self.runset("--go", "runs.txt")
+        ended = self.run_script(RUNSET, "--go", "runs.txt")
         self.assertEqual(self.read(), b". 1\n. 2\n#RUN  pause \n. 3\n")
+        self.assertIn(b"goes on up to the #RUN pause in line 3 (#RUN pause in line 2 is removed)", ended.err)
 
     def test_a_dry_run_ends_at_the_pause_and_says_so(self) -> None:
         self.lines(". 1", "#RUN pause", ". 2")
