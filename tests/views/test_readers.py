@@ -12,7 +12,8 @@ TEXTS = ["3.5", "a,b", 'say "hi"', "two\nlines", "", " blank ", "é 💀", "007"
          "\\n", "1e3", "bar 1%\rbar 2%", "\t", "'", "2026-11-30"]
 # Debian's pandas is a module of Debian's Python
 PANDAS = ["/usr/bin/python3", "-c"]
-HAVE_PANDAS = subprocess.run([*PANDAS, "import pandas"], capture_output=True, check=False).returncode == 0
+HAVE_PANDAS = bool(shutil.which(PANDAS[0])) and subprocess.run(
+    [*PANDAS, "import pandas"], capture_output=True, check=False).returncode == 0
 # each prints a JSON array [line, stdout] for each row of table.json, one after the other or within one array
 READ_JSON = {
     "jq": ["jq", "-c", "[.line, .stdout]", "table.json"],
