@@ -130,6 +130,7 @@ class Recipe:
     typed: bool = False                 # at a terminal, though one without a bar
 
 
+SAMPLES_LOOP = 'while read -r s || [ "$s" ]; do'
 BY_SCRIPT = {                           # for commands that are not in RECIPES
     "runmaker4.py": Recipe(jobs(".."), states="dd"),
     "runset4.py": Recipe(jobs("d!e" + "." * 24 + "x") + ". ./job_script.sh data_1\n#RUN end\n"),
@@ -400,12 +401,12 @@ RECIPES = {
         Recipe(jobs("e."), before="OAR_NODEFILE=nodes", files={"nodes": "alice\nalice\n"}, states="dd"),
     "docker run --rm -v \"$PWD:$PWD\" -w \"$PWD\" --hostname c1 IMAGE "
     "python3 runmaker4.py --kill-after 5s -j0 runs.txt": Recipe(jobs(".."), states="dd"),
-    "while read -r s; do": Recipe(
+    SAMPLES_LOOP: Recipe(
         files=STEPS, after="PATH=$PWD:$PATH runmaker4.py -j4 runs.txt; "
                            "[ $(runwait4.py --output runs.txt) = 2 ]",
         states="ddddddd"),
     "runset4.py --set=x runs.txt --match total": Recipe(
-        files=STEPS, before=f"{read_block('docs/recipes.md', 'while read -r s; do')}\n"
+        files=STEPS, before=f"{read_block('docs/recipes.md', SAMPLES_LOOP)}\n"
                             "PATH=$PWD:$PATH runmaker4.py -q -j4 runs.txt; PATH=$PWD:$PATH "
                             "runmaker4.py -d --follow -j4 --pidfile pid runs.txt",
         after=f"runwait4.py -e runs.txt; runset4.py runs.txt --add '#RUN end'; {GONE}; "
@@ -418,6 +419,11 @@ RECIPES = {
         files={"samples": "S1\nS2\n", "trim": "#!/bin/sh\n", "align": "#!/bin/sh\n"},
         after="runmaker4.py runs.txt; runset4.py --set=. runs.txt 1 && runmaker4.py runs.txt", states="dddd",
     ),
+    "runset4.py --set=d --state=. runs.txt $(runwait4.py --show '*' --json runs.txt | python3 -c "
+    "'import json, sys":
+        Recipe(jobs("..") + ". [ -e made ]\n", before="cp runs.txt old; runmaker4.py -q runs.txt && false; "
+                                                      "cp old runs.txt; : >made",
+               after="[ $(grep -c '\"event\": \"end\"' runs.txt.out/journal) = 4 ]", states="ddd"),
     "runset4.py --set=x --state=r runs.txt": Recipe(jobs("rd"), states="xd"),
     "runset4.py --set=x runs.txt 7 104": Recipe(jobs("." * 104), after="[ $(grep -c ^x runs.txt) = 2 ]"),
     "runmaker4.py -j8 --runner 'OMPI_MCA_orte_tmpdir_base=/tmp/mpi.$(id -un).$RUNMAKER4_SLOT' "
@@ -571,7 +577,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",
-    "tail -n +2 samples.tsv | while read -r s reads ref; do",
+    'tail -n +2 samples.tsv | while read -r s reads ref || [ "$s" ]; do',
     "pandas.read_json(\"out.json\", lines=True, dtype=False)",
     "polars.read_ndjson(\"out.json\", infer_schema_length=None)",
     "FROM read_json_auto('out.json', sample_size=-1)",
