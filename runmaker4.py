@@ -4678,6 +4678,10 @@ class Orphans:
     # A line that is lost with its runner so often in a row probably kills it: it is marked `!`, which only -r
     # and users run again
     MAX_LOSSES = 5
+    # Many lines that were lost twice can be victims of power cuts: they run beside such lines only.  Only
+    # those that run then are lost a third time: one takes all slots, so that the killer is found
+    SUSPECT_LOSSES = 2
+    ALONE_LOSSES = 3
 
     def __init__(self, file: JobFile) -> None:
         self._file = file
@@ -4816,7 +4820,7 @@ class Walk:
         self.above = Above()
         self._states = NEW + RUNNING            # of lines that matter up to the next directive
         self._waiting: defaultdict[Named, list[WaitingJob]] = defaultdict(list)     # in order
-        self._waiting_room = self.MAX_WAITING
+        self._kept_count = 0                    # jobs that this walk has kept until now
         # offsets of named jobs of ours that were done before they were met: the scan can have read their `r`
         self._done_below: set[int] = set()
         self.ready: list[WaitingJob] = []       # those that wait for nothing any more, in order
@@ -4827,7 +4831,7 @@ class Walk:
         # commands that _try_change() does not try again in this walk, and why not
         self._refused_commands: dict[bytes, LineCheck] = {}
         self.passed: list[Line] = []            # new lines that are left to others
-        self._choose_among(queue.spread)        # sets `_to_pass`: how many more new lines to leave to them
+        self._choose_among(queue.spread)        # sets `_lines_to_pass`
         # for each Directives.consumer_key the first skipped new job: later consumers begin there
         self.skipped_new: dict[ConsumerKey, tuple[Line, Directives]] = {}
         # for consumers that had too little free for a job: that job and the needs
@@ -4890,8 +4894,12 @@ class Walk:
             return Stop.RESTART
 
     def _choose_among(self, count: int) -> None:
-        """Choose one of the next `count` new lines at random, or all runners would try the same line."""
-        self._to_pass = os.urandom(1)[0] % count if self._file.network and not self._starts_groups else 0
+        """Choose one of the next `count` new lines at random, and leave those above it to other runners.
+
+        Otherwise all runners would try the same line.
+        """
+        self._lines_to_pass = (
+            os.urandom(1)[0] % count if self._file.network and not self._starts_groups else 0)
 
     def _go_back_to_passed(self) -> None:
         """Go back to the first line that was passed.  Raises FileChangedError."""
@@ -4937,62 +4945,65 @@ class Walk:
         """Claim a new line, or an orphan, for the first consumer that may have it; None: walk on."""
         scope = self.above.scope
         settings = scope.settings
+        # a group starts as a whole, whatever became of a line of it
+        losses = 0 if settings.together else self._orphans.count_losses(line)
         if awaited := self.above.find_awaited(line):
-            is_lost = self._orphans.count_losses(line) > 0      # left to a walk for these
-            if (self._waiting_room and not (awaited.bad or is_lost)
-                    and len(self._waiting[awaited]) < awaited.MAX_LINES):
-                self._waiting_room -= 1
-                self._wait_for(awaited, (line.offset, id(line), line, scope))
-            else:
-                self._pass_over_new_lines()
+            may_keep = not (awaited.bad or losses) and len(self._waiting[awaited]) < awaited.MAX_LINES
+            self._keep_or_pass_over(line, self._waiting, awaited, may_keep)
             return None
         self.above.record_first_unfinished(line)
-        losses = 0 if settings.together else self._orphans.count_losses(line)
         if losses and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
         if self._is_restricted(settings):
-            self._keep_restricted(line, scope, is_lost=losses > 0)
+            self._keep_restricted(line, losses)
             return None
-        # Many lines that were lost twice can be victims of power cuts.  Only these are lost a third time;
-        # then, one by one, the killer is found
-        takes_all_slots = losses > 2
-        consumer = self._choose_consumer(line, scope, self.consumers, takes_all_slots, losses > 1)
+        # a consumer without a free slot waits at a job of a group, too
+        consumer = self._choose_consumer(line, scope, self.consumers, losses)
         if settings.together:
-            if self._starts_groups:
-                group = self._current_or_new_group()
-                group.jobs.append((line, settings))
-                if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
-                    group.cannot_start_yet = True
-                    self.above.block = Block(
-                        Why.INVALID,
-                        line,
-                        f"line {line.number}: the group {printable(group.name)} has more than "
-                        f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
-                    )
-            else:
-                self._pass_over_new_lines()     # a runner takes no job of a group
-                self.group_problem = self.group_problem or no_group_message(line, settings)
-        elif consumer and self._to_pass and not self.takes_lost_lines:     # lost ones come after all new ones
-            self._to_pass -= 1
-            self.passed.append(line)
-        elif consumer:
-            if takes_all_slots:
-                settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
-            attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
-            if attempt.check is LineCheck.AT_LIMIT:
-                self._keep_restricted(line, scope, is_lost=losses > 0)
-            if attempt.job and losses > 1:
-                self._orphans.suspects.add(attempt.job)
-            if attempt.job and line.state == RUNNING:
-                self._orphans.add_loss(line, NEW)
-            return attempt.job
-        else:
+            self._add_to_group(line, settings)
+        elif not consumer:
             if not self._waiting_for_capacity:
                 # none may take the new jobs up to the next directive
                 self._pass_over_new_lines()
             self.skipped_new.setdefault(scope.consumer_key, (line, scope))
+        elif self._lines_to_pass and not self.takes_lost_lines:     # lost ones come after all new ones
+            self._lines_to_pass -= 1
+            self.passed.append(line)
+        else:
+            return self._claim(line, consumer, losses)
         return None
+
+    def _claim(self, line: Line, consumer: Consumer, losses: int) -> Job | None:
+        """Try to claim a line for a consumer that has enough free; None: it was not claimed."""
+        settings = self.above.scope.settings
+        if losses >= Orphans.ALONE_LOSSES:
+            settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
+        attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
+        if attempt.check is LineCheck.AT_LIMIT:
+            self._keep_restricted(line, losses)
+        if attempt.job and losses >= Orphans.SUSPECT_LOSSES:
+            self._orphans.suspects.add(attempt.job)
+        if attempt.job and line.state == RUNNING:
+            self._orphans.add_loss(line, NEW)
+        return attempt.job
+
+    def _add_to_group(self, line: Line, settings: JobSettings) -> None:
+        """Add a new line to its group, for the server to start; a runner takes no job of a group."""
+        if not self._starts_groups:
+            self._pass_over_new_lines()
+            self.group_problem = self.group_problem or no_group_message(line, settings)
+            return
+        group = self._current_or_new_group()
+        group.jobs.append((line, settings))
+        if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
+            group.cannot_start_yet = True
+            self.above.block = Block(
+                Why.INVALID,
+                line,
+                f"line {line.number}: the group {printable(group.name)} has more than "
+                f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
+            )
 
     def _pass_over_new_lines(self) -> None:
         """Pass over the new lines up to the next directive, unless others wait for each of them."""
@@ -5017,20 +5028,25 @@ class Walk:
         return settings.is_restricted and (
             settings in self._restricted or not settings.is_open(self._file.wall_clock()))
 
-    def _keep_restricted(self, line: Line, scope: Directives, is_lost: bool) -> None:
-        """Keep a job that may not start now, or pass over it and those below.
+    def _keep_restricted(self, line: Line, losses: int) -> None:
+        may_keep = not losses and self.consumers.any_fits(self.above.scope)
+        self._keep_or_pass_over(line, self._restricted, self.above.scope.settings, may_keep)
 
-        is_lost: it is left to a walk for lost lines.
+    def _keep_or_pass_over(self, line: Line, jobs_of: defaultdict[T, list[WaitingJob]], key: T,
+                           may_keep: bool) -> None:
+        """Keep a job that may not start now, among the jobs of a key, or pass over it and those below.
+
+        may_keep: False of a lost line, which is left to a walk for these, and where the job would not start.
         """
-        if self._waiting_room and not is_lost and self.consumers.any_fits(scope):
-            self._waiting_room -= 1
-            bisect.insort(self._restricted[scope.settings], (line.offset, id(line), line, scope))
+        if may_keep and self._kept_count < self.MAX_WAITING:
+            self._kept_count += 1
+            bisect.insort(jobs_of[key], (line.offset, id(line), line, self.above.scope))
         else:
             self._pass_over_new_lines()
 
     @property
     def has_waiting(self) -> bool:
-        return self._waiting_room < self.MAX_WAITING
+        return self._kept_count > 0
 
     @property
     def has_ready(self) -> bool:
@@ -5086,7 +5102,8 @@ class Walk:
             if jobs and self._file.may_start(settings):
                 bisect.insort(self.ready, jobs.pop(0))
                 self._ask_at = -inf             # the next call makes the next one ready
-            if not jobs and self._waiting_room:     # otherwise more are left to another walk
+            # otherwise more are left to another walk
+            if not jobs and self._kept_count < self.MAX_WAITING:
                 del self._restricted[settings]
 
     # -- running lines ---------------------------------------------------------------------------------------
@@ -5134,7 +5151,7 @@ class Walk:
         return False
 
     def _choose_consumer(self, line: Line, scope: Directives, consumers: Consumers,
-                         takes_all_slots: bool = False, is_suspect: bool = False) -> Consumer | None:
+                         losses: int = 0) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
         One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
@@ -5142,9 +5159,10 @@ class Walk:
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
             if consumer not in self._waiting_for_capacity:
-                if takes_all_slots:
+                if losses >= Orphans.ALONE_LOSSES:
                     needs = needs._replace(slots=consumer.capacity.slots)
-                if consumer.free.holds(needs) and self._can_run_beside(consumer, is_suspect):
+                if consumer.free.holds(needs) and self._can_run_beside(
+                        consumer, losses >= Orphans.SUSPECT_LOSSES):
                     return consumer
                 self._waiting_for_capacity[consumer] = line, needs
         return None
