@@ -4298,17 +4298,7 @@ class JobQueue:
     #
     # If a line is not at its offset as `r`, or a job lock was lost, _reconcile_command() gives all our jobs
     # of the command lines, under one mutex.  Equal lines are interchangeable, but each held job lock has an
-    # `r`.
-    #
-    #     1. A job that lost its lock takes one if h < R, or, if its line is new again, if h <= R.  Otherwise
-    #        another runner has the line, or it was removed: the job is lost.  Before 4: no `r` without a job
-    #        lock (I1).
-    #     2. A job keeps its offset if the line there is `r`.
-    #     3. Of the remaining lines `r`, as many belong to others as others hold job locks.  Any surplus is
-    #        ours: a job gets the nearest.
-    #     4. Otherwise an `r` was overwritten: at the job's offset, or on the only line of the command.  If it
-    #        is new, it is made `r`; if no such line exists, any new line is.
-    #     5. A job that still has no line: _on_line_missing().
+    # `r`.  The order of its steps is part of the argument.
 
     def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
@@ -4365,7 +4355,7 @@ class JobQueue:
         for job in self.claimed:                # all: lines of the others would look like a surplus
             if job.command in our_jobs:
                 our_jobs[job.command].append(job)
-        missing = {}
+        without_line = {}
         for command, known_lines in self.file.lines_by_command(our_jobs).items():
             with self.file.command_mutex(command, self.file.patience) as locked:
                 if locked:
@@ -4377,14 +4367,14 @@ class JobQueue:
                                  for line in known_lines if (state := self.file.state_at(line))]
                     if len(lines) < len(known_lines):
                         lines = list(find_command_lines(self.file.reader, self.file.start, {command}))
-                    missing.update(self._reconcile_command(command, our_jobs[command], lines))
+                    without_line.update(self._reconcile_command(command, our_jobs[command], lines))
         # the others can have results, or states that no check has seen twice
-        return {job: missing[job] for job in jobs if job in missing}
+        return {job: without_line[job] for job in jobs if job in without_line}
 
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Do steps 1 to 4 of check_jobs(); needs the mutex, and all lines of the command, read under it.
+        """Give our jobs of a command lines; needs the mutex, and all lines of the command, read under it.
 
         Return as _reconcile_commands() does; b"": also if another job has the `r` there.
         """
@@ -4394,19 +4384,19 @@ class JobQueue:
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # step 1; a job whose result is written needs no lock
+        # Before a state is written, as no line is `r` without a job lock (I1).  A job whose result is written
+        # needs none
         self._take_back_job_locks((job for job in our_jobs if job not in written),
                                   len(unused_running) - job_locks)
         # no other line for a job whose state is set, by the user or as the result
-        missing = {
+        without_line = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
         }
-        astray = []
-        for job in our_jobs:
-            # step 2; step 1 can have given the job up
-            if job not in missing and job in self.claimed and not unused_running.pop(job.offset, None):
-                astray.append(job)
-        for job in astray:              # steps 3 and 4, after all jobs of step 2 have theirs
+        # A job that was not given up keeps its offset if the line there is `r`.  All of these first, and the
+        # others get what is left
+        astray = [job for job in our_jobs if job not in without_line and job in self.claimed
+                  and not unused_running.pop(job.offset, None)]
+        for job in astray:
             line = self._pick_line(job, by_offset, unused_running, locks_of_others)
             if line and line.state in (RUNNING, NEW):
                 self._restore_running_state(line)
@@ -4415,8 +4405,8 @@ class JobQueue:
                 job.text = line.text
                 job.tracking = Tracking.FOUND
             else:
-                missing[job] = line.state if line else b""
-        return missing
+                without_line[job] = line.state if line else b""
+        return without_line
 
     def _pick_line(self, job: Job, by_offset: Mapping[int, Line], unused_running: dict[int, Line],
                    locks_of_others: int) -> Line | None:
@@ -4424,22 +4414,28 @@ class JobQueue:
 
         Another state than `r` and `.` is mostly a user's: the job can be cancelled.
         """
+        # of the lines `r` without a job of ours, each lock of others has one; any surplus is ours
         if unused_running and len(unused_running) > locks_of_others:
             return unused_running.pop(min(unused_running, key=lambda offset: abs(offset - job.offset)))
+        # otherwise an `r` was overwritten: on the only line of the command, or at the job's offset
         is_only_line = len(by_offset) == 1
         own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
         if own_line and own_line.state != RUNNING:
             return own_line
+        # or on an equal line, which has moved
         return next((line for line in by_offset.values() if line.state == NEW), None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
-        """Do step 1 of check_jobs().  spare_lines: lines `r` minus held job locks."""
+        """Lock the job locks again that were lost; a job for which no line `r` is left is lost.
+
+        Then another runner has the line, or it was removed.  spare_lines: lines `r` minus held job locks.
+        """
         for job in our_jobs:
             if job.job_lock:
                 continue
             usable_lines = spare_lines
             if self.file.state_at(job) == NEW:
-                usable_lines += 1               # step 4 makes it `r`
+                usable_lines += 1               # it will be `r`: _pick_line()
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare_lines = usable_lines - 1
@@ -4471,7 +4467,7 @@ class JobQueue:
         return file.clock() - job.absent_since >= max_absence
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
-        """Do step 5 of check_jobs(); an editor can be saving, so one search is not enough.
+        """Decide what becomes of a job without a line; an editor can be saving: one search is not enough.
 
         state: what has replaced the `r`, also in an equal line if that of the job was deleted; b"": nothing.
         """

@@ -1850,8 +1850,8 @@ def job_locks_counted(count: Callable[[int, int], int]) -> Callable[[], Patches]
         lock_table = self.file.lock_table
         job_locks = count(lock_table.count_job_locks(command), sum(job.job_lock is not None for job in ours))
         with mock.patch.object(lock_table, "count_job_locks", lambda command: job_locks):
-            missing: dict[Any, bytes] = plain(self, command, ours, lines)
-            return missing
+            without_line: dict[Any, bytes] = plain(self, command, ours, lines)
+            return without_line
 
     return lambda: [(QUEUE, "_reconcile_command", reconcile)]
 
