@@ -36,6 +36,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 import argparse
 import bisect
 import contextlib
+import copy
 import errno
 import fnmatch
 import functools
@@ -670,8 +671,15 @@ def refuse_special_file(path: str, hint: str) -> None:
                          f"({hint})")
 
 
+# state and cause of a run without an end
+STILL_RUNNING = "r", ""
+ENDING = "r", "ending"          # finished; the end is not in the journal yet
+LOST = "e", "lost"
+END_UNKNOWN = "?", "unknown"
+
+
 class RunRecord(RunFields):
-    """One run in a journal.  An Observation sets `state` and perhaps `cause` without an end."""
+    """One run in a journal.  Without an end, `state` and `cause` are unknown: see without_end()."""
     # in half the memory of an object with a dictionary
     __slots__ = (*(name for name, *_ in START + END), "position", "ended", "began")
     position: int               # in the journal, of the line
@@ -728,6 +736,13 @@ class RunRecord(RunFields):
         run.incomplete = False
         run.travelled = 0
         run.gathered = float(gathered or 0.0)
+        return run
+
+    def without_end(self, state: str, cause: str) -> RunRecord:
+        """Return a copy with this state and cause, and no end.  A running one has `seconds` up to now."""
+        run = copy.copy(self)
+        run.state, run.cause, run.ended = state, cause, None
+        run.seconds = seconds_since(run.began) if (state, cause) == STILL_RUNNING else None
         return run
 
     @property
@@ -1277,16 +1292,14 @@ class Row:
     RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
                   "stderr", "files", "incomplete")
 
-    def __init__(self, line: Line, line_state: str, run: RunRecord | None, is_last: bool,
-                 seconds_running: float | None) -> None:
+    def __init__(self, line: Line, line_state: str, run: RunRecord | None, is_last: bool) -> None:
         self.line = line                        # if removed: as of the run
         self.line_state = line_state            # a word; an orphan is in error; "": removed
         self.run = run                          # None: the journal has none, or none that counts
         self.is_last = is_last                  # it is the last run of the line, and counts
-        self.seconds_running = seconds_running  # None: not running, or unknown
 
     def without_run(self) -> Row:
-        return Row(self.line, self.line_state, None, self.is_last, self.seconds_running)
+        return Row(self.line, self.line_state, None, self.is_last)
 
     @property
     def differing_line_state(self) -> str:
@@ -1301,12 +1314,9 @@ class Row:
                 and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state))
 
     def json_job_fields(self) -> Fields:
-        """Return the --json fields that --status has in common with --failed and --show; None: unknown.
-
-        `seconds` of a running job: up to now.
-        """
+        """Return the --json fields that --status has in common with --failed and --show; None: unknown."""
         run = self.run
-        seconds = run.seconds if run and run.ended is not None else self.seconds_running
+        seconds = run.seconds if run else None
         return {
             "line": self.line.number,
             "command": to_text(self.line.command),
@@ -1336,12 +1346,6 @@ class Observation:
     TAIL_BYTES = 1 << 22        # the end of a journal: mostly enough for the starts of all running jobs
     # after so long without a run, a host counts as one without a runner: a client has no presence lock
     MAX_BETWEEN_RUNS_SECONDS = 60.0
-    # state and cause of a run without an end
-    STILL_RUNNING = "r", ""
-    ENDING = "r", "ending"      # finished; the end is not in the journal yet
-    LOST = "e", "lost"
-    END_UNKNOWN = "?", "unknown"
-
     def __init__(self, watcher: Watcher, options: Namespace, say: Say) -> None:
         """Read locks and job file, and then open the journal; "Observations" above explains the order."""
         self.watcher = watcher
@@ -1437,9 +1441,9 @@ class Observation:
         rows = [self.row_of_run(run, line_runs) for run in runs]
         rows += unrecorded_rows
         numbers = {line.number for line in lines}
-        last_runs = {None, *line_runs.last_runs.values()}
-        return sorted((row for row in rows if row.line.number in numbers),
-                      key=lambda row: (row.line.number, row.run in last_runs))
+        last_positions = {run.position for run in line_runs.last_runs.values()}
+        return sorted((row for row in rows if row.line.number in numbers), key=lambda row: (
+            row.line.number, not row.run or row.run.position in last_positions))
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
@@ -1467,46 +1471,37 @@ class Observation:
             return row
         # only the line could show how the run has ended
         if run.ended is None:
-            run.state, run.cause = self.END_UNKNOWN
+            run = run.without_end(*END_UNKNOWN)
         # offset and state are unknown
         line = Line(run.line, 0, b"", b" " + run.command)
-        return Row(line, "", run, is_last=False, seconds_running=None)
+        return Row(line, "", run, is_last=False)
 
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
-        """Return the row of a line and one of its runs.
+        """Return the row of a line and one of its runs.  is_last: no other run of the line is later."""
+        ending = self._find_ending(line, run, is_last) if run else None
+        return Row(line, STATE_WORDS.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
+                   run.without_end(*ending) if run and ending else run, is_last)
 
-        If the journal has no end of the run, set the run's state and cause, as far as the line shows them.
-        is_last: no other run of the line is later.
-        """
-        seconds_running = None
+    def _find_ending(self, line: Line, run: RunRecord, is_last: bool) -> tuple[str, str] | None:
+        """Return state and cause of a run without an end, as far as the line shows them; None: it has one."""
+        is_orphan = line.number in self.orphan_numbers
+        had_job = is_last and line.number in self._running_numbers
         # A server that exits records its runs as lost.  If the line still has a job, the run goes on, for the
         # next server
-        if (run and run.cause == "lost" and is_last and line.number in self._running_numbers
-                and line.number not in self.orphan_numbers and not self._can_journal_be_behind):
-            run.ended = run.seconds = None
-        if run and run.ended is None:
-            # The first condition that holds counts:
-            #
-            #     it is the last run of an orphan (a line `r` without a job)    lost
-            #     the line had a running job, and has finished meanwhile        ending (the end follows)
-            #     it is the last run of a line with a running job               running
-            #     the job file changed a moment ago, and the runner is alive    ending (the end follows)
-            #     (of a new line the one that started it: no server has taken that over)
-            #     it is the last run of a line in error                         lost
-            #     otherwise                                                     unknown
-            if is_last and (line.state == RUNNING or line.number in self._running_numbers):
-                ending = (self.LOST if line.number in self.orphan_numbers
-                          else self.ENDING if line.state in (DONE, FAILED, ERROR) else self.STILL_RUNNING)
-            elif (self._can_journal_be_behind
-                  and not self.runners_at_work.has_runner_exited(run, can_be_taken_over=line.state != NEW)):
-                ending = self.ENDING
-            else:
-                ending = self.LOST if is_last and line.state == ERROR else self.END_UNKNOWN
-            run.state, run.cause = ending
-            if ending == self.STILL_RUNNING:
-                seconds_running = seconds_since(run.began)
-        return Row(line, STATE_WORDS.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
-                   run, is_last, seconds_running)
+        if run.ended is not None and not (
+                run.cause == "lost" and had_job and not is_orphan and not self._can_journal_be_behind):
+            return None
+        if had_job or (is_last and line.state == RUNNING):
+            if is_orphan:
+                return LOST
+            # finished meanwhile: the end follows
+            return ENDING if line.state in (DONE, FAILED, ERROR) else STILL_RUNNING
+        # The file changed a moment ago, and the runner is alive: the end follows.  Of a new line the one that
+        # started it: no server has taken that over
+        if (self._can_journal_be_behind
+                and not self.runners_at_work.has_runner_exited(run, can_be_taken_over=line.state != NEW)):
+            return ENDING
+        return LOST if is_last and line.state == ERROR else END_UNKNOWN
 
 
 # ======== Running jobs ======================================================================================
@@ -1732,7 +1727,7 @@ def describe_result(run: RunRecord) -> str:
     # a cause says it all, but `oom` does not tell how the job ended
     if run.cause and run.cause != "oom":
         return run.cause
-    if run.seconds is None:
+    if run.ended is None:
         return "running"
     text = "could not be started" + (f" ({printable(run.why)})" if run.why else "")
     if run.exit >= 0:
@@ -1806,8 +1801,8 @@ def format_row(
         NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal")
     if row.run:
         result = describe_run(row.run)
-        if row.seconds_running is not None:
-            result += f", {human_time(row.seconds_running)} ago"
+        if row.run.ended is None and row.run.seconds is not None:
+            result += f", {human_time(row.run.seconds)} ago"
         if row.is_last and row.differing_line_state:
             result = f"{row.differing_line_state}; last run: {result}"
     yield fit_to_width(f"line {row.line.number}: {result}", columns)
@@ -2456,9 +2451,9 @@ class Report:
         line_runs = observation.match_runs_with_lines(
             commands, [*last_runs.values(), *recent_runs], failed_lines)
         self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
-        failed_runs = {row.run for row in self.failed_rows}
-        self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs)
-                                          for run in recent_runs if run not in failed_runs)]
+        failed_positions = {row.run.position for row in self.failed_rows if row.run}
+        self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs) for run in recent_runs
+                                          if run.position not in failed_positions)]
         output.measure(self.rows)
         bad_runs = (row.run for row in self.rows
                     if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_RUN_STATES))

@@ -226,6 +226,25 @@ class TheRunThatCounts(ViewCase):
         (row,) = self.rows_while(lambda _: next(pauses)(), lambda: self.set_state(1, "!"))
         self.assertEqual(row.run and row.run.state, "!")
 
+    def test_what_a_line_shows_of_a_run_is_not_written_into_the_run(self) -> None:
+        """Of one that a server has recorded as lost, one without an end, and one without a line."""
+        os.utime(self.write("r a\ne b\n"), (BEGAN, BEGAN))
+        hold_line(self, 1)
+        self.journal(end(1, 1, "a", state="e", cause="lost"), start(2, 2, "b"), start(3, 3, "c"))
+        watcher = runwait4.Watcher(str(self.dir / "runs.txt"))
+        options = argparse.Namespace(outdir=str(self.dir / "out"))
+
+        def told(runs: list[runwait4.RunRecord]) -> list[tuple[str, str, bool]]:
+            return [(run.state, run.cause, run.ended is None) for run in runs]
+
+        with runwait4.Observation(watcher, options, self.fail) as observation:
+            runs = observation.recent_runs
+            line_runs = observation.match_runs_with_lines({run.command for run in runs}, runs)
+            rows = [observation.row_of_run(run, line_runs) for run in runs]
+            self.assertEqual(told([row.run for row in rows if row.run]),
+                             [("r", "", True), ("e", "lost", True), ("?", "unknown", True)])
+            self.assertEqual(told(runs), [("e", "lost", False), ("", "", True), ("", "", True)])
+
     def test_an_end_that_never_comes_is_waited_for_once(self) -> None:
         self.hold_presence_lock()
         self.write("d a\n")
