@@ -7561,6 +7561,49 @@ def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
         return file.pread(size, 0)
 
 
+class RecordWait:
+    """Decides when a record is given up that cannot be written.
+
+    A look at the size of the file shows if others can write.  There is one at the first error of a record,
+    and one whenever it has failed for as long as its error allows (RecordFile._prepare_retry()).
+
+        a look comes                                            the record
+        after an error that no wait can end                     is given up
+        to the size of the last look, even if that was at       is given up: so while a lock is kept, the
+          the record before, and that was given up              next records are tried once
+        MAX_SECONDS after the first try                         is given up
+        otherwise: at a first error, or the file has grown      waits until the next look
+    """
+    MAX_SECONDS = 120.0
+
+    def __init__(self) -> None:
+        self._size: int | None = None       # at the last look; -1: the file was away; None: none since end()
+        self._began = 0.0                   # (time.monotonic())
+        self._looked_at = -inf              # the same; -inf: this record has met no error
+
+    def begin(self) -> None:
+        """Begin the tries of a record."""
+        self._began = time.monotonic()
+        self._looked_at = -inf
+
+    def end(self) -> float:
+        """Return how many seconds it took to write the record."""
+        self._size = None
+        return time.monotonic() - self._began
+
+    def gives_up(self, max_seconds: float, find_size: Callable[[], int]) -> bool:
+        """Return True if the record is given up after an error; otherwise it is to be tried again.
+
+        max_seconds: from one look to the next; 0: no wait can end this error.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < max_seconds:
+            return False
+        self._looked_at = now
+        last_size, self._size = self._size, find_size()
+        return not max_seconds or self._size == last_size or now - self._began >= self.MAX_SECONDS
+
+
 class RecordFile:
     """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
 
@@ -7571,15 +7614,12 @@ class RecordFile:
     On a network file system each record needs a lock on this file, which on NFS makes its size current in
     this host's cache.  Otherwise two hosts append at the same offset, and NFS writes back old data around the
     record.  While the lock is refused, or the file system is away, the thread waits, and all later calls with
-    it.  But any user who can read the file can hold a shared lock for any time.  So a record is given up
-    after MAX_AWAY_SECONDS, or after MAX_LOCKED_SECONDS in which the file has not grown, and the next ones are
-    tried once until it grows.  After a failed append a line can be in the file twice: readers ignore the
-    second.
+    it.  But any user who can read the file can hold a shared lock for any time: so a RecordWait can give up.
+    After a failed append a line can be in the file twice: readers ignore the second.
     """
     # less than Runner.MAX_RESULT_SECONDS: states follow after a signal
     MAX_LOCKED_SECONDS = 8.0
     MAX_AWAY_SECONDS = JobQueue.MAX_CUT_OFF_SECONDS
-    MAX_SECONDS = 120.0                 # of waiting for one record, even while the file grows
 
     def __init__(
         self,
@@ -7616,8 +7656,7 @@ class RecordFile:
         self._identity = identity_of(self.fd)
         self._reader = Reader.with_own_fd(self.fd, self._mount.network)
         self._end = -1                  # of the file after our last append; -1: unknown
-        # of the file when the last record was given up; None: that was written
-        self._size_when_stuck: int | None = None
+        self._wait = RecordWait()
         # seconds for the last record, with all waits; it falls by half at most: one append can be quick
         self.took = 0.0
 
@@ -7635,10 +7674,7 @@ class RecordFile:
         offset: APPEND_BYTE: append it.  make_record: called for each try.
         """
         write = self._write_locked if self._mount.network else self._write
-        began = time.monotonic()
-        size = self._size_when_stuck
-        # the wait begins with the first error, which GlusterFS reports only after 42 s
-        failing_since = -inf
+        self._wait.begin()
         while True:
             # _write() removes what it has appended
             unwritten = bytearray(make_record())
@@ -7647,27 +7683,14 @@ class RecordFile:
                     self._extend(write, offset + len(unwritten))
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
-                self._size_when_stuck = None
-                self.took = max(time.monotonic() - began, self.took / 2)
+                self.took = max(self._wait.end(), self.took / 2)
                 return
             except (OSError, UsageError) as error:
-                max_seconds = self._prepare_retry(error)
-                now = time.monotonic()
-                # the first error always: a record is given up at once if the last one was, and the file has
-                # not grown since
-                if now - failing_since >= max_seconds:
-                    last_size, size = size, -1          # -1: the file is away
-                    with suppress(OSError):
-                        # with O_DIRECT, an NFS client asks the server (fs/nfs/file.c,
-                        # nfs_revalidate_file_size())
-                        size = os.lseek(self._reader.fd, 0, os.SEEK_END)
-                    if not max_seconds or size == last_size or now - began >= self.MAX_SECONDS:
-                        self._size_when_stuck = size
-                        reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
-                        self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
-                        self._on_lost(bytes(unwritten))
-                        return
-                    failing_since = now
+                if self._wait.gives_up(self._prepare_retry(error), self._find_size):
+                    reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
+                    self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
+                    self._on_lost(bytes(unwritten))
+                    return
             # growing pauses would favour newcomers over those that have waited long
             time.sleep(0.02 + 0.06 * os.urandom(1)[0] / 256)
 
@@ -7677,8 +7700,18 @@ class RecordFile:
         except OSError as error:
             self._on_error(f"{self.path}: {error_text(error)} (the {self.kind} can be incomplete)")
 
+    def _find_size(self) -> int:
+        """Return the size of the file; -1: it is away."""
+        with suppress(OSError):
+            # with O_DIRECT, an NFS client asks the server (fs/nfs/file.c, nfs_revalidate_file_size())
+            return os.lseek(self._reader.fd, 0, os.SEEK_END)
+        return -1
+
     def _prepare_retry(self, error: OSError | UsageError) -> float:
-        """Return for how many seconds to try again after an error; 0.0: give the record up at once."""
+        """Return for how many seconds to try again after an error; 0.0: give the record up at once.
+
+        The wait begins with the first error, which GlusterFS reports only after 42 s.
+        """
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
