@@ -154,6 +154,26 @@ class LinesOfAClientThatComesBack(JobFileCase):
             with self.subTest(threaded=threaded):
                 asyncio.run(exit_with_results(threaded))
 
+    def test_a_client_has_its_line_until_a_count_from_before_the_new_state_is_answered(self) -> None:
+        """Otherwise the answer would let it exit, although it could take the line, which is new again."""
+        async def give_back(threaded: bool) -> None:
+            sessions = self.sessions(b"r a\n", threaded)
+            client = server.Client(sessions, "c" * 16)
+            await sessions.recovery.reclaim(
+                client, [server.ReportedJob("1" * 16, runmaker4.Line(1, 0, b"r", b" a"), None)])
+            had_lines: list[tuple[bytes, int]] = []
+            # the last call before that of the state
+            sessions.records.flush.side_effect = lambda: sessions.executor.call_then(
+                lambda states: had_lines.append((states, len(client.assignments))), self.path.read_bytes)
+            sessions.settle(*client.assignments.values(), server.RETURNED)
+            await sessions.flush_results()
+            self.assertEqual(had_lines, [(b"r a\n", 1)])
+            self.assertEqual((self.path.read_bytes(), client.assignments), (b". a\n", {}))
+
+        for threaded in False, True:
+            with self.subTest(threaded=threaded):
+                asyncio.run(give_back(threaded))
+
     def test_what_a_client_says_and_what_stands_there_decide(self) -> None:
         table = {
             None: {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "LOST", "x": "LOST"},
