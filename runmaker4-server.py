@@ -661,11 +661,13 @@ class KeeperLink:
 #
 #     event                                               SERVING     DRAINING    EXITING
 #     HUP, USR1, QUIT, --exit-when-done, --max-failed,    DRAINING    -           -
-#     an unusable file: drain()
+#       an unusable file: drain()
 #     INT, TERM, USR2, XCPU: start_exiting(128 + number)  EXITING     EXITING     hurry()
 #     a defect: start_exiting(1)                          EXITING     EXITING     -
-#     all is dealt with, and the file is counted:         -           EXITING     -
-#     start_exiting()
+#     all is dealt with, and the file is counted:         x           EXITING     x
+#       start_exiting()
+#
+# x: cannot happen, as a server drains first, and counts last.
 #
 # If a signal or a defect ends the server, running jobs remain with the keeper, for the next server.
 
@@ -724,8 +726,10 @@ class Lifetime:
 #               message is about to go, or waits for
 #               others of a group
 #     SENT      the client can have begun the job            BEGUN by mark_begun(), ENDING, OVER; CLAIMED
-#                                                            by mark_unsent(), if the message was lost
-#     BEGUN     the client has reported it, or got `go`      ENDING, OVER
+#                                                            by mark_unsent(), if the message was lost;
+#                                                            SENT once more, when a group gets `go`
+#     BEGUN     the client has reported it, or got `go`      ENDING, OVER; BEGUN once more for each run, and
+#                                                            when the client is back
 #     ENDING    the result is decided and being written      OVER
 #     OVER      no client has the line                       none: mark_over() is the last call
 #

@@ -2,7 +2,6 @@
 import errno
 import itertools
 import os
-import pathlib
 import re
 import traceback
 from typing import Any, Callable, Optional
@@ -10,23 +9,10 @@ from unittest import mock
 
 import runmaker4
 from tests.support.claims import JobFileCase, job_of
+from tests.support.tables import cells
 from tests.support.values import present
 
 STATES = "TOP", "WALK", "SLICED", "IDLE"
-
-
-def cells(heading: str, *columns: str) -> list[list[str]]:
-    """The rows of the table with this heading and these columns in runmaker4.py, without their names."""
-    lines = iter(pathlib.Path(runmaker4.__file__).read_text(encoding="utf-8").splitlines())
-    titles = next(line for line in lines if line.lstrip(" #").startswith(heading) and columns[0] in line)
-    starts = [*map(titles.index, (heading, *columns)), len(titles) + 60]
-    rows: list[list[str]] = []
-    while (line := next(lines)).strip(" #") or not rows:
-        # what begins further right belongs to the row above
-        begun = [""] * len(columns) if line[:starts[0] + 1].strip(" #") or not rows else rows.pop()
-        rows.append([f"{cell} {line[start:end].strip()}".strip()
-                     for cell, start, end in zip(begun, starts[1:], starts[2:])])
-    return rows[not any(rows[0]):]
 
 
 def noting(kind: object, name: str, note: Callable[[], object]) -> Any:
@@ -103,7 +89,7 @@ class OfCursor(TableCase):
             ("", lambda cursor: come(retry=b"er")), ("", self.replace), ("TOP", release),
             ("TOP SLICED IDLE", self.insert), ("TOP", wait), ("", lambda cursor: come()),
             ("", lambda cursor: {"leaving": cursor.consumers.all}), ("", edit), ("", lambda cursor: None))
-        rows = cells("a claim finds", *STATES)
+        rows = cells(runmaker4, "a claim finds", *STATES)
         self.assertEqual(len(rows), len(events))
         for row, (never, event) in zip(rows, events):
             for state, cell in zip(STATES, row):
@@ -118,7 +104,7 @@ class OfCaches(TableCase):
     """What makes current what this host remembers of a FUSE file system."""
 
     def test_who_is_said_to_call_it_does(self) -> None:
-        rows = cells("what is old", "where", "what makes it current")
+        rows = cells(runmaker4, "what is old", "where", "what makes it current")
         refreshing, rereading = set[str](), set[str]()
 
         def note(callers: set[str]) -> None:
@@ -213,7 +199,7 @@ class OfLocks(TableCase):
             self.lock_mutex, self.look_twice, self.lose, write, run_again,
             runmaker4.JobQueue.open_files, self.remove_lock_file)
         states = "HELD", "LOST", "CLOSED"
-        rows = cells("event", *states)
+        rows = cells(runmaker4, "event", *states)
         self.assertEqual(len(rows), len(events))
         del rows[-1][1:]                                # that text goes over all columns
         for event, row in zip(events, rows):

@@ -16,6 +16,7 @@ from tests.support.processes import Process, wait_until
 from tests.support.proxy import TO_CLIENT, TO_SERVER, Proxy
 from tests.support.scripts import ALL, FULL
 from tests.support.tcp import Program, Server, TcpCase
+from tests.support.tcp_patches import checking_phases
 
 JOBS, CLIENTS, CLIENT_KILLS, SERVER_KILLS = (
     (3_000, 6, 200, 20) if ALL else (600, 6, 40, 5) if FULL else (100, 3, 8, 2)
@@ -34,7 +35,8 @@ class TcpStorm(KillCase, TcpCase):
         self.clients: list[Program] = []                # those that nobody killed
 
     def start_storm_server(self, port: int = 0) -> None:
-        self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port)
+        self.server = self.start_server("--grace", GRACE, "--joblog", "joblog", "--port", port,
+                                        patch=checking_phases())
 
     def keep_clients_until(self, condition: Callable[[], object]) -> None:
         """Start new clients for those that died, until condition() is true."""

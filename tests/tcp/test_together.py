@@ -27,7 +27,7 @@ from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, LOOKS, UP, WAITING
 from tests.support.scripts import FULL, RUNSERVER, RUNSET
 from tests.support.tcp import Program, Server
-from tests.support.tcp_patches import EAGER, THREADED
+from tests.support.tcp_patches import EAGER, THREADED, checking_phases
 
 RAN = "echo $JOB_ID $WHO >>ran"         # a job notes its line and its client
 SLEEP = f"{RAN}; {UP}; sleep 600"        # runs until it is ended
@@ -69,7 +69,7 @@ class GroupCase(LossCase):
         return self.serve_again(grace=grace, **settings)
 
     def serve_again(self, port: int = 0, grace: float = LONG, **settings: Any) -> Server:
-        return super().serve_again(port, grace, patch=PATIENT, **settings)
+        return super().serve_again(port, grace, patch=PATIENT + checking_phases(), **settings)
 
     def join(self, server: Server, name: str, *options: object, **settings: Any) -> Program:
         """Start a client of this name that waits for more."""
