@@ -1438,13 +1438,13 @@ class Member:
 #     all hosts are ready            RUNNING: `go`         -                               -
 #     10 s have passed               CALLED_OFF            -                               -
 #     a client is lost, or the       CALLED_OFF            -                               -
-#     server drains: abort()
+#       server drains: abort()
 #     a job is finished, and not     CALLED_OFF            the host gets the next job      -
-#     in error
+#       in error
 #     a job is in error              the host is lost      the host is lost for some       -
 #                                                          causes, else: the next job
 #     fewer hosts than min-hosts     STOPPED               STOPPED: running jobs are       -
-#     remain                                               stopped, the others are `e`
+#       remain                                             stopped, the others are `e`
 #     a client comes back            impossible            it gets the next job            its job is stopped
 #
 # RUNNING and STOPPED end when all jobs are finished.  In CALLED_OFF no line belongs to the group.

@@ -3,10 +3,11 @@ import importlib
 import unittest
 from collections import deque
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any, Callable, Optional, Union
 from unittest import mock
 
 import runmaker4
+from tests.support.tables import cells
 
 server: Any = importlib.import_module("runmaker4-server")
 Stage = server.Stage
@@ -94,6 +95,30 @@ class Cells(unittest.TestCase):
         self.sent()
         for host in HOSTS:
             self.told(host)
+
+    def test_each_event_leads_from_each_stage_where_the_table_says(self) -> None:
+        """Where a cell begins with no stage, the group remains in its own."""
+        # names of methods of the group, or what happens to its jobs; and min-hosts
+        events: list[tuple[Union[str, Callable[[], object]], Optional[int]]] = [
+            (self.be_ready, None),
+            ("_on_prepare_timeout", None),
+            ("abort", None),
+            (lambda: self.finish("bob"), None),
+            (lambda: self.finish("bob", line_result=KILLED), 2),
+            (lambda: self.finish("bob", line_result=TIMEOUT), 3),
+            (lambda: self.group.on_client_back(self.members["bob"]), None),
+        ]
+        stages = Stage.PREPARING, Stage.RUNNING, Stage.STOPPED
+        rows = cells(server, "event", *(stage.name for stage in stages))
+        self.assertEqual(len(rows), len(events))
+        for row, (event, least) in zip(rows, events):
+            for stage, cell in zip(stages, row):
+                with self.subTest(row=row, stage=stage.name):
+                    self.put_into(stage, least)
+                    (getattr(self.group, event) if isinstance(event, str) else event)()
+                    self.sessions.conclude()
+                    name, *_ = cell.split(":")
+                    self.assertIs(self.group.stage, Stage.__members__.get(name, stage))
 
     def test_readiness_means_nothing_later(self) -> None:
         for stage in Stage.RUNNING, Stage.STOPPED:
