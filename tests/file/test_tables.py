@@ -1,5 +1,7 @@
 """Promise: each cell of the tables in front of Cursor and LockTable is what a real object does."""
+import contextlib
 import errno
+import functools
 import itertools
 import os
 import re
@@ -98,6 +100,43 @@ class OfCursor(TableCase):
                     with self.subTest(row=row, state=state, serving=serving):
                         self.assertEqual(wanted, "-" if state in never.split() else
                                          self.answer(self.cursor_in(state, serving), event))
+
+
+    def test_each_way_in_which_a_walk_stops(self) -> None:
+        def claimed_before() -> runmaker4.Cursor:
+            cursor = self.jobs(b". a\n")
+            job_of(cursor.claim())
+            return cursor
+
+        def busy() -> runmaker4.Cursor:
+            cursor = self.jobs(b". a\n")
+            for consumer in cursor.consumers.all:
+                consumer.free = runmaker4.Resources(0)
+            return cursor
+
+        failed = OSError(errno.ESTALE, "Stale file handle")
+        ways: tuple[tuple[Callable[[], runmaker4.Cursor], list[object]], ...] = (
+            (lambda: self.jobs(b". a\n"), []), (busy, []), (lambda: self.cursor_in("SLICED", False), []),
+            (lambda: self.jobs(b"d a\n"), [runmaker4.Stop.RESTART, *[runmaker4.Stop.END] * 2]),
+            (claimed_before, []),
+            (lambda: self.jobs(b"d a\n"), []), (lambda: self.jobs(b". a\n"), [failed]))
+        rows = cells(runmaker4, "the walk", "the next state")
+        self.assertEqual(len(rows), len(ways))
+        for (cell,), (prepare, stops) in zip(rows, ways):
+            with self.subTest(cell=cell):
+                begun: list[int] = []
+                with noting(runmaker4.Cursor, "_begin_walk", functools.partial(begun.append, 1)):
+                    cursor = prepare()
+                    if not cursor._is_sliced:
+                        del begun[:]
+                        with mock.patch.object(runmaker4.Walk, "claim_next", side_effect=stops) if stops \
+                                else contextlib.nullcontext():
+                            cursor.claim()
+                state = ("SLICED" if cursor._is_sliced else "WALK" if cursor._walk else
+                         "IDLE" if cursor._idle_walk else "TOP")
+                # the next walk has stopped, too
+                again = len(begun) > (prepare is not claimed_before)
+                self.assertEqual(cell.replace(":", ",").split(",")[0], "anew" if again else state)
 
 
 class OfCaches(TableCase):
