@@ -4475,13 +4475,12 @@ class JobQueue:
             return
         earlier = job.tracking
         self._mark_absent(job)
-        is_gone = self._is_gone(job)
         if state and earlier is Tracking.CHANGED_ONCE:
             job.tracking = Tracking.CANCELLED
             self._jobs_to_kill[job] = "cancelled"
         elif state:
             job.tracking = Tracking.CHANGED_ONCE
-        elif is_gone:
+        elif self._is_gone(job):
             job.tracking = Tracking.GONE
             if earlier is not Tracking.GONE:
                 self.say(f"line {job.number}: no longer in the file; it is not tried again (a run goes on)")
@@ -4944,15 +4943,14 @@ class Walk:
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
         if awaited := self.above.find_awaited(line):
-            may_keep = not (awaited.bad or losses) and len(self._waiting[awaited]) < awaited.MAX_LINES
-            self._keep_or_pass_over(line, self._waiting, awaited, may_keep)
+            self._keep_or_pass_over(line, awaited, losses)
             return None
         self.above.record_first_unfinished(line)
         if losses and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
         if self._is_restricted(settings):
-            self._keep_restricted(line, losses)
+            self._keep_or_pass_over(line, None, losses)
             return None
         # a consumer without a free slot waits at a job of a group, too
         consumer = self._choose_consumer(line, scope, self.consumers, losses)
@@ -4977,7 +4975,7 @@ class Walk:
             settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
         attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
         if attempt.check is LineCheck.AT_LIMIT:
-            self._keep_restricted(line, losses)
+            self._keep_or_pass_over(line, None, losses)
         if attempt.job and losses >= Orphans.SUSPECT_LOSSES:
             self._orphans.suspects.add(attempt.job)
         if attempt.job and line.state == RUNNING:
@@ -5024,19 +5022,21 @@ class Walk:
         return settings.is_restricted and (
             settings in self._restricted or not settings.is_open(self._file.wall_clock()))
 
-    def _keep_restricted(self, line: Line, losses: int) -> None:
-        may_keep = not losses and self.consumers.any_fits(self.above.scope)
-        self._keep_or_pass_over(line, self._restricted, self.above.scope.settings, may_keep)
+    def _keep_or_pass_over(self, line: Line, awaited: Named | None, losses: int) -> None:
+        """Keep a new job that may not start now, or pass over it and those below.
 
-    def _keep_or_pass_over(self, line: Line, jobs_of: defaultdict[T, list[WaitingJob]], key: T,
-                           may_keep: bool) -> None:
-        """Keep a job that may not start now, among the jobs of a key, or pass over it and those below.
-
-        may_keep: False of a lost line, which is left to a walk for these, and where the job would not start.
+        awaited: the name that it waits for; None: it waits for a limit=, hours= or from=.  A line that was
+        lost is left to a walk for these.
         """
-        if may_keep and self._kept_count < self.MAX_WAITING:
+        scope = self.above.scope
+        if awaited:
+            can_start_later = not awaited.bad and len(self._waiting[awaited]) < awaited.MAX_LINES
+        else:
+            can_start_later = self.consumers.any_fits(scope)
+        if can_start_later and not losses and self._kept_count < self.MAX_WAITING:
             self._kept_count += 1
-            bisect.insort(jobs_of[key], (line.offset, id(line), line, self.above.scope))
+            jobs = self._waiting[awaited] if awaited else self._restricted[scope.settings]
+            bisect.insort(jobs, (line.offset, id(line), line, scope))
         else:
             self._pass_over_new_lines()
 
@@ -5202,10 +5202,9 @@ class Walk:
 
     def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
         """Mark the last group, if any, as complete.  cannot_start_yet: lines of it can be missing."""
-        if self.groups and not self.groups[-1].is_complete:
-            self.groups[-1].is_complete = True
-            if cannot_start_yet:
-                self.groups[-1].cannot_start_yet = True
+        if self.groups and not (group := self.groups[-1]).is_complete:
+            group.is_complete = True
+            group.cannot_start_yet |= cannot_start_yet
 
     # -- directives ------------------------------------------------------------------------------------------
 
@@ -5336,7 +5335,6 @@ class Cursor:
         consumers: those that want a job now; None: those of the last claim.
         known: all consumers, also those that want jobs later; empty: there are no others.
         """
-        result: Job | NoJob
         try:
             self._leaving = frozenset(leaving)
             result = self._walk_if_due(consumers or self.consumers, known)
@@ -7561,6 +7559,7 @@ def read_head(fd: int, path: str, size: int, network: bool = False) -> bytes:
         return file.pread(size, 0)
 
 
+@dataclass
 class RecordWait:
     """Decides when a record is given up that cannot be written.
 
@@ -7576,20 +7575,10 @@ class RecordWait:
     """
     MAX_SECONDS = 120.0
 
-    def __init__(self) -> None:
-        self._size: int | None = None       # at the last look; -1: the file was away; None: none since end()
-        self._began = 0.0                   # (time.monotonic())
-        self._looked_at = -inf              # the same; -inf: this record has met no error
-
-    def begin(self) -> None:
-        """Begin the tries of a record."""
-        self._began = time.monotonic()
-        self._looked_at = -inf
-
-    def end(self) -> float:
-        """Return how many seconds it took to write the record."""
-        self._size = None
-        return time.monotonic() - self._began
+    # of the file at the last look; -1: it was away; None: there was none, and the record before was written
+    size: int | None
+    began: float = field(default_factory=time.monotonic)
+    looked_at: float = -inf             # (time.monotonic()); -inf: no error yet
 
     def gives_up(self, max_seconds: float, find_size: Callable[[], int]) -> bool:
         """Return True if the record is given up after an error; otherwise it is to be tried again.
@@ -7597,11 +7586,11 @@ class RecordWait:
         max_seconds: from one look to the next; 0: no wait can end this error.
         """
         now = time.monotonic()
-        if now - self._looked_at < max_seconds:
+        if now - self.looked_at < max_seconds:
             return False
-        self._looked_at = now
-        last_size, self._size = self._size, find_size()
-        return not max_seconds or self._size == last_size or now - self._began >= self.MAX_SECONDS
+        self.looked_at = now
+        last_size, self.size = self.size, find_size()
+        return not max_seconds or self.size == last_size or now - self.began >= self.MAX_SECONDS
 
 
 class RecordFile:
@@ -7656,7 +7645,8 @@ class RecordFile:
         self._identity = identity_of(self.fd)
         self._reader = Reader.with_own_fd(self.fd, self._mount.network)
         self._end = -1                  # of the file after our last append; -1: unknown
-        self._wait = RecordWait()
+        # of the file when the last record was given up; None: that was written
+        self._size_when_stuck: int | None = None
         # seconds for the last record, with all waits; it falls by half at most: one append can be quick
         self.took = 0.0
 
@@ -7674,7 +7664,7 @@ class RecordFile:
         offset: APPEND_BYTE: append it.  make_record: called for each try.
         """
         write = self._write_locked if self._mount.network else self._write
-        self._wait.begin()
+        wait = RecordWait(self._size_when_stuck)
         while True:
             # _write() removes what it has appended
             unwritten = bytearray(make_record())
@@ -7683,10 +7673,12 @@ class RecordFile:
                     self._extend(write, offset + len(unwritten))
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
-                self.took = max(self._wait.end(), self.took / 2)
+                self._size_when_stuck = None
+                self.took = max(time.monotonic() - wait.began, self.took / 2)
                 return
             except (OSError, UsageError) as error:
-                if self._wait.gives_up(self._prepare_retry(error), self._find_size):
+                if wait.gives_up(self._prepare_retry(error), self._find_size):
+                    self._size_when_stuck = wait.size
                     reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
                     self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
                     self._on_lost(bytes(unwritten))
@@ -10703,7 +10695,7 @@ if __name__ == "__main__":
 
 # ======== The wire ==========================================================================================
 #
-# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C), version 14.  Both know the token,
+# The protocol between runmaker4-server.py (S) and runmaker4-client.py (C).  Both know the token,
 # 128 random bits, which never crosses the wire.  TLS 1.3 (RFC 8446) starts only after the token is proved, so
 # no bytes from an unauthenticated peer reach OpenSSL.
 #
@@ -10721,7 +10713,7 @@ if __name__ == "__main__":
 #  6   both, in TLS: messages, each {"type": ...}, as runmaker4-server.py describes them
 #
 #     H(label) = HMAC-SHA256(token, text), in hexadecimal
-#     text     = "runmaker4 14 " + label + newline + NS + NC; from step 3 on also + D + F
+#     text     = "runmaker4 " + WIRE_VERSION + " " + label + newline + NS + NC; from step 3 on also + D + F
 #     NS, NC   = challenges: 128 random bits, 32 hexadecimal digits, new for each connection
 #     D        = the SHA-256 of the certificate that S made when it started: 64 hexadecimal digits
 #     F        = the file id, a hash of the job file's path: 32 hexadecimal digits

@@ -156,6 +156,7 @@ from runmaker4 import (
     refresh_file,
     refuse_local_locks,
     refused_as,
+    replace,
     run_main,
     same_user,
     stat_file_with_one_name,
@@ -1286,20 +1287,17 @@ LINE_STATES_AFTER = {**{state: {name} for state, name in RUN_STATE_WORDS.items()
                      "c": {"cancelled", "held"}, "x": {"cancelled", "held"}}
 
 
+@dataclass(eq=False)
 class Row:
     """A line and one of its runs, as of one observation."""
+    line: Line                          # if removed: as of the run
+    line_state: str                     # a word; an orphan is in error; "": removed
+    run: RunRecord | None               # None: the journal has none, or none that counts
+    is_last: bool                       # it is the last run of the line, and counts
+
     # fields of a run for --json
     RUN_FIELDS = ("cause", "why", "cpu", "memory", "memory_below", "promised", "directory", "bytes", "stdout",
                   "stderr", "files", "incomplete")
-
-    def __init__(self, line: Line, line_state: str, run: RunRecord | None, is_last: bool) -> None:
-        self.line = line                        # if removed: as of the run
-        self.line_state = line_state            # a word; an orphan is in error; "": removed
-        self.run = run                          # None: the journal has none, or none that counts
-        self.is_last = is_last                  # it is the last run of the line, and counts
-
-    def without_run(self) -> Row:
-        return Row(self.line, self.line_state, None, self.is_last)
 
     @property
     def differing_line_state(self) -> str:
@@ -1457,7 +1455,7 @@ class Observation:
     def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known, or none counts."""
         row = self._row(line, line_runs.last_runs.get(line.number), is_last=True)
-        return row.without_run() if row.is_contradicted else row
+        return replace(row, run=None) if row.is_contradicted else row
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
         """Return the row of a run, for --show and the page, which show several runs of a line.
@@ -1687,7 +1685,7 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     fields = {**last_row.json_job_fields(), **({"files": run.files} if run and run.files else {})}
     without_runner = runners_at_work.has_runner_exited(run)
     if run and run.ended is not None:
-        fields = last_row.without_run().json_job_fields()
+        fields = replace(last_row, run=None).json_job_fields()
         if run.state in BAD_RUN_STATES and run.runner is not None and not without_runner:
             fields.update(host=run.host, slot=run.slot)
         without_runner = runners_at_work.has_no_runners         # it is not known which one has the line
@@ -1801,8 +1799,6 @@ def format_row(
         NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal")
     if row.run:
         result = describe_run(row.run)
-        if row.run.ended is None and row.run.seconds is not None:
-            result += f", {human_time(row.run.seconds)} ago"
         if row.is_last and row.differing_line_state:
             result = f"{row.differing_line_state}; last run: {result}"
     yield fit_to_width(f"line {row.line.number}: {result}", columns)
@@ -1830,6 +1826,8 @@ def describe_run(run: RunRecord) -> str:
     # without a process, describe_result() has it
     if run.why and run.pid:
         parts.append(printable(run.why))
+    if run.ended is None and run.seconds is not None:
+        parts.append(f"{human_time(run.seconds)} ago")
     return ", ".join(parts)
 
 

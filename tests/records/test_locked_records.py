@@ -14,7 +14,7 @@ import unittest
 import unittest.mock
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Optional
 
 import runmaker4
 import runwait4
@@ -274,8 +274,12 @@ class GivingUp(unittest.TestCase):
     AWAY = -1
 
     def setUp(self) -> None:
-        self.wait = runmaker4.RecordWait()
         self.looks = 0
+        self.begin(None)
+
+    def begin(self, size: Optional[int]) -> None:
+        """Begin another record.  size: when the one before was given up; None: that was written."""
+        self.wait = runmaker4.RecordWait(size, 1000.0)
 
     def fail_at(self, seconds: float, size: int, max_seconds: float = 8.0) -> bool:
         """An error, so many seconds after the first try of a record; the file is then so long."""
@@ -286,41 +290,28 @@ class GivingUp(unittest.TestCase):
         with unittest.mock.patch.object(time, "monotonic", lambda: 1000.0 + seconds):
             return self.wait.gives_up(max_seconds, look)
 
-    def begin(self) -> None:
-        with unittest.mock.patch.object(time, "monotonic", lambda: 1000.0):
-            self.wait.begin()
-
     def test_an_error_that_no_wait_can_end(self) -> None:
-        self.begin()
         self.assertTrue(self.fail_at(0.0, 5, max_seconds=0.0))
 
     def test_a_file_that_does_not_grow_or_is_away_until_the_next_look(self) -> None:
         for size in 5, self.AWAY:
             with self.subTest(size=size):
                 self.setUp()
-                self.begin()
                 self.assertEqual([self.fail_at(when, size) for when in (0.0, 4.0, 7.9, 8.0)],
                                  [False, False, False, True])
                 self.assertEqual(self.looks, 2)
 
-    def test_the_next_records_are_tried_once_until_the_file_grows_or_one_is_written(self) -> None:
+    def test_after_one_that_was_given_up_a_record_is_tried_once_until_the_file_grows(self) -> None:
         for size in 5, self.AWAY:
             with self.subTest(size=size):
-                self.setUp()
-                self.begin()
-                self.fail_at(0.0, size)
-                self.fail_at(8.0, size)
-                for _ in range(2):
-                    self.begin()
-                    self.assertTrue(self.fail_at(0.0, size))
-                self.begin()
+                self.begin(size)
+                self.assertTrue(self.fail_at(0.0, size))
+                self.begin(size)
                 self.assertFalse(self.fail_at(0.0, 6))
-                self.wait.end()
-                self.begin()
-                self.assertFalse(self.fail_at(0.0, 6))
+        self.begin(None)
+        self.assertFalse(self.fail_at(0.0, 6))
 
     def test_a_file_that_grows_is_waited_for_two_minutes(self) -> None:
-        self.begin()
         answers = [self.fail_at(when, size) for size, when in enumerate((0.0, 8.0, 60.0, 119.9, 128.0))]
         self.assertEqual(answers, [False, False, False, False, True])
 
