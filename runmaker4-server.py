@@ -1048,8 +1048,7 @@ class Client(Consumer):
         sessions = self.sessions
         del sessions.clients[self.id]           # it can come again, as another Client
         undecided = [assignment for assignment in self.assignments.values() if assignment.is_undecided]
-        running_lines = [assignment.number for assignment in undecided if not assignment.is_cancelled]
-        if running_lines:
+        if running_lines := [assignment.number for assignment in undecided if not assignment.is_cancelled]:
             sessions.say(f"client {self.where} did not come back within {human_time(sessions.grace)}; "
                          f"{name_lines(running_lines)} given up (if a client was killed, its jobs may still "
                          "run)")
@@ -1132,9 +1131,8 @@ class Client(Consumer):
     def last_complete_event(self) -> int:
         """Return the last event that can be acknowledged once all records are written; 0: none."""
         # a result that is in the file has no assignment any more
-        unwritten_events = (assignment.result.event for assignment in self.assignments.values()
-                            if assignment.result and assignment.result.event)
-        return min(unwritten_events, default=self.newest_event + 1) - 1
+        return min((assignment.result.event for assignment in self.assignments.values()
+                    if assignment.result and assignment.result.event), default=self.newest_event + 1) - 1
 
     # -- messages to the client ------------------------------------------------------------------------------
 
@@ -1473,6 +1471,7 @@ class Group:
         for host, jobs in assignments.items():
             member = Member(self, host, jobs[0].client, [*jobs])
             self._members.append(member)
+            member.client.group_count += 1
             for assignment in jobs:
                 assignment.member = member
         # None: all must remain
@@ -1484,8 +1483,6 @@ class Group:
         """Send each host the first of its jobs, to hold at the gate."""
         self._prepare_timer = self._sessions.loop.call_later(
             self.MAX_PREPARING_SECONDS, self._on_prepare_timeout)
-        for member in self._members:
-            member.client.group_count += 1
         for member in self._members:
             self._send_first(member)
 
@@ -1635,17 +1632,16 @@ def make_summary_fields(summary: Summary | None, client: Client) -> Fields | Non
     )
 
 
+@dataclass(eq=False)
 class Summaries:
     PAUSE_FACTOR = 4                    # in durations of the last one
 
-    def __init__(self, executor: FileExecutor, lifetime: Lifetime, reader: JobReader) -> None:
-        self._executor = executor
-        self._lifetime = lifetime
-        self._reader = reader
-        self._requests: dict[ClientLink, None] = {}     # oldest first
-        # None: no request came yet
-        self._answer_task: asyncio.Future[None] | None = None
-        self._next_summary_at = 0.0             # boottime()
+    _executor: FileExecutor
+    _lifetime: Lifetime
+    _reader: JobReader
+    _requests: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
+    _answer_task: asyncio.Future[None] | None = None    # None: no request came yet
+    _next_summary_at: float = 0.0           # boottime()
 
     def add_request(self, link: ClientLink) -> None:
         self._requests[link] = None
@@ -1830,8 +1826,8 @@ class Sessions:
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)
         self.remove_assignment(assignment, line_result)
-        why = self.lifetime.is_serving and self.runner_stats.find_too_many_failures(self.max_failed)
-        if why:
+        if self.lifetime.is_serving and (
+                why := self.runner_stats.find_too_many_failures(self.max_failed)):
             self.drain(why)
         self.acknowledge_soon(assignment.client)
 
@@ -2033,8 +2029,8 @@ class Sessions:
         """Return the result of a job from a `finish`.  Raises WireError."""
         state = message.state_byte("state")
         is_cancelled = state == CANCELLED and assignment.is_cancelled
-        is_returned = state == NEW and not assignment.run       # given back: it was not begun
-        if not (is_cancelled or is_returned or state in (DONE, FAILED, ERROR)):
+        # NEW: given back, as it was not begun
+        if not (is_cancelled or (state == NEW and not assignment.run) or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
         return LineResult(state, message.text("how", 64),
                           "lost" in message.fields and message.boolean("lost"), event_number)

@@ -3406,7 +3406,7 @@ class JobReader(Opened):
                 and self.reader.pread(1, self._trusted_size - 1) in (b"", b"\0"))
 
     def summarize(
-        self, consumers: Iterable[Consumer] = (), groups: bool = False, keep_above: float | None = None,
+        self, consumers: Iterable[Consumer], groups: bool = False, keep_above: float | None = None,
         looks: bool = True
     ) -> Summary:
         """Count the open file for consumers that exit, or that ask if they may.
@@ -4168,7 +4168,7 @@ class JobQueue:
             self.file.lock_table.trim_bucket(job.job_lock.bucket)
 
     def _lock_and_mark(self, line: Line, consumer: Consumer, settings: JobSettings,
-                       job_lock: JobLock | None, syncs: bool = False) -> Job | None:
+                       job_lock: JobLock | None, syncs: bool) -> Job | None:
         """Lock a job lock, unless one is given; write `r`; add the new job to `claimed`.
 
         None: a limit= is reached.  Needs the command mutex.  After None or an OSError the lock is free.
@@ -4463,8 +4463,8 @@ class JobQueue:
     def _is_gone(self, job: Job) -> bool:
         """Return True if a line has been missing for longer than an editor takes to save."""
         file = self.file
-        max_absence = file.MAX_SAVE_SECONDS if file.is_save_held_up() else file.max_absence
-        return file.clock() - job.absent_since >= max_absence
+        return file.clock() - job.absent_since >= (
+            file.MAX_SAVE_SECONDS if file.is_save_held_up() else file.max_absence)
 
     def _on_line_missing(self, job: Job, state: bytes) -> None:
         """Decide what becomes of a job without a line; an editor can be saving: one search is not enough.
@@ -4815,7 +4815,7 @@ class Walk:
         self.above = Above()
         self._states = NEW + RUNNING            # of lines that matter up to the next directive
         self._waiting: defaultdict[Named, list[WaitingJob]] = defaultdict(list)     # in order
-        self._kept_count = 0                    # jobs that this walk has kept until now
+        self.kept_count = 0                    # jobs that this walk has kept until now
         # offsets of named jobs of ours that were done before they were met: the scan can have read their `r`
         self._done_below: set[int] = set()
         self.ready: list[WaitingJob] = []       # those that wait for nothing any more, in order
@@ -4869,8 +4869,7 @@ class Walk:
                     self._apply_directive(line)
                 elif line.state == NEW or (line.state == RUNNING and line.offset not in self._done_below
                                            and self._is_orphan_to_run(line)):
-                    job = self._claim_or_skip(line)
-                    if job:
+                    if job := self._claim_or_skip(line):
                         self.needs_another_walk = True
                         return job
                 elif line.state != RUNNING:
@@ -4942,15 +4941,13 @@ class Walk:
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
-        if awaited := self.above.find_awaited(line):
+        if not (awaited := self.above.find_awaited(line)):
+            self.above.record_first_unfinished(line)
+            if losses and not self.takes_lost_lines:
+                self.has_left_lost_lines = True
+                return None
+        if awaited or self._is_restricted(settings):
             self._keep_or_pass_over(line, awaited, losses)
-            return None
-        self.above.record_first_unfinished(line)
-        if losses and not self.takes_lost_lines:
-            self.has_left_lost_lines = True
-            return None
-        if self._is_restricted(settings):
-            self._keep_or_pass_over(line, None, losses)
             return None
         # a consumer without a free slot waits at a job of a group, too
         consumer = self._choose_consumer(line, scope, self.consumers, losses)
@@ -5029,20 +5026,14 @@ class Walk:
         lost is left to a walk for these.
         """
         scope = self.above.scope
-        if awaited:
-            can_start_later = not awaited.bad and len(self._waiting[awaited]) < awaited.MAX_LINES
-        else:
-            can_start_later = self.consumers.any_fits(scope)
-        if can_start_later and not losses and self._kept_count < self.MAX_WAITING:
-            self._kept_count += 1
+        can_start_later = (not awaited.bad and len(self._waiting[awaited]) < awaited.MAX_LINES if awaited
+                           else self.consumers.any_fits(scope))
+        if can_start_later and not losses and self.kept_count < self.MAX_WAITING:
+            self.kept_count += 1
             jobs = self._waiting[awaited] if awaited else self._restricted[scope.settings]
             bisect.insort(jobs, (line.offset, id(line), line, scope))
         else:
             self._pass_over_new_lines()
-
-    @property
-    def has_waiting(self) -> bool:
-        return self._kept_count > 0
 
     @property
     def has_ready(self) -> bool:
@@ -5099,7 +5090,7 @@ class Walk:
                 bisect.insort(self.ready, jobs.pop(0))
                 self._ask_at = -inf             # the next call makes the next one ready
             # otherwise more are left to another walk
-            if not jobs and self._kept_count < self.MAX_WAITING:
+            if not jobs and self.kept_count < self.MAX_WAITING:
                 del self._restricted[settings]
 
     # -- running lines ---------------------------------------------------------------------------------------
@@ -5200,7 +5191,7 @@ class Walk:
             self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
         return self.groups[-1]
 
-    def mark_group_complete(self, cannot_start_yet: bool = False) -> None:
+    def mark_group_complete(self, cannot_start_yet: bool) -> None:
         """Mark the last group, if any, as complete.  cannot_start_yet: lines of it can be missing."""
         if self.groups and not (group := self.groups[-1]).is_complete:
             group.is_complete = True
@@ -5459,12 +5450,12 @@ class Cursor:
         # skipped jobs can be for newcomers
         if (asks_to_exit and not self._serving) or (has_newcomers and walk.skipped_new):
             return 0.0
-        # even if the file is as it was
-        can_find_jobs = has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
-        if asks_to_exit or can_find_jobs or self.file.signature() != walk.signature:
+        # the first four can find jobs even if the file is as it was
+        if (asks_to_exit or has_newcomers or self.no_job.retry_after is not WAIT or walk.above.block
+                or self.file.signature() != walk.signature):
             # while our own jobs release others, the file changes all the time
-            min_seconds = self.interval if walk.has_waiting and not asks_to_exit else 0.0
-            return walk.throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds)
+            return walk.throttle.seconds_until_due(
+                self.PAUSE_FACTOR, self.interval if walk.kept_count and not asks_to_exit else 0.0)
         return 0.0 if self._is_overdue(walk) else WAIT     # coarse time stamps can hide a change
 
     def _is_overdue(self, walk: Walk) -> bool:
@@ -5502,9 +5493,8 @@ class Cursor:
                 return NoJob(WAIT)
             self._walk = None
             was_edited = result is Stop.RESTART
-            # since the walk began, the last job of one that asks can have opened a barrier
-            asks_to_exit = not self._leaving <= self._answered
-            if was_edited or walk.needs_another_walk or asks_to_exit:
+            # one asks to exit: since the walk began, its last job can have opened a barrier
+            if was_edited or walk.needs_another_walk or not self._leaving <= self._answered:
                 continue
             if not walk.has_left_lost_lines:
                 return self._end_walk(walk, result)
@@ -5581,10 +5571,9 @@ class Cursor:
             return NoJob(WAIT)
         # without a reason a job has failed since the walk
         stopped = summary.with_jobs if why_stopped else ()
-        exits = {consumer: why_stopped if consumer in stopped else ""
-                 for consumer in {*summary.without_jobs, *stopped}
-                 if summary.has_end or not consumer.follow}
-        return NoJob(summary=summary, exits=exits)
+        return NoJob(summary=summary, exits={
+            consumer: why_stopped if consumer in stopped else ""
+            for consumer in {*summary.without_jobs, *stopped} if summary.has_end or not consumer.follow})
 
     def _restart_walk_if_replaced(self) -> None:
         """Drop the walk if the job file was opened again or is closed: offsets can be wrong now."""
@@ -5678,8 +5667,8 @@ class Cursor:
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
 
 
-def find_block_reason(file: JobReader, hosts: Collection[str] = (),
-                      memory: float = inf) -> BlockReason | None:
+def find_block_reason(file: JobReader, hosts: Collection[str],
+                      memory: float) -> BlockReason | None:
     """Return why no runner can take any of the new jobs; None: one can, or no job is new.
 
     Raises OSError.  hosts: those with a runner.  memory: the bytes that one may have.
@@ -6006,8 +5995,9 @@ class FileCounter:
 
     def request_count_if_due(self) -> None:
         """Start a count, unless one is in progress or recent; `counts` has the result later."""
-        min_seconds = self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS
-        if not self._is_counting and not self._throttle.seconds_until_due(self.PAUSE_FACTOR, min_seconds):
+        if not self._is_counting and not self._throttle.seconds_until_due(
+                self.PAUSE_FACTOR,
+                self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS):
             self._is_counting = True
             self._results = []
             self._executor.call_then(self._on_counted, self._count_states)
@@ -7577,19 +7567,22 @@ class RecordWait:
 
     # of the file at the last look; -1: it was away; None: there was none, and the record before was written
     size: int | None
-    began: float = field(default_factory=time.monotonic)
-    looked_at: float = -inf             # (time.monotonic()); -inf: no error yet
+    began: float                        # (time.monotonic())
+    looked_at: float = -inf             # the same; -inf: no error yet
 
-    def gives_up(self, max_seconds: float, find_size: Callable[[], int]) -> bool:
+    def gives_up(self, max_seconds: float, fd: int) -> bool:
         """Return True if the record is given up after an error; otherwise it is to be tried again.
 
-        max_seconds: from one look to the next; 0: no wait can end this error.
+        max_seconds: from one look to the next; 0: no wait can end this error.  fd: of the file.  With
+        O_DIRECT an NFS client asks the server for the size (fs/nfs/file.c, nfs_revalidate_file_size()).
         """
         now = time.monotonic()
         if now - self.looked_at < max_seconds:
             return False
         self.looked_at = now
-        last_size, self.size = self.size, find_size()
+        last_size, self.size = self.size, -1
+        with suppress(OSError):
+            self.size = os.lseek(fd, 0, os.SEEK_END)
         return not max_seconds or self.size == last_size or now - self.began >= self.MAX_SECONDS
 
 
@@ -7664,7 +7657,7 @@ class RecordFile:
         offset: APPEND_BYTE: append it.  make_record: called for each try.
         """
         write = self._write_locked if self._mount.network else self._write
-        wait = RecordWait(self._size_when_stuck)
+        wait = RecordWait(self._size_when_stuck, time.monotonic())
         while True:
             # _write() removes what it has appended
             unwritten = bytearray(make_record())
@@ -7677,7 +7670,7 @@ class RecordFile:
                 self.took = max(time.monotonic() - wait.began, self.took / 2)
                 return
             except (OSError, UsageError) as error:
-                if wait.gives_up(self._prepare_retry(error), self._find_size):
+                if wait.gives_up(self._prepare_retry(error), self._reader.fd):
                     self._size_when_stuck = wait.size
                     reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
                     self._on_error(f"{reason} (the {self.kind} is incomplete; the jobs go on)")
@@ -7691,13 +7684,6 @@ class RecordFile:
             os.fsync(self.fd)
         except OSError as error:
             self._on_error(f"{self.path}: {error_text(error)} (the {self.kind} can be incomplete)")
-
-    def _find_size(self) -> int:
-        """Return the size of the file; -1: it is away."""
-        with suppress(OSError):
-            # with O_DIRECT, an NFS client asks the server (fs/nfs/file.c, nfs_revalidate_file_size())
-            return os.lseek(self._reader.fd, 0, os.SEEK_END)
-        return -1
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
         """Return for how many seconds to try again after an error; 0.0: give the record up at once.
@@ -9473,7 +9459,7 @@ class Runner:
         self.claim_error = why
         self.drain()
 
-    def kill_job(self, job: Job, cause: str = "stopped") -> None:
+    def kill_job(self, job: Job, cause: str) -> None:
         if cause == "lost":
             self.say(f"line {job.number}: another runner took over this job; stopping our copy")
         if job in self.tasks:

@@ -673,6 +673,7 @@ def refuse_special_file(path: str, hint: str) -> None:
 
 
 # state and cause of a run without an end
+Ending = tuple[str, str]
 STILL_RUNNING = "r", ""
 ENDING = "r", "ending"          # finished; the end is not in the journal yet
 LOST = "e", "lost"
@@ -739,11 +740,12 @@ class RunRecord(RunFields):
         run.gathered = float(gathered or 0.0)
         return run
 
-    def without_end(self, state: str, cause: str) -> RunRecord:
+    def without_end(self, ending: Ending) -> RunRecord:
         """Return a copy with this state and cause, and no end.  A running one has `seconds` up to now."""
         run = copy.copy(self)
-        run.state, run.cause, run.ended = state, cause, None
-        run.seconds = seconds_since(run.began) if (state, cause) == STILL_RUNNING else None
+        run.state, run.cause = ending
+        run.ended = None
+        run.seconds = seconds_since(run.began) if ending == STILL_RUNNING else None
         return run
 
     @property
@@ -1309,7 +1311,7 @@ class Row:
     def is_contradicted(self) -> bool:
         """Return True if the line has finished in another state than the run."""
         return (self.run is not None and self.run.ended is not None
-                and self.line_state in FINISHED_LINE_STATES and bool(self.differing_line_state))
+                and self.differing_line_state in FINISHED_LINE_STATES)
 
     def json_job_fields(self) -> Fields:
         """Return the --json fields that --status has in common with --failed and --show; None: unknown."""
@@ -1439,9 +1441,9 @@ class Observation:
         rows = [self.row_of_run(run, line_runs) for run in runs]
         rows += unrecorded_rows
         numbers = {line.number for line in lines}
-        last_positions = {run.position for run in line_runs.last_runs.values()}
+        last_positions = {None, *(run.position for run in line_runs.last_runs.values())}
         return sorted((row for row in rows if row.line.number in numbers), key=lambda row: (
-            row.line.number, not row.run or row.run.position in last_positions))
+            row.line.number, getattr(row.run, "position", None) in last_positions))
 
     def match_runs_with_lines(
         self, commands: Collection[bytes], runs: Iterable[RunRecord], lines: Iterable[Line] = ()
@@ -1469,7 +1471,7 @@ class Observation:
             return row
         # only the line could show how the run has ended
         if run.ended is None:
-            run = run.without_end(*END_UNKNOWN)
+            run = run.without_end(END_UNKNOWN)
         # offset and state are unknown
         line = Line(run.line, 0, b"", b" " + run.command)
         return Row(line, "", run, is_last=False)
@@ -1478,9 +1480,9 @@ class Observation:
         """Return the row of a line and one of its runs.  is_last: no other run of the line is later."""
         ending = self._find_ending(line, run, is_last) if run else None
         return Row(line, STATE_WORDS.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
-                   run.without_end(*ending) if run and ending else run, is_last)
+                   run.without_end(ending) if run and ending else run, is_last)
 
-    def _find_ending(self, line: Line, run: RunRecord, is_last: bool) -> tuple[str, str] | None:
+    def _find_ending(self, line: Line, run: RunRecord, is_last: bool) -> Ending | None:
         """Return state and cause of a run without an end, as far as the line shows them; None: it has one."""
         is_orphan = line.number in self.orphan_numbers
         had_job = is_last and line.number in self._running_numbers
@@ -1490,10 +1492,8 @@ class Observation:
                 run.cause == "lost" and had_job and not is_orphan and not self._can_journal_be_behind):
             return None
         if had_job or (is_last and line.state == RUNNING):
-            if is_orphan:
-                return LOST
-            # finished meanwhile: the end follows
-            return ENDING if line.state in (DONE, FAILED, ERROR) else STILL_RUNNING
+            # ENDING: finished meanwhile, and the end follows
+            return LOST if is_orphan else ENDING if line.state in (DONE, FAILED, ERROR) else STILL_RUNNING
         # The file changed a moment ago, and the runner is alive: the end follows.  Of a new line the one that
         # started it: no server has taken that over
         if (self._can_journal_be_behind
