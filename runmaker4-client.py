@@ -586,12 +586,12 @@ class Porter:
         ask = partial(self._ask, job, path, version=version)
 
         async def read_end(_: int, answer: Message) -> int:
-            return answer.integer("end", minimum=-1)
+            return answer.integer("end")
 
         # whatever the server has of a larger file does not go again
         first_answer = await ask(0 if version.size <= SMALL_FILE_BYTES else NO_OFFSET, SMALL_FILE_BYTES)
-        end = await read_end(0, first_answer) if first_answer else -1
-        return end >= 0 and await self._move_pieces(version.size, end, ask, read_end)
+        return first_answer is not None and await self._move_pieces(
+            version.size, first_answer.integer("end"), ask, read_end)
 
     async def _move_pieces(self, size: int, end: int, ask: Callable[[int, int], Awaitable[Message | None]],
                            take: Callable[[int, Message], Awaitable[int]]) -> bool:
@@ -626,13 +626,24 @@ class Porter:
 
     async def _ask(self, job: RemoteJob, path: bytes, offset: int, length: int = 0,
                    version: FileVersion | None = None, kind: str = "get") -> Message | None:
-        """Ask for a piece, or send one of a version; return the answer; None: the link was lost.
+        """Ask for a piece, or send one of a version; return the answer.
 
-        While the server cannot write the file, do that again.  Raises FilesError, OSError.
+        None: the link was lost, or the file has changed.  While the server cannot write the file, do that
+        again.  Raises FilesError, OSError.
         """
+        fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset, length=length)
+        data, tree = b"", self._tree_of(job)
+        if version:
+            fields.update(version._asdict(), type="put")
         while True:
             async with self._places:
-                answer = await self._ask_once(job, path, offset, length, version, kind)
+                if version:
+                    found, data = await tree.call(tree.read_piece, path, offset, length)
+                    if found != version:
+                        return None
+                answer = await self._exchange(fields, data)
+            if answer:
+                job.travelled += len(data or answer.file_bytes())
             if not answer or "error" not in answer.fields:
                 return answer
             error = answer.text("error", 1000)
@@ -641,17 +652,8 @@ class Porter:
             self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
             await asyncio.sleep(FULL_DISK_SECONDS)
 
-    async def _ask_once(self, job: RemoteJob, path: bytes, offset: int, length: int,
-                        version: FileVersion | None, kind: str) -> Message | None:
-        """Return the answer; None: the link was lost."""
-        fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset, length=length)
-        data = b""
-        if version:
-            fields.update(version._asdict(), type="put")
-            tree = self._tree_of(job)
-            found, data = await tree.call(tree.read_piece, path, offset, length)
-            if found != version:
-                return Message(dict(end=-1))
+    async def _exchange(self, fields: Fields, data: bytes) -> Message | None:
+        """Send a message with bytes of a file, and return the answer; None: the link was lost."""
         await self._link_came.wait()
         link = self._link
         if link:
@@ -664,9 +666,7 @@ class Porter:
         link.post(dict(fields, ask=number), data)
         link.flush()
         try:
-            if message := await answer:
-                job.travelled += len(data or message.file_bytes())
-            return message
+            return await answer
         finally:
             del self._answers[number]
 

@@ -127,8 +127,6 @@ from runmaker4 import (
     LIMIT_BYTES,
     NEW,
     NO_DIRECTIVES,
-    NO_OFFSET,
-    NO_VERSION,
     OUTPUT_WINDOW_BYTES,
     PORT,
     RUNNING,
@@ -1744,7 +1742,7 @@ class Sessions:
         assignment.mark_over()
         files = assignment.files or NO_FILES
         for path, (_, version) in assignment.travelled.items():
-            if files.has_result(path) and (line_result.state != DONE or version == NO_VERSION):
+            if files.has_result(path) and (line_result.state != DONE or version == UNMADE):
                 self.tree.call(self.tree.remove_parts, path)
         # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
@@ -1903,7 +1901,6 @@ class Sessions:
                                   message: Message) -> None:
         """Answer a `get`, `place` or `put`, if the job has that file."""
         piece, held_bytes = b"", 0
-        answer: Fields = {}
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
             length = message.integer("length", runmaker4.LARGE_PIECE_BYTES) if kind == "get" else 0
@@ -1924,19 +1921,16 @@ class Sessions:
                     if link.detached.done():
                         return                  # it asks again on its next link
                     version, piece = await self.tree.call(self.tree.read_piece, path, offset, length)
-                answer = version._asdict()
+                answer: Fields = version._asdict()
                 end = offset + len(piece)
-            elif kind == "place":
-                version, end = NO_VERSION, 0
-                await self.tree.call(self.tree.add_piece, path, UNMADE, NO_OFFSET, b"", assignment.key)
             else:
-                version = FileVersion.from_message(message)
+                version = FileVersion.from_message(message) if kind == "put" else UNMADE
                 end = version.size
                 # otherwise the client has lost the last answer
                 if assignment.travelled.setdefault(path, (0, version)) != (end, version) or not end:
                     end = await self.tree.call(
                         self.tree.add_piece, path, version, offset, data, assignment.key)
-                answer = dict(end=end)
+                answer = dict(end=end) if kind == "put" else {}
             if end <= version.size:             # otherwise only the version was asked for
                 assignment.travelled[path] = end, version
         except WireError as error:

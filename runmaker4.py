@@ -11346,8 +11346,7 @@ class FileVersion(NamedTuple):
                 and any(self.mtime // unit * unit == kept.mtime for unit in MTIME_UNITS))
 
 
-NO_VERSION = FileVersion(0, 0, 0)
-UNMADE = FileVersion(1, 0, 0)           # of a result that the job has still to make
+UNMADE = FileVersion(0, 0, 0)           # of a result that the job has still to make
 
 
 class FileTree:
@@ -11446,7 +11445,9 @@ class FileTree:
                     end = os.lseek(fd, 0, os.SEEK_CUR)
                 elif data and offset and not job_key:
                     return -1
-                if end == version.size:
+                if version == UNMADE:           # it was only tried if one can be made
+                    os.unlink(part, dir_fd=directory_fd)
+                elif end == version.size:
                     os.utime(fd, ns=(version.mtime, version.mtime))
                     sync_or_empty(fd)
                     os.fchmod(fd, version.mode)     # with 0444, who comes after a kill cannot open the part
@@ -11458,8 +11459,6 @@ class FileTree:
                     del self._parts[path]
                     if offset:                  # those of dead runs; another job that sends this file repeats
                         self.remove_parts(path)
-                elif version == UNMADE:         # it was only tried if one can be made
-                    os.unlink(part, dir_fd=directory_fd)
                 return end
             finally:
                 os.close(fd)
