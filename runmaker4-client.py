@@ -89,7 +89,6 @@ from runmaker4 import (
     JobDirectory,
     JobSettings,
     JobsToKill,
-    Line,
     Link,
     LockFds,
     Message,
@@ -352,13 +351,13 @@ class RemoteJob(Job):
     begin: Event | None = None
     send: Sequence[bytes] = ()          # paths of files that it needs
     fetch: Sequence[bytes] = ()         # ... and that it makes; with scratch=yes, names for is_result()
-    scratch: bool = False
+    scratch = False
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
         """Return a job from an item of a `jobs` message, which the server's make_job_entry() has made.
 
-        Raises WireError.  Offset and state of the line are unknown here.
+        Raises WireError.
         """
         slots = item.integer("slots", 100_000)
         # null: no limit; negative: in percent; as in JobSettings
@@ -366,8 +365,7 @@ class RemoteJob(Job):
         is_percent = isinstance(timeout, float) and timeout < 0
         # further amounts apply after a run without enough memory
         needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
-        # the number is that of the line in the server's file
-        job = cls(Line(item.integer("number"), 0, NEW, item.job_text()), JobSettings(
+        job = cls(item.job_line(), JobSettings(
             timeout=timeout if timeout is None or is_percent else item.seconds("timeout"),
             needs=needs,
             larger_needs=tuple(larger_needs),
@@ -947,14 +945,12 @@ class RemoteJobs:
     interval = FOREVER                  # the server says which jobs to kill
     poll = FOREVER                      # _wake_runner() wakes the runner
 
-    def __init__(self, program: ClientProgram, endpoint: Endpoint, reported_complaint: Complaint) -> None:
-        # reported_complaint: as for LinkLife
+    def __init__(self, program: ClientProgram) -> None:
         self._program = program
         self.loop = program.loop
         self._say = program.say
-        self._endpoint = endpoint  # for messages about it
         self._id = secrets.token_hex(8)  # of this client, for all servers and links
-        self.link_life = LinkLife(endpoint, program.options.give_up, reported_complaint)
+        self.link_life = LinkLife(program.endpoint, program.options.give_up, program.reported_complaint)
         self._requests = Requests()
         # the states of lines that the server must still run again for us: see Consumer.retry
         self._retry = to_text(program.retry)
@@ -1198,9 +1194,9 @@ class RemoteJobs:
                 if isinstance(link.channel.error, RefusedError):
                     complaint = Complaint.REFUSAL
                     if not self.link_life.was_accepted:
-                        raise UsageError(f"{self._endpoint.host}: {why}")
+                        raise UsageError(f"{self._program.endpoint.host}: {why}")
             except (OSError, asyncio.TimeoutError) as error:
-                why = self._endpoint.why_unreachable(error)
+                why = self._program.endpoint.why_unreachable(error)
             self._on_link_lost(why, complaint)
             seconds_down = await self.link_life.pause_before_retry()
             if seconds_down is not None:
@@ -1417,9 +1413,8 @@ class ServerSink(Sink):
         self._held_output[run] = {}
 
     def on_no_result(self, run: Run) -> None:
-        self._record_result(run, "not started", True)
         self._send_event(run, "begin", **begin_fields(run))
-        self._send_end(run, run.no_result)
+        self._send_end(run, run.no_result, "not started", True)
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         """Hold output while the run is short, to send it with the `end`; send that of longer runs at once.
@@ -1436,11 +1431,10 @@ class ServerSink(Sink):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Report the end of a run, with output that is still held."""
-        self._record_result(run, str(run_result), run_result.cause == "timeout")
         # on_tick() does so, too, but only once a second
         if run in self._held_output and run.duration > OutDir.MAX_SHORT_SECONDS:
             self._send_held_output(run)
-        self._send_end(run, run_result)
+        self._send_end(run, run_result, str(run_result), run_result.cause == "timeout")
 
     def on_tick(self) -> None:
         for run in list(self._held_output):
@@ -1456,11 +1450,9 @@ class ServerSink(Sink):
             chunk = data[start:start + runmaker4.MAX_PIECE_BYTES]
             self._send_event(run, "output", len(chunk), stream=to_text(name), data=to_text(chunk))
 
-    def _record_result(self, run: Run, result_text: str, loses_host: bool) -> None:
+    def _send_end(self, run: Run, run_result: RunResult, result_text: str, loses_host: bool) -> None:
         if job := self._jobs.our_job(run.job):
             job.result_text, job.loses_host = result_text, loses_host
-
-    def _send_end(self, run: Run, run_result: RunResult) -> None:
         # only a short run still has any; the server puts it into the journal
         held_output = self._held_output.pop(run, {})
         self._send_event(
@@ -1490,7 +1482,7 @@ class ClientProgram(RunnerProgram):
         options = parse_options(argv)
         context = tls_context(server_side=False)
         # this can refuse, and the next can ask the user
-        self._endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
+        self.endpoint = Endpoint(options.server, options.port, find_token(options.token), context)
         super().__init__(PROG, options.server, options)
 
     def check_and_open(self) -> None:
@@ -1506,25 +1498,25 @@ class ClientProgram(RunnerProgram):
         allow_descriptors(len(open_descriptors()) + 28 + 5 * len(self.slots))
         self.report_if_no_slurm_time_left()
         # connect once: against some errors waiting cannot help
-        host = self._endpoint.host
-        self._reported_complaint = Complaint.NOTHING
+        host = self.endpoint.host
+        self.reported_complaint = Complaint.NOTHING
         try:
             # 0: one attempt, and then no wait
-            self._endpoint.try_to_connect(
+            self.endpoint.try_to_connect(
                 min(self.options.give_up or MAX_CONNECT_SECONDS, MAX_CONNECT_SECONDS))
         except UnicodeError:
             raise UsageError(f"{host}: unknown host: not a host name") from None
         except WireError as error:
-            raise UsageError(f"{host}: {self._endpoint.why_rejected(error)}") from None
+            raise UsageError(f"{host}: {self.endpoint.why_rejected(error)}") from None
         except OSError as error:
-            why = self._endpoint.why_unreachable(error)
+            why = self.endpoint.why_unreachable(error)
             # EAI_AGAIN can pass: when a system starts, the name service can come after us
             is_unknown = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
             if is_unknown or self.options.give_up == 0:
                 raise UsageError(f"{host}: {'unknown host: ' * is_unknown}{why}") from None
             self.say(f"{why}; trying again")
             if not self.options.daemon:         # else once more, where the messages go then
-                self._reported_complaint = Complaint.LOSS
+                self.reported_complaint = Complaint.LOSS
         if HEX_128_BITS.fullmatch(self.options.token or ""):
             self.say(
                 "other users of this host can see the token in the list of processes (give --token a file, "
@@ -1541,7 +1533,7 @@ class ClientProgram(RunnerProgram):
         self.loop.set_default_executor(names_pool)
         # the same for all servers
         self.console = self.console_sinks(None, with_output=True, is_recorded=False)
-        jobs = RemoteJobs(self, self._endpoint, self._reported_complaint)
+        jobs = RemoteJobs(self)
         jobs_task = asyncio.ensure_future(self.run_and_report(jobs))
         self._connection_task = asyncio.ensure_future(jobs.stay_connected())
         await asyncio.wait([self._connection_task, jobs_task], return_when=asyncio.FIRST_COMPLETED)

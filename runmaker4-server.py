@@ -264,6 +264,7 @@ MAX_REPORTED_BYTES = 1 << 25    # jobs that a client may report
 MAX_JOBS_BYTES = 128 << 10      # several jobs in a message
 ACKNOWLEDGE_SECONDS = 0.01      # in which events are gathered
 MAX_RETURN_SECONDS = 43_200.0   # for which a server waits for a lost client: one night
+SEARCH_INTERVALS = 0.1          # between searches for a reported job, in intervals of the job file
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
 MAX_FILES = 10_000              # of a job
@@ -1066,7 +1067,7 @@ class Client(Consumer):
         """
         while link := await self._next_link():
             self._settle_unreported_jobs({job.key for job in link.reported_jobs})
-            reclaimed = await self.sessions.recovery.reclaim(self, link.reported_jobs)
+            reclaimed = await self.sessions.reclaim_lines(self, link.reported_jobs)
             if reclaimed.doubt:             # the client keeps all jobs, and connects again
                 link.drop(f"cannot look for the jobs now ({reclaimed.doubt})")
             elif not link.detached.done():
@@ -1715,12 +1716,12 @@ class Sessions:
     _unacknowledged: set[Client] = field(default_factory=set)
     is_held_back: bool = False          # acknowledging waits for the disk or terminal
     links: dict[ClientLink, None] = field(default_factory=dict)     # oldest first
-    # of results that are in the file, oldest first; for Recovery, as a client that connects again reports a
-    # job until the result is acknowledged.  OrderedDict: a dict takes ever longer to find the first key
+    # of results that are in the file, oldest first; for reclaim_lines(), as a client that connects again
+    # reports a job until the result is acknowledged.  OrderedDict: a dict takes ever longer to find the first
     settled_keys: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self.recovery = Recovery(self)
+        self._reclaiming = asyncio.Lock()       # two clients can name one job
         directory, file_name = os.path.split(os.path.abspath(os.fsencode(self.path)))
         self.tree = FileTree(directory, refused=(file_name, file_name + b".out"))
         self._held_bytes = 0                    # of `get` and `put` that are not answered
@@ -1895,6 +1896,55 @@ class Sessions:
         del self.clients[client.id]
         link.detach()
 
+    # -- lines of the server before us, and of clients that come back ----------------------------------------
+
+    async def inherit_lines(self, lock_fd: int) -> None:
+        """Hold the job locks of the previous server for the grace, in which clients come for them.
+
+        Raises UsageError: the server must not start, and the keeper holds the locks for the next one.
+        """
+        try:
+            count = await self.executor.call(self.claims.inherit, lock_fd)
+        except OSError as error:
+            raise UsageError(f"{self.path}: {error_text(error)} (start the server again)") from None
+        if count is None:
+            # all job locks in the old lock file, also for the keeper, which has this description
+            with suppress(OSError):
+                unlock(lock_fd, 0, BUCKETS_END)
+            self.say("the lock file was removed; the lines of the previous server cannot be taken over")
+        elif count:
+            self.say(
+                f"took over {plural(count, 'running job')} of the previous server; waiting "
+                f"{human_time(self.grace)} for the clients"
+            )
+            # otherwise lines that no client names would stay `r` and locked
+            self.loop.call_later(self.grace, self.executor.post, self.claims.drop_inherited_locks)
+
+    async def reclaim_lines(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
+        """Give a client the lines of the jobs that it reports; return `lost` ones, or the `doubt`.
+
+        In doubt try again; in the last try a missing line counts as gone.  `jobs` has only those of that try.
+        Meanwhile the client can be lost again.
+        """
+        file = self.claims.file
+        deadline = boottime() + file.max_absence
+        while True:
+            is_last_try = boottime() >= deadline
+            async with self._reclaiming:
+                unassigned = [job for job in reported if job.key not in self.assignments
+                              and job.key not in self.settled_keys]
+                reclaimed = await self.executor.call(
+                    self.claims.reclaim_lines, client, unassigned, is_last_try)
+                for key, job in reclaimed.jobs.items():
+                    self.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN, files=None))
+            # an earlier try can have assigned some; and while the executor searched, a result can have been
+            # written, or a line lost
+            reclaimed.lost = [job.key for job in reported if not any(
+                job.key in known for known in (client.assignments, reclaimed.settled, self.settled_keys))]
+            if is_last_try or not reclaimed.doubt:
+                return reclaimed
+            await asyncio.sleep(SEARCH_INTERVALS * file.interval)
+
     # -- files that travel -----------------------------------------------------------------------------------
 
     async def answer_file_message(self, client: Client, link: ClientLink, kind: str,
@@ -1945,8 +1995,8 @@ class Sessions:
             answer = dict(error=why, again=again)
         finally:
             self._held_bytes -= held_bytes
-        if link.post(dict(answer, type="piece", ask=ask), piece):
-            link.flush()
+        link.post(dict(answer, type="piece", ask=ask), piece)
+        link.flush()
 
     def describe_travelling(self) -> str:
         """Return for example '; files: 3M of 40M for lines 5, 7'; '': none travel now."""
@@ -2104,17 +2154,16 @@ class ReportedJob:
     def from_message(cls, entry: Message) -> ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
         result = None if entry.fields.get("result") is None else entry.state_byte("result")
-        # offset and state are unknown to the client
         return cls(entry.hexadecimal("id", 16),
-                   Line(entry.integer("number"), 0, NEW, entry.job_text()), result)
+                   entry.job_line(), result)
 
 
 @dataclass
 class Reclaimed:
     """What becomes of the jobs of a returning client.  With a doubt, those in `lost` can have a line."""
     jobs: dict[str, Job] = field(default_factory=dict)      # by key: the client has the line again
-    settled: list[str] = field(default_factory=list)        # keys: the line has the job's result already
-    lost: list[str] = field(default_factory=list)           # keys: all others; Recovery.reclaim() sets this
+    settled: set[str] = field(default_factory=set)          # keys: the line has the job's result already
+    lost: list[str] = field(default_factory=list)           # keys: all others; Sessions sets this
     doubt: str = ""                     # why it is unknown now who has a line
 
 
@@ -2306,72 +2355,11 @@ class Claims(Cursor):
                 states = states.replace(NEW, b"")
             # the previous server can have written the result, and exited before the client learned that
             if line and line.state == reported_job.result:
-                reclaimed.settled.append(reported_job.key)
+                reclaimed.settled.add(reported_job.key)
             elif line and (job := self.queue.reclaim_line(line, own_job_lock_offset(own_line), states)):
                 reclaimed.jobs[reported_job.key] = job
             elif not is_whole_file:
                 raise TemporaryError("the file can be half saved")
-
-
-class Recovery:
-    RETRY_INTERVALS = 0.1               # between searches, in intervals of the job file
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-        self._lock = asyncio.Lock()     # two clients can name one job
-
-    async def inherit(self, lock_fd: int) -> None:
-        """Hold the job locks of the previous server for the grace, in which clients come for them.
-
-        Raises UsageError: the server must not start, and the keeper holds the locks for the next one.
-        """
-        sessions = self._sessions
-        try:
-            count = await sessions.executor.call(sessions.claims.inherit, lock_fd)
-        except OSError as error:
-            raise UsageError(f"{sessions.path}: {error_text(error)} (start the server again)") from None
-        if count is None:
-            # all job locks in the old lock file, also for the keeper, which has this description
-            with suppress(OSError):
-                unlock(lock_fd, 0, BUCKETS_END)
-            sessions.say("the lock file was removed; the lines of the previous server cannot be taken over")
-        elif count:
-            sessions.say(
-                f"took over {plural(count, 'running job')} of the previous server; waiting "
-                f"{human_time(sessions.grace)} for the clients"
-            )
-            # otherwise lines that no client names would stay `r` and locked
-            sessions.loop.call_later(
-                sessions.grace, sessions.executor.post, sessions.claims.drop_inherited_locks
-            )
-
-    async def reclaim(self, client: Client, reported: Sequence[ReportedJob]) -> Reclaimed:
-        """Give a client the lines of the jobs that it reports; return `lost` ones, or the `doubt`.
-
-        In doubt try again; in the last try a missing line counts as gone.  `jobs` has only those of that try.
-        Meanwhile the client can be lost again.
-        """
-        sessions = self._sessions
-        file = sessions.claims.file
-        deadline = boottime() + file.max_absence
-        while True:
-            is_last_try = boottime() >= deadline
-            async with self._lock:
-                unassigned = [job for job in reported if job.key not in sessions.assignments
-                              and job.key not in sessions.settled_keys]
-                reclaimed = await sessions.executor.call(
-                    sessions.claims.reclaim_lines, client, unassigned, is_last_try
-                )
-                for key, job in reclaimed.jobs.items():
-                    sessions.add_assignment(Assignment(key, client, job, AssignmentPhase.BEGUN, files=None))
-            # an earlier try can have assigned some; and while the executor searched, a result can have been
-            # written, or a line lost
-            reclaimed.settled += [job.key for job in reported if job.key in sessions.settled_keys]
-            known_keys = {*client.assignments, *reclaimed.settled}
-            reclaimed.lost = [job.key for job in reported if job.key not in known_keys]
-            if is_last_try or not reclaimed.doubt:
-                return reclaimed
-            await asyncio.sleep(self.RETRY_INTERVALS * file.interval)
 
 
 # ======== Handing out =======================================================================================
@@ -2480,7 +2468,9 @@ class Dispatcher:
             if not batch.must_continue:
                 self._next_offers_at = boottime() + OFFER_SECONDS * len(self.waiting_clients)
                 self._must_offer_to_all = batch.has_skipped_lines
-        self._claim_or_reserve_groups(batch)
+                self._group_plans = {}          # the walk was complete: no others wait
+        self._group_plans.update(batch.plans)
+        self._claim_or_reserve_groups()
         if batch.must_continue or (batch.jobs and self.waiting_clients):
             self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
 
@@ -2514,14 +2504,15 @@ class Dispatcher:
             self._lifetime.drain()
         if (no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running     # all is done
                 and not self._sessions.assignments and self._lifetime.is_serving):
-            awaited, orphans = {*no_job.summary.bad_lines}, self._sessions.claims.orphans
+            awaited = {*no_job.summary.bad_lines}
+            what = f"a first client, which can have -r for {name_lines(awaited)}"
             if self._had_clients:
-                awaited &= {*orphans.marked}        # lost clients can bring these
-            if awaited and (not self._had_clients
-                            or boottime() - orphans.last_found_at < MAX_RETURN_SECONDS):
+                orphans = self._sessions.claims.orphans
+                is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
+                awaited &= {*orphans.marked} if is_in_time else set()
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
-                        f"{human_time(MAX_RETURN_SECONDS)} at most" if self._had_clients
-                        else f"a first client, which can have -r for {name_lines(awaited)}")
+                        f"{human_time(MAX_RETURN_SECONDS)} at most")
+            if awaited:
                 return self.say_once(f"waiting for {what}")
             if exits[EVERYBODY]:
                 self._sessions.say(exits[EVERYBODY])
@@ -2583,11 +2574,8 @@ class Dispatcher:
 
     # -- groups ----------------------------------------------------------------------------------------------
 
-    def _claim_or_reserve_groups(self, batch: ClaimedBatch) -> None:
+    def _claim_or_reserve_groups(self) -> None:
         """Start to claim a group if a client with a free slot waits for each of its hosts; one at a time."""
-        if batch.no_job is not None and not batch.must_continue:
-            self._group_plans = {}              # after a complete walk no others wait
-        self._group_plans.update(batch.plans)
         self._reserved = set()
         # groups further up choose first: for others, reserved clients do not count
         for offset, plan in sorted(self._group_plans.items()):
@@ -2716,7 +2704,7 @@ class Server(Program):
         self._make_components()
         self.handle_signals(self._on_stop_signal, self._on_drain_signal)
         if self._keeper.locks_fd >= 0:          # before clients can connect
-            await self.sessions.recovery.inherit(self._keeper.locks_fd)
+            await self.sessions.inherit_lines(self._keeper.locks_fd)
         self._status_socket = socket.socket(socket.AF_UNIX)
         self._status_socket.bind(PresenceLock.SOCKET % self._presence_lock.offset)
         self._status_socket.listen()
@@ -2914,9 +2902,8 @@ class Server(Program):
 
         Looking at an unchanged file costs a stat(2).  Never returns.
         """
-        poll_seconds = self.claims.file.poll
         while True:
-            await wait_for_event(self.lifetime.may_end, poll_seconds)
+            await wait_for_event(self.lifetime.may_end, self.claims.file.poll)
             self.lifetime.may_end.clear()
             # once the server drains, this lets clients exit instead
             self.dispatcher.hand_out_lines(self.options.exit_when_done and not self.sessions.assignments)

@@ -10825,12 +10825,12 @@ class Message:
             raise WireError("bytes: in the JSON")
         return value
 
-    def job_text(self) -> bytes:
-        """Return the `text` of a job line, without the state and the newline."""
-        value = self.data("text")
-        if value[:1] not in (b" ", b"\t") or b"\n" in value:
+    def job_line(self) -> Line:
+        """Return the line of a job by `number` and `text`: offset and state are known to the server alone."""
+        text = self.data("text")
+        if text[:1] not in (b" ", b"\t") or b"\n" in text:
             raise WireError("text: no job")
-        return value
+        return Line(self.integer("number"), 0, NEW, text)
 
     def hexadecimal(self, name: str, digits: int = 32) -> str:
         value = self.text(name, digits)
@@ -11182,20 +11182,19 @@ class Link:
 
     def send(self, **message: Any) -> None:
         """Send a message, together with others of this loop iteration."""
-        if self.post(message):
-            self.loop.call_soon(self.flush)
+        self.post(message)
+        self.loop.call_soon(self.flush)
 
-    def post(self, message: Fields, file_bytes: bytes = b"") -> bool:
-        """Send a message within 20 ms, together with others; return False if the connection is closing.
+    def post(self, message: Fields, file_bytes: bytes = b"") -> None:
+        """Send a message within 20 ms, together with others, unless the connection is closing.
 
         Call it only once the channel is_authenticated.
         """
         if self.closing or self.transport.is_closing():
-            return False                    # on_disconnected() will handle that
+            return                          # on_disconnected() will handle that
         self.channel.send(message, file_bytes)
         if not (self._flush_timer or self._is_receiving):       # data_received() flushes at its end
             self._flush_timer = self.loop.call_later(Writer.GATHER_SECONDS, self.flush)
-        return True
 
     def flush(self) -> None:
         """Write all pending messages; drop the connection if the other end does not read."""

@@ -99,8 +99,10 @@ class EachField(Case):
     def test_of_a_server(self) -> None:
         async def play_all() -> None:
             program = mock.Mock(loop=asyncio.get_running_loop(), retry=b"", console=(), say=os.fsencode,
-                                directory=b"/", **{"options.give_up": None})
+                                directory=b"/", reported_complaint=client.Complaint.NOTHING,
+                                **{"options.give_up": None})
             program.make_runner.return_value.draining = False
+            program.make_runner.return_value.tasks = {}
             for message in FROM_SERVER:
                 for body in wrong_versions(message):
                     self.meet_server(program, message, body)
@@ -110,7 +112,7 @@ class EachField(Case):
 
     def meet_server(self, program: mock.Mock, message: Message, body: str) -> None:
         """A server says this to a client that runs a job."""
-        jobs = client.RemoteJobs(program, None, client.Complaint.NOTHING)
+        jobs = client.RemoteJobs(program)
         if message["type"] != "welcome":
             jobs.handle(self.link, read(WELCOME))
         job = jobs._jobs[KEY] = client.RemoteJob.from_message(read(JOBS["jobs"][0]))

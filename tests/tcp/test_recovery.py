@@ -128,13 +128,12 @@ class LinesOfAClientThatComesBack(JobFileCase):
             client = server.Client(sessions, "c" * 16)
             claim = server.ReportedJob("1" * 16, runmaker4.Line(1, 0, b".", b" echo"), result)
             sessions.settled_keys.update(dict.fromkeys(known))
-            reclaimed = await sessions.recovery.reclaim(client, [claim])
-            words = ["SETTLED"] * len(reclaimed.settled) + ["LOST"] * len(reclaimed.lost)
+            reclaimed = await sessions.reclaim_lines(client, [claim])
             numbers = [assignment.number for assignment in client.assignments.values()]
             self.assertEqual(len(self.served.claimed), len(numbers))
             for assignment in client.assignments.values():
                 self.served.release_job(assignment.job)
-            only, = words + numbers
+            only, = ["LOST"] * len(reclaimed.lost) + numbers or ["SETTLED"]
             return only
         return asyncio.run(come())
 
@@ -142,7 +141,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def exit_with_results(threaded: bool) -> None:
             sessions = self.sessions(b"r a\nr b\n", threaded)
             client = server.Client(sessions, "c" * 16)
-            await sessions.recovery.reclaim(client, [
+            await sessions.reclaim_lines(client, [
                 server.ReportedJob(str(number) * 16, runmaker4.Line(number, 0, b"r", command), None)
                 for number, command in ((1, b" a"), (2, b" b"))])
             for assignment in list(client.assignments.values()):
@@ -241,7 +240,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
             with mock.patch.object(self.served.file, "lines_by_command", side_effect=AssertionError):
                 for number, client in enumerate(clients, 1):
                     line = runmaker4.Line(number, 0, b".", b" echo")
-                    await sessions.recovery.reclaim(client, [server.ReportedJob(client.id, line, None)])
+                    await sessions.reclaim_lines(client, [server.ReportedJob(client.id, line, None)])
             return [assignment.number for client in clients for assignment in client.assignments.values()]
         self.assertEqual(asyncio.run(come()), [1, 2])
 
@@ -253,7 +252,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
                 sessions = self.sessions(b"r echo\n")
                 with mock.patch.object(self.served, "open_files", side_effect=trouble) if trouble \
                         else contextlib.nullcontext():
-                    await sessions.recovery.inherit(fd)
+                    await sessions.inherit_lines(fd)
             fd = runmaker4.open_lock_file_of(str(self.path))
             self.addCleanup(os.close, fd)
             offset = runmaker4.bucket_of(b"echo") + 1
@@ -290,7 +289,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
                      for number, word in enumerate((b"one", b"two", b"three"), 1)]
             jobs = [server.ReportedJob(f"{line.number:016x}", line, None) for line in lines]
             with mock.patch.object(where, function, side_effect=trouble):
-                reclaimed = await sessions.recovery.reclaim(self.client, jobs)
+                reclaimed = await sessions.reclaim_lines(self.client, jobs)
             why: str = reclaimed.doubt
             return why
         return asyncio.run(come()), [assignment.number for assignment in self.client.assignments.values()]
