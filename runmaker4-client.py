@@ -361,10 +361,10 @@ class RemoteJob(Job):
         """
         slots = item.integer("slots", 100_000)
         # null: no limit; negative: in percent; as in JobSettings
-        timeout = item.fields.get("timeout", 0)
+        timeout = item.get("timeout", 0)
         is_percent = isinstance(timeout, float) and timeout < 0
         # further amounts apply after a run without enough memory
-        needs, *larger_needs = (Resources(slots, memory) for memory in item.items("memory", int) or [0])
+        needs, *larger_needs = (Resources(slots, memory) for memory in item.list_of("memory", int) or [0])
         job = cls(item.job_line(), JobSettings(
             timeout=timeout if timeout is None or is_percent else item.seconds("timeout"),
             needs=needs,
@@ -374,8 +374,8 @@ class RemoteJob(Job):
         job.key = item.text("id", 16)
         job.of_group = item.boolean("group")
         job.gated = item.boolean("hold")            # in a group, until `go`
-        job.send = list(map(to_bytes, item.items("send", str)))
-        job.fetch = list(map(to_bytes, item.items("fetch", str)))
+        job.send = list(map(to_bytes, item.list_of("send", str)))
+        job.fetch = list(map(to_bytes, item.list_of("fetch", str)))
         job.scratch = item.boolean("scratch")
         return job
 
@@ -564,9 +564,9 @@ class Porter:
         async def add_answer(end: int, answer: Message) -> int:
             if FileVersion.from_message(answer) != version:
                 return -1
-            return await add(end, answer.file_bytes())
+            return await add(end, answer.file_bytes)
 
-        data = first_answer.file_bytes()
+        data = first_answer.file_bytes
         end = await (add(0, data) if len(data) == version.size else add(NO_OFFSET, b""))
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
@@ -641,8 +641,8 @@ class Porter:
                         return None
                 answer = await self._exchange(fields, data)
             if answer:
-                job.travelled += len(data or answer.file_bytes())
-            if not answer or "error" not in answer.fields:
+                job.travelled += len(data or answer.file_bytes)
+            if not answer or "error" not in answer:
                 return answer
             error = answer.text("error", 1000)
             if not answer.boolean("again"):
@@ -1378,13 +1378,13 @@ class RemoteJobs:
 
         The messages `account`, `nothing` and `closing` have one.
         """
-        if message.fields.get("account") is None:
+        if message.get("account") is None:
             return None
-        summary = Message(message.fields["account"])
-        counts = Message(summary.fields.get("now"))
+        summary = Message(message["account"])
+        counts = Message(summary.get("now"))
         return Summary(
             Counts(*(counts.integer(name) for name in Counts._fields)),
-            bad_lines=tuple(summary.items("bad", int)),
+            bad_lines=tuple(summary.list_of("bad", int)),
             can_retry=summary.boolean("again"),
             # with -1, when each slot has had its job, jobs remain on purpose
             jobs_left=summary.boolean("left") and not self._runner.slots.each_had_job,

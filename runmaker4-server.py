@@ -1101,7 +1101,7 @@ class Client(Consumer):
         """
         want = message.integer("want", MAX_SLOTS)
         memory_change = 0
-        if "memory" in message.fields:
+        if "memory" in message:
             memory_change = message.integer("memory", minimum=-runmaker4.MAX_INTEGER)
         request_number = message.integer("request")
         is_last = message.boolean("last")
@@ -1116,7 +1116,7 @@ class Client(Consumer):
 
     def set_slots(self, message: Message) -> None:
         """Update the number of slots, if it is in the message.  Raises WireError."""
-        if "slots" in message.fields:
+        if "slots" in message:
             self.capacity = self.capacity._replace(slots=message.integer("slots", MAX_SLOTS))
 
     def subtract_requested(self, slots: int) -> None:
@@ -1186,7 +1186,7 @@ class ClientLink(Link, asyncio.Protocol):
             return                      # the client sends unacknowledged events to the next server
         kind = message.text("type", 16)
         client = self.client
-        if client and "n" in message.fields:        # only events have one
+        if client and "n" in message:        # only events have one
             self._sessions.receive_event(client, kind, message)
         elif kind == "ping":
             self.post(dict(type="pong", request=message.integer("request"),
@@ -1268,7 +1268,7 @@ class Records:
         Of a running job that a client brings back after the grace, or from another server, `begin` comes once
         more, and new records begin.
         """
-        begin = RunFields(message.fields, BEGIN)
+        begin = RunFields(message, BEGIN)
         if assignment.run:
             raise WireError("the run goes on already")
         run = assignment.run = Run(
@@ -1306,9 +1306,9 @@ class Records:
         if not (run := assignment.run):
             raise WireError("the end of no run")
         # read all first: after a WireError, abandon_run() must find the run as it was
-        end = RunFields(message.fields, END)
+        end = RunFields(message, END)
         timeout = message.seconds("timeout")
-        received = message.items("received", int)
+        received = message.list_of("received", int)
         cause = message.text("cause", 16)
         status = end.signal or end.exit << 8            # as from waitpid(2); negative: unknown
         if status >= 0:
@@ -1954,7 +1954,7 @@ class Sessions:
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
             length = message.integer("length", runmaker4.LARGE_PIECE_BYTES) if kind == "get" else 0
-            data = message.file_bytes()
+            data = message.file_bytes
             held_bytes = 1000 + len(data)
             self._held_bytes += held_bytes
             assignment = client.assignments.get(message.text("id", 16))
@@ -2077,7 +2077,7 @@ class Sessions:
         if not (is_cancelled or (state == NEW and not assignment.run) or state in (DONE, FAILED, ERROR)):
             raise WireError("not the end of a job")
         return LineResult(state, message.text("how", 64),
-                          "lost" in message.fields and message.boolean("lost"), event_number)
+                          "lost" in message and message.boolean("lost"), event_number)
 
     # -- acknowledging ---------------------------------------------------------------------------------------
 
@@ -2153,7 +2153,7 @@ class ReportedJob:
     @classmethod
     def from_message(cls, entry: Message) -> ReportedJob:
         """Return one job from a client's message `have`.  Raises WireError."""
-        result = None if entry.fields.get("result") is None else entry.state_byte("result")
+        result = None if entry.get("result") is None else entry.state_byte("result")
         return cls(entry.hexadecimal("id", 16),
                    entry.job_line(), result)
 

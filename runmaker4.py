@@ -10793,19 +10793,20 @@ def decode(frame: bytes | bytearray) -> Fields:
     return message
 
 
-class Message:
-    """Reads and checks the fields of a message: each getter raises WireError.
+class Message(Fields):
+    """A message, or an object in one, with getters that check a field: each raises WireError.
 
     So handlers read all fields before they change anything.
     """
+    file_bytes: bytes | bytearray = b""     # of a file, which came behind the JSON
 
     def __init__(self, fields: Any) -> None:
         if not isinstance(fields, dict):
             raise WireError("not an object")
-        self.fields = fields
+        super().__init__(fields)
 
     def _string(self, name: str, max_length: int) -> str:
-        value = self.fields.get(name)
+        value = self.get(name)
         if not isinstance(value, str) or len(value) > max_length:
             raise WireError(f"{name}: invalid text")
         return value
@@ -10817,13 +10818,6 @@ class Message:
 
     def data(self, name: str) -> bytes:
         return to_bytes(self._string(name, MAX_FRAME_BYTES))
-
-    def file_bytes(self) -> bytes | bytearray:
-        """Return the bytes of a file that came behind the JSON."""
-        value = self.fields.get("bytes", b"")
-        if not isinstance(value, (bytes, bytearray)):
-            raise WireError("bytes: in the JSON")
-        return value
 
     def job_line(self) -> Line:
         """Return the line of a job by `number` and `text`: offset and state are known to the server alone."""
@@ -10839,20 +10833,20 @@ class Message:
         return value
 
     def integer(self, name: str, maximum: int = MAX_INTEGER, minimum: int = 0) -> int:
-        value = self.fields.get(name)
+        value = self.get(name)
         # not isinstance(): True is an int
         if type(value) is not int or not minimum <= value <= maximum:
             raise WireError(f"{name}: not a valid whole number")
         return value
 
     def seconds(self, name: str) -> float:
-        value: Any = self.fields.get(name)
+        value: Any = self.get(name)
         if not is_time(value):
             raise WireError(f"{name}: not a valid time")
         return float(value)
 
     def boolean(self, name: str) -> bool:
-        value = self.fields.get(name)
+        value = self.get(name)
         if not isinstance(value, bool):
             raise WireError(f"{name}: neither true nor false")
         return value
@@ -10871,9 +10865,9 @@ class Message:
             raise WireError("retry: not valid states")
         return value
 
-    def items(self, name: str, kind: type) -> list[Any]:
+    def list_of(self, name: str, kind: type) -> list[Any]:
         """Return a list with items of type `kind`: str, dict, or int (0 to MAX_INTEGER)."""
-        value = self.fields.get(name)
+        value = self.get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise WireError(f"{name}: not a valid list")
         if kind is int and not all(0 <= item <= MAX_INTEGER for item in value):
@@ -10881,7 +10875,7 @@ class Message:
         return value
 
     def objects(self, name: str) -> list[Message]:
-        return [Message(item) for item in self.items(name, dict)]
+        return [Message(item) for item in self.list_of(name, dict)]
 
 
 # ---- TLS ---------------------------------------------------------------------------------------------------
@@ -10993,7 +10987,7 @@ class Channel:
             raise ValueError("a message too early, or too long")
         self._add_frame(*body)
 
-    def receive(self, data: bytes) -> list[Fields]:
+    def receive(self, data: bytes) -> list[Message]:
         """Add received bytes, and return the messages that are now complete; none before the handshake is.
 
         After bytes that violate the protocol, raise WireError at each call; messages before these in `data`
@@ -11001,7 +10995,7 @@ class Channel:
         """
         if self.error:
             raise self.error
-        messages: list[Fields] = []
+        messages: list[Message] = []
         try:
             self._buffer += self.tls.decrypt(data) if self.tls else data
             if not self.is_authenticated:
@@ -11010,8 +11004,8 @@ class Channel:
                     return messages             # the handshake needs more bytes
                 except StopIteration:           # it is complete
                     self.is_authenticated = True
-            while message := self._pop_message():
-                messages.append(message.fields)
+            while (message := self._pop_message()) is not None:
+                messages.append(message)
         except WireError as error:
             self.is_authenticated = False
             self.error = error
@@ -11021,7 +11015,7 @@ class Channel:
 
     def _wait_for_message(self) -> Generator[None, None, Message]:
         """Return the next message of the handshake, once it is complete."""
-        while not (message := self._pop_message()):
+        while (message := self._pop_message()) is None:
             yield
         return message
 
@@ -11040,8 +11034,7 @@ class Channel:
         text = self._buffer[self.LENGTH_PREFIX.size:text_end if file_bytes else frame_end]
         del self._buffer[:frame_end]
         message = Message(decode(text))
-        if file_bytes:
-            message.fields["bytes"] = file_bytes
+        message.file_bytes = file_bytes
         return message
 
     def _add_frame(self, *body: bytes) -> None:
@@ -11140,7 +11133,7 @@ class ClientChannel(Channel):
         self._add_handshake_message(proof=self._proof("confirmed"))     # step 5
 
     def _check_refusal(self, message: Message) -> None:
-        if "error" in message.fields:
+        if "error" in message:
             raise RefusedError(self.REFUSALS.get(message.text("error", 64), "refused"))
 
 
@@ -11251,7 +11244,7 @@ class Link:
             if self.channel.is_authenticated:       # also within a message that takes long on a slow network
                 self.last_message_at = boottime()
             for message in messages:
-                self.handle(Message(message))
+                self.handle(message)
         except WireError as error:
             self.why = self.why or str(error)
             self.flush()

@@ -611,10 +611,10 @@ class Contents(ChannelCase):
                 self.assertEqual(receiver.receive(forger.take_outgoing()), [{"data": json.loads(text)}])
 
     def test_numbers_in_lists_have_the_bounds_of_others(self) -> None:
-        self.assertEqual(runmaker4.Message({"a": [0, 1 << 62]}).items("a", int), [0, 1 << 62])
+        self.assertEqual(runmaker4.Message({"a": [0, 1 << 62]}).list_of("a", int), [0, 1 << 62])
         for value in -1, (1 << 62) + 1, True, 1.0:
             with self.subTest(value=value), self.assertRaises(runmaker4.WireError):
-                runmaker4.Message({"a": [1, value]}).items("a", int)
+                runmaker4.Message({"a": [1, value]}).list_of("a", int)
 
 
 class Vectors(ChannelCase):
