@@ -979,13 +979,13 @@ class Client(Consumer):
         self.name = name
         self.directory = directory
         self.follow = follow
-        if not self.newest_link:               # failed lines become new again once, not on each link
-            self.retry = retry
         self.capacity = capacity
         self.free_memory = int(capacity.memory)         # the next `claim` subtracts what is used
-        if self.newest_link and self.newest_link.detached.done():
+        if not self.newest_link:               # failed lines become new again once, not on each link
+            self.retry = retry
+        elif self.newest_link.detached.done():
             self.sessions.say(f"client {self.where} came back")
-        elif self.newest_link:                 # it has lost that link, and we have not noticed yet
+        else:                                  # it has lost that link, and we have not noticed yet
             self.newest_link.detach()
             self.newest_link.drop("it has a new connection")
         self.address = link.address
@@ -1149,12 +1149,11 @@ class Client(Consumer):
 class ClientLink(Link, asyncio.Protocol):
     channel: ServerChannel
 
-    def __init__(self, sessions: Sessions, dispatcher: Dispatcher, summaries: Summaries, token: str,
-                 credentials: Credentials) -> None:
-        super().__init__(ServerChannel(token, credentials), sessions.loop)
-        self._sessions = sessions
-        self._dispatcher = dispatcher
-        self._summaries = summaries
+    def __init__(self, server: Server) -> None:
+        super().__init__(ServerChannel(server.token, server.credentials), server.loop)
+        self._sessions = server.sessions
+        self._dispatcher = server.dispatcher
+        self._summaries = server.summaries
         self._has_hello = False
         self.client: Client | None = None       # None: not welcomed yet, or detached
         self.detached: asyncio.Future[None] = self.loop.create_future()
@@ -1457,12 +1456,12 @@ class Stage(Enum):
 class Group:
     MAX_PREPARING_SECONDS = 10.0
 
-    def __init__(self, dispatcher: Dispatcher, sessions: Sessions, stdout: Writer, pending: PendingGroup,
+    def __init__(self, dispatcher: Dispatcher, pending: PendingGroup,
                  assignments: dict[str, list[Assignment]]) -> None:
         """assignments: the claimed lines by entry of host=; those of one entry are for one client."""
         self._dispatcher = dispatcher
-        self._sessions = sessions
-        self._stdout = stdout
+        self._sessions = dispatcher.sessions
+        self._stdout = dispatcher.stdout
         self._name = pending.name
         # the directive of the first job decides
         min_hosts = pending.jobs[0][1].min_hosts
@@ -2384,8 +2383,8 @@ class Dispatcher:
 
     def __init__(self, sessions: Sessions, stdout: Writer, exit_when_done: bool) -> None:
         """stdout: for results of groups.  exit_when_done: drain if no line is left that anyone could run."""
-        self._sessions = sessions
-        self._stdout = stdout
+        self.sessions = sessions
+        self.stdout = stdout
         self._exit_when_done = exit_when_done
         self._lifetime = sessions.lifetime
         self.waiting_clients: dict[Client, None] = {}       # the one served last is the last
@@ -2404,7 +2403,7 @@ class Dispatcher:
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; dismiss one at which all have failed, and none is left."""
         self._leaving.discard(client)           # other lines can suit it now
-        if client.doubt and client.exits_without_jobs and self._sessions.runner_stats.results[DONE]:
+        if client.doubt and client.exits_without_jobs and self.sessions.runner_stats.results[DONE]:
             self.say_once(f"client {client.where} gets no more: {client.doubt}")
             client.send_message(type="dismissed", text=client.doubt)
         elif client.requested_slots:
@@ -2421,7 +2420,7 @@ class Dispatcher:
                 client: "" for client in self.waiting_clients
                 if client.exits_without_jobs and not client.follow      # those wait for the `closing`
             })
-        sessions = self._sessions
+        sessions = self.sessions
         if (self.is_claiming or boottime() < self._next_offers_at       # too early
                 or not (self.waiting_clients or walks_on) or sessions.records.is_behind(Writer.HIGH_BACKLOG)):
             return
@@ -2453,11 +2452,11 @@ class Dispatcher:
             assignment = self._assign(job)
             client = assignment.client
             if not self.is_startable(assignment):           # the line becomes `e`
-                self._sessions.settle(assignment, UNSTARTED)
+                self.sessions.settle(assignment, UNSTARTED)
             elif client.link and self._lifetime.is_serving:
                 to_send.setdefault(client, []).append(assignment)
             else:                                           # the line becomes `.`
-                self._sessions.settle(assignment, RETURNED)
+                self.sessions.settle(assignment, RETURNED)
         for client, assignments in to_send.items():
             client.subtract_requested(
                 sum(int(assignment.job.settings.needs.slots) for assignment in assignments))
@@ -2472,14 +2471,14 @@ class Dispatcher:
         self._group_plans.update(batch.plans)
         self._claim_or_reserve_groups()
         if batch.must_continue or (batch.jobs and self.waiting_clients):
-            self._sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
+            self.sessions.loop.call_soon(self.hand_out_lines, batch.must_continue)
 
     def _assign(self, job: Job) -> Assignment:
         client = job.consumer
         assert isinstance(client, Client)       # Claims knows only the base class
         # a client that connects names keys, so they must be hard to guess, and unlike those of other servers
         assignment = Assignment(secrets.token_hex(8), client, job)
-        self._sessions.add_assignment(assignment)
+        self.sessions.add_assignment(assignment)
         return assignment
 
     def _on_no_job(self, no_job: NoJob) -> None:
@@ -2491,23 +2490,23 @@ class Dispatcher:
         may_exit = {client: exits[client] for client in self._leaving & exits.keys()}
         # a line that comes back could be for them, so they wait for a later walk
         if may_exit and not any(
-            assignment.can_become_new for assignment in self._sessions.assignments.values()
+            assignment.can_become_new for assignment in self.sessions.assignments.values()
         ):
             self._let_clients_exit(may_exit, no_job.summary)
         if no_job.retry_after:
             if self._next_claim:
                 self._next_claim.cancel()
-            self._next_claim = self._sessions.loop.call_later(no_job.retry_after, self.hand_out_lines)
+            self._next_claim = self.sessions.loop.call_later(no_job.retry_after, self.hand_out_lines)
         if final_error and self._lifetime.is_serving:
-            self._sessions.say(f"{final_error} (no more jobs are handed out)")
-            self._sessions.runner_stats.had_errors = True
+            self.sessions.say(f"{final_error} (no more jobs are handed out)")
+            self.sessions.runner_stats.had_errors = True
             self._lifetime.drain()
         if (no_job.summary and EVERYBODY in exits and not no_job.summary.counts.running     # all is done
-                and not self._sessions.assignments and self._lifetime.is_serving):
+                and not self.sessions.assignments and self._lifetime.is_serving):
             awaited = {*no_job.summary.bad_lines}
             what = f"a first client, which can have -r for {name_lines(awaited)}"
             if self._had_clients:
-                orphans = self._sessions.claims.orphans
+                orphans = self.sessions.claims.orphans
                 is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
                 awaited &= {*orphans.marked} if is_in_time else set()
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
@@ -2515,7 +2514,7 @@ class Dispatcher:
             if awaited:
                 return self.say_once(f"waiting for {what}")
             if exits[EVERYBODY]:
-                self._sessions.say(exits[EVERYBODY])
+                self.sessions.say(exits[EVERYBODY])
             self._lifetime.drain()
 
     def is_startable(self, assignment: Assignment) -> bool:
@@ -2523,12 +2522,12 @@ class Dispatcher:
         error = command_error(command)
         if not error and (settings.send or settings.fetch or settings.scratch):
             try:
-                assignment.files = self._sessions.files_of(settings, command)
+                assignment.files = self.sessions.files_of(settings, command)
             except ValueError as unknown:
                 error = f"{unknown} ({settings.where})"
         if error:
-            self._sessions.say(f"line {assignment.number}: cannot be started: {error}")
-            assignment.run = Run(assignment.job, ["?"], b"?", self._sessions.records.sinks)
+            self.sessions.say(f"line {assignment.number}: cannot be started: {error}")
+            assignment.run = Run(assignment.job, ["?"], b"?", self.sessions.records.sinks)
             assignment.run.why = error
         return not error
 
@@ -2588,14 +2587,14 @@ class Dispatcher:
             is_paused = boottime() < self._groups_paused_until
             if not clients:                     # perhaps all hosts are connected, but some are busy
                 self._reserved.update(self._choose_clients(plan, {
-                    client: client.slots for client in self._sessions.clients.values() if client.link
+                    client: client.slots for client in self.sessions.clients.values() if client.link
                 }).values())
             elif not self.is_claiming and self._lifetime.is_serving and not is_paused:
                 plan.pending.started = True             # Claims makes no more plans for it
                 self.is_claiming = True
                 del self._group_plans[offset]
-                self._sessions.executor.call_then(partial(self._prepare_or_return_group, plan),
-                                                  self._sessions.claims.claim_group, plan, clients)
+                self.sessions.executor.call_then(partial(self._prepare_or_return_group, plan),
+                                                  self.sessions.claims.claim_group, plan, clients)
 
     def _choose_clients(self, plan: GroupPlan, slots: dict[Client, int]) -> dict[str, Client]:
         """Return a client for each host of a group; {}: some host has none, so the group must wait.
@@ -2626,11 +2625,11 @@ class Dispatcher:
         can_start = (len(all_assignments) == len(plan.pending.jobs) and self._lifetime.is_serving
                      and all(assignment.client.link for assignment in all_assignments))
         if can_start:
-            Group(self, self._sessions, self._stdout, plan.pending, assignments).prepare()
+            Group(self, plan.pending, assignments).prepare()
         else:
             plan.pending.started = False
             for assignment in all_assignments:
-                self._sessions.settle(assignment, RETURNED)
+                self.sessions.settle(assignment, RETURNED)
         self.hand_out_lines_soon(group_pause_seconds=0.0 if can_start else 1.0)
 
     def hand_out_lines_soon(self, group_pause_seconds: float = 0.0) -> None:
@@ -2638,7 +2637,7 @@ class Dispatcher:
         now = boottime()
         self._groups_paused_until = max(self._groups_paused_until, now + group_pause_seconds)
         # False: there can be new jobs only if a client waits
-        self._sessions.loop.call_later(self._next_offers_at - now, self.hand_out_lines, False)
+        self.sessions.loop.call_later(self._next_offers_at - now, self.hand_out_lines, False)
 
 
 # ======== The server ========================================================================================
@@ -2682,9 +2681,9 @@ class Server(Program):
         # before the keeper: if the port is in use, the previous server's keeper still has its locks
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
-        self._token, token_text = choose_token()
+        self.token, token_text = choose_token()
         try:
-            self._keeper = KeeperLink(self.path, self.options.grace, self._token)
+            self._keeper = KeeperLink(self.path, self.options.grace, self.token)
             self._keeper.take_over_and_start_keeper()
         except UsageError as usage_error:               # the file is served already
             raise UsageError(f"{self.path}: {usage_error}") from None
@@ -2692,7 +2691,7 @@ class Server(Program):
             raise UsageError(f"the keeper cannot be started: {error_text(error)}") from None
         # by this id a client with jobs recognizes the server of another file; files with one path on two
         # hosts have the same, so their servers need different tokens
-        self._credentials = make_credentials(
+        self.credentials = make_credentials(
             context, hashlib.sha256(os.fsencode(os.path.realpath(self.path))).hexdigest()[:32])
         print_bytes(os.fsencode(f"Token for runmaker4-client.py: {token_text}\n"))
         self.task = f"serving on port {self.port}"
@@ -2796,7 +2795,7 @@ class Server(Program):
         # the first byte of struct tcp_info is the state of the connection (<linux/tcp.h>)
         if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != TCP_ESTABLISHED:
             return connection.close()
-        link = ClientLink(self.sessions, self.dispatcher, self.summaries, self._token, self._credentials)
+        link = ClientLink(self)
         self._strangers.append(link)
         spawn_task(self.loop.connect_accepted_socket(lambda: link, connection))
 

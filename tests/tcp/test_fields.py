@@ -70,7 +70,9 @@ class EachField(Case):
     def meet_client(self, sessions: Any, message: Message, body: str) -> None:
         """A known client, which was sent a job or has begun it, says this on its link, or on a new one."""
         def connect() -> Any:
-            link = server.ClientLink(sessions, self.link, self.link, TOKEN, CREDENTIALS)
+            link = server.ClientLink(SimpleNamespace(
+                loop=sessions.loop, sessions=sessions, dispatcher=self.link, summaries=self.link, token=TOKEN,
+                credentials=CREDENTIALS))
             link.address, link.transport, link.send = "::1", self.link, self.link.send
             return link
 

@@ -44,10 +44,11 @@ class Cells(unittest.TestCase):
 
     def make_group(self, stage: Any, least: Optional[int]) -> None:
         self.sessions = FakeSessions()
-        self.dispatcher = mock.Mock(**{"is_startable.return_value": True})
-        self.dispatcher.send_jobs.side_effect = lambda client, some: [each.mark_sent() for each in some]
         self.printed: list[bytes] = []
         stdout = SimpleNamespace(terminal=False, write=self.printed.append)
+        self.dispatcher = mock.Mock(sessions=self.sessions, stdout=stdout,
+                                    **{"is_startable.return_value": True})
+        self.dispatcher.send_jobs.side_effect = lambda client, some: [each.mark_sent() for each in some]
         settings = runmaker4.JobSettings(together="g", min_hosts=least)
         numbers = iter(range(1, 7))
         self.jobs: dict[str, list[Any]] = {}
@@ -57,7 +58,7 @@ class Cells(unittest.TestCase):
                      for number in (next(numbers), next(numbers))]
             self.jobs[host] = [server.Assignment(str(job.number), client, job) for job in lines]
         met = runmaker4.PendingGroup("g", jobs=[(self.jobs["alice"][0].job, settings)])
-        self.group = server.Group(self.dispatcher, self.sessions, stdout, met, self.jobs)
+        self.group = server.Group(self.dispatcher, met, self.jobs)
         self.members = {host: assignments[0].member for host, assignments in self.jobs.items()}
         self.clients = clients
         self.group.prepare()
