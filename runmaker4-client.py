@@ -352,6 +352,7 @@ class RemoteJob(Job):
     send: Sequence[bytes] = ()          # paths of files that it needs
     fetch: Sequence[bytes] = ()         # ... and that it makes; with scratch=yes, names for is_result()
     scratch = False
+    tree: FileTree                      # of the directory in which it runs, from Porter.bring() on
 
     @classmethod
     def from_message(cls, item: Message) -> RemoteJob:
@@ -493,6 +494,7 @@ class Porter:
     async def bring(self, job: RemoteJob) -> str:
         """Have the files of send=, and places for those of fetch=; return '', or why not (host_errno)."""
         job.travelled = job.host_errno = 0
+        job.tree = self._tree
         return ((await self._for_all(self._make_directory, job, [b"its directory"]) if job.scratch else "")
                 or await self._for_all(self._prepare, job, job.fetch)
                 or await self._for_all(self._pull, job, [*dict.fromkeys(job.send)]))
@@ -514,10 +516,8 @@ class Porter:
         if job.directory:
             await job.directory.call(job.directory.remove)
         job.directory = JobDirectory(self._tree, job.number)
+        job.tree = job.directory.tree
         await job.directory.call(job.directory.make)
-
-    def _tree_of(self, job: RemoteJob) -> FileTree:
-        return job.directory.tree if job.directory else self._tree
 
     async def _for_all(self, move: Callable[[RemoteJob, bytes], Awaitable[object]], job: RemoteJob,
                        paths: Iterable[bytes]) -> str:
@@ -539,18 +539,17 @@ class Porter:
 
     async def _prepare(self, job: RemoteJob, path: bytes) -> bool:
         """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
-        is_file, tree = True, self._tree_of(job)
+        is_file = True
         if job.scratch:
             name = MARKS.sub("", os.fsdecode(path))
             is_file = not NO_PATH.search(name)
             path = os.fsencode(re.sub("/$", "/x", name))
-        await tree.call(tree.make_directory, path)
+        await job.tree.call(job.tree.make_directory, path)
         return not is_file or await self._ask(job, path, NO_OFFSET, kind="place") is not None
 
     async def _find_version(self, job: RemoteJob, path: bytes) -> FileVersion:
-        tree = self._tree_of(job)
         try:
-            return (await tree.call(tree.read_piece, path))[0]
+            return (await job.tree.call(job.tree.read_piece, path))[0]
         except OSError as error:
             raise FilesError(f"the job has not made this file ({error_text(error)})") from None
 
@@ -630,19 +629,20 @@ class Porter:
         again.  Raises FilesError, OSError.
         """
         fields: Fields = dict(type=kind, id=job.key, path=to_text(path), offset=offset, length=length)
-        data, tree = b"", self._tree_of(job)
+        data = b""
         if version:
             fields.update(version._asdict(), type="put")
         while True:
             async with self._places:
                 if version:
-                    found, data = await tree.call(tree.read_piece, path, offset, length)
+                    found, data = await job.tree.call(job.tree.read_piece, path, offset, length)
                     if found != version:
                         return None
                 answer = await self._exchange(fields, data)
-            if answer:
-                job.travelled += len(data or answer.file_bytes)
-            if not answer or "error" not in answer:
+            if not answer:
+                return None
+            job.travelled += len(data or answer.file_bytes)
+            if "error" not in answer:
                 return answer
             error = answer.text("error", 1000)
             if not answer.boolean("again"):
@@ -713,8 +713,7 @@ class ServerLink(Link, asyncio.Protocol):
         self._jobs.handle(self, message)
 
     def on_disconnected(self, why: str) -> None:
-        if not self.lost_reason.done():
-            self.lost_reason.set_result(why)
+        self.lost_reason.set_result(why)
 
     def request(self, kind: str, **fields: Any) -> int:
         """Send a request; return the number: the time in microseconds."""
