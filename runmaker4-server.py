@@ -1949,13 +1949,12 @@ class Sessions:
     async def answer_file_message(self, client: Client, link: ClientLink, kind: str,
                                   message: Message) -> None:
         """Answer a `get`, `place` or `put`, if the job has that file."""
-        piece, held_bytes = b"", 0
+        piece, data = b"", message.file_bytes
+        held_bytes = 1000 + len(data)
+        self._held_bytes += held_bytes
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
             length = message.integer("length", runmaker4.LARGE_PIECE_BYTES) if kind == "get" else 0
-            data = message.file_bytes
-            held_bytes = 1000 + len(data)
-            self._held_bytes += held_bytes
             assignment = client.assignments.get(message.text("id", 16))
             files = await self._find_files(assignment)
             if not (assignment and (path in files.send if kind == "get" else files.has_result(path))):
