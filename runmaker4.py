@@ -1587,8 +1587,8 @@ def wanted_lines_pattern(states: bytes | None, with_directives: bool) -> re.Patt
     return re.compile(rb"\n(" + rb"|".join(beginnings) + rb")")
 
 
-def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
-    """Yield the file between two offsets at which lines begin, in pieces of whole lines.
+def whole_lines(file: Reader, start: int) -> Iterator[bytes]:
+    """Yield the file from an offset on at which a line begins, in pieces of whole lines.
 
     Only the last piece lacks a newline, and can be empty.
     """
@@ -1597,7 +1597,7 @@ def whole_lines(file: Reader, start: int, stop: float = inf) -> Iterator[bytes]:
     # small at first: with O_DIRECT an NFS client asks the server also for bytes beyond the end of the file
     size = 4096
     while True:
-        data = file.pread(int(min(size, stop - offset)), offset)
+        data = file.pread(size, offset)
         lines, newline, rest = data.rpartition(b"\n")
         if newline:
             yield b"".join((*incomplete, lines, newline))
@@ -1636,16 +1636,6 @@ def count_running(lines: bytes, command: bytes) -> int:
     text = lines.replace(b"\n", b"\n\n")
     return sum(map(text.count, (b"\nr %b\n" % command, b"\nr\t%b\n" % command,
                                 b"\nr %b\r\n" % command, b"\nr\t%b\r\n" % command)))
-
-
-def count_running_lines(file: Reader, start: int, stop: float, command: bytes, limit: int) -> int:
-    """Count the lines `r` of a command between two offsets at which lines begin; stop at `limit` or more."""
-    count = 0
-    for lines in whole_lines(file, start, stop):
-        count += count_running(b"\n%b\n" % lines, command)
-        if count >= limit:
-            break
-    return count
 
 
 def first_line_offset(file: Reader) -> int:
@@ -3587,7 +3577,12 @@ class JobReader(Opened):
             # without a newline before it, a part of a line does not count
             if count_running(self.reader.pread(near - above, above), command) >= at_least:
                 return True
-        return count_running_lines(self.reader, self.start, inf, command, at_least) >= at_least
+        count = 0
+        for lines in whole_lines(self.reader, self.start):
+            count += count_running(b"\n%b\n" % lines, command)
+            if count >= at_least:
+                return True
+        return False
 
     # -- the current file ------------------------------------------------------------------------------------
 

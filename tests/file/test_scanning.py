@@ -57,16 +57,15 @@ class Scans(FileCase):
         for _ in range(400):
             data = job_file(random_)[:-random_.randrange(1, 3)]
             self.path.write_bytes(data)
-            with open(self.path, "rb") as file:
-                reader = runmaker4.Reader(file.fileno())
-                begins = [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
-                for command in b"c", b"cc", b"c" * 300, b"":
-                    start, later = sorted(random_.choices(begins, k=2))
-                    end = random_.choice([later, float("inf")])
-                    found = [line for line in runmaker4.find_command_lines(reader, start, {command})
-                             if line.state == b"r" and line.offset < end]
-                    counted = runmaker4.count_running_lines(reader, start, end, command, 1000)
-                    self.assertEqual(counted, len(found), (data, start, end, command))
+            file = runmaker4.JobReader(str(self.path), say=self.fail)
+            file.open_files()
+            begins = [0, *(at + 1 for at, byte in enumerate(data) if byte == 10)]
+            for command in b"c", b"cc", b"c" * 300, b"":
+                count = sum(line.state == b"r" for line in file.lines_by_command([command])[command])
+                near = random_.choice(begins)
+                found = [file._has_running_lines(command, count + more, near) for more in (0, 1)]
+                self.assertEqual(found, [True, False], (data, command, near))
+            file.close_files()
 
 
 class InMemory(FileCase):

@@ -1833,8 +1833,10 @@ def equal_lines_counted(above: float) -> Callable[[], Patches]:
     """Who counts the equal lines that run from a line on, and then from the top up to the offset `above`."""
     def has_running_lines(self: Any, command: bytes, at_least: int, near: int) -> bool:
         parts = (max(near, self.start), math.inf), (self.start, above)
-        found = [CORE.count_running_lines(self.reader, *part, command, at_least) for part in parts]
-        return bool(sum(found) >= at_least)
+        found = [line for start, stop in parts
+                 for line in CORE.find_command_lines(self.reader, start, {command})
+                 if line.state == b"r" and line.offset < stop]
+        return len(found) >= at_least
 
     return lambda: [(FILE, "_has_running_lines", has_running_lines)]
 
