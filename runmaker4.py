@@ -1894,20 +1894,27 @@ class Consumer:
 
     def fits(self, settings: JobSettings, below_end: bool) -> bool:
         """Return True if host=, scratch=, `#RUN end` and capacity let the consumer take such jobs."""
-        return (not (below_end and self.follow) and self.capacity.holds(settings.needs)
-                and (self.is_client or not settings.scratch)
-                and (not settings.hosts or any(map(self.matches_host, settings.hosts))))
+        return not self._find_lack(settings, below_end)
+
+    def _find_lack(self, settings: JobSettings, below_end: bool) -> str:
+        """Return why such jobs are not for it: 'needs 2G of 1G', 'needs host bob'; '': they are."""
+        needs, own = settings.needs, self.capacity
+        if below_end and self.follow:
+            return "is below a #RUN end"
+        if settings.scratch and not self.is_client:
+            return "needs a client of a server (scratch=yes)"
+        if needs.slots > own.slots:
+            return f"needs {needs.slots} slots of {own.slots}"
+        if not own.holds(needs):
+            return f"needs {memory_text(needs.memory)} of {memory_text(own.memory)}"
+        if settings.hosts and not any(map(self.matches_host, settings.hosts)):
+            return f"needs host {join_first_few(settings.hosts)}"
+        return ""
 
     def describe_lack(self, line: Line, scope: Directives) -> str:
-        """Return why a line is not for it: 'line 2 needs 2G of 1G', 'line 2 needs host bob'; '': it is."""
-        needs, own = scope.settings.needs, self.capacity
-        lack = ("is below a #RUN end" if scope.below_end and self.follow
-                else "needs a client of a server (scratch=yes)"
-                if scope.settings.scratch and not self.is_client
-                else f"needs {needs.slots} slots of {own.slots}" if needs.slots > own.slots
-                else f"needs {memory_text(needs.memory)} of {memory_text(own.memory)}"
-                if needs.memory > own.memory else f"needs host {join_first_few(scope.settings.hosts)}")
-        return "" if self.fits(scope.settings, scope.below_end) else printable(f"line {line.number} {lack}")
+        """Return why a line is not for it, as 'line 2 needs host bob'; '': it is."""
+        lack = self._find_lack(scope.settings, scope.below_end)
+        return printable(f"line {line.number} {lack}") if lack else ""
 
 
 NOBODY = Consumer("")              # the consumer of a job that a server takes back, until the client is known
