@@ -1271,7 +1271,7 @@ class RemoteJobs:
             self.link_life.on_answer(request_number)
             if self._jobs_ahead:
                 self._wake_runner()
-            if any((self._runner.timeout_of(job) or 0.0) < 0 for job in self._runner.tasks):
+            if any((task.timeout or 0.0) < 0 for task in self._runner.tasks.values()):
                 link.send(type="medians")
         elif kind == "medians":         # for timeouts in percent
             self._medians = {item.data("program"): item.seconds("seconds")

@@ -8821,7 +8821,8 @@ class JobTask:
         self._runner = runner
         self.job = job
         self.slots = slots
-        self.timeout = runner.timeout_of(job)
+        # seconds; negative: percent of the median; None: no limit
+        self.timeout = runner.options.timeout if job.settings.timeout == 0 else job.settings.timeout
         self.needs = job.settings.needs         # slots and memory
         self._larger_needs = [*job.settings.larger_needs]       # for runs after one that lacked memory
         self._is_gated = job.gated
@@ -8919,8 +8920,7 @@ class JobTask:
 
     def _forbid_start(self, cause: str) -> None:
         self.cause = max(self.cause, cause, key=CAUSES_BY_STRENGTH.index)
-        self._close_gate()
-        self._wake()
+        self.drain()
 
     def _close_gate(self) -> None:
         close_all(self._gate_fd)        # a shell at the gate reads end of file, and exits
@@ -8964,7 +8964,7 @@ class JobTask:
             else:
                 failures += 1
                 # the remaining wall time can be too short for another run
-                can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self.job)
+                can_run = failures <= self._runner.options.retries and self._runner.admit_or_drain(self)
             if not can_run:
                 break
             if self.phase is not Phase.STARTING:    # by restart_if_memory_is_free()
@@ -9015,25 +9015,21 @@ class JobTask:
             self._say(f"{self.run_result}; does not run again with {size}: there are {available} here")
             return False
         self.needs = needs
-        if not self._runner.admit_or_drain(self.job):
+        if not self._runner.admit_or_drain(self):
             return False
         self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
         self._runner.has_growing = True
         self._runner.changed.set()
         while self.phase is Phase.GROWING and self._can_start:
-            await self._wait_until_woken(None)
+            await self._wait_for_event()
         await self._wait_until_line_is_ours()
-        return self._can_start and self._runner.admit_or_drain(self.job)
+        return self._can_start and self._runner.admit_or_drain(self)
 
     async def _wait_until_line_is_ours(self) -> None:
         """Wait until the line is surely ours: in a pause the job lock can be lost, a server out of reach."""
         while self._can_start and not await self._runner.jobs.still_has(self.job):
-            await self._wait_until_woken(1.0)
-
-    async def _wait_until_woken(self, seconds: float | None) -> None:
-        """Wait for an event, `seconds` at most (None: no limit), unless the job must not start."""
-        if self._can_start:
-            await self._wait_for_event(seconds)
+            if self._can_start:                 # an event can have come before the answer
+                await self._wait_for_event(1.0)
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
@@ -9077,10 +9073,10 @@ class JobTask:
                     raise OSError(self.job.host_errno, error)
                 return error
             await self._wait_until_line_is_ours()
-            runner.admit_or_drain(self.job)         # they can have travelled for long
+            runner.admit_or_drain(self)         # they can have travelled for long
         # reserve the next turn before another task can
         while (seconds := runner.next_start_at - time.monotonic()) > 0 and self._can_start:
-            await self._wait_until_woken(seconds)
+            await self._wait_for_event(seconds)
             await self._wait_until_line_is_ours()
         runner.next_start_at = time.monotonic() + (runner.options.delay or 0)
         lock_fds: LockFds = ()
@@ -9627,7 +9623,7 @@ class Runner:
         slots = self.slots.take(job.settings.needs.slots)
         task = self.tasks[job] = JobTask(self, job, slots)
         # during the claim, slots can have gone out of service, or a signal come
-        if len(slots) < job.settings.needs.slots or not self.admit_or_drain(job):
+        if len(slots) < job.settings.needs.slots or not self.admit_or_drain(task):
             self.slots.give_back(slots)
             await task.write_final_state()      # restores the old state
             del self.tasks[job]
@@ -9642,14 +9638,9 @@ class Runner:
             self.follow(task)
         return 0.0 if self.slots.idle else None
 
-    def timeout_of(self, job: Job) -> float | None:
-        """Return the timeout of a job in seconds; negative: in percent of the median; None: no limit."""
-        job_timeout = job.settings.timeout
-        return self.options.timeout if job_timeout == 0 else job_timeout
-
-    def admit_or_drain(self, job: Job) -> bool:
+    def admit_or_drain(self, task: JobTask) -> bool:
         """Return True if the runner can start this job; False: it drains, from now on if wall time lacks."""
-        timeout = self.timeout_of(job) or 0.0   # one in percent is negative, so it always fits
+        timeout = task.timeout or 0.0           # one in percent is negative, so it always fits
         seconds_left = self.wall_end - self.loop.time()
         if timeout > seconds_left and not self.exit_step:
             if seconds_left > 0:                # otherwise _watch_wall_time() reports that it is over
@@ -9658,8 +9649,8 @@ class Runner:
                 if isinstance(walltime, float) and timeout >= walltime:
                     hint = " (it never fits: give --walltime more)"
                 self.say(
-                    f"line {job.number}: the timeout is {human_time(timeout)}, and the wall time is over in "
-                    f"{human_time(seconds_left)}: starting no more jobs{hint}"
+                    f"line {task.job.number}: the timeout is {human_time(timeout)}, and the wall time is "
+                    f"over in {human_time(seconds_left)}: starting no more jobs{hint}"
                 )
             self.is_out_of_time = True
             self.drain(ExitStep.EARLY)

@@ -257,7 +257,7 @@ class Cells(unittest.TestCase):
         until_go = UNTIL_GO.replace(b"exit 3", b"exit 0")
         for self.seconds_left, command, becomes in (None, until_go, b"d"), (500.0, b"sleep 600", b"e"):
             with self.subTest(seconds_left=self.seconds_left), \
-                    mock.patch.object(Runner, "timeout_of", return_value=60.0):
+                    mock.patch.object(runmaker4.JobSettings, "timeout", 60.0):
                 self.assertEqual(self.play(Phase.RUNNING, stop, command=command), becomes)
 
     def test_a_gate_is_opened_once_or_refused_for_good(self) -> None:
