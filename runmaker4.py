@@ -1070,6 +1070,15 @@ class Opened:
     def is_open(self) -> bool:
         return self.fd != CLOSED
 
+    def detach(self) -> int:
+        """Become closed, and return the descriptor, which the caller must close."""
+        fd = self.fd
+        self.fd = CLOSED
+        return fd
+
+    def close(self) -> None:
+        close_all(self.detach())
+
 
 class Reading(Enum):
     """How a Reader avoids old data in this host's page cache."""
@@ -1102,15 +1111,6 @@ class Reader(Opened):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def detach(self) -> int:
-        """Become closed, and return the descriptor, which the caller must close."""
-        fd = self.fd
-        self.fd = CLOSED
-        return fd
-
-    def close(self) -> None:
-        close_all(self.detach())
 
     def refresh(self, mount: Mount) -> None:
         """Make later reads return what other hosts had written by now.  Call refresh_file() first.
@@ -1751,7 +1751,7 @@ ONE_SLOT = Resources(1)                 # the needs of a job without slots= and 
 UNBOUNDED = Resources(inf, inf)
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class JobSettings:
     """The settings that a directive gives the jobs below it."""
     line: Line | None = None            # the directive; None: there is none
@@ -1875,7 +1875,7 @@ class Directives(NamedTuple):
 NO_DIRECTIVES = Directives()                   # above the first directive
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class Consumer:
     """A runner on the file, or a client of a server, that takes jobs."""
     name: str                   # the host name
@@ -2231,7 +2231,7 @@ class Named:
         self.bad: Line | None = None
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class Above:
     """The directives, names, and the first unfinished job from the top of a file to the last line."""
     scope: Directives = NO_DIRECTIVES       # of the last line
@@ -2623,7 +2623,7 @@ class Attempt:
         self.data = data
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class Snapshot:
     """The contents of a job file at one moment."""
     states: Counter[bytes]                                      # job lines in each state
@@ -2634,12 +2634,12 @@ class Snapshot:
 
 class Counts(NamedTuple):
     """The number of jobs in each state; orphans count as `error`."""
-    new: int
-    running: int
-    done: int
-    failed: int
-    error: int
-    held: int
+    new: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    error: int = 0
+    held: int = 0
 
     @property
     def all(self) -> int:
@@ -2781,8 +2781,7 @@ class LockTableReader(Opened):
         self.network = mount.network
         self.say = say
         self.path = lock_file_of(file)  # of the lock file
-        # CLOSED also: unreadable, or the lock file does not exist
-        self.fd = CLOSED
+        # `fd` is CLOSED also: unreadable, or the lock file does not exist
         self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
         self.is_unreadable = False      # so its locks are unknown, and no line `r` counts as an orphan
         self.is_copied = False          # so jobs can hold locks of the original: likewise
@@ -2836,10 +2835,6 @@ class LockTableReader(Opened):
             os.close(fd)
             raise
         return fd, (info.st_dev, info.st_ino)
-
-    def close(self) -> None:
-        close_all(self.fd)
-        self.fd = CLOSED
 
     def is_mutex_held(self, command: bytes) -> bool:
         return self.is_open and not is_free(self.fd, bucket_of(command) + MUTEX_OFFSET)
@@ -3678,16 +3673,15 @@ class JobReader(Opened):
         except OSError:
             close_all(fd, reader.detach())
             raise
-        close_all(self.fd, self.reader.detach())
+        close_all(self.fd, self.reader.detach())    # they can be one
         self.fd = fd
         self.reader = reader
         # one that replaces another can be half saved: its size is not trusted yet
         self._trusted_size = self._trusted_size or info.st_size
 
     def close_files(self) -> None:
-        close_all(self.fd, self.reader.detach())
+        close_all(self.detach(), self.reader.detach())
         self.lock_table.close()
-        self.fd = CLOSED
 
 
 # the in-use lock: each process that writes the job file locks bytes 0 to here shared
@@ -4637,7 +4631,7 @@ def no_group_message(line: Line, settings: JobSettings) -> str:
     )
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class PendingGroup:
     """The new jobs of a group that a walk has found."""
     MAX_GROUP_JOBS = 10_000
@@ -5727,9 +5721,8 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
 
 def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
     """Return why a job below a block cannot start; at a barrier, also what that waits for."""
-    is_waiting_barrier = block.why is Why.WAITS
     awaited, settings = above.unfinished, above.unfinished_settings
-    if not is_waiting_barrier or not awaited:
+    if block.why is not Why.WAITS or not awaited:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     text = (f"line {line.number} waits at the #RUN barrier in line {block.line.number} "
             f"for line {awaited.number}")
@@ -5749,10 +5742,10 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
     return "a copy of the command that is running without a line r"
 
 
-def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line]:
+def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, and report what it cannot run.
 
-    memory: of this runner.  Raises UsageError for a command that its shell would misread, and OSError.
+    Raises UsageError for a command that its shell would misread, and OSError.
     """
     directives = [*file.scan_lines(b"", with_directives=True)]      # this opens it
     report_same_fetch(file, directives)
@@ -5774,7 +5767,7 @@ def dry_run(file: JobReader, consumer: Consumer, memory: float) -> Iterator[Line
                 return
             may_take_jobs = consumers.any_fits(above.scope)
             if above.scope.settings.needs.memory:
-                say_once("memory", f"{memory_text(memory)} of memory for jobs with memory=")
+                say_once("memory", f"{memory_text(consumer.capacity.memory)} of memory for jobs with memory=")
         elif line.state not in NEW + consumer.retry:
             above.record_bad(line)
         elif above.find_awaited(line):          # only bad lines are recorded here, so it never starts
@@ -6166,7 +6159,7 @@ class FileJobs:
             except OSError as error:
                 # with --follow, such a file has no jobs
                 if error.errno == errno.ENOENT and not self._file.is_open and runner.options.follow:
-                    return Summary(Counts(0, 0, 0, 0, 0, 0))
+                    return Summary(Counts())
                 if runner.kill_signal or runner.claim_error or not looks_left:
                     runner.say(f"{error_text(error)}; the state of the jobs is unknown")
                     return None
@@ -7434,7 +7427,7 @@ class Plain(Sink):
                       "(the output is incomplete; the jobs go on)")
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class Record:
     """A record in the log file: the last lines of a run."""
     run: Run
@@ -8507,7 +8500,7 @@ class SlotFile:
 # jobs, and the tasks finish.
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False)
 class RunnerStats:
     """The results of a runner's jobs."""
     results: Counter[bytes] = field(default_factory=Counter)    # jobs by state
@@ -10610,7 +10603,7 @@ class App(RunnerProgram):
         """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         with refused_as(self.path):
-            print_lines(map(bytes, itertools.islice(dry_run(file, self._consumer, self.memory),
+            print_lines(map(bytes, itertools.islice(dry_run(file, self._consumer),
                                                     len(self.slots) if self.options.one_only else None)))
 
     async def connect_parts(self) -> int:

@@ -2852,7 +2852,7 @@ def wait_for_jobs(
     if with_progress:
         exit_on(*KILL_SIGNALS)      # by an exception, so that end_line() is called below
         progress = TerminalProgress() if os.isatty(1) else PipeProgress()
-    last_counts = Counts(0, 0, 0, 0, 0, 0)
+    last_counts = Counts()
     last_change = time.monotonic()      # inf: it has been reported why new jobs wait
     try:
         for job_counts in watcher.polls(progress.MIN_PAUSE_SECONDS):
