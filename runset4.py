@@ -460,21 +460,20 @@ class Selection:
 LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait for it; lslocks names it)"
 
 
-def bottom_up(lines: Iterable[Line], change_counts: ChangeCounts) -> Iterator[Line]:
-    """Return the lines from the last to the first; their states are counted in the order of the file."""
-    all_lines = [*lines]
-    change_counts.changed.update({line.state: 0 for line in all_lines})
-    return reversed(all_lines)
-
-
-def change_lines(file: JobFile, lines: Iterable[Line], change: Callable[[Line], None],
-                 change_counts: ChangeCounts) -> None:
-    """Call change() for each line, first without waiting for any lock.
+def change_lines(file: JobFile, selection: Selection, change: Callable[[Line], None],
+                 change_counts: ChangeCounts, top_down: bool = False) -> None:
+    """Call change() for each selected line, from the last to the first, first without waiting for any lock.
 
     change() raises BlockingIOError for a line that another process keeps locked.  Once all others are
     changed, try such lines again, with patience, and refuse them if that fails, too.  From this second round
     on INT and TERM raise SystemExit, so that the caller can report what was done.
     """
+    lines: Iterable[Line] = selection.lines(file, change_counts)
+    if not top_down:
+        all_lines = [*lines]
+        # states are counted in the order of the file
+        change_counts.changed.update({line.state: 0 for line in all_lines})
+        lines = reversed(all_lines)
     locked: list[Line] = []
     file.patience = 0.0
     for some_lines in lines, locked:
@@ -596,8 +595,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
         elif state_now == RUNNING and not is_running:
             change_counts.notes.append((line.number, f"{ORPHAN_FOUND}; it is c now"))
 
-    lines = bottom_up(selection.lines(file, change_counts), change_counts)
-    change_lines(file, lines, cancel, change_counts)
+    change_lines(file, selection, cancel, change_counts)
     wait_for_exit(file, awaited, change_counts)
 
 
@@ -1958,11 +1956,9 @@ def change_states(file: JobFile, options: Namespace) -> int:
         if options.cancel:
             cancel_selected(file, options.selection, change_counts)
         else:
-            lines = options.selection.lines(file, change_counts)
             # from the bottom up, or a barrier would open for lines that are held above lines that are not
             # yet; to be released, from the top down
-            change_lines(file, lines if state == NEW else bottom_up(lines, change_counts), change,
-                         change_counts)
+            change_lines(file, options.selection, change, change_counts, top_down=state == NEW)
             if any(change_counts.changed.values()):
                 check_not_replaced(file, file.fd)
             if done := find_done_below(file, renewed) if renewed else []:
