@@ -1093,7 +1093,6 @@ class Reader(Opened):
     def __init__(self, fd: int = CLOSED, network: bool = False) -> None:
         """Read through `fd`, which close() will close.  network: open_direct() has opened it."""
         self.fd = fd
-        self._window = 0, 0, b""           # what reading_once() has read: from, to, the data
         self.reading_mode = Reading.CACHED
         if network:
             self.reading_mode = (Reading.DIRECT if fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_DIRECT
@@ -1125,23 +1124,8 @@ class Reader(Opened):
             self.fd = os.open(f"/proc/self/fd/{old_fd}", os.O_RDONLY | direct)
             os.close(old_fd)
 
-    @contextmanager
-    def reading_once(self, start: int, stop: int) -> Iterator[None]:
-        """Read this part now; reads of it in the `with` block then come from memory, without round trips.
-
-        The caller only wants a hint, or holds the command mutex of each line.
-        """
-        self._window = start, stop, self.pread(stop - start, start)
-        try:
-            yield
-        finally:
-            self._window = 0, 0, b""
-
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file."""
-        start, stop, data = self._window
-        if start <= offset and offset + size <= stop:
-            return data[offset - start:offset + size - start]
         if self.reading_mode is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
@@ -3486,11 +3470,18 @@ class JobReader(Opened):
     def state_at(self, line: Line) -> bytes | None:
         return self.read_line(line)[:1] or None
 
-    def reading_once(self, lines: Sequence[Line]) -> contextlib.AbstractContextManager[None]:
-        """Read lines near each other in one call: in the `with` block they come from memory."""
-        start = max(min(line.offset for line in lines) - len(UTF8_MARK), 0)
-        # each with its newline
-        return self.reader.reading_once(start, max(line.offset + 2 + len(line.text) for line in lines))
+    def read_part(self, lines: Sequence[Line]) -> tuple[int, bytes]:
+        """Return the part of the file with these lines, which are in order, and where it begins."""
+        start = max(lines[0].offset - len(UTF8_MARK), 0)        # for has_line_at()
+        stop = lines[-1].offset + 1 + len(lines[-1].text) + 1
+        return start, self.reader.pread(stop - start, start)
+
+    def without_changed(self, lines: Sequence[Line]) -> list[Line]:
+        """Return the lines but those that are still there in another state; one read for all, as a hint."""
+        start, data = self.read_part(lines)
+        return [line for line in lines
+                if data[(index := line.offset - start):index + 1] == line.state
+                or not has_line_at(data, index, line)]
 
     # -- power cuts ------------------------------------------------------------------------------------------
 
@@ -3925,9 +3916,7 @@ class JobFile(JobReader):
             if not locked:
                 return False
             self.check_writable()
-            start = max(first.offset - len(UTF8_MARK), 0)
-            size = last.offset + 1 + len(last.text) + 1 - start
-            data = self.reader.pread(size, start)
+            start, data = self.read_part(lines)
             new_data = bytearray(data)
             for line in lines:
                 index = line.offset - start
@@ -3935,7 +3924,7 @@ class JobFile(JobReader):
                     raise FileChangedError
                 if data[index:index + 1] == line.state:
                     new_data[index:index + 1] = NEW
-            if self.reader.pread(size, start) != data:
+            if self.read_part(lines)[1] != data:
                 raise FileChangedError
             self._write(new_data[first.offset - start:last.offset + 1 - start], first.offset)
             return True
@@ -5426,8 +5415,7 @@ class Cursor:
                 if tries_all:
                     self.file.lock_table.refresh()
                     self.file.check_at_path()
-                    with self.file.reading_once(lines):
-                        lines = [line for line in lines if self.file.state_at(line) in (line.state, None)]
+                    lines = self.file.without_changed(lines)
             yield 0.0
             # a check of jobs can have opened another file meanwhile
             if scan.file is not self.file.reader:
