@@ -2140,13 +2140,13 @@ def parse_directive(text: bytes) -> JobSettings | str:
     name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
     if name != "RUN":
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
-    if " ".join(words) in KNOWN_DIRECTIVES:
-        return " ".join(words)
+    if (rest := " ".join(words)) in KNOWN_DIRECTIVES:
+        return rest
     values: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if name not in KNOWN_SETTINGS or not equals:
-            unknown = printable(word if equals else " ".join(words))
+            unknown = printable(word if equals else rest)
             raise ValueError(f"unknown setting '{unknown}' "
                              f"({NAMES_ARE if values.keys() & {'name', 'after'} else SETTINGS_ARE})")
         if name in values:
@@ -2166,7 +2166,7 @@ def parse_directive(text: bytes) -> JobSettings | str:
     if values.get("name") in values.get("after", ()):
         raise ValueError("after= has their own name: jobs cannot wait for themselves")
     for name in "slots", "memory", "send", "fetch", "scratch", "after", "limit", "hours", "from":
-        if name in values and "together" in values:
+        if {name, "together"} <= values.keys():
             raise ValueError(f"{name}= cannot be used with together=")
     if values.setdefault("scratch", "") not in ("", "yes"):
         raise ValueError("scratch= is yes")
@@ -3769,9 +3769,8 @@ class JobFile(JobReader):
         _, inode_number = inode
         our_byte = USER_BYTES + inode_number % USERS
         lock(fd, our_byte, shared=True)
-        bytes_below = USER_BYTES, our_byte
-        bytes_above = our_byte + 1, USER_BYTES + USERS
-        for start, stop in (bytes_below, bytes_above):
+        # those below our byte, and those above
+        for start, stop in (USER_BYTES, our_byte), (our_byte + 1, USER_BYTES + USERS):
             part = fd, start, stop - start
             is_unused = is_free(*part)
             if is_unused and start < stop and self.mount.kind == "nfs":
