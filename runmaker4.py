@@ -3079,15 +3079,12 @@ class LockTable(LockTableReader):
         to open one takes round trips.
         """
         try:
-            is_unused = fd in self._pipes and (
-                self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)
-            )
+            if fd in self._pipes and (self._pipes[fd] == CLOSED or not os.read(self._pipes[fd], 1)):
+                self._spare_fds.append(fd)
+                return
         except BlockingIOError:                 # a process lives
-            is_unused = False
-        if is_unused:
-            self._spare_fds.append(fd)
-        else:
-            self.close_job_lock(fd)
+            pass
+        self.close_job_lock(fd)
 
     def take_job_lock(self, line: Line) -> JobLock:
         """Lock a free job lock of the command, the line's own if it is free.
@@ -4679,17 +4676,15 @@ class Orphans:
 
         Raises OSError(EIO) if our own locks are lost.
         """
-        looks_orphaned = self._file.is_orphan(line)
-        if looks_orphaned:
-            self.last_found_at = self._file.clock()
-        if not self._file.mount.forgets_locks:
-            return Suspicion.PROVED if looks_orphaned else Suspicion.NONE
         lock_table = self._file.lock_table
         # pulse_offset: a check through an earlier description of our lock file does not count
         key = lock_table.pulse_offset, line.number, line.command
-        if not looks_orphaned:
+        if not self._file.is_orphan(line):
             self._unlocked_since.pop(key, None)
             return Suspicion.NONE
+        self.last_found_at = self._file.clock()
+        if not self._file.mount.forgets_locks:
+            return Suspicion.PROVED
         # if our own locks were lost, the first check proves nothing
         lock_table.expire_lock_check()
         lock_table.check_still_has_locks()

@@ -427,6 +427,10 @@ class Selection:
     def names_jobs(self) -> bool:
         return bool(self.ranges) or self.pattern is not None
 
+    @property
+    def single_numbers(self) -> set[int]:
+        return {span[0] for span in self.ranges if span[0] == span[-1]}
+
     def lines(
         self, file: JobReader, change_counts: ChangeCounts, default_states: bytes | None = OUR_STATES
     ) -> Iterator[Line]:
@@ -436,7 +440,7 @@ class Selection:
         states nor numbers are given; None: any.
         """
         states = self.states or (None if self.ranges else default_states)
-        missing = {span[0] for span in self.ranges if span[0] == span[-1] and not self.states}
+        missing = set() if self.states else self.single_numbers
         pattern = self.pattern
         # thousands of ranges are possible, and they can overlap: the one that begins first is the last here
         # without any, all lines are selected
@@ -558,7 +562,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
     """
     awaited = []
     # only single numbers: users do not take a range from JOB_ID or the name of a file
-    numbers = {span[0] for span in selection.ranges if span[0] == span[-1] and selection.pattern is None}
+    numbers = selection.single_numbers if selection.pattern is None else set()
     # How many jobs were started with each number: each holds the job lock of that number.  A server has many
     # job locks on one description, and the kernel shows neighbours as one range.
     started = Counter(offset & MUTEX_OFFSET
