@@ -8184,16 +8184,16 @@ class OutDir(Sink):
         path: str,
         executor: FileExecutor,
         on_error: Say,
-        on_incomplete: Callable[[int], None] = lambda line: None,
-        presence_lock: PresenceLock | None = None,
-        directory: bytes = b"",
-        is_default: bool = False,
+        on_incomplete: Callable[[int], None],
+        presence_lock: PresenceLock,
+        directory: bytes,
+        is_default: bool,
     ) -> None:
         """Create the directory if necessary.  Raises UsageError.
 
         on_incomplete: gets the line number of each run whose output is incomplete.  on_error: gets a message
-        about each loss.  directory: where jobs run.  presence_lock: ours; None: unknown.  is_default: it is
-        FILE.out, which has short output in the journal, and a trusted owner.
+        about each loss.  directory: where jobs run.  presence_lock: ours.  is_default: it is FILE.out, which
+        has short output in the journal, and a trusted owner.
         """
         self.executor = executor
         self._path = os.path.realpath(path)         # a symbolic link in it can change
@@ -8270,7 +8270,7 @@ class OutDir(Sink):
             "host": name_text(run.host),
             "slot": None,
             "pid": None,
-            "runner": self._presence_lock.offset if self._presence_lock else None,
+            "runner": self._presence_lock.offset,
             "directory": name_text(run.directory or self._directory),
             **begin_fields(run),
         }
@@ -8514,9 +8514,8 @@ class RunnerStats:
 
     def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status, unless a signal decides it.  summary: None: unknown."""
-        if summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray:
-            return 1
-        if self.unwritten_lines or self.had_errors:
+        if (summary is None or summary.counts.bad or summary.jobs_left or summary.first_stray
+                or self.unwritten_lines or self.had_errors):
             return 1
         # another runner can have started our jobs in error again
         return int(bool(self.results[ERROR] and summary.counts.running))
@@ -10121,52 +10120,50 @@ class Program:
             if real_path in uses:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
             uses[real_path] = "read" if path in inputs else "written by another option"
-        record_paths = [options.logfile, options.joblog]
-        if not options.no_records:
-            record_paths.append(options.outdir or default_outdir(options.file))
-        needs_thread = network or any(find_mount(path).network for path in record_paths if path)
+        outdir_path = "" if options.no_records else options.outdir or default_outdir(options.file)
+        record_paths = filter(None, (options.logfile, options.joblog, outdir_path))
+        needs_thread = network or any(find_mount(path).network for path in record_paths)
         self.executor = FileExecutor(needs_thread, self.on_writer_relieved, self.say_without_label)
         on_error = partial(self.call_in_loop, self._on_error)
-        # gets the line number of each job whose output is incomplete
-        on_incomplete = partial(self.call_in_loop, self.runner_stats.incomplete.add)
         logfile = outdir = joblog = None
         if options.logfile:
             logfile = LogFile(options.logfile, options.loglines, self.directory, self.executor, on_error)
-        if not options.no_records:
-            open_outdir = partial(
-                OutDir,
-                executor=self.executor,
-                on_error=on_error,
-                on_incomplete=on_incomplete,
-                presence_lock=presence_lock,
-                directory=self.directory,
-            )
-            outdir = open_outdir(options.outdir) if options.outdir else self._open_default_outdir(open_outdir)
+        if outdir_path:
+            outdir = self._open_outdir(outdir_path, on_error, presence_lock)
         if options.joblog:
             joblog = JobLog(options.joblog, self.executor, on_error)
         return logfile, outdir, joblog
 
-    def _open_default_outdir(self, open_outdir: Callable[..., OutDir]) -> OutDir | None:
-        """Open FILE.out, the default --outdir; None: that failed, and the jobs run without records."""
-        path = default_outdir(self.options.file)
+    def _open_outdir(self, path: str, on_error: Say, presence_lock: PresenceLock) -> OutDir | None:
+        """Open --outdir, or its default FILE.out; None: that failed, and the jobs run without records."""
+        is_default = not self.options.outdir
+        on_incomplete = partial(self.call_in_loop, self.runner_stats.incomplete.add)
         try:
-            with suppress(OSError):          # `open_outdir` reports it
-                os.makedirs(path, exist_ok=True)
-                # Another user could read job output, or a link could lead us anywhere.  Until the job file
-                # exists, trust only us and root, as for `/`
-                status = os.lstat(path)
-                file_status = stat_or_none(self.options.file)
-                if not is_trusted_replacement(status, file_status or os.stat("/")):
-                    raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
-                if file_status:
-                    directory_fd = os.open(path, os.O_DIRECTORY)
-                    share_with_writers(directory_fd, file_status)
-                    os.close(directory_fd)
-            return open_outdir(path, is_default=True)
+            with suppress(OSError):             # OutDir() reports it
+                if is_default:
+                    self._share_default_outdir(path)
+            return OutDir(path, self.executor, on_error, on_incomplete, presence_lock, self.directory,
+                          is_default)
         except UsageError as error:
+            if not is_default:
+                raise
             self.runner_stats.had_errors = True
             self.say(f"{error}; the jobs run without records")
             return None
+
+    def _share_default_outdir(self, path: str) -> None:
+        """Make FILE.out, for all who may write to FILE.  Raises OSError; UsageError: it is not trusted."""
+        os.makedirs(path, exist_ok=True)
+        # Another user could read job output, or a link could lead us anywhere.  Until the job file exists,
+        # trust only us and root, as for `/`
+        status = os.lstat(path)
+        file_status = stat_or_none(self.options.file)
+        if not is_trusted_replacement(status, file_status or os.stat("/")):
+            raise UsageError(f"{path}: belongs to {user_name(status.st_uid)} (give another --outdir)")
+        if file_status:
+            directory_fd = os.open(path, os.O_DIRECTORY)
+            share_with_writers(directory_fd, file_status)
+            os.close(directory_fd)
 
     def in_background(self) -> int:
         """Do the work of this program in an event loop, with -d in the background; return the exit status."""

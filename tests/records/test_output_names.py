@@ -34,7 +34,8 @@ class OutCase(Case):
 
     def outdir(self) -> runmaker4.OutDir:
         """One runner's."""
-        return runmaker4.OutDir(str(self.out), runmaker4.FileExecutor(False), self.said.append)
+        return runmaker4.OutDir(str(self.out), runmaker4.FileExecutor(False), self.said.append, mock.Mock(),
+                                runmaker4.PresenceLock(False), b"", False)
 
     def files(self) -> dict[str, str]:
         return {path.name: path.read_text() for path in self.out.iterdir()

@@ -59,7 +59,8 @@ class EachField(Case):
         """Of a server with all records, whose file is not touched."""
         executor = runmaker4.FileExecutor(threaded=False)
         stores = (runmaker4.LogFile(str(self.dir / "log"), 3, b"/", executor, self.fail),
-                  runmaker4.OutDir(str(self.dir / "out"), executor, self.fail),
+                  runmaker4.OutDir(str(self.dir / "out"), executor, self.fail, self.fail,
+                                   runmaker4.PresenceLock(True), b"", False),
                   runmaker4.JobLog(str(self.dir / "joblog"), executor, self.fail))
         loop = asyncio.get_running_loop()
         return server.Sessions(
