@@ -315,7 +315,9 @@ class World:
             self.hand_on(me)
         if host.fuse and host.robbed < host.cut[0] and host.cut[0] + LEASE <= min(self.now, host.cut[1]):
             self.rob(host)
-        if host.fuse and host.cut[0] <= self.now < host.cut[1] and not local:
+        # the daemon answers a call that it cannot make, also if the process is stopped until the host is back
+        is_cut_off = host.cut[0] <= self.now < host.cut[1] or host.robbed > me.last
+        if host.fuse and is_cut_off and not local:
             self.halves |= me.full
             me.full = False
             raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")

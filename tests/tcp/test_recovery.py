@@ -158,7 +158,7 @@ class LinesOfAClientThatComesBack(JobFileCase):
         async def give_back(threaded: bool) -> None:
             sessions = self.sessions(b"r a\n", threaded)
             client = server.Client(sessions, "c" * 16)
-            await sessions.recovery.reclaim(
+            await sessions.reclaim_lines(
                 client, [server.ReportedJob("1" * 16, runmaker4.Line(1, 0, b"r", b" a"), None)])
             had_lines: list[tuple[bytes, int]] = []
             # the last call before that of the state
