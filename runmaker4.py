@@ -1876,14 +1876,14 @@ class Consumer:
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
 
-    def fits(self, settings: JobSettings, below_end: bool) -> bool:
+    def fits(self, scope: Directives) -> bool:
         """Return True if host=, scratch=, `#RUN end` and capacity let the consumer take such jobs."""
-        return not self._find_lack(settings, below_end)
+        return not self._find_lack(scope)
 
-    def _find_lack(self, settings: JobSettings, below_end: bool) -> str:
+    def _find_lack(self, scope: Directives) -> str:
         """Return why such jobs are not for it: 'needs 2G of 1G', 'needs host bob'; '': they are."""
-        needs, own = settings.needs, self.capacity
-        if below_end and self.follow:
+        settings, needs, own = scope.settings, scope.settings.needs, self.capacity
+        if self.follow and scope.below_end:
             return "is below a #RUN end"
         if settings.scratch and not self.is_client:
             return "needs a client of a server (scratch=yes)"
@@ -1897,7 +1897,7 @@ class Consumer:
 
     def describe_lack(self, line: Line, scope: Directives) -> str:
         """Return why a line is not for it, as 'line 2 needs host bob'; '': it is."""
-        lack = self._find_lack(scope.settings, scope.below_end)
+        lack = self._find_lack(scope)
         return printable(f"line {line.number} {lack}") if lack else ""
 
 
@@ -4585,14 +4585,13 @@ class Consumers:
 
         What they have free does not matter.  While iterating, do not remove a consumer from `all`.
         """
-        settings = scope.settings
-        if settings.suits_all and not scope.end:
+        if scope.settings.suits_all and not scope.end:
             return iter(self.all)
         # once for equal settings: a file can have many directives, and a server many clients
         key = scope.consumer_key
         fitting = self.fitting_by_key.get(key)
         if fitting is None:
-            fitting = {consumer for consumer in self.all if consumer.fits(settings, scope.below_end)}
+            fitting = {consumer for consumer in self.all if consumer.fits(scope)}
             self.fitting_by_key[key] = fitting
         return filter(fitting.__contains__, self.all) if fitting else iter(())
 
@@ -5683,7 +5682,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
             settings = above.scope.settings
             if any(Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts):
                 settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
-            awaited = "" if anybody.fits(settings, below_end=False) else str(settings)
+            awaited = "" if anybody.fits(Directives(settings)) else str(settings)
             if settings.together:
                 awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                            "runmaker4-server.py starts it)")
