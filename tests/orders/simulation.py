@@ -606,6 +606,10 @@ class History(World):
             return
         # one that was lost before can wait for other jobs, and those below it that were lost wait for that
         lost = {b" " + command for (_, command), losses in self.losses.items() if losses}
+        lost_again = lost & {command_of(line) for line in lines if line[:1] == b"r"}
+        if me.runs and any(self.balance(command) < 0 for command in lost_again):
+            me.idle_since = 0.0             # until such a line can run, those below it wait
+            return
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
                 and not (me.runs and command_of(line) in lost)
                 and self.balance(command_of(line)) < (line[:1] == b".")

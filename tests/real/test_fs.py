@@ -194,18 +194,21 @@ class Hosts(FsCase):
         self.wait_states("d" * jobs)
 
     def test_no_more_jobs_than_the_limit_run_on_all_hosts_and_others_go_on(self) -> None:
-        limited = [self.job(number, f"{self.gate}; sleep 0.1").rstrip() + "; sleep 0.1\n"
-                   for number in range(1, 21)]
-        self.alice.write("runs.txt", "".join(["#RUN limit=lic:2\n", *limited, "#RUN\n", self.job(21)]))
+        numbers = range(1, 7)
+        limited = [self.job(number, f"until [ -e {self.local}/go.{number} ]; do sleep 0.1; done")
+                   for number in numbers]
+        self.alice.write("runs.txt", "".join(["#RUN limit=lic:2\n", *limited, "#RUN\n", self.job(7)]))
         runners = [self.start(host, "runmaker4.py -q -j3 runs.txt") for host in self.rig.hosts.values()]
-        self.wait_marks("^end 21 ")
-        self.wait_marks("^start", 3)
-        self.open_gate()
+        self.wait_marks("^end 7 ")
+        for ended in range(len(numbers)):
+            self.wait_marks("^start [1-6] ", min(ended + 2, len(numbers)))
+            (self.local / f"go.{marks.running(self.marks.read_bytes())[0]}").touch()
+            self.wait_marks("^end [1-6] ", ended + 1)
         for runner in runners:
             self.finish(runner)
-        self.assertRanOnce(21)
-        self.wait_states("d" * 21)
-        self.assertEqual(marks.most_at_once(self.marks.read_bytes(), range(1, 21)), 2)
+        self.assertRanOnce(7)
+        self.wait_states("d" * 7)
+        self.assertEqual(marks.most_at_once(self.marks.read_bytes(), numbers), 2)
 
     def edit(self, command: str) -> None:
         """B edits the file again and again, while A runs jobs, none of which begins and ends in one edit."""

@@ -47,14 +47,21 @@ def of_hosts(text: bytes, hosts: Sequence[str]) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def running(text: bytes) -> list[int]:
+    """The jobs that have started and not ended, the first one first."""
+    jobs = []
+    for kind, job, *_ in (line.split() for line in text.splitlines()):
+        if kind == b"start":
+            jobs.append(int(job))
+        elif kind == b"end":
+            jobs.remove(int(job))
+    return jobs
+
+
 def most_at_once(text: bytes, jobs: Container[int]) -> int:
     """How many of these jobs ran at once at most."""
-    running = most = 0
-    for kind, job, *_ in (line.split() for line in text.splitlines()):
-        if int(job) in jobs and kind in (b"start", b"end"):
-            running += 1 if kind == b"start" else -1
-            most = max(most, running)
-    return most
+    lines = text.splitlines(keepends=True)
+    return max(sum(job in jobs for job in running(b"".join(lines[:end]))) for end in range(len(lines) + 1))
 
 
 class Reader:

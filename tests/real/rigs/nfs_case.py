@@ -72,7 +72,7 @@ class NfsCase(Mixin):
         self.server.directory = f"/export/{name}"
         for client in self.rig.clients:
             client.directory = f"/nfs/{name}"
-            client.run("rm -f /tmp/go")
+            client.run("rm -f /tmp/go*")
         self.started: list[Command] = []
         self.addCleanup(self.clean)
         self.begin = time.monotonic()
@@ -267,16 +267,22 @@ class Scenarios(Locks):
         self.assertEqual(self.states(), "dd")
 
     def test_no_more_jobs_than_the_limit_run_on_both_hosts_and_others_go_on(self) -> None:
-        limited = [job(number, f"{GATE}; sleep 0.1").rstrip() + "; sleep 0.1\n" for number in range(1, 15)]
-        self.server.write("runs.txt", "".join(["#RUN limit=lic:2\n", *limited, "#RUN\n", job(15)]))
+        numbers = range(1, 7)
+        limited = [job(number, f"until [ -e /tmp/go.{number} ]; do sleep 0.1; done") for number in numbers]
+        self.server.write("runs.txt", "".join(["#RUN limit=lic:2\n", *limited, "#RUN\n", job(7)]))
         runners = [self.start(client, "runmaker4.py -q -j3 runs.txt") for client in self.rig.clients]
-        self.wait("grep -q '^d' runs.txt && [ $(grep -c '^r' runs.txt) = 2 ]")
-        self.open_gate()
+        self.wait_marks("^end.7")
+        for ended in range(len(numbers)):
+            self.wait_marks("^start.[1-6]", min(ended + 2, len(numbers)))
+            first = marks.running(self.marks())[0]
+            for client in self.rig.clients:
+                client.run(f"touch /tmp/go.{first}")
+            self.wait_marks("^end.[1-6]", ended + 1)
         for runner in runners:
             self.finish(runner)
-        self.assertEqual(self.states(), "d" * 15)
-        self.assertRanOnce(15)
-        self.assertEqual(marks.most_at_once(self.marks(), range(1, 15)), 2)
+        self.assertEqual(self.states(), "d" * 7)
+        self.assertRanOnce(7)
+        self.assertEqual(marks.most_at_once(self.marks(), numbers), 2)
 
     def test_a_job_is_cancelled_from_the_other_host(self) -> None:
         self.server.write("runs.txt", job(1, "sleep 600") + job(2))
