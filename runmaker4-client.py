@@ -1111,7 +1111,6 @@ class RemoteJobs:
         self._requests.send_claim(link, free, self._runner.slots.in_service, exits_if_none)
 
     def _return_queued_job(self, key: str) -> bool:
-        """Give a job back if it still waits for a slot."""
         if job := self._jobs_ahead.pop(key, None):
             self._give_back(job)
             # a slot can be free: while this job waited, claim() returned no later one
@@ -1143,7 +1142,6 @@ class RemoteJobs:
             self._outbox.send(link)
 
     def _on_acknowledged(self, events: Iterable[Event]) -> None:
-        """Handle events that the server has written to files."""
         for event in events:
             job, kind = self._jobs.get(event.message["id"]), event.message["type"]
             if job and kind == "finish":

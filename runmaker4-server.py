@@ -792,7 +792,6 @@ class Assignment:
 
     @property
     def is_cancelled(self) -> bool:
-        """Return True if a user has set the line's state."""
         return self.job.cancelled
 
     @property
@@ -801,7 +800,6 @@ class Assignment:
 
     @property
     def is_gated(self) -> bool:
-        """Return True if the shell must wait at the gate."""
         return self.group is not None and self.group.stage is Stage.PREPARING
 
     def send_message(self, type: str, **fields: Any) -> None:

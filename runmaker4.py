@@ -3328,7 +3328,6 @@ class JobReader(Opened):
         self, states: bytes | None = None, counted: Counter[bytes] | None = None,
         with_directives: bool = False
     ) -> Scan:
-        """Start a Scan of the file that the path names now."""
         self.open_files()
         return Scan(self.reader, self.start, states, counted=counted, with_directives=with_directives)
 
@@ -5911,7 +5910,6 @@ class FileExecutor:
         return await self.submit(function, *args, **kwargs) if self.pool else function(*args, **kwargs)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
-        """Put a call into the queue of the thread."""
         assert self.pool
         future = self.pool.submit(function, *args, **kwargs)
         self.pending.add(future)
@@ -8257,7 +8255,6 @@ class OutDir(Sink):
     # -- in the I/O thread -----------------------------------------------------------------------------------
 
     def _make_start(self, entry: RunEntry) -> Fields:
-        """Return the `start` event of a run."""
         run = entry.run
         fields = {
             # None: begin_fields() has the value; this is the order that PLAIN_END of runwait4.py expects
@@ -8589,7 +8586,6 @@ class Pump:
         return max([writer.backlog for writer in self._writers])
 
     def add(self, run: Run, on_output: Callback) -> None:
-        """Add a run that has just begun."""
         self.runs[run] = on_output
         self._young.append(run)
         if len(self._young) == 1:       # one timer for all: most end before it
@@ -8626,7 +8622,6 @@ class Pump:
             self._on_resumed()
 
     def watch(self, run: Run) -> None:
-        """Read from the pipes of the run whenever they are readable."""
         for stream in run.streams:
             if stream.fd is not None and not self.is_paused:        # after a pause, resume() calls this
                 stream.was_watched = True
@@ -8837,7 +8832,6 @@ class JobTask:
             self._forbid_start("refused")
 
     def open_gate(self) -> None:
-        """Let a shell at the gate start the command."""
         self._runner.processes.reap()           # changes the phase if the shell has died
         if self.phase is Phase.AT_GATE and self._gate_fd is not None:
             with suppress(BrokenPipeError):      # the shell was just killed; _on_exit() follows
@@ -10234,7 +10228,6 @@ done
     # -- messages --------------------------------------------------------------------------------------------
 
     def report_pending_records(self) -> None:
-        """Report that records can be lost, as after a signal."""
         if self.executor.pending:
             self.say("a file system does not answer, or records are locked (some can be missing)")
 

@@ -2159,7 +2159,6 @@ class ResourceUse:
         self.too_little = 0             # runs that were killed for lack of memory
 
     def add(self, run: RunRecord) -> None:
-        """Add times and memory of a finished run."""
         if run.seconds is None:         # never: an `end` without seconds is invalid (RunRecord)
             return
         self.seconds.append(run.seconds)
