@@ -5122,7 +5122,8 @@ class Walk:
         """
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
-            if consumer not in self._waiting_for_capacity:
+            waits_for, _ = self._waiting_for_capacity.get(consumer, (line, needs))
+            if line.offset <= waits_for.offset:         # above it are jobs that a limit= or name kept back
                 if losses >= Orphans.ALONE_LOSSES:
                     needs = needs._replace(slots=consumer.capacity.slots)
                 if consumer.free.holds(needs) and self._can_run_beside(

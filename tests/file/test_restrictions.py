@@ -121,6 +121,17 @@ class KeptBack(JobFileCase):
         cursor = self.cursor_at(NEVER + ". 1\n#RUN barrier\n#RUN\n. 2\n", "2026-12-24T19:00")
         self.assertFalse(self.claim(cursor).exits)
 
+    def test_a_job_goes_before_a_big_one_below_it_that_waits_for_slots(self) -> None:
+        cursor = self.cursor_at("#RUN limit=a:1\n. 1\n. 2\n#RUN slots=6\n. 3\n", "2026-12-24T19:00")
+        consumer = next(iter(cursor.consumers.all))
+        consumer.capacity = consumer.free = runmaker4.Resources(6, 0)
+        job = job_of(cursor.claim())
+        consumer.free = runmaker4.Resources(5, 0)
+        self.assertNotIsInstance(self.claim(cursor), int, "the big one, or a second job with the limit")
+        cursor.finish(job, b"d")
+        consumer.free = runmaker4.Resources(5, 0)       # a job of others, which needs one
+        self.assertEqual(self.claim(cursor), 3)
+
     def test_lines_that_exceed_what_a_walk_keeps_keep_their_order(self) -> None:
         with mock.patch.object(runmaker4.Walk, "MAX_WAITING", 2):
             lines = "".join(f". {number}\n" for number in range(6))
