@@ -1815,7 +1815,7 @@ class Sessions:
         if error:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
-            # the client accepts at most 1000 characters
+            # display_text() can make five of one, and the client accepts 1000
             assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
         elif line_result.event:
             self.settled_keys[assignment.key] = None

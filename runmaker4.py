@@ -207,7 +207,7 @@ VERSION = "4.1"
 NEW = b"."                      # a user; a runner that gives a job back or repeats it
 RUNNING = b"r"                  # a runner that claims the line
 DONE = b"d"                     # a runner: RunResult.state
-FAILED = b"!"                   # the same; also of a line lost five times
+FAILED = b"!"                   # the same; also of a line lost Orphans.MAX_LOSSES times
 ERROR = b"e"                    # the same; also of an orphan
 CANCELLED = b"c"                # --cancel
 HELD = b"x"                     # a user
@@ -4721,10 +4721,11 @@ class Orphans:
         if self._reported < self.MAX_REPORTED:
             self._reported += 1
             text = "is r without a lock, so its runner and job are dead or cut off; "
-            beside = ["", "", ", beside such lines only (lost twice in a row)",
-                      f", alone: one such line at a time (lost {losses} times in a row)"][min(losses, 3)]
+            often = f"(lost {losses} times in a row"
+            beside = (f", alone: one such line at a time {often})" if losses >= self.ALONE_LOSSES
+                      else f", beside such lines only {often})" if losses >= self.SUSPECT_LOSSES else "")
             text += {NEW: f"runs again{beside}", ERROR: "marked e (--resume runs it again)",
-                     FAILED: "marked ! (lost five times in a row; -r runs it once more)"}[state]
+                     FAILED: f"marked ! {often}; -r runs it once more)"}[state]
             ending = "; further lines are not reported" if self._reported == self.MAX_REPORTED else ""
             self._file.say(f"line {line.number}: {text}{ending}")
 
@@ -5150,7 +5151,7 @@ class Walk:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change()
-        # others can have changed the lines below meanwhile; but a refused lock is hardly waited for
+        # others can have changed the lines below meanwhile; but LOCKED took no time
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
@@ -8126,7 +8127,7 @@ class Journal:
         self._ends.append(({
             "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
-            "state": to_text(state), "cause": "lost with its runner" + " five times" * (state == FAILED),
+            "state": to_text(state), "cause": "lost with its runner" + f" {losses} times" * (state == FAILED),
             "seconds": 0.0}, time.monotonic()))
         self.flush()
         if state == NEW:
@@ -10644,8 +10645,8 @@ if __name__ == "__main__":
 # no bytes from an unauthenticated peer reach OpenSSL.
 #
 #      bytes                                       the receiver knows
-#  1   S: {"runmaker4": 14, "nonce": NS}           C: the version
-#  2   C: {"runmaker4": 14, "nonce": NC,           S: C knows the token, and answers now, because NS is new
+#  1   S: {"runmaker4": V, "nonce": NS}            C: the version V: WIRE_VERSION
+#  2   C: {"runmaker4": V, "nonce": NC,            S: C knows the token, and answers now, because NS is new
 #          "proof": H("client")}
 #  3   S: {"certificate": D, "file": F,            C: S knows the token, answers now, made the certificate D,
 #          "proof": H("server")}                   and serves the file F

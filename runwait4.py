@@ -398,7 +398,8 @@ def check_options(options: Namespace, parser: Parser) -> None:
         for excluded in sorted(given - {action, *COMPANIONS[action]}):
             first, second = (OPTION_NAMES.get(name, f"--{name}") for name in (action, excluded))
             parser.error(f"{first} and {second} exclude each other")
-    for option in "json", "csv", "template", "line", "outdir":
+    # a wait has these two, too
+    for option in sorted({*itertools.chain(*COMPANIONS.values())} - {"file", "use_exit_status"}):
         if option in given and not actions:
             requirements = [f"--{action}" for action in COMPANIONS if option in COMPANIONS[action]]
             name = OPTION_NAMES.get(option, f"--{option}")
@@ -1702,7 +1703,7 @@ def find_wait_reason(
     """
     if not job_counts.new:
         return ""
-    # a runner with enough memory would run the job at once if none is running
+    # inf: lack of memory is no reason while jobs run (it ends with them), nor without runners; 0.0: it is
     memory = inf if job_counts.running or runners_at_work.has_no_runners else 0.0
     if block_reason := watcher.block_reason(hosts, memory):
         return block_reason.text

@@ -168,7 +168,7 @@ class LookAlikes(MisreadCase):
             self.assertEqual(len(self.said(runmaker4.check_job_file, b"#" * before + text)), 1, before)
 
     def test_mistakes_among_settings_are_refused(self) -> None:
-        mistakes = {"retries=3": "unknown setting 'retries=3' (settings are timeout= host= ",
+        mistakes = {"colour=3": "unknown setting 'colour=3' (settings are ",
                     "timeout 3m": "unknown setting 'timeout 3m' (settings are ",
                     "memory=1GB": "memory= is not a size: '1GB' (such as 512M, 4G, 1.5T)",
                     "timeout=3minutes": "timeout= is not a duration: '3minutes' (such as 90, 90s, 5m, "}

@@ -58,7 +58,7 @@ class Limit(CrashCase):
         self.assertEqual((self.states(), self.count()), ("!dd", MAX_LOSSES))
         for option in ("--failed",), ("--show", "1"):
             told = self.run_script(RUNWAIT, *option, "runs.txt").out
-            self.assertIn(b"line 1: lost with its runner five times on ", told)
+            self.assertIn(b"line 1: lost with its runner 5 times on ", told)
             self.assertNotIn(b"set by hand", told)
 
     def test_retry_and_a_user_run_it_once_more(self) -> None:
@@ -218,5 +218,5 @@ class OverTcp(LossCase):
             if deaths == 2:
                 self.assertTrue(self.exists("fine"))
         self.assertEqual((code, deaths, self.states()), (1, MAX_LOSSES, "!dd"))
-        self.assertIn(b"line 1: lost with its runner five times",
+        self.assertIn(b"line 1: lost with its runner 5 times",
                       self.run_script(RUNWAIT, "--failed", "runs.txt").out)
