@@ -327,6 +327,7 @@ RECIPES = {
     "runset4.py --list --match 'SLURM_ARRAY_TASK_ID=17 *' runs.txt":
         Recipe("#RUN timeout=2h\n. SLURM_ARRAY_TASK_ID=1 bash job.sh\n. SLURM_ARRAY_TASK_ID=17 bash job.sh\n",
                states=".."),
+    "runset4.py --set=new --state=held runs.txt 17": Recipe(jobs("d" * 16 + "x"), states="d" * 16 + "."),
     "runset4.py --set=new runs.txt 17": Recipe(jobs("d" * 16 + "!"), states="d" * 16 + "."),
     "runset4.py --cancel --all runs.txt": Recipe(jobs("d.!"), states="dc!"),
     "runwait4.py --show '*' --json runs.txt | python3 -c 'import json, subprocess, sys": Recipe(
