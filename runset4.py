@@ -871,8 +871,8 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
     """Lock all command mutexes in the `with` block, so that no other process claims a line or sets a state.
 
     Step 6 of the protocol: --edit holds them and the append lock while it merges and writes.  It waits for no
-    job.  Yield the descriptor with the locks.  Raises OSError(EAGAIN) if a process keeps a mutex for
-    MAX_MUTEX_WAIT_SECONDS.
+    job.  Yield the descriptor with the locks.  Raises OSError: EAGAIN if a process keeps a mutex for
+    MAX_MUTEX_WAIT_SECONDS, ESTALE if the lock file was removed meanwhile.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
@@ -894,7 +894,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
         for command_mutex in mutexes_to_lock:
             if not keep_trying(functools.partial(lock, fd, command_mutex), deadline - time.monotonic()):
                 raise OSError(errno.EAGAIN, f"another process keeps changing it, or {LEFT_LOCKED}")
-        file.lock_table.refresh()
+        file.lock_table.refresh_under_lock()
         file.reopen_reader_on_fuse()
         yield fd
     finally:

@@ -280,6 +280,20 @@ class Merging(EditCase):
 class Locked(EditCase):
     """Jobs that have not ended, though their lines say something else."""
 
+    def test_a_lock_file_that_is_replaced_meanwhile_is_noticed(self) -> None:
+        path = self.write(". a\n")
+        setter = runmaker4.JobFile(str(path), say=self.fail)
+        self.addCleanup(setter.close_files)
+        setter.open_to_write()
+
+        def replace_and_lock(*args: Any) -> bool:
+            os.replace(self.write("", "new"), self.dir / ".runs.txt.lock")
+            return runmaker4.lock(*args)
+
+        with mock.patch.object(runset4, "lock", replace_and_lock), \
+             self.assertRaises(runmaker4.FileChangedError), runset4.hold_all_locks(setter):
+            pass
+
     def test_a_door_that_somebody_is_behind_is_waited_for_and_then_that_is_said(self) -> None:
         path = self.write(". a\n. b\n")
         fd = runmaker4.open_lock_file_of(str(path))
