@@ -209,8 +209,10 @@ class Killed(DefaultCase):
         wait_until(lambda: self.states().count("d") > 40, what="more are done")
         wait_until(lambda: self.exists("runs.txt.out/61.out"), what="a long one has a file")
         server.kill()
-        # for lines that were claimed, and had not been sent, it waits for the whole grace
-        server = self.start_server("--port", server.port, "--exit-when-done", "--grace", 10)
+        # for lines that were claimed, and had not been sent, it waits for the whole grace, and then, here not
+        # for a night, for a client that could bring their results
+        server = self.start_server("--port", server.port, "--exit-when-done", "--grace", 10,
+                                   patch="__import__('runmaker4-server').MAX_RETURN_SECONDS = 20.0\n")
         self.finish(client)
         self.finish(server)
         self.run_jobs("--resume", "-q")                 # a line that was claimed, and not sent yet, is `e`
