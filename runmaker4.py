@@ -5124,7 +5124,7 @@ class Walk:
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
             waits_for, _ = self._waiting_for_capacity.get(consumer, (line, needs))
-            if line.offset <= waits_for.offset:         # above it are jobs that a limit= or name kept back
+            if line.offset <= waits_for.offset:         # above it: kept back by a limit= or name
                 if losses >= Orphans.ALONE_LOSSES:
                     needs = needs._replace(slots=consumer.capacity.slots)
                 if consumer.free.holds(needs) and self._can_run_beside(

@@ -870,9 +870,9 @@ def read_to_end(file: Reader, start_offset: int = 0) -> bytearray:
 def hold_all_locks(file: JobFile) -> Iterator[int]:
     """Lock all command mutexes in the `with` block, so that no other process claims a line or sets a state.
 
-    Step 6 of the protocol: --edit holds them and the append lock while it merges and writes.  It waits for no
-    job.  Yield the descriptor with the locks.  Raises OSError: EAGAIN if a process keeps a mutex for
-    MAX_MUTEX_WAIT_SECONDS, ESTALE if the lock file was removed meanwhile.
+    Step 6 of the protocol: --edit holds them and the append lock while it merges and writes.  Yield the
+    descriptor with the locks.  Raises OSError: EAGAIN if a process keeps a mutex for MAX_MUTEX_WAIT_SECONDS,
+    ESTALE if the lock file was removed.
     """
     fd = file.lock_table.open_job_lock()
     deadline = time.monotonic() + MAX_MUTEX_WAIT_SECONDS
