@@ -318,15 +318,15 @@ class Losses(TravelCase):
         super().setUp()
         self.content = self.make_big("srv/in")
 
-    def through_proxy(self, name: str, way: str, frozen: str = "", grace: float = 600,
-                      size: int = BIG // 4) -> tuple[Server, Proxy, Program]:
-        """Let so much of a file travel this way.  frozen: the way that is frozen; '': that of the file."""
+    def through_proxy(self, name: str, way: str, frozen: str = "",
+                      grace: float = 600) -> tuple[Server, Proxy, Program]:
+        """Let a file travel this way to a quarter.  frozen: the way that is frozen; '': that of the file."""
         server = self.serve(self.JOB, "--grace", grace)
         proxy = Proxy(server.port)
         self.addCleanup(proxy.close)
-        self.freeze_in_file(proxy, way, frozen or way, size)
+        self.freeze_in_file(proxy, way, frozen or way, BIG // 4)
         client = self.join(proxy, "-j2")
-        self.wait_frozen(proxy, frozen or way, name, size)
+        self.wait_frozen(proxy, frozen or way, name, BIG // 4)
         return server, proxy, client
 
     @staticmethod
@@ -418,14 +418,14 @@ class Losses(TravelCase):
 
     def test_a_cancelled_job_takes_no_file_from_another_that_waits_for_it(self) -> None:
         self.JOB = "#RUN send=in\n. : 1\n. : 2\n"
-        _, proxy, client = self.through_proxy("bob/in", TO_CLIENT, frozen=TO_SERVER, size=BIG // 2)
+        _, proxy, client = self.through_proxy("bob/in", TO_CLIENT, frozen=TO_SERVER)
         cancelling = self.start_patched(UNTIL_THEY_END, "--cancel", "srv/runs.txt", 2, script=RUNSET)
         wait_until(lambda: self.exists("bob/stopped"), what="the client is told")
         proxy.thaw()
         self.assertEqual(self.finish(cancelling).code, 0)
         client.wait(DEADLINE)
         self.assertStates("cd")
-        # two large pieces that were on the way come again; half of the file would, were it begun anew
+        # two large pieces that were on the way come again; more than three would, were the file begun anew
         self.assertLess(proxy.forwarded[TO_CLIENT], 1.3 * BIG)
 
     def test_a_file_that_changes_on_the_way_comes_whole(self) -> None:
