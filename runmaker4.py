@@ -817,7 +817,8 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
     except FileNotFoundError:
         fd = open_or_create(lock_path, os.O_RDWR | LOCK_FILE_FLAGS, 0o600, network)
     try:
-        lock_status = stat_lock_file(fd, network)
+        lock_status = stat_file_with_one_name(fd)
+        read_inode_line(fd, network)            # another program's file can have that name
         file_status = stat_or_none(path)  # None: the file does not exist yet, or is just being replaced
         if lock_status.st_uid not in (os.geteuid(), 0) and not (
                 file_status and is_trusted_replacement(lock_status, file_status)):
@@ -832,13 +833,6 @@ def open_lock_file_of(path: str, network: bool = False) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def stat_lock_file(fd: int, network: bool) -> os.stat_result:
-    """Return the status of an open lock file.  Raises OSError if another program's file has that name."""
-    info = stat_file_with_one_name(fd)
-    read_inode_line(fd, network)
-    return info
 
 
 def inode_line_of(fd: int) -> bytes:
@@ -2801,7 +2795,7 @@ class LockTableReader(Opened):
     def _open(self) -> tuple[int, Identity | None]:
         """Return descriptor and identity of the lock file; CLOSED and None: none exists, or unreadable."""
         was_hidden = self.is_unreadable
-        self.is_unreadable = False
+        self.is_unreadable = self.is_copied = False
         try:
             fd = open_lock_file(self.path, os.O_RDONLY, self.network)
         except FileNotFoundError:
@@ -2813,7 +2807,7 @@ class LockTableReader(Opened):
                          f"{self.path}")
             return CLOSED, None
         try:
-            info = stat_lock_file(fd, self.network)
+            info = stat_file_with_one_name(fd)
             self.is_copied = read_inode_line(fd, self.network) not in (b"", inode_line_of(fd))
         except OSError:
             os.close(fd)

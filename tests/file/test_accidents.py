@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 
+import runmaker4
 from tests.support.line_locks import locked_lines
 from tests.support.patches import ONCE_THE_SHELL_IS_DEAD, UNTIL_ENOUGH, WHEN_LATE, patient
 from tests.support.permissions import PR_CAPBSET_DROP
@@ -46,6 +47,19 @@ class RestoredLockFile(RunCase):
         wait_until(lambda: self.read("ran") == b"S\nE\n", what="the job has ended")
         os.unlink(self.dir / self.LOCK_FILE)
         self.assertEnded(self.run_jobs("-q", "--resume"), 0, "d")
+
+    def test_a_view_that_has_seen_the_copy_knows_once_it_is_removed(self) -> None:
+        self.jobs("true")
+        self.assertEnded(self.run_jobs("-q"), 0, "d")
+        self.restore()
+        reader = runmaker4.JobReader(str(self.write("r true\n")), say=lambda text: None)
+        self.addCleanup(reader.close_files)
+        reader.open_files()
+        line = runmaker4.Line(1, 0, b"r", b" true")
+        self.assertFalse(reader.is_orphan(line))
+        os.unlink(self.dir / self.LOCK_FILE)
+        reader.open_files()
+        self.assertTrue(reader.is_orphan(line))
 
     def test_without_a_job_in_doubt_nothing_is_asked(self) -> None:
         self.jobs("true")
