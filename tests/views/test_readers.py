@@ -1,7 +1,9 @@
 """Promise: jq, Miller, node, SQLite, R, pandas and awk read our tables, with every text whole."""
 import json
+import pathlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 from tests.support.journal import end
@@ -48,13 +50,13 @@ READ_CSV = {
 
 class ReaderCase(TellingCase):
 
-    def read_by(self, program: str, command: list[str]) -> str:
-        """What a program prints, or a skip that names it."""
+    def read_by(self, program: str, command: list[str], codes: Sequence[int] = (0,)) -> str:
+        """What a program prints that ends with one of these exit statuses, or a skip that names it."""
         if not (HAVE_PANDAS if program == "pandas" else shutil.which(program)):
             self.skipTest(f"{program} is not installed (`python3 -m tests.real.rigs tools` does that)")
         done = subprocess.run(command, cwd=self.dir, capture_output=True, check=False,
                               env={**self.environ(), "LC_ALL": "C.UTF-8"})
-        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(done.returncode, codes, done.stderr)
         return done.stdout.decode()
 
     def rows_by(self, program: str, command: list[str]) -> list[list[Any]]:
@@ -148,7 +150,8 @@ class OtherBytes(ReaderCase):
         self.assertEqual([row[1] for row in self.rows_by("pandas", READ_JSON["pandas"])], mended)
 
     def test_iconv_mends_csv(self) -> None:
-        text = self.read_by("iconv", ["iconv", "-c", "-f", "UTF-8", "-t", "UTF-8", "table.csv"])
+        """Newer ones (2.43) end with 1 when they have left something out."""
+        text = self.read_by("iconv", ["iconv", "-c", "-f", "UTF-8", "-t", "UTF-8", "table.csv"], codes=(0, 1))
         self.assertEqual([line.rpartition(",")[2] for line in text.splitlines()[1:]], ["1", "20 C", "💀"])
 
 
@@ -197,6 +200,8 @@ class Awk(ReaderCase):
         self.write("line,state,exit,seconds,host,beta,command,stdout\n"
                    "1,done,0,0.1,alice,0.1,x,1.5\n2,done,0,0.1,alice,0.1,x,2.5\n"
                    "3,failed,1,0.1,alice,0.1,x,9\n", "table.csv")
+        if not pathlib.Path("/usr/share/i18n/charmaps").exists():
+            self.skipTest("locales (charmaps) is not installed")
         (self.dir / "locales").mkdir()
         self.read_by("localedef", ["localedef", "-i", "de_DE", "-f", "UTF-8", "locales/de_DE.UTF-8"])
         self.read_by(program, ["true"])
