@@ -31,7 +31,7 @@ def send(pids, number, send=runmaker4.TreeKiller._signal):
         os.write(2, b"signal %d instead of KILL\\n" % number)
         os._exit(99)
     sent.update(pairs)
-    send([pid for pid, _ in pairs], number)
+    send(pids, number)          # in their order: a shell before the command of its trap
 runmaker4.TreeKiller._signal = staticmethod(send)
 """
 
