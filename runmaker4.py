@@ -8024,6 +8024,7 @@ class Journal:
         rb'"time": ([0-9.]+), "event": "(?:loss|end)", "run": "[^"]*", "line": ([0-9]+), "command": '
         rb'("(?:[^"\\]|\\.)*"), (?:"losses": ([0-9]+))?(?!.*"cause": "lost")')
     LOSS_BYTES = 1 << 20                # at the end, in which losses are counted
+    START_WITH_FILES = lazy_pattern(rb'\{"time": [0-9.]+, "event": "start", .*, "files": \[.*\]\}')
     MAX_LOSS_SECONDS = 3600.0           # between two losses in a row: long jobs can be preempted for ever
 
     def __init__(self, folder: str, executor: FileExecutor, on_error: Say,
@@ -8100,6 +8101,17 @@ class Journal:
             return file.pread(size, max(os.fstat(file.fd).st_size - size, 0))
         return b""
 
+    @functools.cached_property
+    def earlier_files(self) -> defaultdict[str, set[str]]:
+        """The names of the files of each run, as far as they were in the journal when first asked for."""
+        import json
+        files: defaultdict[str, set[str]] = defaultdict(set)
+        with suppress(OSError, ValueError), Reader.with_own_fd(self._file.fd, self.network) as file:
+            for lines in whole_lines(file, 0):
+                for event in map(json.loads, self.START_WITH_FILES.findall(lines)):
+                    files[event["run"]].update(event["files"])
+        return files
+
     def read_losses(self) -> dict[tuple[int, bytes], int]:
         """Return how often lines were lost in a row, by number and command; some 0 times."""
         import json
@@ -8156,6 +8168,7 @@ class RunEntry:
         self.run = run
         self.line = run.job.number
         self.uses_files = uses_files    # (I/O thread) output is written as it comes
+        self.stored = 0                 # (I/O thread) bytes of output
         self.outputs: dict[bytes, OutputFile] = {}      # by the name of the stream
 
     @property
@@ -8275,6 +8288,7 @@ class OutDir(Sink):
         if not (output := entry.outputs.get(stream_name)):
             output = entry.outputs[stream_name] = OutputFile(path, self.journal.network, self._on_error)
         output.text += data
+        entry.stored += len(data)
         if entry.uses_files or len(output.text) > self.MAX_SHORT_BYTES:
             self._switch_to_files(entry)
 
@@ -8301,10 +8315,24 @@ class OutDir(Sink):
         # before add_end(): closing can fail, too
         for output in entry.outputs.values():
             output.close()
-            if output.has_failed and "incomplete" not in event:
-                event["incomplete"] = True
-                self._on_incomplete(event["line"])
+        missing = result["bytes"] - entry.stored
+        if missing > 0:     # an earlier server has it, unless its host lost power before it was on the disk
+            missing -= self._measure_earlier(event["run"], entry.file_names)
+        if missing > 0:
+            self._on_error(f"{self._path}: {missing} bytes that line {entry.line} has printed are gone "
+                           "(this output is incomplete; the jobs go on)")
+        if missing > 0 or any(output.has_failed for output in entry.outputs.values()):
+            event["incomplete"] = True
+            self._on_incomplete(event["line"])
         self.journal.add_end(run, event, run.started + run.duration)
+
+    def _measure_earlier(self, run: str, own_files: Sequence[str]) -> int:
+        """Return the bytes in the files that earlier servers have begun for a run."""
+        size = 0
+        for name in self.journal.earlier_files[run].difference(own_files):
+            with suppress(FileNotFoundError):
+                size += os.stat(os.path.join(self._path, name)).st_size
+        return size
 
 
 # ======== Slots =============================================================================================

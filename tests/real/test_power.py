@@ -34,7 +34,8 @@ seq $1 3000 >$part
 [ $(($1 % 2)) = 0 ] && exec printf '%9000d\\n' $1
 echo $1
 """
-# The lines that are d, of these the ones whose result or output is not whole, and the lines in doubt
+# The lines that are d, of these the ones whose result or output is not whole, and the lines that are named:
+# in doubt, or with incomplete output
 CHECK = r"""
 import json, pathlib, subprocess
 
@@ -50,8 +51,9 @@ def is_whole(number):
 lines = pathlib.Path("runs.txt").read_bytes().splitlines()
 done = [number for number, line in enumerate(lines, 1) if line.startswith(b"d")]
 printed = {run["line"]: run["stdout"] for run in view("--output")}
+incomplete = [run["line"] for run in view("--failed")[0]["runs"] if run["incomplete"]]
 print(json.dumps({"done": done, "lost": [number for number in done if not is_whole(number)],
-                  "named": view("--status")[0]["in_doubt"]}))
+                  "named": sorted({*view("--status")[0]["in_doubt"], *incomplete})}))
 """
 
 # An ext4 file system for which a pool has space, as long as others leave it some; made at the first boot
@@ -136,18 +138,24 @@ class PowerCase(unittest.TestCase):
     def count_done(self) -> int:
         return int(self.host.run("cat /m/*/runs.txt | grep -c '^d'", check=False).out)
 
+    def look(self, directory: str) -> dict[str, list[int]]:
+        """The numbers of the lines there: those that are done, lost and named."""
+        found: dict[str, list[int]] = json.loads(
+            self.host.run(f"python3 {self.rig.dir}/check.py", directory=directory).out)
+        return found
+
     def cut(self) -> list[dict[str, list[int]]]:
         """Lose power, boot, and see that what is lost is named.
 
         An editor has just brought the job files to disk, so lines are `d` there before their results are.
-        Return for each disk the numbers of its lines: those that are done, lost and named.
+        Return for each disk what look() finds.
         """
         self.host.run("sync /m/*/runs.txt")
         self.host.kill()
         self.host.boot()
         found = []
         for directory, disk in self.disks.items():
-            seen = json.loads(self.host.run(f"python3 {self.rig.dir}/check.py", directory=directory).out)
+            seen = self.look(directory)
             found.append(seen)
             unnamed = {*seen["lost"]} - {*seen["named"]}
             disk.cuts += 1
@@ -230,13 +238,20 @@ class Servers(PowerCase):
                                        directory=directory))
             return [self.host.popen(f"{token}; {server} runs.txt", directory="/m/a")]
 
+        def work_to_the_end() -> None:
+            last, = start()
+            self.finish(clients[-1])
+            for client in clients:
+                self.assertIn(client.wait().code, (0, 1), str(client))
+            last.signal(signal.SIGUSR1)
+            # 1: what a living job had printed before a cut is not there
+            self.assertIn(last.wait().code, (0, 1), str(last))
+
         self.work_and_cut(start)
-        last, = start()
-        self.finish(clients[-1])
-        for client in clients:
-            self.assertIn(client.wait().code, (0, 1), str(client))
-        last.signal(signal.SIGUSR1)
-        self.finish(last)
+        work_to_the_end()
+        if named := self.look("/m/a")["named"]:
+            self.host.run(f"runset4.py --set=. runs.txt {' '.join(map(str, named))}", directory="/m/a")
+            work_to_the_end()
         self.assertAllSafe()
 
 

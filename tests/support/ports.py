@@ -11,7 +11,8 @@ import tempfile
 @functools.cache
 def reservations() -> int:
     """A file in which a process of the tests locks byte N as long as it lives, once it was given port N."""
-    return os.open(os.path.join(tempfile.gettempdir(), f"runmaker4-ports-{os.getuid()}"), os.O_RDWR | os.O_CREAT)
+    path = os.path.join(tempfile.gettempdir(), f"runmaker4-ports-{os.getuid()}")
+    return os.open(path, os.O_RDWR | os.O_CREAT)
 
 
 def free_port() -> int:

@@ -392,6 +392,29 @@ class CutConnection(RecordsCase):
         self.assertIn(found.pop("2.out.~1~"), (b"second\n", b"first\nsecond\n"))
         self.assertEqual(found, {"1.out": b"first\n", "2.out": b"of another run\n"})
 
+    def test_output_that_a_server_had_and_its_host_lost_with_its_power_is_named(self) -> None:
+        """As a power cut leaves it: an empty file, or none, or a journal that does not know of it."""
+        self.jobs(*[f"echo first; {WAITING}; echo second"] * 4)
+        self.serve()
+        client = self.start_client(self.server, "-q", "-j4", up=[1, 2, 3, 4], patch=EAGER)
+        wait_until(lambda: self.size("out/journal") and b'"4.out"' in self.read("out/journal"),
+                   what="the server has what was printed")
+        wait_until(lambda: all(self.size(f"out/{line}.out") == 6 for line in (1, 2, 3, 4)), what="in files")
+        self.server.kill()
+        self.write("", "out/1.out")
+        (self.dir / "out/2.out").unlink()
+        self.write("".join(line for line in self.read("out/journal").decode().splitlines(True)
+                           if '"line": 3' not in line), "out/journal")
+        self.serve("--port", self.server.port, "--exit-when-done")
+        self.wait_clients(self.server, 1)
+        self.open_gate()
+        self.assertClientEnded(self.finish(client), 0, "dddd")
+        ended = self.finish(self.server)
+        self.assertEqual(ended.code, 1)
+        self.assertIn(b"; the output of 3 jobs is incomplete (lines 1, 2, 3)", ended.err)
+        self.assertEqual(ended.err.count(b": 6 bytes that line "), 3)
+        self.assertEqual(self.read("out/journal").count(b'"incomplete": true'), 3)
+
 
 class MuchOutput(RecordsCase):
     """However much jobs print, and however slowly it is stored: memory is bounded, and the server answers."""
