@@ -67,7 +67,8 @@ class NfsCase(Mixin):
             client.umount()
 
     def setUp(self) -> None:
-        name = f"{'-'.join(self.versions)}-{self._testMethodName}"
+        # one for each class: the marks of another would be taken for those of this test
+        name = f"{type(self).__name__}-{'-'.join(self.versions)}-{self._testMethodName}"
         self.server.run(f"mkdir -m 777 -p {name} {name}/m", directory="/export")
         self.server.directory = f"/export/{name}"
         for client in self.rig.clients:
