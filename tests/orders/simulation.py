@@ -253,7 +253,7 @@ class History(World):
         self.renewed: Counter[bytes] = Counter()    # how many orphans of a command ran again
         # how often lines were lost in a row, by number and command, as runners have recorded it
         self.losses: Counter[tuple[int, bytes]] = Counter()
-        self.miscounted: set[Any] = set()       # jobs: see check_alone()
+        self.miscounted: set[tuple[int, bytes]] = set()         # lines: see check_losses()
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     # -- command mutexes and job locks
@@ -413,22 +413,21 @@ class History(World):
             self.fail(f"calls a line {command!r} an orphan, though nobody was killed")
 
     def check_alone(self, me: Process, job: Any) -> None:
-        """Check that a line that was lost twice in a row runs beside such ones only, or alone after three.
-
-        One that another runner made new after this one had read the losses counts as not lost again.
-        """
+        """Check that a line that was lost twice in a row runs beside such ones only, or alone after three."""
         key = job.number, job.command
         losses = self.losses[key]
         if losses != me.known_losses[key] and self.made_new.get(job.text, 0) > me.losses_read_in:
-            self.miscounted.add(job)
-        others = [self.losses[run.job.number, run.job.command] for run in me.runs
-                  if not {job, run.job} & self.miscounted]
+            self.miscounted.add(key)
+        running = {(run.job.number, run.job.command) for run in me.runs}
+        others = [self.losses[other] for other in running - self.miscounted if key not in self.miscounted]
         if any((losses > 1) != (other > 1) or max(losses, other) > 2 for other in others):
             self.fail(f"runs {job.text!r}, lost {losses} times in a row, beside lines lost {others} times")
 
     def check_losses(self, me: Process, job: Any) -> None:
         """Check that each run that a line has lost in a row is recorded when it runs again; where nobody
         edits, sets states or takes locks away.
+
+        A runner does not count what another has recorded, or made new, since it has read the losses.
         """
         if self.edits or self.hand_set or self.fates - {"kill"} or self.removed > 0 or self.erred:
             return
@@ -437,9 +436,10 @@ class History(World):
         runs = [run for run in self.runs if run.command == job.text]
         lost = list(itertools.takewhile(lambda run: not run.written, reversed(runs)))
         self.check_alone(me, job)
-        if self.losses[job.number, job.command] < len(lost):
-            self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and "
-                      f"{self.losses[job.number, job.command]} are recorded")
+        key = job.number, job.command
+        if self.losses[key] < len(lost) and key not in self.miscounted:
+            self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and {self.losses[key]} are "
+                      "recorded")
 
     def check_last(self, me: Process, command: bytes) -> None:
         """Check that no other line above the next barrier is new when an orphan runs again; where nobody
@@ -797,6 +797,8 @@ class Journal:
         self.world.step()
         key, me = (line.number, line.command), self.world.me
         assert isinstance(me, Process)
+        if self.world.losses[key] != me.known_losses[key]:
+            self.world.miscounted.add(key)
         self.world.losses[key] = me.known_losses[key] = losses
 
 
