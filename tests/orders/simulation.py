@@ -438,8 +438,8 @@ class History(World):
         self.check_alone(me, job)
         key = job.number, job.command
         if self.losses[key] < len(lost) and key not in self.miscounted:
-            self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and {self.losses[key]} are "
-                      "recorded")
+            self.fail(f"runs {job.text!r} again, which was lost {len(lost)} times, and "
+                      f"{self.losses[key]} are recorded")
 
     def check_last(self, me: Process, command: bytes) -> None:
         """Check that no other line above the next barrier is new when an orphan runs again; where nobody
@@ -825,7 +825,7 @@ class Product:
         self.check_jobs, self.leave_mark = queue.check_jobs, self.file.leave_mark
 
     @property
-    def walk(self) -> object:
+    def walk(self) -> Any:
         return self.cursor._walk
 
     @property
@@ -963,8 +963,11 @@ def operation(world: History, me: Process, function: Callable[..., Any], *args: 
     me.mutexes.clear()
     me.operation = function.__name__
     result = function(*args)
-    if me.product and me.product.walk is not me.walk:
-        me.walk, me.walk_began_in = me.product.walk, me.began_in
+    if me.product and (walk := me.product.walk) is not me.walk:
+        # one for lost lines begins where another ends, to which what is new since then was not new
+        if not (me.walk and walk and walk.takes_lost_lines):
+            me.walk_began_in = me.began_in
+        me.walk = walk
     held = len(me.runs) + (me.operation == "claim" and bool(result))
     if me.open_files() > own(me.host) + held:
         world.fail(f"has {len(me.fds)} descriptors open, for {held} jobs")
