@@ -1114,7 +1114,9 @@ def restrict(world: History, seed: int) -> None:
                               f"limit=a:1 from={start}")).encode() for _ in range(2)]
     lines = [line + b" " + draws.choice(settings) if line.startswith(b"#RUN ") and b"=" in line else line
              for line in bytes(world.last.data).splitlines()]
-    lines.insert(draws.randrange(len(lines)), b"#RUN " + settings[0])
+    # not where it ends host=: a job for all below a barrier would wait for one of a host without a runner
+    lines.insert(draws.choice([at for at in range(len(lines)) if b"host=" not in b"".join(lines[at - 1:at])]),
+                 b"#RUN " + settings[0])
     world.last.data[:] = b"".join(line + b"\n" for line in lines)
     world.note_content(world.last)
     world.known.update(world.last.commands)
