@@ -5641,9 +5641,10 @@ class Cursor:
 
 def find_block_reason(file: JobReader, hosts: Collection[str],
                       memory: float) -> BlockReason | None:
-    """Return why no runner can take any of the new jobs; None: one can, or no job is new.
+    """Return what in the file or its locks keeps every runner from the new jobs; None: nothing does.
 
-    Raises OSError.  hosts: those with a runner.  memory: the bytes that one may have.
+    It does not ask whether a runner is at work.  None also: no job is new.  Raises OSError.
+    hosts: those with a runner, as far as known.  memory: the bytes that one may have.
     """
     anybody = Consumer("", capacity=Resources(1, memory))       # of host= only `*` matches
     above = Above()

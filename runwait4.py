@@ -587,10 +587,7 @@ class Watcher:
 
     @retry_while_missing
     def block_reason(self, hosts: Collection[str] = (), memory: float = inf) -> BlockReason | None:
-        """Return why no runner can start a new job, perhaps only for a while; None if one can.
-
-        hosts: those that have runners, as far as known.  memory: the bytes that one may have.
-        """
+        """Return the find_block_reason() of the file, which can be missing for a moment."""
         return find_block_reason(self.file, hosts, memory)
 
 
@@ -1636,7 +1633,7 @@ def status_of(observation: Observation) -> Fields:
         holders = Holders(observation.watcher.file.lock_table.inode)
         for line, job in unsupervised:
             job["processes"] = holders.pids(line)
-    # the hosts that have a runner: find_wait_reason() reports a new job whose host= matches none of these
+    # the hosts that have a runner: new jobs whose host= matches none of these wait
     hosts = {job["host"] for job in jobs if job["host"] and not job["without_runner"]}
     if job_counts.new:
         # also hosts where a run has just ended and the runner lives: jobs can be too short to be seen
@@ -1667,7 +1664,8 @@ def status_of(observation: Observation) -> Fields:
         "per_hour": rate and (rate.per_second(time.time()) * 3600 or None),
         "seconds_left": seconds_left,
         "in_doubt": [line.number for line in observation.watcher.file.find_lines_in_doubt() or ()],
-        "waits": find_wait_reason(observation.watcher, job_counts, runners_at_work, hosts, over_tcp),
+        "waits": describe_why_new_jobs_wait(
+            observation.watcher, job_counts, runners_at_work, hosts, over_tcp),
         **({"hanging": hanging} if hanging else {}),
         **({"clients": server_reports} if server_reports else {}),
     }
@@ -1693,11 +1691,11 @@ def status_fields_of_row(last_row: Row, runners_at_work: RunnersAtWork) -> Field
     return {**fields, "without_runner": without_runner, "processes": []}
 
 
-def find_wait_reason(
+def describe_why_new_jobs_wait(
     watcher: Watcher, job_counts: Counts, runners_at_work: RunnersAtWork, hosts: Collection[str] = (),
     over_tcp: bool = False
 ) -> str:
-    """Return why new jobs wait, for example for a runner; '' if none is new, or a runner can take one.
+    """Return the find_block_reason(), or else that no runner is at work; '': neither, or no job is new.
 
     hosts: those that have runners, as far as known.  over_tcp: a server has handed out jobs of the file.
     """
@@ -2863,7 +2861,7 @@ def wait_for_jobs(
                 last_change = time.monotonic()
             elif (not message and is_idle(job_counts)
                     and time.monotonic() - last_change > watcher.MAX_IDLE_SECONDS
-                    and (reason := find_wait_reason(
+                    and (reason := describe_why_new_jobs_wait(
                         watcher, job_counts, RunnersAtWork(watcher.presence_locks())))):
                 message = f"{watcher.path}: {reason}"
                 last_change = inf
