@@ -3101,11 +3101,12 @@ class LockTable(LockTableReader):
             raise
 
     def take_limits(self, job_lock: JobLock, settings: JobSettings) -> bool:
-        """Lock a byte of each limit= for a job; False: one is full.  Raises OSError.
+        """Lock a byte of each limit= for a job; False: one is full.  Needs the job lock, but no mutex.
 
-        They are on the description of its job lock, with which they are freed, also after an error: so each
-        living job has one of the first N bytes, no count can be wrong, and the kernel frees it when runner
-        and job are dead.  A claim takes them last and waits for none, so there is no deadlock.
+        After False or an OSError the bytes of the limits before stay locked, until free_job_lock(): they are
+        on the description of the job lock.  So each living job has one of the first N bytes, no count can be
+        wrong, and the kernel frees it when runner and job are dead.  A claim takes them last and waits for
+        none, so there is no deadlock.
         """
         for limit in settings.limits:
             # all job locks of a server are on one description, which could lock its own again
