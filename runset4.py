@@ -376,9 +376,6 @@ def describe_state(state: bytes) -> bytes:
     return state if state in RUNNER_STATES else state + b" (%s)" % word
 
 
-CANCELLED_NAME = "cancelled: "
-
-
 @dataclass
 class ChangeCounts:
     """What became of the selected jobs."""
@@ -387,19 +384,20 @@ class ChangeCounts:
     refused: int = 0
     names_left: int = 0                 # of cancelled jobs to name; the summary has the count
     # line numbers and messages, which say_notes() prints in the order of the file
-    notes: list[tuple[int, str]] = field(default_factory=list)
+    names: list[tuple[int, str]] = field(default_factory=list)  # 'cancelled: make all', the first names_left
+    notes: list[tuple[int, str]] = field(default_factory=list)  # all
 
     def add_refusal(self, number: int, why: str) -> None:
         self.notes.append((number, why))
         self.refused += 1
 
     def say_notes(self) -> None:
-        notes, self.notes = sorted(self.notes, key=operator.itemgetter(0)), []
+        names, self.names = sorted(self.names)[:self.names_left], []
+        self.names_left -= len(names)
+        # the sort is stable: a name comes before the notes about its line
+        notes, self.notes = sorted(names + self.notes, key=operator.itemgetter(0)), []
         for number, text in notes:
-            is_name = text.startswith(CANCELLED_NAME)
-            if self.names_left or not is_name:
-                self.file.say(f"line {number}: {text}")
-            self.names_left -= is_name and self.names_left > 0
+            self.file.say(f"line {number}: {text}")
 
     def summary(self, state: bytes) -> str:
         """Return '2 lines: ! -> ., 1 line: x (held) -> ., 1 line: refused'."""
@@ -589,8 +587,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
                 change_counts.add_refusal(line.number, why)
             return
         change_counts.changed[state_now] += 1
-        if change_counts.names_left:
-            change_counts.notes.append((line.number, f"{CANCELLED_NAME}{display_text(line.command)}"))
+        change_counts.names.append((line.number, f"cancelled: {display_text(line.command)}"))
         if is_running:
             line.state = state_now
             awaited.append(line)
