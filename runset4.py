@@ -2031,47 +2031,57 @@ def say_jobs_below_end(file: JobFile) -> list[Line]:
     return directives
 
 
-def add_and_report(options: Namespace, file: JobFile) -> int:
-    """Append the lines of --add and the like, to a new file if necessary; return 0.
+def describe_last_settings(directives: Sequence[Line]) -> str:
+    """Return ', with host=bob of line 3' for jobs below these directives; '': without settings."""
+    # the last one with settings decides; after a malformed one there are none
+    each_alone = map(NO_DIRECTIVES.with_directive, reversed(directives))
+    line = next((one.settings.line for one in each_alone if one.settings.line or one.error), None)
+    if line and (settings := line.text[3:].strip()):
+        return f", with {display_text(settings)} of line {line.number}"
+    return ""
 
-    Then print how many these were, and what the user can have overlooked: a directive above that applies to
-    them, or that no runner is at work.
-    """
+
+def has_no_runner(file: JobFile) -> bool:
+    """Return True if it is sure that no runner is at work."""
+    # a --follow runner that has waited for the file sees it, and the lock file, an interval later
+    return (time.time() - os.fstat(file.lock_table.fd).st_mtime > 2 * file.interval
+            or Scan(file.reader, file.start, OUR_STATES[1:]).next() is not None
+            ) and file.has_no_other_users()
+
+
+def add_lines(options: Namespace, file: JobFile) -> int:
+    """Append the lines of --add and the like, to a new file if necessary, and report that; return 0."""
     exists = os.path.lexists(file.path)
     if exists:
         check_for_strays(file.path, file.network, file.say, refuse=False)
     skipped: Counter[str] = Counter()
     known_count = 0                     # jobs that are not added, because the file has them already
-    new_lines = join_new_lines(lines_to_add(options, skipped),
-                               file.scan_lines(b"", with_directives=True) if exists else (),
-                               can_be_empty=bool(options.add_list))
+    lines = join_new_lines(lines_to_add(options, skipped),
+                           file.scan_lines(b"", with_directives=True) if exists else (),
+                           can_be_empty=bool(options.add_list))
     with open_and_lock_to_append(file) as fd:
         if options.add_jobs or options.new:
             with Reader.with_own_fd(fd, file.network) as reader:
-                new_lines, known_count = without_known_jobs(reader, new_lines)
-        if new_lines:
-            append_locked(file, fd, new_lines)
+                lines, known_count = without_known_jobs(reader, lines)
+        if lines:
+            append_locked(file, fd, lines)
     directives = say_jobs_below_end(file)
     report_same_fetch(file, directives)
-    if not options.quiet:
-        new_count = len(re.findall(rb"(?m)^#RUN", new_lines))       # of directives
-        if new_count:
-            # with the last one above, which the new ones can clear
-            for text in settings_without_jobs(file.reader, directives[-1 - new_count:]):
-                file.say(text)
-        # of those above the last one with settings decides; after a malformed one there are none
-        each_alone = map(NO_DIRECTIVES.with_directive, reversed(directives[:len(directives) - new_count]))
-        line = next((one.settings.line for one in each_alone if one.settings.line or one.error), None)
-        settings = line.text[3:].strip() if line and new_lines.startswith(b". ") else b""
-        settings_text = f", with {display_text(settings)} of line {line.number}" if line and settings else ""
-        skipped_text = "".join(f", {plural(skipped[kind], kind)}" for kind in skipped)
-        known_text = f" ({plural(known_count, 'equal one')} in the file already)" if known_count else ""
-        # a --follow runner that has waited for the file sees it, and the lock file, an interval later
-        was_seen = (time.time() - os.fstat(file.lock_table.fd).st_mtime > 2 * file.interval
-                    or Scan(file.reader, file.start, OUR_STATES[1:]).next())
-        idle_text = " (no runner is at work)" if was_seen and file.has_no_other_users() else ""
-        count_text = plural(new_lines.count(b"\n"), "line") if new_lines or known_count else "no line"
-        file.say(f"{count_text} added{skipped_text}{known_text}{settings_text}{idle_text}")
+    if options.quiet:
+        return 0
+    new_count = len(re.findall(rb"(?m)^#RUN", lines))       # of directives
+    if new_count:
+        # with the last one above, which the new ones can clear
+        for text in settings_without_jobs(file.reader, directives[-1 - new_count:]):
+            file.say(text)
+    file.say("".join([
+        plural(lines.count(b"\n"), "line") if lines or known_count else "no line",
+        " added",
+        *[f", {plural(count, kind)}" for kind, count in skipped.items()],
+        f" ({plural(known_count, 'equal one')} in the file already)" if known_count else "",
+        describe_last_settings(directives[:len(directives) - new_count]) if lines.startswith(b". ") else "",
+        " (no runner is at work)" if has_no_runner(file) else "",
+    ]))
     return 0
 
 
@@ -2103,7 +2113,7 @@ def run_command(argv: Sequence[str]) -> int:
             os.close(open_job_file(path, os.O_RDWR))
             check_lock_file(file)
         if adds_lines:
-            return add_and_report(options, file)
+            return add_lines(options, file)
         if options.edit:
             exit_status = edit(file, options.quiet)
             with suppress(UsageError):          # it cannot be read now
