@@ -156,10 +156,15 @@ PROG = "runset4.py"
 READ_BYTES = 1 << 20                # at once
 
 
+def excerpt(line: bytes) -> str:
+    """Return the beginning of a line in quotes, as much as a message of one line can show."""
+    return f"'{display_text(line[:80])}'"
+
+
 def job_line(command: bytes) -> bytes:
     """Return the line for a new job, for example b'. make all\\n'.  Raises ValueError with the reason."""
     if re.search(rb"[\n\0]", command) or not command.strip():
-        raise ValueError(f"not a command: '{display_text(command[:80])}' (one line, not empty, no NUL)")
+        raise ValueError(f"not a command: {excerpt(command)} (one line, not empty, no NUL)")
     if why := command_error(command):
         raise ValueError(why)
     if is_continued(command):
@@ -178,18 +183,18 @@ def new_line(text: bytes) -> bytes:
     """
     if is_directive(text):
         if re.search(rb"[\n\0]", text):
-            raise ValueError(f"not a directive: '{display_text(text[:80])}' (one line, no NUL)")
+            raise ValueError(f"not a directive: {excerpt(text)} (one line, no NUL)")
         parse_directive(text[1:])            # raises ValueError
         return text + b"\n"
     if text[:1] in OUR_STATES and text[1:2] in (b" ", b"\t"):
         raise ValueError(
-            f"'{display_text(text[:80])}' is a complete job line, in state "
+            f"{excerpt(text)} is a complete job line, in state "
             f"{display_text(describe_state(text[:1]))} (leave out the state; if it is a command, put a blank "
             "before it)"
         )
     if text.strip().isdigit():
         raise ValueError(
-            f"'{display_text(text[:80])}' is only a number (quote a command of several words; for values use "
+            f"{excerpt(text)} is only a number (quote a command of several words; for values use "
             "--template)"
         )
     return job_line(text)
@@ -761,7 +766,7 @@ def merge_equal_lines(
         if is_running_line(refused.current):
             why = "is r (--cancel it first)"
         raise EditRefusedError(
-            f"line {refused.number}: {why}; '{display_text(refused.current[2:80])}' was changed or deleted"
+            f"line {refused.number}: {why}; {excerpt(refused.current[2:])} was changed or deleted"
         )
     if added_running > 0:
         raise EditRefusedError(
@@ -823,7 +828,7 @@ def leave_out(old: FileLines, new: FileLines, refused: dict[bytes, str]) -> list
         for keys, *_ in (*changes, *reversed(changes)):   # both ways: one passage finds a row of moved lines
             if keys & refused.keys():
                 for key in keys:
-                    refused.setdefault(key, f"'{display_text(key.strip()[:80])}' is left out, too")
+                    refused.setdefault(key, f"{excerpt(key.strip())} is left out, too")
     return [line for keys, before, after in changes
             if (line := before if keys & refused.keys() else after) is not None]
 
@@ -1637,7 +1642,7 @@ def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Itera
             commands.append(TestCommand(target, job_line(text), general_timeout))
         else:
             raise ValueError(
-                f"unknown line '{display_text(line[:80])}' (expected TARGET: COMMAND, -timeout: T or end)"
+                f"unknown line {excerpt(line)} (expected TARGET: COMMAND, -timeout: T or end)"
             )
     else:
         source.line_number = label_line
@@ -1669,7 +1674,7 @@ def convert_timeout(text: bytes) -> bytes:
     """Return a timeout as in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
     match = TEST_TIMEOUT.fullmatch(text)
     if not match and text != b"none":
-        raise ValueError(f"not a timeout: '{display_text(text[:80])}' (such as 330s, 5m, 2h or none)")
+        raise ValueError(f"not a timeout: {excerpt(text)} (such as 330s, 5m, 2h or none)")
     if not match or not match[1].strip(b"0"):
         return b"none"
     return check_value(duration, match[1] + match[2])
@@ -1689,7 +1694,7 @@ def lines_of_tests(source: Source) -> Iterator[bytes]:
     label = None
     for line in lines:
         if not (label := TEST_LABEL.fullmatch(line)):
-            raise ValueError(f"not the label of a test: '{display_text(line[:80])}' (such as 'LABEL:')")
+            raise ValueError(f"not the label of a test: {excerpt(line)} (such as 'LABEL:')")
         yield from lines_of_test(label[1], source, lines)
     if label:
         yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
