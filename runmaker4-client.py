@@ -72,6 +72,7 @@ from runmaker4 import (
     KILL_SIGNALS,
     LARGE_PIECE_BYTES,
     MARKS,
+    MAX_NAME_CHARS,
     NEW,
     NO_OFFSET,
     NO_PATH,
@@ -148,7 +149,8 @@ if TYPE_CHECKING:
     import ssl
 
 PROG = "runmaker4-client.py"
-MAX_PAUSE_SECONDS = 30.0        # between two attempts to connect
+MIN_PAUSE_SECONDS = 0.1         # between two attempts to connect; each pause is twice the last
+MAX_PAUSE_SECONDS = 30.0
 MAX_CONNECT_SECONDS = 10.0      # of an attempt
 # from then to the welcome: thousands of clients wait in the queue of the server's socket, and one that dials
 # again begins at its end
@@ -360,7 +362,7 @@ class RemoteJob(Job):
 
         Raises WireError.
         """
-        slots = item.integer("slots", 100_000)
+        slots = item.integer("slots")
         # null: no limit; negative: in percent; as in JobSettings
         timeout = item.get("timeout", 0)
         is_percent = isinstance(timeout, float) and timeout < 0
@@ -372,7 +374,7 @@ class RemoteJob(Job):
             larger_needs=tuple(larger_needs),
             shell=os.fsdecode(item.data("shell")),
         ))
-        job.key = item.text("id", 16)
+        job.key = item.text("id")
         job.of_group = item.boolean("group")
         job.gated = item.boolean("hold")            # in a group, until `go`
         job.send = list(map(to_bytes, item.list_of("send", str)))
@@ -644,7 +646,7 @@ class Porter:
             job.travelled += len(data or answer.file_bytes)
             if "error" not in answer:
                 return answer
-            error = answer.text("error", 1000)
+            error = answer.text("error")
             if not answer.boolean("again"):
                 raise FilesError(f"{error} at the server")
             self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
@@ -751,9 +753,9 @@ class LinkLife:
         self.file = ""                              # the job file of the last server
         self.file_id = ""                           # its file id; "": no server has accepted us yet
         self.down_since = boottime()               # when the last link in use was lost
-        self._grace = 60.0                          # seconds for which the server keeps our lines
+        self._grace = 0.0                           # seconds for which the server keeps our lines
         self._server_alive_at = -FOREVER            # when the last answered request was sent
-        self._next_pause = 0.1                      # to the next attempt, in seconds
+        self._next_pause = MIN_PAUSE_SECONDS        # to the next attempt, in seconds
 
     @property
     def was_accepted(self) -> bool:
@@ -785,7 +787,7 @@ class LinkLife:
         self.file_id = file_id
         self.reported_complaint = Complaint.NOTHING
         self._grace = grace
-        self._next_pause = 0.1
+        self._next_pause = MIN_PAUSE_SECONDS
         return message
 
     def on_answer(self, number: int) -> None:
@@ -1211,7 +1213,7 @@ class RemoteJobs:
         link.send(
             type="hello",
             client=self._id,
-            name=printable(os.fsdecode(self._program.host))[:255],
+            name=printable(os.fsdecode(self._program.host))[:MAX_NAME_CHARS],
             **self._requests.make_hello(self._runner.slots.in_service, self._program.memory),
             retry=self._retry,
             follow=self._program.options.follow,
@@ -1250,7 +1252,7 @@ class RemoteJobs:
 
     def handle(self, link: ServerLink, message: Message) -> None:
         """Handle a message from the server.  Raises WireError: it is invalid, or comes before the welcome."""
-        kind = message.text("type", 16)
+        kind = message.text("type")
         if not self.link_life.wants_server:
             return
         if link is not self.link_life.link and kind not in ("welcome", "closing"):
@@ -1276,7 +1278,7 @@ class RemoteJobs:
                              for item in message.objects("medians")}
         elif kind == "fault":           # the server cannot write the result of a job
             job = self._jobs.get(message.text("id"))
-            is_cancelled, error = message.boolean("cancelled"), message.text("text", 1000)
+            is_cancelled, error = message.boolean("cancelled"), message.text("text")
             if job:
                 if is_cancelled:
                     job.tracking = Tracking.CANCELLED
@@ -1295,7 +1297,7 @@ class RemoteJobs:
             if not self._return_queued_job(key) and job and job.result is None:
                 self._runner.kill_job(job, cause)
         elif kind == "dismissed":       # our jobs fail, and those of other clients do not
-            self._runner.fail(message.text("text", 1000))
+            self._runner.fail(message.text("text"))
         elif kind == "account":         # before we exit
             self._on_summary(message)
         elif kind == "closing":
@@ -1309,7 +1311,7 @@ class RemoteJobs:
 
     def _on_welcome(self, link: ServerLink, message: Message) -> None:
         """Use a link from now on, and send the events that the server lacks."""
-        file = message.text("file", 1000)
+        file = message.text("file")
         grace = max(message.seconds("grace"), 0.1)
         last_event = message.integer("seen")
         directory = message.data("directory")
@@ -1358,7 +1360,7 @@ class RemoteJobs:
         request_number = message.integer("request")
         # jobs ahead have arrived since the request, so then the runner stays
         self._requests.on_no_job(request_number, NoJob(
-            may_exit=not self._jobs_ahead, why_left=message.text("left", 1000),
+            may_exit=not self._jobs_ahead, why_left=message.text("left"),
             summary=self._read_summary(message),
         ))
         self.link_life.on_answer(request_number)
@@ -1387,7 +1389,7 @@ class RemoteJobs:
             jobs_left=summary.boolean("left") and not self._runner.slots.each_had_job,
             first_stray=summary.integer("first_stray"),
             with_jobs=frozenset([NOBODY] * summary.boolean("stopped")),
-            without_jobs={NOBODY: summary.text("lack")},
+            without_jobs={NOBODY: summary.text("lack", runmaker4.MAX_FRAME_BYTES)},
         )
 
 

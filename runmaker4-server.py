@@ -55,10 +55,11 @@ The sections; begin at Server.connect_parts(), Dispatcher.hand_out_lines() and S
 
 These rules keep jobs from being lost or run twice:
 
- 1.  A client is lost when the connection is closed, or after 15 s of silence.  For --grace its lines stay `r`
-    and locked.  Then they are orphans, like a dead runner's: the jobs may have started.
+ 1.  A client is lost when the connection is closed, or silent for MAX_SILENT_SECONDS.  For --grace its lines
+    stay `r` and locked.  Then they are orphans, like a dead runner's: the jobs may have started.
  2.  A client starts a job only if the server has answered a request that the client sent less than half the
-    grace (and less than 15 s) ago.  If the client slept longer, another runner can have the line.
+    grace (and less than MAX_SILENT_SECONDS) ago.  If the client slept longer, another runner can have the
+    line.
  3.  A client that comes back lists its jobs.  It keeps a job if no other runner has taken the line since,
     and kills all others ("Recovery").  While the server cannot read the file, it drops the connection: the
     client keeps all jobs, and connects again.  A job that it gives back becomes `.`, and so does one that
@@ -125,6 +126,8 @@ from runmaker4 import (
     ERROR,
     FAILED,
     LIMIT_BYTES,
+    MAX_NAME_CHARS,
+    MAX_TEXT_CHARS,
     NEW,
     NO_DIRECTIVES,
     OUTPUT_WINDOW_BYTES,
@@ -270,9 +273,8 @@ MAX_SETTLED_KEYS = 10_000
 MAX_FILES = 10_000              # of a job
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
 FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN     # any error but these ends an input, or a new job
-MAX_SLOTS = 1_000_000
-MAX_NAME_CHARS = 200            # at the end of the job file's name, in a welcome
-MAX_REASON_CHARS = 1000         # in `nothing`
+MAX_SLOTS = 1_000_000           # of a client
+MAX_PATH_CHARS = 200            # at the end of the job file's name, in a welcome
 
 
 def make_parser() -> Parser:
@@ -933,7 +935,7 @@ class Client(Consumer):
         if not self.quick_failures or len(self.quick_failures) < MAX_QUICK_FAILURES:
             return ""
         return ("jobs fail here, and not at other clients (the last: "
-                f"{display_text(self.quick_failures[-1])[:MAX_REASON_CHARS // 2]})")
+                f"{display_text(self.quick_failures[-1])[:MAX_TEXT_CHARS // 2]})")
 
     def matches_host(self, host: str) -> bool:
         return super().matches_host(host) or fnmatch.fnmatchcase(self.address, host)
@@ -969,7 +971,7 @@ class Client(Consumer):
 
         Raises WireError before anything has changed.
         """
-        name = message.text("name", 255)
+        name = message.text("name", MAX_NAME_CHARS)
         directory = message.data("directory")
         follow = message.boolean("follow")
         retry = message.retried_states()
@@ -1004,7 +1006,7 @@ class Client(Consumer):
         sessions = self.sessions
         link.send(
             type="welcome",
-            file=to_text(os.fsencode(sessions.path))[-MAX_NAME_CHARS:],
+            file=to_text(os.fsencode(sessions.path))[-MAX_PATH_CHARS:],
             directory=to_text(sessions.directory),
             grace=sessions.grace,
             seen=self.last_acknowledged,            # later events come again
@@ -1181,7 +1183,7 @@ class ClientLink(Link, asyncio.Protocol):
         """Pass a message of the client on.  Raises WireError if it is invalid, or not allowed now."""
         if self._sessions.lifetime.is_exiting:
             return                      # the client sends unacknowledged events to the next server
-        kind = message.text("type", 16)
+        kind = message.text("type")
         client = self.client
         if client and "n" in message:        # only events have one
             self._sessions.receive_event(client, kind, message)
@@ -1194,7 +1196,7 @@ class ClientLink(Link, asyncio.Protocol):
             client.on_claim_message(message)
             self._dispatcher.enqueue_client(client)
         elif kind == "ready" and client:            # the shell of a group's job waits for `go`
-            assignment = client.assignments.get(message.text("id", 16))
+            assignment = client.assignments.get(message.text("id"))
             if assignment and assignment.is_undecided:          # otherwise the line is settled already
                 member = assignment.member
                 if not member or assignment is not member.current:
@@ -1270,7 +1272,7 @@ class Records:
             raise WireError("the run goes on already")
         run = assignment.run = Run(
             assignment.job,
-            [message.text("slot", 255)],
+            [message.text("slot", MAX_NAME_CHARS)],
             os.fsencode(assignment.client.name),
             self.sinks,
         )
@@ -1815,8 +1817,7 @@ class Sessions:
         if error:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
-            # display_text() can make five of one, and the client accepts 1000
-            assignment.send_message("fault", text=error[:200], cancelled=assignment.is_cancelled)
+            assignment.send_message("fault", text=error[:MAX_TEXT_CHARS], cancelled=assignment.is_cancelled)
         elif line_result.event:
             self.settled_keys[assignment.key] = None
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
@@ -1953,7 +1954,7 @@ class Sessions:
         try:
             ask, path, offset = message.integer("ask"), message.data("path"), message.integer("offset")
             length = message.integer("length", runmaker4.LARGE_PIECE_BYTES) if kind == "get" else 0
-            assignment = client.assignments.get(message.text("id", 16))
+            assignment = client.assignments.get(message.text("id"))
             files = await self._find_files(assignment)
             if not (assignment and (path in files.send if kind == "get" else files.has_result(path))):
                 raise OSError(errno.EPERM, "no file of this job")
@@ -2035,7 +2036,7 @@ class Sessions:
             return
         client.newest_event = event_number
         try:
-            assignment = client.assignments.get(message.text("id", 16))
+            assignment = client.assignments.get(message.text("id"))
             if assignment is None or not assignment.is_undecided:       # lost, or settled already
                 return
             if assignment.phase is AssignmentPhase.CLAIMED:
@@ -2564,7 +2565,7 @@ class Dispatcher:
                 client.send_message(
                     type="nothing",
                     request=client.request_number,
-                    left=why[:MAX_REASON_CHARS],
+                    left=why[:MAX_TEXT_CHARS],
                     account=make_summary_fields(summary, client),
                 )
 

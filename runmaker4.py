@@ -7968,9 +7968,10 @@ BEGIN, END = fields_of(BeginFields), fields_of(RunFields)
 START = BEGIN + fields_of(StartFields)
 
 
+MAX_NAME_CHARS = 255            # of a host or slot, in records and messages: _POSIX_HOST_NAME_MAX
 # of names that many runs have
 name_text = functools.lru_cache(1000)(to_text)
-slot_text = functools.lru_cache(1000)(lambda slot: printable(slot)[:255])
+slot_text = functools.lru_cache(1000)(lambda slot: printable(slot)[:MAX_NAME_CHARS])
 
 
 def begin_fields(run: Run) -> Fields:
@@ -10725,6 +10726,7 @@ MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authen
 HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread, the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
+MAX_TEXT_CHARS = 1000                       # of another text, such as why jobs remain
 
 
 class RefusedError(WireError):
@@ -10794,7 +10796,7 @@ class Message(Fields):
             raise WireError(f"{name}: invalid text")
         return value
 
-    def text(self, name: str, max_length: int = MAX_FRAME_BYTES) -> str:
+    def text(self, name: str, max_length: int = MAX_TEXT_CHARS) -> str:
         """Return a text that each terminal, record and locale can take."""
         value = self._string(name, max_length)
         return value if value.isascii() and value.isprintable() else display_text(to_bytes(value))

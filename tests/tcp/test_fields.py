@@ -127,6 +127,17 @@ class EachField(Case):
         self.play(message, lambda wrong: jobs.handle(self.link, wrong), memory, body)
 
 
+class Texts(unittest.TestCase):
+    """A text that its sender has cut at the limit is no wrong value."""
+
+    def test_the_limit_counts_characters_as_sent_and_not_as_shown(self) -> None:
+        longest = "\x01\udcff" * (runmaker4.MAX_TEXT_CHARS // 2)
+        sent = runmaker4.encode(dict(text=longest))
+        self.assertEqual(read(runmaker4.decode(sent)).text("text"), runmaker4.printable(longest))
+        with self.assertRaises(runmaker4.WireError):
+            read(dict(text=f"{longest} ")).text("text")
+
+
 def line(number: int, state: bytes = b"!") -> runmaker4.Line:
     """A line of 10 bytes per number."""
     return runmaker4.Line(number, 10 * (number - 1), state, b" CMD")
