@@ -176,6 +176,25 @@ class Clients(JournalCase):
                          ["bob", "1", "!", 3, "echo one; exit 3", 4, ["1.out"]])
         self.assertGreaterEqual(end["cpu"], 0)
 
+    def test_the_server_records_the_fields_of_a_runner_in_their_order(self) -> None:
+        at_once = "import runmaker4\nrunmaker4.Journal.GATHER_SECONDS = 0.0\n"     # no start is left out
+        fields: dict[str, dict[tuple[str, int], list[str]]] = {}
+        for writer in "runner", "server":
+            self.write(". true\n. echo one; echo two >&2; exit 3\n. kill -9 $$\n. echo a\0b\n"
+                       "#RUN memory=1M\n. echo\n#RUN timeout=0.3\n. sleep 600\n")
+            if writer == "runner":
+                self.finish(self.start_patched(at_once, "--outdir", "out", "runs.txt"))
+            else:
+                self.run_client(self.start_server("--outdir", "out", patch=at_once))
+            wait_until(lambda: len(self.entries("end")) == 6, what="all ends are written")
+            # of a run with output the last start has its files
+            fields[writer] = {(entry["event"], entry["line"]): [*entry] for entry in self.entries()}
+            (self.dir / "out").rename(self.dir / f"out.{writer}")
+        self.assertEqual(fields["server"], fields["runner"])
+        self.assertEqual({name for names in fields["server"].values() for name in names},
+                         END | {"promised", "why"})
+        self.assertEqual([line for event, line in fields["server"] if event == "start"], [1, 2, 3, 6, 8])
+
     def test_a_run_of_a_client_that_does_not_come_back_is_lost(self) -> None:
         self.jobs(f"echo begun; {SLEEPING}")
         server = self.start_server("--outdir", "out", "--grace", "0.5")
