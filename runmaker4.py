@@ -8018,7 +8018,7 @@ class Journal:
     MAX_GATHER_SECONDS = 8.0            # if appends take long: less than readers wait for an `end` (Watcher)
     # %b: name_program() with OTHER
     GOOD_END = (rb'"command": " *%b[ "][^\n]*?"state": "d", "exit": 0, "signal": 0, "cause": "", '
-                rb'"seconds": ([0-9.]+)')
+                rb'"seconds": ([0-9]+\.?[0-9]*),')         # the comma: a torn line can end in a number
     OTHER = rb"(?:[^ a-zA-Z/_-]|\\\\u....)+"
     DIRECTORY = lazy_pattern(rb'"directory": ("(?:[^"\\]|\\.)+")')
     MEDIAN_BYTES = 1 << 18              # more if too few of these runs ended well

@@ -3,8 +3,14 @@ import json
 import os
 import resource
 import signal
+import tempfile
+from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
+import runmaker4
+from tests.support.case import Case
+from tests.support.journal import end
 from tests.support.processes import wait_until
 from tests.support.runs import SLEEPING
 from tests.support.scripts import RUNWAIT
@@ -161,6 +167,66 @@ class Trouble(JournalCase):
         self.assertEqual(told.count(b"(some could not"), 1, "line 3 was run again")
 
 
+class Medians(Case):
+    """A timeout in percent is of the runs of a program that ended well: here, of what a journal has."""
+    TEN = tuple(float(seconds) for seconds in range(1, 11))
+
+    def runs(self, command: str, times: Iterable[float] = TEN, **more: Any) -> bytes:
+        return b"".join(end(number, number, command, took=took, **more) for number, took in enumerate(times))
+
+    def median(self, command: bytes, *lines: bytes) -> float:
+        """What a journal with these lines answers, which looks at its last 2 KB first."""
+        with tempfile.TemporaryDirectory() as folder:
+            executor: Any = SimpleNamespace(pool=None, say=self.fail)
+            journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
+            journal.MEDIAN_BYTES = 1 << 11
+            with open(journal._file.path, "wb") as file:
+                file.writelines(lines)
+            self.addCleanup(os.close, journal._file.fd)
+            return journal.median(command)
+
+    def test_of_an_even_number_of_runs_it_is_the_longer_of_the_two_in_the_middle(self) -> None:
+        backwards = self.runs("work a", reversed(self.TEN))
+        self.assertEqual(self.median(b"work b", backwards), 6.0)
+        self.assertEqual(self.median(b"work b", backwards, self.runs("work", [100.0])), 6.0)
+        self.assertEqual(self.median(b"work b", backwards, self.runs("work", [100.0] * 2)), 7.0)
+
+    def test_nine_runs_are_too_few(self) -> None:
+        nine = self.runs("work", self.TEN[1:])
+        self.assertEqual(self.median(b"work"), 0.0)
+        self.assertEqual(self.median(b"work", nine), 0.0)
+        for change in dict(state="!"), dict(state="c"), dict(cause="timeout"), dict(exit=1), dict(signal=9):
+            self.assertEqual(self.median(b"work", nine, self.runs("work", [1.0], **change)), 0.0, change)
+        self.assertEqual(self.median(b"work", nine, self.runs("work", [1.0])), 6.0)
+
+    def test_only_the_program_itself_counts_whatever_numbers_it_has(self) -> None:
+        for other in "works a", "wor k", "/bin/work a", "work-it", "a work", '"command": "work "', "Work":
+            with self.subTest(other=other):
+                self.assertEqual(self.median(b"work", self.runs(other)), 0.0)
+                self.assertEqual(self.median(other.encode(), self.runs("work")), 0.0)
+        for other in "work", "  work", "work7 a", "work\u00e912.5 a":
+            with self.subTest(other=other):
+                command = b"work" if other.strip() == "work" else b"work3 --fast"
+                self.assertEqual(self.median(command, self.runs(other)), 6.0)
+
+    def test_a_torn_line_does_not_count_wherever_it_is_torn(self) -> None:
+        nine, tenth = self.runs("work", self.TEN[1:]), self.runs("work", [1.25])
+        whole = tenth.index(b'"seconds": 1.25') + len(b'"seconds": 1.25')
+        for length in range(whole + 1):
+            for rest in b"", b"\n", b"\n" + self.runs("other"):
+                self.assertEqual(self.median(b"work", nine, tenth[:length], rest), 0.0, tenth[:length])
+        for strange in b"...", b"1.2.5", b"", b"-1.25", b'"1.25"', b"NaN":
+            garbled = tenth.replace(b"1.25,", strange + b",")
+            self.assertEqual(self.median(b"work", nine, garbled), 0.0, strange)
+
+    def test_it_goes_back_as_far_as_necessary(self) -> None:
+        others = self.runs("other", [1.0] * 500)
+        self.assertGreater(len(others), 50 << 11)
+        self.assertEqual(self.median(b"work", self.runs("work"), others), 6.0)
+        self.assertEqual(self.median(b"work", self.runs("work"), others, self.runs("work", [20.0])), 6.0)
+        self.assertEqual(self.median(b"work", self.runs("work"), self.runs("other", [1.0] * 3000)), 0.0)
+
+
 class Clients(JournalCase):
     """The server writes for its clients."""
 
@@ -187,6 +253,7 @@ class Clients(JournalCase):
             else:
                 self.run_client(self.start_server("--outdir", "out", patch=at_once))
             wait_until(lambda: len(self.entries("end")) == 6, what="all ends are written")
+            self.assertRegex(self.read("out/journal"), runmaker4.Journal.GOOD_END % b"true")
             # of a run with output the last start has its files
             fields[writer] = {(entry["event"], entry["line"]): [*entry] for entry in self.entries()}
             (self.dir / "out").rename(self.dir / f"out.{writer}")
