@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from docs.install import make
-from runmaker4 import VERSION
+from runmaker4 import PORT, VERSION, WIRE_VERSION
+from tests.support import wire
 from tests.support.case import Case
 from tests.support.documents import MESSAGES, STUBS, Piece, read_pieces
 from tests.support.ports import free_port
@@ -786,6 +787,16 @@ class Texts(Case):
         text = (ROOT / "README.md").read_text()
         self.assertIn(f"Version {VERSION},", text)
         self.assertLessEqual(len(text.split()), MOST_README_WORDS)
+
+    def test_second_copies_of_a_version_or_port_are_equal(self) -> None:
+        newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        self.assertEqual(newest and newest[1], VERSION, "the newest chapter of CHANGELOG.md")
+        self.assertEqual(wire.VERSION, WIRE_VERSION, "what tests/support/wire.py speaks")
+        oldest = {name: set(re.findall(r"[Pp]ython(?: |\W+>=)(3\.\d+)(?: or |\")", (ROOT / name).read_text()))
+                  for name in ("pyproject.toml", "README.md", *SCRIPTS)}
+        self.assertEqual({name: {"3.9"} for name in oldest}, oldest, "the oldest Python")
+        for name in "README.md", "docs/over-tcp.md", "docs/clusters.md":
+            self.assertIn(f"{PORT}", (ROOT / name).read_text(), "the server's port")
 
     def test_options_exist(self) -> None:
         known = set(FOREIGN_OPTIONS)
