@@ -96,7 +96,6 @@ import fnmatch
 import functools
 import hashlib
 import itertools
-import resource
 import secrets
 import socket
 import time
@@ -188,6 +187,7 @@ from runmaker4 import (
     add_max_failed_option,
     add_record_options,
     allow_descriptors,
+    allow_most_descriptors,
     boottime,
     check_job_file,
     check_job_file_path,
@@ -2673,9 +2673,7 @@ class Server(Program):
         context = tls_context(server_side=True)
         self._presence_lock = PresenceLock(of_server=True)
         self.stores = self.open_record_files(self.mount.network, self._presence_lock, self.path)
-        # as many connections as the system allows
-        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+        allow_most_descriptors()                # for connections
         # before the keeper: if the port is in use, the previous server's keeper still has its locks
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]

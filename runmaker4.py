@@ -6826,6 +6826,12 @@ AUTO = "auto"                       # --walltime auto
 SLURM_MARGIN_SECONDS = 30.0
 
 
+def allow_most_descriptors() -> None:
+    """Raise the soft limit of open files to the hard one; jobs still get START_LIMIT."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def allow_descriptors(needed: int, user: str = "so many jobs need",
                       remedy: str = "lower -j, or raise ulimit -Hn") -> None:
     """Raise the soft limit of open files to `needed`, or UsageError with user and remedy."""
@@ -8459,9 +8465,7 @@ class SlotFile:
         with refused_as(path, " (expected a file of names, one per line)"):
             self.names = self._read_names()
         self._last_names = self.names
-        # for more names later; jobs still get START_LIMIT
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        allow_most_descriptors()        # for more names later
 
     def reload_names(self) -> Sequence[str] | None:
         """Return new names once two calls in a row have read them; None: no change.  Raises OSError.
