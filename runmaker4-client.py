@@ -494,7 +494,10 @@ class Porter:
             self._tree.call(self._tree.remove_parts, path)
 
     async def bring(self, job: RemoteJob) -> str:
-        """Have the files of send=, and places for those of fetch=; return '', or why not (host_errno)."""
+        """Have the files of send=, and places for those of fetch=; return '', or why not.
+
+        job.host_errno is set if this host is to blame.
+        """
         job.travelled = job.host_errno = 0
         job.tree = self._tree
         return ((await self._for_all(self._make_directory, job, [b"its directory"]) if job.scratch else "")
@@ -727,7 +730,7 @@ class ServerLink(Link, asyncio.Protocol):
 class LinkLife:
     """Keeps a client's link alive, and dials again when it is lost.
 
-    Only one attempt or link exists at a time:
+    Only one attempt or link exists at a time; on_welcome() and so on:
 
         state     welcome   lost   pause over   conclude
         DOWN      IN_USE    same   same/OVER    OVER

@@ -4351,7 +4351,7 @@ class JobQueue:
     ) -> dict[Job, bytes]:
         """Give our jobs of a command lines; needs the mutex, and all lines of the command, read under it.
 
-        Return as _reconcile_commands() does; b"": also if another job has the `r` there.
+        Return those jobs without a line, each with the state there; b"": none, or another job's `r`.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
@@ -4645,7 +4645,7 @@ class Orphans:
     # by then all runners have noticed lost locks and locked them again
     MIN_UNLOCKED_SECONDS = 15.0
     # A line that is lost with its runner so often in a row probably kills it: it is marked `!`, which only -r
-    # and users run again
+    # and users run again.  More than ALONE_LOSSES: else one that ran beside the killer is marked, too
     MAX_LOSSES = 5
     # Many lines that were lost twice can be victims of power cuts: they run beside such lines only.  Only
     # those that run then are lost a third time: one takes all slots, so that the killer is found
@@ -5512,7 +5512,7 @@ class Cursor:
         no_job = self._find_exits(walk) if not waits else NoJob(
             max(min(waits), walk.throttle.pause_seconds(self.PAUSE_FACTOR)))
         self._answered = self._leaving - no_job.exits.keys()
-        if no_job.exits and walk.look_share < 1.0:
+        if no_job.exits and walk.look_share < 1.0:      # it has not looked at all lines `r`
             no_job = NoJob(AGAIN)
         self._report_obstacles(walk, no_job.summary)
         self._report_if_idle(walk.signature)
@@ -5649,7 +5649,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
     """
     anybody = Consumer("", capacity=Resources(1, memory))       # of host= only `*` matches
     above = Above()
-    reasons: dict[bool, BlockReason] = {}       # the first, and the first that stops
+    reasons: dict[bool, BlockReason] = {}       # the first, by `stops`
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     wants_new = True                    # False: all new jobs up to the next directive wait for the same
     holders: defaultdict[str, list[int]] = defaultdict(list)    # the lines above that count for a limit=
@@ -6558,7 +6558,6 @@ def describe_process(pid: int) -> str:
 
 
 class TreeKiller:
-    """Kills process trees."""
     EMPTY_READINGS = 2              # in a row: during execve(2) a process shows no tag
     MAX_DYING_SECONDS = 5.0         # from KILL until a process should be dead
     UNDYING_PAUSE = 1.0             # seconds between two looks for those that are not
@@ -8085,9 +8084,9 @@ class Journal:
 
         def make_lines() -> bytes:
             import json  # takes 3 ms to load: not before there is a record
-            now = time.monotonic()      # after the wait for other runners' appends
+            now = time.monotonic()      # after other runners' appends
             for event, ended in ends:
-                event["gathered"] = max(round(now - ended, 3), 0.0)
+                event["gathered"] = round(max(now - ended, 0.0), 3)     # never -0.0
             events = [make() for make in starts.values()] + [event for event, _ in ends]
             return "".join([f"{json.dumps(event)}\n" for event in events]).encode()
 
@@ -8111,7 +8110,7 @@ class Journal:
         return b""
 
     @functools.cached_property
-    def earlier_files(self) -> defaultdict[str, set[str]]:
+    def files_in_journal(self) -> defaultdict[str, set[str]]:
         """The names of the files of each run, as far as they were in the journal when first asked for."""
         import json
         files: defaultdict[str, set[str]] = defaultdict(set)
@@ -8311,6 +8310,7 @@ class OutDir(Sink):
             self.journal.add_start(entry.run, partial(self._make_start, entry))
 
     def _write_end(self, entry: RunEntry, result: Fields) -> None:
+        """Record the end of a run; report output that it has printed and that is nowhere."""
         run = entry.run
         if run.duration > self.MAX_SHORT_SECONDS:   # on_tick() does so, too, but once a second only
             self._switch_to_files(entry)
@@ -8338,7 +8338,7 @@ class OutDir(Sink):
     def _measure_earlier(self, run: str, own_files: Sequence[str]) -> int:
         """Return the bytes in the files that earlier servers have begun for a run."""
         size = 0
-        for name in self.journal.earlier_files[run].difference(own_files):
+        for name in self.journal.files_in_journal[run].difference(own_files):
             with suppress(FileNotFoundError):
                 size += os.stat(os.path.join(self._path, name)).st_size
         return size
@@ -8774,8 +8774,7 @@ class StopSignals:
 # interval between two signals that belong together.
 
 
-class Phase(Enum):
-    """The phase of a JobTask."""
+class Phase(Enum):                      # of a JobTask
     __hash__ = object.__hash__          # that of Enum takes four times as long
     STARTING = "slots, job lock and shell are being acquired"
     AT_GATE = "the shell waits until all jobs of the group can begin"
@@ -10100,7 +10099,7 @@ class Program:
     """The common part of runner, server and client."""
     MAX_MESSAGES_OF_A_KIND = 10
     MAX_CLOSING_SECONDS = 1.0           # for unfinished calls of the executor
-    RENEWAL_SECONDS = 45.0
+    RENEWAL_SECONDS = 45.0              # a power cut has jobs of this time run again; each costs a sync
     GATHER_SECONDS = 2.0                # until the output and the records of a line that is `d` are written
     task: str                           # '-j8 on runs.txt', for the log of --errors
     loop: asyncio.AbstractEventLoop
@@ -10247,7 +10246,7 @@ done
         return exited == 0
 
     async def keep_mark(self, file: JobFile, processes: Processes, exiting: asyncio.Event) -> None:
-        """About once a minute, sync, and make the lines safe that are `d`; at the exit, remove the mark."""
+        """Now and then sync, and note in the mark which lines `d` are safe; at the exit, remove it."""
         while not await wait_for_event(exiting, self.RENEWAL_SECONDS):
             if checksums := await self.executor.call(file.note_done_lines):
                 await wait_for_event(exiting, self.GATHER_SECONDS)

@@ -530,7 +530,7 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
-MAX_EXIT_WAIT_SECONDS = 10.0
+MAX_EXIT_WAIT_SECONDS = 10.0        # a runner looks every 5 s; what lives on is named
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
 
@@ -559,9 +559,8 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 
     A line that the user has named is cancelled also in another state than `r` and `.`, if its job runs.
 
-    A job keeps the line number of its start in JOB_ID and the names of its output files, although an edit can
-    move the line.  So a user can give that number for a job which is elsewhere by now.  If only a number is
-    given, and a running job of another line was started with it, refuse the line: it can be the wrong one.
+    A job keeps the number of its start in JOB_ID and the names of its output files, although an edit can move
+    the line.  So a number alone is refused if a running job of another line was started with it.
     """
     awaited = []
     # only single numbers: users do not take a range from JOB_ID or the name of a file
@@ -606,7 +605,7 @@ def cancel_selected(file: JobFile, selection: Selection, change_counts: ChangeCo
 
 
 def wait_for_exit(file: JobFile, awaited: list[Line], change_counts: ChangeCounts) -> None:
-    """Wait until the runners have killed these cancelled jobs, at most 10 s; name those that live on.
+    """Wait until the runners have killed these cancelled jobs; name those that live on.
 
     awaited: the lines, with the states before the c.
     """
@@ -735,9 +734,8 @@ def merge_equal_lines(
     or deleted some.  So match old and new ones from both ends.  old: those of the file.
     new_texts: those of the person.
 
-    Raises EditRefusedError if the line is new and invalid (checking one of them is enough); if a runner or
-    another user has set a different state; or if the person makes a line `r`, or takes `r` from a running
-    job.
+    Raises EditRefusedError if the line is new and invalid; if a runner or another user has set a different
+    state; or if the person makes a line `r`, or takes `r` from a running job.
     """
     old_texts = [line.text for line in old]
     current = [line.current for line in old]
@@ -1338,7 +1336,7 @@ def find_placeholders(template: bytes) -> list[re.Match[bytes]]:
 def replace_names_by_numbers(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
     """Return a template with numbers for the names of columns: 'sim {beta}' -> 'sim {2}'.
 
-    fill_template() knows only numbers.  first_row: of the list.  has_header: the first row is no job but has
+    first_row: of the list.  has_header: the first row is no job but has
     the names of the columns.  If one of these is `3` or `#`, also `{3}` or `{#}` is a name.
 
     Raises ValueError for a name that the first row does not have, or has twice.  Within quotes, `{beta}` is

@@ -541,13 +541,10 @@ class Watcher:
     def wait_for_run_ends(self) -> Iterator[None]:
         """Pause, and yield after each pause, while ends of runs can be on the way to the journal.
 
-        The caller can read the journal after each pause, and stop once no run lacks its end.  But the first
-        pause comes before it can look: a line that was done before can have run again, which its state does
-        not show.  There is no pause without a runner at work, because a runner appends all ends before it
-        exits, nor if the job file has not changed for some seconds.
-
-        No pause begins after _end_patience seconds of pauses, of all calls together.  Otherwise a view in
-        batches would follow a runner down the file.
+        The first pause comes before the caller can look: a line that was done can have run again, which its
+        state does not show.  There is none without a runner at work, which appends all ends before it exits,
+        nor if the job file has not changed for some seconds.  All calls together pause for _end_patience
+        seconds: otherwise a view in batches would follow a runner down the file.
         """
         while (self._end_patience > 0 and self.can_journal_be_behind()
                 and not RunnersAtWork(self.presence_locks()).has_no_runners):
@@ -1477,6 +1474,7 @@ class Observation:
     def _row(self, line: Line, run: RunRecord | None, is_last: bool) -> Row:
         """Return the row of a line and one of its runs.  is_last: no other run of the line is later."""
         ending = self._find_ending(line, run, is_last) if run else None
+        # an orphan is shown as `error`, because no runner has it
         return Row(line, STATE_WORDS.get(ERROR if line.number in self.orphan_numbers else line.state, "held"),
                    run.without_end(ending) if run and ending else run, is_last)
 
@@ -1585,7 +1583,7 @@ def status_summary(status: Fields) -> Iterator[str]:
     for hint, count in Counter(job["hint"] for job in status["orphans"]).items():
         yield (f"{plural(count, 'orphan')}: {hint or 'neither runner nor job lives'} (a runner with --resume "
                f"runs {'it' if count == 1 else 'them'} again, after all new lines"
-               f"{'; one at a time, if lost three times in a row' * (count > 1)})")
+               f"{'; one at a time, if lost several times in a row' * (count > 1)})")
     for job in status["jobs"]:
         if pids := " ".join(map(str, job["processes"])):    # visible ones of a job without a runner
             yield f"line {job['line']}: the runner is dead, but the job still runs (end it: kill {pids})"
@@ -1602,7 +1600,7 @@ def orphan_hint(host: str | None, runner: int | None) -> str:
     """Return how the job of an orphan can still live; '': it was run here, so it is dead.
 
     Two kinds of jobs can live without a lock: those on a host that is cut off from the file server, and those
-    of a client whose server is dead.  (A keeper process holds a dead server's locks, but not for ever.)
+    of a client whose server is dead.
 
     host, runner: from the last run in the journal; None: unknown.
     """

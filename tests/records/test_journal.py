@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import runmaker4
+import runwait4
 from tests.support.case import Case
 from tests.support.journal import end
 from tests.support.processes import wait_until
@@ -256,6 +257,9 @@ class Clients(JournalCase):
             self.assertRegex(self.read("out/journal"), runmaker4.Journal.GOOD_END % b"true")
             # of a run with output the last start has its files
             fields[writer] = {(entry["event"], entry["line"]): [*entry] for entry in self.entries()}
+            ends = [line for line in self.read("out/journal").splitlines() if b'"event": "end"' in line]
+            # others are read, too, but slowly
+            self.assertEqual([line for line in ends if not runwait4.PLAIN_END.fullmatch(line.decode())], [])
             (self.dir / "out").rename(self.dir / f"out.{writer}")
         self.assertEqual(fields["server"], fields["runner"])
         self.assertEqual({name for names in fields["server"].values() for name in names},
