@@ -927,11 +927,11 @@ class Client(Consumer):
 
     @property
     def can_get_jobs(self) -> bool:
-        return self.link is not None and not self.group_count and not self.doubt
+        return self.link is not None and not self.group_count and not self.why_distrusted
 
     @property
-    def doubt(self) -> str:
-        """Return why the client gets no more jobs, unless one is done yet; '': it gets jobs."""
+    def why_distrusted(self) -> str:
+        """Return why the client gets no more jobs, until one is done; '': it gets jobs."""
         if not self.quick_failures or len(self.quick_failures) < MAX_QUICK_FAILURES:
             return ""
         return ("jobs fail here, and not at other clients (the last: "
@@ -1766,7 +1766,7 @@ class Sessions:
         spawn_task(self._write_result(assignment, line_result))
 
     def _count_quick_jobs(self, assignment: Assignment, state: bytes) -> None:
-        """Count for Client.slots_to_fill and Client.doubt.
+        """Count for Client.slots_to_fill and Client.why_distrusted.
 
         If jobs fail quickly at a client that does others, they can be to blame: begin anew for all clients.
         """
@@ -1793,7 +1793,8 @@ class Sessions:
         others = [assignment for assignment in self.assignments.values() if assignment.client is not client
                   and assignment.sent_at < sent_at and assignment.is_undecided]
         if others:
-            self.say(f"client {client.where} waits until another client has done a job: {client.doubt}")
+            self.say(f"client {client.where} waits until another client has done a job: "
+                     f"{client.why_distrusted}")
         while not self.runner_stats.results[DONE] and any(other.is_undecided for other in others):
             await asyncio.sleep(POLL_SECONDS)
         client.quick_failures = client.quick_failures and []
@@ -2401,9 +2402,9 @@ class Dispatcher:
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; dismiss one at which all have failed, and none is left."""
         self._leaving.discard(client)           # other lines can suit it now
-        if client.doubt and client.exits_without_jobs and self.sessions.runner_stats.results[DONE]:
-            self.say_once(f"client {client.where} gets no more: {client.doubt}")
-            client.send_message(type="dismissed", text=client.doubt)
+        if client.why_distrusted and client.exits_without_jobs and self.sessions.runner_stats.results[DONE]:
+            self.say_once(f"client {client.where} gets no more: {client.why_distrusted}")
+            client.send_message(type="dismissed", text=client.why_distrusted)
         elif client.requested_slots:
             self.waiting_clients.setdefault(client, None)
             self.hand_out_lines_soon()

@@ -4359,8 +4359,8 @@ class JobQueue:
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # Before a state is written, as no line is `r` without a job lock (I1).  A job whose result is written
-        # needs none
+        # Before a state is written, as no line is `r` without a job lock (I1), and as many as lack one.  A
+        # job whose result is written needs none
         self._take_back_job_locks((job for job in our_jobs if job not in written),
                                   len(unused_running) - job_locks)
         # no other line for a job whose state is set, by the user or as the result
@@ -5114,7 +5114,7 @@ class Walk:
                          losses: int = 0) -> Consumer | None:
         """Return the first consumer that may take a line and has enough free; or None.
 
-        One without enough waits, and takes nothing below, so that small jobs do not delay a big one for ever.
+        One without enough is noted, and takes nothing below, so that small jobs do not delay a big one.
         """
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
@@ -6821,10 +6821,6 @@ def available_memory() -> float:
 AUTO = "auto"                       # --walltime auto
 
 
-# Between the end of the jobs (with --kill-after of the last SIGKILL) and that of the runner's Slurm job.
-SLURM_MARGIN_SECONDS = 30.0
-
-
 def allow_most_descriptors() -> None:
     """Raise the soft limit of open files to the hard one; jobs still get START_LIMIT."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -8095,7 +8091,7 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self, command: bytes) -> float:
-        """Return the median() of the last runs of the program that ended well; 0.0 also: unreadable now."""
+        """Return that of the last good runs of the program; 0.0: fewer than MIN_ENDED, or unreadable now."""
         program = name_program(command, self.OTHER)
         for factor in 1, 4, 16, 64, 256:
             seconds = re.findall(self.GOOD_END % program, self._read_last(factor * self.MEDIAN_BYTES))
@@ -10390,6 +10386,10 @@ done
         self.runner_stats.had_errors |= not has_no_reader
 
 
+# Between the end of the jobs (with --kill-after of the last SIGKILL) and that of the runner's Slurm job.
+SLURM_MARGIN_SECONDS = 30.0
+
+
 class RunnerProgram(Program):
     """The common part of runmaker4.py and runmaker4-client.py."""
     MAX_HIRE_SECONDS = 15       # a part of SLURM_MARGIN_SECONDS
@@ -10534,7 +10534,7 @@ class RunnerProgram(Program):
             return
         if not stats.results[DONE] and (self.options.retry or not stats.results[FAILED]):
             return self.say("--hire: this runner has finished no line, and hires no successor")
-        command, environ = self.options.hire, dict(os.environb)         # with the token
+        command, environ = self.options.hire, dict(os.environb)
         if task := environ.get(b"SLURM_ARRAY_TASK_ID"):
             # of an array, sbatch submits only this task (it takes variables before `#SBATCH`: sbatch(1))
             environ[b"SBATCH_ARRAY_INX"] = task

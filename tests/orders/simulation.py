@@ -121,8 +121,8 @@ class Process(Actor):
         self.takes_buckets = False
         self.operation = ""         # the name of its last one
         self.drains = False         # it was told to start no more jobs
-        self.idle_since = 0.0       # since when it has left a job alone that it might take
-        self.left_alone = 0         # how many jobs that are
+        # since when it has left a line alone that it might take; of equal ones the first, the second
+        self.left_since: dict[tuple[bytes, int], float] = {}
 
     def writes_soon(self) -> bool:
         """A claim does only once it has locked something itself, whatever its jobs have locked."""
@@ -597,33 +597,31 @@ class History(World):
             or self.removed > 0
             or max(self.losses.values(), default=0) > 1         # such lines wait for others, or others do
         ):
-            me.idle_since = 0.0
+            me.left_since = {}
             return
         lines = [line for _, line in lines_of(self.last.data)]
         failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
         if self.lines_in_doubt() or any(self.is_left_locked(command_of(line)) for line in failed):
-            me.idle_since = 0.0             # nothing is claimed before all of these are new
+            me.left_since = {}             # nothing is claimed before all of these are new
             return
         # one that was lost before can wait for other jobs, and those below it that were lost wait for that
         lost = {b" " + command for (_, command), losses in self.losses.items() if losses}
         lost_again = lost & {command_of(line) for line in lines if line[:1] == b"r"}
         if me.runs and any(self.balance(command) < 0 for command in lost_again):
-            me.idle_since = 0.0             # until such a line can run, those below it wait
+            me.left_since = {}             # until such a line can run, those below it wait
             return
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
                 and not (me.runs and command_of(line) in lost)
                 and self.balance(command_of(line)) < (line[:1] == b".")
                 and not self.is_left_locked(command_of(line))]
-        # Of equal lines the second can become an orphan long after the first
-        if not left or len(left) < me.left_alone:
-            me.idle_since = 0.0
-        me.left_alone = len(left)
-        if left:
-            me.idle_since = me.idle_since or self.now
+        if len(left) < len(me.left_since):      # of equal lines the second can be left for less time
+            me.left_since = {}
+        places = [(line, left[:at].count(line)) for at, line in enumerate(left)]
+        me.left_since = {place: me.left_since.get(place, self.now) for place in places}
         patience = 3 * self.throttle + CORE.Orphans.MIN_UNLOCKED_SECONDS * self.kind.startswith("fuse")
-        since = max(me.idle_since, self.erred)          # after an error a line is doubted anew
-        if left and self.now - since > patience:
-            self.fail(f"has a free slot, and leaves {left[0]!r} alone")
+        for (line, _), since in me.left_since.items():
+            if self.now - max(since, self.erred) > patience:        # after an error a line is doubted anew
+                self.fail(f"has a free slot, and leaves {line!r} alone")
 
     def check_barrier(self, me: Process, job: Any) -> None:
         """Check that no line above that this runner must make new is as it was, that no job above a barrier
@@ -925,7 +923,7 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 if me.takes_buckets:
                     until = world.draws.choice((0.0, 0.02, 0.02, 0.1)) * world.throttle
                     trims[me.runs[-1]] = world.now + until
-                me.idle_since = 0.0
+                me.left_since = {}
                 continue
             world.check_idle(me)
             again = product.again
