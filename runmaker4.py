@@ -3916,7 +3916,8 @@ class JobFile(JobReader):
                     new_data[index:index + 1] = NEW
             if self.read_part(lines)[1] != data:
                 raise FileChangedError
-            self._write(new_data[first.offset - start:last.offset + 1 - start], first.offset)
+            if new_data != data:
+                self._write(new_data[first.offset - start:last.offset + 1 - start], first.offset)
             return True
 
     def write(self, line: Line, state: bytes) -> None:

@@ -561,7 +561,8 @@ class History(World):
             run.runner.killed
             or any(
                 self.now < end
-                for end in (max(lost, self.erred) + 2 * self.throttle, *(end for _, end in run.runner.stops))
+                for end in (max(lost, self.erred) + 2 * self.throttle, self.job_locks_back,
+                            *(end for _, end in run.runner.stops))
             )
         )
 
@@ -635,7 +636,10 @@ class History(World):
         steps = steps_of(self.last.data)
         if above := unfinished_above(steps, job.offset):
             self.fail(f"{job.text!r} is started, and waits for {above!r}")
-        unfinished, tried, stopped = b"", self.tried_since(me.came), stopped_steps(steps)
+        unfinished, tried = b"", self.tried_since(me.came)
+        # what a failure stops is stopped while it is held, too
+        released = b"\n" + self.last.data
+        stopped = stopped_steps(steps) | stopped_steps(steps_of(released.replace(b"\np ", b"\n. ")[1:]))
         for at, line in lines_of(self.last.data):
             if at < job.offset and line in me.due and command_of(line) not in tried:
                 self.fail(f"{job.text!r} is started, and {line!r} above is not new")
