@@ -425,8 +425,9 @@ class Losses(TravelCase):
         self.assertEqual(self.finish(cancelling).code, 0)
         client.wait(DEADLINE)
         self.assertStates("cd")
-        # two large pieces that were on the way come again; more than three would, were the file begun anew
-        self.assertLess(proxy.forwarded[TO_CLIENT], 1.3 * BIG)
+        # two large pieces that were on the way come again, or three on a busy machine; were the file begun anew,
+        # the quarter that was there would, too
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.42 * BIG)
 
     def test_a_file_that_changes_on_the_way_comes_whole(self) -> None:
         _, proxy, client = self.through_proxy("bob/in", TO_CLIENT)
