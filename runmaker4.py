@@ -8092,7 +8092,7 @@ class Journal:
             self._flushed_at = time.monotonic()
 
     def median(self, command: bytes) -> float:
-        """Return that of the last good runs of the program; 0.0: fewer than MIN_ENDED, or unreadable now."""
+        """Return the median of the program's last good runs; 0.0: below MIN_ENDED, or unreadable now."""
         program = name_program(command, self.OTHER)
         for factor in 1, 4, 16, 64, 256:
             seconds = re.findall(self.GOOD_END % program, self._read_last(factor * self.MEDIAN_BYTES))

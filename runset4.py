@@ -1336,8 +1336,8 @@ def find_placeholders(template: bytes) -> list[re.Match[bytes]]:
 def replace_names_by_numbers(template: bytes, first_row: Sequence[bytes], has_header: bool = False) -> bytes:
     """Return a template with numbers for the names of columns: 'sim {beta}' -> 'sim {2}'.
 
-    first_row: of the list.  has_header: the first row is no job but has
-    the names of the columns.  If one of these is `3` or `#`, also `{3}` or `{#}` is a name.
+    first_row: of the list.  has_header: the first row is no job but has the names of the columns.  If one of
+    these is `3` or `#`, also `{3}` or `{#}` is a name.
 
     Raises ValueError for a name that the first row does not have, or has twice.  Within quotes, `{beta}` is
     text if the first row does not have the name; otherwise it is an error.

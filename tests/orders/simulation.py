@@ -418,8 +418,10 @@ class History(World):
         losses = self.losses[key]
         if losses != me.known_losses[key] and self.made_new.get(job.text, 0) > me.losses_read_in:
             self.miscounted.add(key)
-        running = {(run.job.number, run.job.command) for run in me.runs}
-        others = [self.losses[other] for other in running - self.miscounted if key not in self.miscounted]
+        if key in self.miscounted:
+            return
+        running = [(run.job.number, run.job.command) for run in me.runs]
+        others = [self.losses[other] for other in running if other not in self.miscounted]
         if any((losses > 1) != (other > 1) or max(losses, other) > 2 for other in others):
             self.fail(f"runs {job.text!r}, lost {losses} times in a row, beside lines lost {others} times")
 
@@ -585,7 +587,7 @@ class History(World):
             # of equal lines one may have been given back, and be the first one's again
             alive = sum(run.command == one.command and run.until > self.now for run in self.runs)
             both = min(one.until, other.until) > self.now and alive > other.lines
-            if both and self.now >= self.job_locks_back and not (self.is_blind(one) or self.is_blind(other)):
+            if both and not (self.is_blind(one) or self.is_blind(other)):
                 self.fail(f"{one.command!r} still runs twice after a life sign was lost")
 
     def check_idle(self, me: Process) -> None:
@@ -603,13 +605,13 @@ class History(World):
         lines = [line for _, line in lines_of(self.last.data)]
         failed = [line for line in lines if line[:1] in me.retry.replace(b"r", b"")]
         if self.lines_in_doubt() or any(self.is_left_locked(command_of(line)) for line in failed):
-            me.left_since = {}             # nothing is claimed before all of these are new
+            me.left_since = {}              # nothing is claimed before all of these are new
             return
         # one that was lost before can wait for other jobs, and those below it that were lost wait for that
         lost = {b" " + command for (_, command), losses in self.losses.items() if losses}
         lost_again = lost & {command_of(line) for line in lines if line[:1] == b"r"}
         if me.runs and any(self.balance(command) < 0 for command in lost_again):
-            me.left_since = {}             # until such a line can run, those below it wait
+            me.left_since = {}              # until such a line can run, those below it wait
             return
         left = [line for line in lines if line[:1] in b".r" and command_of(line) != line
                 and not (me.runs and command_of(line) in lost)
