@@ -2454,7 +2454,7 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 # The complete protocol by which runners share a file; each step is described where it is done:
 #
 #     1  locks belong to commands             below
-#     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket(), JobFile.make_new()
+#     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket(), JobFile.reset_lines()
 #     3  start the job                        LockTable.copy_job_lock()
 #     4  write the result                     JobQueue.finish()
 #     5  find orphans, repair edits           JobReader.is_orphan(), JobQueue.check_jobs()
@@ -3891,7 +3891,7 @@ class JobFile(JobReader):
         self.reader.committed_size = size
         return line.offset < size
 
-    def make_new(self, lines: Sequence[Line]) -> bool:
+    def reset_lines(self, lines: Sequence[Line]) -> bool:
         """Write `.` over the states of finished lines at once; leave out lines with another state by now.
 
         Return False, and write nothing, if another process has a mutex or a job lock, or appends.  Raises
@@ -5385,7 +5385,7 @@ class Cursor:
                     lines.append(line)
             tries_all = True                    # all at once is the next try, not the first line alone
             while lines:
-                if tries_all and self.file.make_new(lines):
+                if tries_all and self.file.reset_lines(lines):
                     made, check = len(lines), LineCheck.OPEN
                 else:
                     made, check = 1, self.file.change_state(lines[0], NEW).check

@@ -119,11 +119,11 @@ class RetriesOfMany(JobFileCase):
         file.open_to_write()
         lines = [*file.scan_lines(b"!x")]
         self.path.write_bytes(b"! a\nd b\n! c\n")
-        self.assertTrue(file.make_new(lines))
+        self.assertTrue(file.reset_lines(lines))
         self.assertEqual(self.path.read_bytes(), b". a\nd b\n. c\n")
         self.path.write_bytes(moved := b"! a\n! c\nx b\n")
         with self.assertRaises(runmaker4.FileChangedError):
-            file.make_new(lines)
+            file.reset_lines(lines)
         self.assertEqual(self.path.read_bytes(), moved)
 
     def test_lines_that_were_moved_are_run_again_once_wherever_they_stand(self) -> None:

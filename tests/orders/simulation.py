@@ -1798,16 +1798,16 @@ def reset_without_the_mutex() -> Patches:
 
 def reset_whatever_it_is() -> Patches:
     """A line that another runner has claimed or finished since it was read is made new with all others."""
-    plain = FILE.make_new
+    plain = FILE.reset_lines
 
-    def make_new(self: Any, lines: Any) -> Any:
+    def reset_lines(self: Any, lines: Any) -> Any:
         def refresh() -> None:
             FILE.check_writable(self)
             for line in lines:
                 line.state = self.state_at(line) or line.state
         with mock.patch.object(self, "check_writable", refresh):
             return plain(self, lines)
-    return [(FILE, "make_new", make_new)]
+    return [(FILE, "reset_lines", reset_lines)]
 
 
 def reset_passes_over_locked() -> Patches:

@@ -42,13 +42,13 @@ class Selection(RunCase):
     # A runner pauses when it has made the first line new
     PAUSING = """
 import os, runmaker4, time
-make_new = runmaker4.JobFile.make_new
-def make_new_and_pause(*args):
-    is_new = make_new(*args)
+reset_lines = runmaker4.JobFile.reset_lines
+def reset_lines_and_pause(*args):
+    is_new = reset_lines(*args)
     while is_new and not os.path.exists("go"):
         time.sleep(0.01)
     return is_new
-runmaker4.JobFile.make_new = make_new_and_pause
+runmaker4.JobFile.reset_lines = reset_lines_and_pause
 """
 
     def test_ctrl_c_acts_while_failed_lines_become_new_and_no_job_has_started(self) -> None:
