@@ -424,7 +424,7 @@ class Outbox:
             acknowledged.append(event)
         return acknowledged
 
-    def replay(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
+    def requeue_all(self, to_repeat: Iterable[Event], last_number: int) -> list[Event]:
         """Make all events unsent after the `welcome` of a server; remove and return those that it has.
 
         last_number: of the last event that it has dealt with; 0: a new server has none.  to_repeat: events
@@ -1327,7 +1327,7 @@ class RemoteJobs:
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # a new server has none of our events, and needs the `begin` of runs that go on
-        self._on_acknowledged(self._outbox.replay(
+        self._on_acknowledged(self._outbox.requeue_all(
             [job.begin for job in self._jobs.values() if job.begin], last_event))
         link.request("ping")                    # the answer allows us to start jobs
         self._porter.on_link(link)
