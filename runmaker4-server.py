@@ -2678,7 +2678,7 @@ class Server(Program):
         # before the keeper: if the port is in use, the previous server's keeper still has its locks
         self._socket = listen(self.options.host, self.options.port)
         self.port = self._socket.getsockname()[1]
-        self.token, token_text = choose_token()
+        self.token, token_text = find_or_make_token()
         try:
             self._keeper = KeeperLink(self.path, self.options.grace, self.token)
             self._keeper.take_over_and_start_keeper()
@@ -3033,7 +3033,7 @@ def make_credentials(context: ssl.SSLContext, file_id: str) -> Credentials:
 # a new token, the user removes the file.
 
 
-def choose_token() -> tuple[str, str]:
+def find_or_make_token() -> tuple[str, str]:
     """Return the token that clients must know, and a text about it for the first line of output.
 
     Raises UsageError: the file cannot be used, or other users can read it.
