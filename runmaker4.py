@@ -2223,7 +2223,7 @@ class Above:
     stopped: str = ""           # why the first job that waits for a bad line does not start; '': none
 
     @property
-    def bad_states(self) -> bytes:
+    def bad_states_to_read(self) -> bytes:
         """Return the states of failed and held lines if they stop the jobs that wait for this name."""
         return BAD_STATES if self.scope.settings.name else b""
 
@@ -3400,7 +3400,8 @@ class JobReader(Opened):
             may_suit = remaining.any_fits(scope) or bool(remaining.all and not lacks)
             wants_new = not met_new and (scope.settings.awaited != [] or (
                 may_suit and (groups or not is_grouped)))
-            line = scan.next(RUNNING + above.bad_states + (FAILED + ERROR) * wants_bad + NEW * wants_new)
+            line = scan.next(
+                RUNNING + above.bad_states_to_read + (FAILED + ERROR) * wants_bad + NEW * wants_new)
             if not line:
                 break
             if line.state == DIRECTIVE:
@@ -4893,7 +4894,8 @@ class Walk:
             self.groups = [group for group in self.groups
                            if group.jobs and group.jobs[0][0].offset < line.offset]
             self.scan.seek_back(line)
-        self._states = NEW + RUNNING + self.above.bad_states    # new jobs here can be for these consumers
+        # new jobs here can be for these consumers
+        self._states = NEW + RUNNING + self.above.bad_states_to_read
 
     # -- consumers with too little free ----------------------------------------------------------------------
 
@@ -5181,7 +5183,7 @@ class Walk:
         if self.groups and self.above.scope.group_key != directives_above.group_key:
             # below an invalid one it is unknown if jobs belong to the group above
             self.mark_group_complete(cannot_start_yet=self.above.scope.error != "")
-        self._states = NEW + RUNNING + self.above.bad_states    # new jobs can be for other consumers
+        self._states = NEW + RUNNING + self.above.bad_states_to_read    # new jobs can be for other consumers
         self.above.block = self.above.find_block_below(line, self._file, open_states=NEW + RUNNING)
 
 
@@ -5655,7 +5657,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
     wants_new = True                    # False: all new jobs up to the next directive wait for the same
     holders: defaultdict[str, list[int]] = defaultdict(list)    # the lines above that count for a limit=
     scan = file.scan_lines(with_directives=True)
-    while line := scan.next(RUNNING + NEW * wants_new + above.bad_states):
+    while line := scan.next(RUNNING + NEW * wants_new + above.bad_states_to_read):
         if line.state == DIRECTIVE:
             wants_new = True
             # a check reads states only if no job above is unfinished: then each line `r` is an orphan
@@ -5738,7 +5740,7 @@ def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
     failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
     sizes: dict[bytes, int] = {}        # of the files of send=
     scan = file.scan_lines(with_directives=True)
-    while line := scan.next(NEW + consumer.retry + above.bad_states):
+    while line := scan.next(NEW + consumer.retry + above.bad_states_to_read):
         if line.state == DIRECTIVE:
             above.enter(line)
             if block := above.find_block_below(line, file, failure_states):
