@@ -1326,7 +1326,7 @@ class RemoteJobs:
             self._runner.slots.first_broken = 0
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
-        # a new server has none of our events, and needs the `begin` of runs that go on
+        # a new server needs the `begin` of runs that go on
         self._on_acknowledged(self._outbox.requeue_all(
             [job.begin for job in self._jobs.values() if job.begin], last_event))
         link.request("ping")                    # the answer allows us to start jobs

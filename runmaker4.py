@@ -2274,6 +2274,7 @@ class Above:
                 self.scope = self.scope._replace(error=(
                     f"line {line.number}: after={printable(pattern)}: no #RUN line above has that name="))
         if awaited:
+            # those with a bad job last: find_awaited() asks from there
             settings.awaited = sorted(awaited, key=lambda named: named.bad is not None)
         if settings.name and settings.name not in self.names:
             self.names[settings.name] = None
@@ -4275,7 +4276,7 @@ class JobQueue:
     #
     # If a line is not at its offset as `r`, or a job lock was lost, _reconcile_command() gives all our jobs
     # of the command lines, under one mutex.  Equal lines are interchangeable, but each held job lock has an
-    # `r`.  The order of its steps is part of the argument.
+    # `r`.
 
     def check_jobs(self) -> JobsToKill:
         """Compare the claimed jobs with the file, and repair what edits and lost locks have changed.
@@ -4323,8 +4324,8 @@ class JobQueue:
     def _reconcile_commands(self, jobs: Sequence[Job]) -> dict[Job, bytes]:
         """Give these jobs lines `r` and job locks again.
 
-        Return those of `jobs` without a line, each with the state that has replaced the `r`; b"": none.  A
-        command whose mutex is held elsewhere is left for the next check.
+        Return what _reconcile_command() returns, but only for `jobs`.  A command whose mutex is held
+        elsewhere is left for the next check.
         """
         our_jobs: dict[bytes, list[Job]] = {job.command: [] for job in jobs}
         if not our_jobs:
@@ -4361,16 +4362,15 @@ class JobQueue:
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
-        # Before a state is written, as no line is `r` without a job lock (I1), and as many as lack one.  A
-        # job whose result is written needs none
+        # First, as no line becomes `r` without a job lock (I1): one for each `r` that lacks one; the jobs
+        # beyond are given up.  A job whose result is written needs none
         self._take_back_job_locks((job for job in our_jobs if job not in written),
                                   len(unused_running) - job_locks)
         # no other line for a job whose state is set, by the user or as the result
         without_line = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
         }
-        # A job that was not given up keeps its offset if the line there is `r`.  All of these first, and the
-        # others get what is left
+        # A job keeps its offset if the line there is `r`.  All of these first: the others get what is left
         astray = [job for job in our_jobs if job not in without_line and job in self.claimed
                   and not unused_running.pop(job.offset, None)]
         for job in astray:
@@ -4410,9 +4410,8 @@ class JobQueue:
         for job in our_jobs:
             if job.job_lock:
                 continue
-            usable_lines = spare_lines
-            if self.file.state_at(job) == NEW:
-                usable_lines += 1               # it will be `r`: _pick_line()
+            # a new one will be `r`: _pick_line()
+            usable_lines = spare_lines + (self.file.state_at(job) == NEW)
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
                 spare_lines = usable_lines - 1
@@ -4912,7 +4911,10 @@ class Walk:
     # -- jobs that are met -----------------------------------------------------------------------------------
 
     def _claim_or_skip(self, line: Line) -> Job | None:
-        """Claim a new line, or an orphan, for the first consumer that may have it; None: walk on."""
+        """Claim a new line, or an orphan, for the first consumer that may have it.
+
+        None: walk on; the line is kept for a later call, or left to another walk or runner.
+        """
         scope = self.above.scope
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
@@ -4942,7 +4944,7 @@ class Walk:
         return None
 
     def _claim(self, line: Line, consumer: Consumer, losses: int) -> Job | None:
-        """Try to claim a line for a consumer that has enough free; None: it was not claimed."""
+        """Try to claim a line for a consumer with enough free; None: not claimed."""
         settings = self.above.scope.settings
         if losses >= Orphans.ALONE_LOSSES:
             settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
@@ -7662,14 +7664,14 @@ class RecordFile:
             self._on_error(f"{self.path}: {error_text(error)} (the {self.kind} can be incomplete)")
 
     def _prepare_retry(self, error: OSError | UsageError) -> float:
-        """Return for how many seconds to try again after an error; 0.0: give the record up at once.
+        """Open the file again if its locks are lost; return for how many seconds to retry, 0.0: not at all.
 
         The wait begins with the first error, which GlusterFS reports only after 42 s.
         """
         if not self._mount.network or isinstance(error, UsageError):
             return 0.0
         if error.errno in LOCKS_LOST:
-            # if it is still away, or another file has its name, the next attempt fails in the same way
+            # still away, or another file has its name: the next attempt fails, too
             with suppress(OSError, UsageError):
                 if os.path.lexists(self._real_path):
                     self._replace_fd(self._open(self._real_path))
@@ -8038,8 +8040,8 @@ class Journal:
                  on_incomplete: Callable[[int], None], may_be_shared: bool) -> None:
         """Open or create the journal.  Raises UsageError.
 
-        on_incomplete: gets the line number of each run whose output is lost with the `end`.  on_error: gets
-        a message about lost events.  may_be_shared: another user's, to which all may write, is not refused.
+        on_incomplete: gets the line number of each run whose output is lost with the `end`.
+        may_be_shared: another user's, to which all may write, is not refused.
         """
         self._on_incomplete = on_incomplete
         flags = os.O_APPEND | os.O_NOFOLLOW
@@ -8064,7 +8066,7 @@ class Journal:
         self.flush_after(self.GATHER_SECONDS)
 
     def add_end(self, run: Run, event: Fields, ended: float) -> None:
-        """Add an `end` event.  ended: the time (monotonic)."""
+        """Add an `end` event.  ended: (monotonic)."""
         self._starts.pop(run, None)
         self._ends.append((event, ended))
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
@@ -8078,6 +8080,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
+        """Append the gathered events, made again for each try; those that cannot be written are lost."""
         starts, ends = self._starts, self._ends
         self._starts, self._ends = {}, []
 
@@ -10729,7 +10732,7 @@ PING_SECONDS = 6.0                          # between two pings of a client; the
 MAX_SILENT_SECONDS = 15.0                   # without a byte; then the other end is lost
 KEEPALIVE_SECONDS = 7                       # without a byte; then the kernel asks the other host
 MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated
-HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # token and challenges
+HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # a token
 MAX_UNREAD_BYTES = 1 << 24                  # with more unread, the other end is dropped
 MAX_INTEGER = 1 << 62                       # for lines, bytes, requests, ...
 MAX_TEXT_CHARS = 1000                       # of another text, such as why jobs remain

@@ -1814,15 +1814,16 @@ def describe_run(run: RunRecord) -> str:
     if run.state == ".":
         result = f"put back, {result}"
     parts = [f"{result} on {run.host}"]
-    if run.ended is not None and run.seconds is not None:
-        parts += [format_time(run.ended), f"after {took(run.seconds)}"]
-    else:
+    if run.ended is None:
         parts.append(f"began {format_time(run.began)}")
+    elif run.seconds is not None:
+        parts += [format_time(run.ended), f"after {took(run.seconds)}"]
     if run.peak_text and run.peak_text not in result:
         parts.append(run.peak_text)
     # without a process, describe_result() has it
     if run.why and run.pid:
         parts.append(printable(run.why))
+    # still running: a lost one has no `seconds`
     if run.ended is None and run.seconds is not None:
         parts.append(f"{human_time(run.seconds)} ago")
     return ", ".join(parts)
