@@ -2830,9 +2830,6 @@ class LockTableReader(Opened):
     def is_full(self, limit: Limit) -> bool:
         return self.is_open and all(map(self.is_held, limit.offsets))
 
-    def is_appended_to(self) -> bool:
-        return not is_free(self.fd, APPEND_BYTE)
-
     def presence_locks(self) -> set[int] | None:
         """Return the presence locks of other programs; None: we may not read the lock file."""
         if self.is_unreadable:
@@ -5505,7 +5502,7 @@ class Cursor:
         last, self._idle_walk = self._idle_walk, walk
         if walk.groups and not walk.groups[-1].is_complete:
             # the last group can go on.  Ask before the size, which then includes all appended lines
-            is_appended_to = self.file.lock_table.is_appended_to()
+            is_appended_to = self.file.lock_table.is_held(APPEND_BYTE)
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
             walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
@@ -5909,7 +5906,7 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()      # calls that the thread has not finished
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # without a thread no future is made: there are some six calls for a job
+        # without a thread no future is made
         return await self.submit(function, *args, **kwargs) if self.pool else function(*args, **kwargs)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -6176,10 +6173,6 @@ class Run:
         self.sinks = sinks
         self.started_at = time.time()           # seconds since the epoch
         self.started = time.monotonic()
-
-    @property
-    def slot(self) -> str:
-        return self.slots[0]
 
     @property
     def is_open(self) -> bool:
@@ -8116,10 +8109,12 @@ class Journal:
         """The names of the files of each run, as far as they were in the journal when first asked for."""
         import json
         files: defaultdict[str, set[str]] = defaultdict(set)
-        with suppress(OSError, ValueError), Reader.with_own_fd(self._file.fd, self.network) as file:
+        with suppress(OSError), Reader.with_own_fd(self._file.fd, self.network) as file:
             for lines in whole_lines(file, 0):
-                for event in map(json.loads, self.START_WITH_FILES.findall(lines)):
-                    files[event["run"]].update(event["files"])
+                for line in self.START_WITH_FILES.findall(lines):
+                    with suppress(ValueError):          # torn
+                        event = json.loads(line)
+                        files[event["run"]].update(event["files"])
         return files
 
     def read_losses(self) -> dict[tuple[int, bytes], int]:
@@ -8611,7 +8606,7 @@ class Pump:
         self._on_resumed = on_resumed
         # that have not ended; what is called on output, and when a pause begins or ends
         self.runs: dict[Run, Callback] = {}
-        self._young: deque[Run] = deque()   # not WATCH_AFTER_SECONDS old when _watch_old() was last called
+        self._young: deque[Run] = deque()   # not watched yet
         self.is_paused = False              # no job output is read
 
     @property
@@ -8626,13 +8621,12 @@ class Pump:
 
     def _watch_old(self) -> None:
         """Watch the runs that are WATCH_AFTER_SECONDS old."""
-        while self._young:
-            old_at = self._young[0].started + self.WATCH_AFTER_SECONDS
-            if old_at > time.monotonic():
-                self._loop.call_at(old_at, self._watch_old)
-                return
+        old = time.monotonic() - self.WATCH_AFTER_SECONDS
+        while self._young and self._young[0].started <= old:
             if (run := self._young.popleft()) in self.runs:
                 self.watch(run)
+        if self._young:
+            self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def finish_reading(self, run: Run) -> None:
         """Read what is in the pipes of a run that has ended, and close them: others can keep them open."""
@@ -9691,11 +9685,12 @@ class Runner:
             if self.options.max_failed and not self.draining and (
                     why := self.runner_stats.find_too_many_failures(self.options.max_failed)):
                 self._report_and_drain(why)
-            ends = self.slots.add_end(task.run.slot, self._describe_broken_end(task))
+            slot = task.slots[0]
+            ends = self.slots.add_end(slot, self._describe_broken_end(task))
             if ends:
                 command = display_text(task.job.command)[:self.MAX_NAMED_COMMAND]
                 self.say(
-                    f"slot {task.run.slot}: {plural(len(ends), 'job')} in a row ended with "
+                    f"slot {slot}: {plural(len(ends), 'job')} in a row ended with "
                     f"{' or '.join(dict.fromkeys(ends))}; it is out of service (the last: on "
                     f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
                 )

@@ -403,8 +403,9 @@ class CutConnection(RecordsCase):
         self.server.kill()
         self.write("", "out/1.out")
         (self.dir / "out/2.out").unlink()
-        self.write("".join(line for line in self.read("out/journal").decode().splitlines(True)
-                           if '"line": 3' not in line), "out/journal")
+        torn = '{"time": 1.5, "event": "start", "run": "{"time": 2.5, "event": "start", "files": ["9.out"]}\n'
+        self.write(torn + "".join(line for line in self.read("out/journal").decode().splitlines(True)
+                                  if '"line": 3' not in line), "out/journal")
         self.serve("--port", self.server.port, "--exit-when-done")
         self.wait_clients(self.server, 1)
         self.open_gate()
