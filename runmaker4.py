@@ -215,6 +215,7 @@ STATE_WORDS = {NEW: "new", RUNNING: "running", DONE: "done", FAILED: "failed", E
                CANCELLED: "cancelled", HELD: "held"}
 OUR_STATES = b"".join(STATE_WORDS)
 RUNNER_STATES = NEW + RUNNING + DONE + FAILED + ERROR       # any other counts as held
+CHECK_FAILURES = FAILED + ERROR                             # stop `#RUN barrier check`
 # all but `.`, `r`, `d`, and bytes that begin no job
 BAD_STATES = bytes(byte for byte in range(256) if byte not in b"#/ \t\n.rd")
 
@@ -2287,7 +2288,7 @@ class Above:
         return fnmatch.filter(names[bisect.bisect_left(names, prefix):end], pattern)
 
     def find_block_below(
-        self, directive: Line, file: JobReader, bad_states: bytes = FAILED + ERROR, open_states: bytes = b""
+        self, directive: Line, file: JobReader, bad_states: bytes = CHECK_FAILURES, open_states: bytes = b""
     ) -> Block | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
@@ -5661,7 +5662,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
             wants_new = True
             # a check reads states only if no job above is unfinished: then each line `r` is an orphan
             above.enter(line)
-            above.block = above.block or above.find_block_below(line, file, FAILED + ERROR + RUNNING)
+            above.block = above.block or above.find_block_below(line, file, CHECK_FAILURES + RUNNING)
         elif line.state == RUNNING:
             for limit in above.scope.settings.limits:
                 holders[limit.name].append(line.number)
@@ -5736,7 +5737,7 @@ def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
     above = Above()                     # all jobs have run when a barrier is met
     may_take_jobs = consumers.any_fits(above.scope)
     # a barrier check does not fail for states that the consumer runs again
-    failure_states = (FAILED + ERROR).translate(None, delete=consumer.retry)
+    failure_states = CHECK_FAILURES.translate(None, delete=consumer.retry)
     sizes: dict[bytes, int] = {}        # of the files of send=
     scan = file.scan_lines(with_directives=True)
     while line := scan.next(NEW + consumer.retry + above.bad_states_to_read):
@@ -5906,7 +5907,6 @@ class FileExecutor:
         self.pending: set[futures.Future[Any]] = set()      # calls that the thread has not finished
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # without a thread no future is made
         return await self.submit(function, *args, **kwargs) if self.pool else function(*args, **kwargs)
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
@@ -6287,7 +6287,7 @@ class Sink:
         """Handle a job that will not run again here."""
 
     def on_tick(self) -> None:
-        """Do what is due once a second."""
+        """Do what is due by now."""
 
     def on_exit(self) -> None:
         """Finish: no run will start."""
@@ -6667,9 +6667,8 @@ class Processes(TreeKiller):
         signals.handle(signal.SIGCHLD, self._on_child_signal)
 
     def start(self, shell: str, command: bytes, environ: dict[bytes, bytes], out_fd: int | None,
-              err_fd: int | None, lock_fds: Sequence[int] = (),
-              on_exit: Callable[[int], None] = lambda status: None, gate_fd: int | None = None,
-              directory: bytes = b"") -> Child:
+              err_fd: int | None, on_exit: Callable[[int], None], lock_fds: Sequence[int] = (),
+              gate_fd: int | None = None, directory: bytes = b"") -> Child:
         """Start a job's shell in a new session.  Raises OSError, ValueError (a NUL in the command).
 
         shell: a path, or a name to look up in our own PATH.  environ: variables besides ours.  out_fd,
@@ -8637,7 +8636,7 @@ class Pump:
                 unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
                 if unread != bytes(4):
                     run.add_output(stream, os.read(stream.fd, int.from_bytes(unread, sys.byteorder)))
-                self._close(stream)
+                self._close(stream, stream.fd)
 
     def resume(self) -> None:
         """End a pause if all backlogs are small again; call it after each write of a writer."""
@@ -8659,7 +8658,7 @@ class Pump:
         if run in self.runs:                # False: a defect has ended the task of the job
             self.runs[run]()
         if not (data := os.read(fd, self.MAX_READ_BYTES)):
-            return self._close(stream)
+            return self._close(stream, fd)
         run.add_output(stream, data)
         if self.backlog > Writer.HIGH_BACKLOG and not self.is_paused:
             self.is_paused = True           # jobs block on full pipes
@@ -8669,12 +8668,11 @@ class Pump:
                         self._loop.remove_reader(paused_stream.fd)
                 wake()
 
-    def _close(self, stream: Stream) -> None:
-        if stream.fd is not None:
-            if stream.was_watched:                      # the pipes of most short jobs never are
-                self._loop.remove_reader(stream.fd)
-            os.close(stream.fd)
-            stream.fd = None
+    def _close(self, stream: Stream, fd: int) -> None:
+        if stream.was_watched:                      # those of short jobs are not
+            self._loop.remove_reader(fd)
+        os.close(fd)
+        stream.fd = None
 
 
 class StopSignals:
@@ -8830,8 +8828,7 @@ class JobTask:
     def _enter_phase(self, phase: Phase) -> None:
         assert phase in NEXT_PHASES[self.phase], (self.phase, phase)
         self.phase = phase
-        if self._event:
-            self._wake()
+        self._wake()
 
     def _wake(self) -> None:
         """Wake the coroutine: after each change of phase or cause, on drain(), and on output."""
@@ -9121,7 +9118,7 @@ class JobTask:
                 shell, command = SHELL, wrap_in_runner(os.fsencode(wrapper), shell, command)
             self._record_start()
             run.shell = self.shell = self._runner.processes.start(
-                shell, command, self._environ(), out_fd, err_fd, lock_fds, self._on_exit, gate_fd,
+                shell, command, self._environ(), out_fd, err_fd, self._on_exit, lock_fds, gate_fd,
                 self.job.directory.path if self.job.directory else b"")
             if has_gate:
                 self._gate_fd = fds.pop()
@@ -9308,6 +9305,7 @@ class Runner:
     # (findings/ssh-255-for-a-killed-command.sh)
     SSH_FAILED = 255
     MAX_NAMED_COMMAND = 80              # characters of a command in a message
+    TICK_SECONDS = 1.0                  # between calls of Sink.on_tick()
     MAX_RESULT_SECONDS = 10.0           # after a kill signal, to write states
     MAX_ANSWER_SECONDS = 2.0            # after a kill signal, for an answer
     MIN_MEASURING_PAUSE = 1.0           # seconds between measurements of memory
@@ -9481,7 +9479,7 @@ class Runner:
 
     async def _tick_sinks(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self.TICK_SECONDS)
             for sink in self.sinks:
                 sink.on_tick()
 
@@ -9682,7 +9680,7 @@ class Runner:
         if task.state != NEW:                   # otherwise it has not run
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
-            if self.options.max_failed and not self.draining and (
+            if not self.draining and (
                     why := self.runner_stats.find_too_many_failures(self.options.max_failed)):
                 self._report_and_drain(why)
             slot = task.slots[0]

@@ -1001,8 +1001,10 @@ class RunOutput:
     """What runs have printed."""
     MAX_READ_BYTES = 1 << 14    # of a file: only the end is read
     MAX_COLUMNS = 500           # of a line, also on a wider terminal
+    FEW_LINES = 3               # of each run
+    MORE_LINES = 10             # with --show
 
-    def __init__(self, directory: str, max_lines: int = 3) -> None:
+    def __init__(self, directory: str, max_lines: int = FEW_LINES) -> None:
         self.directory = directory
         self._max_lines = max_lines
         self.network = find_mount(directory).network
@@ -1857,7 +1859,7 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     If several failed lines have one reason, then print each reason, with the number of its lines.  Return the
     number of lines in each state, for the exit status.
     """
-    output = RunOutput(options.outdir, max_lines=3 if options.failed else 10)
+    output = RunOutput(options.outdir, RunOutput.FEW_LINES if options.failed else RunOutput.MORE_LINES)
     groups = FailureGroups()
     columns = stdout_columns()
     # one JSON object, printed piece by piece

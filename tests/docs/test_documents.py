@@ -897,6 +897,7 @@ class Texts(Case):
 
     def test_all_fits_into_the_width_of_a_line(self) -> None:
         for document in DOCUMENTS:
-            lines = (ROOT / document).read_text().splitlines()
-            self.assertEqual([line for line in lines if len(line) > 120], [], document)
-            self.assertLessEqual(len(lines), MOST_LINES.get(document, 450), document)
+            with self.subTest(document=document):
+                lines = (ROOT / document).read_text().splitlines()
+                self.assertEqual([line for line in lines if len(line) > 120], [])
+                self.assertLessEqual(len(lines), MOST_LINES.get(document, 450))

@@ -396,10 +396,12 @@ class CutConnection(RecordsCase):
         """As a power cut leaves it: an empty file, or none, or a journal that does not know of it."""
         self.jobs(*[f"echo first; {WAITING}; echo second"] * 4)
         self.serve()
-        client = self.start_client(self.server, "-q", "-j4", up=[1, 2, 3, 4], patch=EAGER)
-        wait_until(lambda: self.size("out/journal") and b'"4.out"' in self.read("out/journal"),
+        client = self.start_client(self.server, "-q", "-j4", up=[1, 2, 3, 4], patch=ACKNOWLEDGED)
+        # until then the client sends it to the next server, too
+        wait_until(lambda: self.exists("acknowledged") and self.read("acknowledged").count(b"first") == 4,
                    what="the server has what was printed")
-        wait_until(lambda: all(self.size(f"out/{line}.out") == 6 for line in (1, 2, 3, 4)), what="in files")
+        wait_until(lambda: all(b'"%d.out"' % line in self.read("out/journal") for line in (1, 2, 3, 4)),
+                   what="the journal names the files")
         self.server.kill()
         self.write("", "out/1.out")
         (self.dir / "out/2.out").unlink()
