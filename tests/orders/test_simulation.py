@@ -2,8 +2,8 @@
 it when the last of them was claimed, no state is written over another line's, and nothing is lost.
 
 The real JobFile and Cursor run on a simulated host system, in histories that no run before has had, each made
-from a seed (simulation.py).  Defects that are planted into histories which are always the same show that this
-finds what it is there to find.
+from a seed; simulation/__init__.py says what to read of that.  Defects that are planted into histories which
+are always the same show that this finds what it is there to find.
 """
 import multiprocessing.pool
 import os
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import unittest
 
-from tests.orders import simulation
+from tests.orders.simulation import many
+from tests.orders.simulation.planted_defects import PLANTED
 from tests.support.scripts import ALL, FULL, ROOT, SEED, chance
 
 SCHEDULES = 1_000_000 if ALL else 20_000 if FULL else 300
@@ -34,20 +35,20 @@ class Histories(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        workers = simulation.workers()
+        workers = many.workers()
         cls.pool = workers.__enter__()
         cls.addClassCleanup(workers.__exit__, None, None, None)
 
     def test_no_history_breaks_a_promise(self) -> None:
-        found = simulation.explore_on_all_cores(self.pool, SCHEDULES, FIRST)
+        found = many.explore_on_all_cores(self.pool, SCHEDULES, FIRST)
         self.assertEqual((found.schedules, found.broken), (SCHEDULES, {}),
                          "python3 -m tests.orders.simulation --seed N")
 
     def test_planted_defects_are_found(self) -> None:
-        chosen = [name for name in simulation.PLANTED if ALL or not SEED or chance(name).random() < 1 / 3]
+        chosen = [name for name in PLANTED if ALL or not SEED or chance(name).random() < 1 / 3]
         names, schedules = (chosen, MANY) if FULL else (QUICKLY_FOUND, FEW)
         found = self.pool.starmap(
-            simulation.explore_many, [(name, range(schedules), 1) for name in names], chunksize=1
+            many.explore_many, [(name, range(schedules), 1) for name in names], chunksize=1
         )
         self.assertEqual([name for name, it in zip(names, found) if not it.broken], [])
 
