@@ -179,9 +179,14 @@ class Record(FileSystems):
         return {line for line in lines if line[:1] in states.replace(b"r", b"")
                 and commands[command_of(line)] == 1}
 
-    def new_commands(self, me: Process) -> set[bytes]:
-        """The commands of new lines that a runner may take, now or once others are done."""
-        steps = steps_of(self.names[PATH].data if PATH in self.names else b"")
+    def new_commands(self, me: Process, failed_until: float = math.inf) -> set[bytes]:
+        """The commands of new lines that a runner may take, now or once others are done.
+
+        failed_until: what has become new from this step on counts as failed, with all that it stops.
+        """
+        steps = {at: step._replace(line=b"e" + step.line[1:])
+                 if self.made_new.get(command_of(step.line), 0) >= failed_until else step
+                 for at, step in steps_of(self.names[PATH].data if PATH in self.names else b"").items()}
         stopped = stopped_steps(steps)
         return {command_of(step.line) for at, step in steps.items()
                 if step.line[:1] == b"." and at not in stopped

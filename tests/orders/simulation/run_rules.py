@@ -186,9 +186,8 @@ class History(Writes):
         """
         if self.edits or me.host.fuse or any(step <= inode.replaced < math.inf for inode in self.inodes):
             return
-        for command in new_before & self.new_commands(me):
-            if self.made_new.get(command, 0) < step:
-                self.fail(f"may exit, and {command!r} is new")
+        for command in new_before & self.new_commands(me, failed_until=step):
+            self.fail(f"may exit, and {command!r} is new")
         # -r, --resume, --pause and --go lock all buckets: then somebody is changing lines
         resets = any(isinstance(actor, Process) and (actor.retry or actor.name == "pauser")
                      for actor in self.actors)
