@@ -29,6 +29,19 @@ while True:
     with open("runs.txt", "rb") as file:
         file.read()
     time.sleep(0.01)'"""
+LIST = """python3 -c '
+import os
+while True:
+    os.listdir()'"""
+# The inode of the file as it is listed, and as its name is looked up anew, because a call said ESTALE
+INODES = """python3 -c '
+import contextlib, os
+os.listdir()
+print(os.stat("runs.txt").st_ino)
+with contextlib.suppress(OSError):
+    os.listxattr("runs.txt")
+print(os.stat("runs.txt").st_ino)'"""
+SAVE = "cp -p runs.txt new && mv new runs.txt"
 # Before an editor reads.  GlusterFS (with performance.write-behind, the default) and ceph-fuse leave in a
 # host's cache what it has written or read, also when fstat(2) tells that the file has changed since: then an
 # editor saves old states
@@ -210,6 +223,15 @@ class Hosts(FsCase):
         self.wait_states("d" * 7)
         self.assertEqual(marks.most_at_once(self.marks.read_bytes(), numbers), 2)
 
+    def is_replaced_file_listed(self) -> bool:
+        """Return True if a brick of GlusterFS lists the file that was replaced, until the next rename.
+
+        It does if it was listing at that moment: posix_readdirp_fill() takes the inode of the name that
+        the brick remembers, and gf_link_inodes_from_dirent() makes it remember that again.
+        """
+        listed, named = self.carol.run(INODES).out.split()
+        return listed != named
+
     def edit(self, command: str) -> None:
         """B edits the file again and again, while A runs jobs, none of which begins and ends in one edit."""
         jobs, begun = 48, self.local / "begun"
@@ -226,6 +248,8 @@ class Hosts(FsCase):
             (self.local / f"over.{number}").touch()
             time.sleep(1)
         self.assertIsNone(runner.code, str(runner))
+        while self.is_replaced_file_listed():
+            self.bob.run(SAVE)
         self.open_gate()
         self.finish_edited(runner, jobs)
         self.assertEqual(self.lines()[0], b"# edit 4")
@@ -414,6 +438,33 @@ class OnGluster(Hosts):
 class OnReplicatedGluster(Hosts):
     kind = "gluster"
     options = {"bricks": 3}
+
+    def test_a_runner_waits_while_the_replaced_file_is_listed_and_another_save_ends_that(self) -> None:
+        """It must wait: hosts read old states, even with O_DIRECT, from their quick-read.  For the brick
+        answers look-ups of the name with the times of the replaced file (posix_get_mdata_xattr()).
+        """
+        jobs = 4
+        self.alice.write("runs.txt", "".join(self.job(number, self.gate) for number in range(1, jobs + 1)))
+        runner = self.start(self.alice, f"runmaker4.py -q -j2 --errors {self.local}/said runs.txt")
+        self.wait_marks("^start", 2)
+        self.wait_states("rr..")
+        for _ in range(100):
+            lists = [self.start(self.carol, LIST) for _ in range(2)]
+            self.bob.run(f"{LOOK_ANEW}; {SAVE}", SLOW)
+            for command in lists:
+                command.signal(signal.SIGKILL)
+                command.wait()
+            if self.is_replaced_file_listed():
+                break
+        else:
+            self.skipTest("no brick lists the replaced file after a hundred saves")
+        self.open_gate()
+        wait_until(lambda: b"trying again" in (self.local / "said").read_bytes(), SLOW, "the runner waits")
+        self.assertNotIn("start 3", self.marks.read_text())
+        self.bob.run(SAVE)
+        self.finish(runner)
+        self.wait_states("d" * jobs)
+        self.assertRanOnce(jobs)
 
 
 class OnCeph(Hosts):
