@@ -1819,7 +1819,7 @@ class Sessions:
             self.say(f"line {assignment.number}: {error}")
             self.runner_stats.add_unwritten(assignment.job)
             assignment.send_message("fault", text=error[:MAX_TEXT_CHARS], cancelled=assignment.is_cancelled)
-        elif line_result.event:
+        elif line_result.event:                 # the client can report the job until this is acknowledged
             self.settled_keys[assignment.key] = None
             if len(self.settled_keys) > MAX_SETTLED_KEYS:
                 self.settled_keys.popitem(last=False)

@@ -3839,7 +3839,7 @@ class JobFile(JobReader):
         with self.command_mutex(line.command, self.walk_patience) as locked:
             if not locked:
                 return Attempt(LineCheck.LOCKED)
-            # a finished line made new changes neither h nor R
+            # a finished line has neither job lock nor `r`: made new, it changes the number of neither
             attempt = self.check_claimable(line, NO_SETTINGS, needs_room=line.state == RUNNING)
             if attempt.check is LineCheck.OPEN:
                 before()
@@ -3877,6 +3877,7 @@ class JobFile(JobReader):
         claimed during an append.  NFS can know an older, smaller size: then the line waits.  If an editor
         shortens the file after that, and an append fails, this can return True for a line that is cut off.
         """
+        # on a local file system it costs little to ask again, and that sees lines that are cut off
         was_committed = line.is_complete and line.offset < self.reader.committed_size
         if self.network and was_committed:
             return True
@@ -4357,6 +4358,7 @@ class JobQueue:
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
+        # before any is taken back: so many lines `r` _pick_line() leaves to others
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
@@ -4403,12 +4405,13 @@ class JobQueue:
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
         """Lock the job locks again that were lost; a job for which no line `r` is left is lost.
 
-        Then another runner has the line, or it was removed.  spare_lines: lines `r` minus held job locks.
+        Then another runner has the line, or it was removed.  spare_lines: lines `r` minus held job locks;
+        negative: there are too few for those that hold one.
         """
         for job in our_jobs:
             if job.job_lock:
                 continue
-            # a new one will be `r`: _pick_line()
+            # an editor has saved `.` over our `r`: it will be `r` again, by _pick_line()
             usable_lines = spare_lines + (self.file.state_at(job) == NEW)
             if usable_lines > 0:
                 job.job_lock = self.file.lock_table.take_job_lock(job)
@@ -4911,13 +4914,14 @@ class Walk:
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a new line, or an orphan, for the first consumer that may have it.
 
-        None: walk on; the line is kept for a later call, or left to another walk or runner.
+        None: walk on.  Something comes back to the line: it is in `_waiting`, `_restricted`, a group,
+        `skipped_new` or `passed`, or left to the next walk or the lost lines.
         """
         scope = self.above.scope
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
-        if not (awaited := self.above.find_awaited(line)):
+        if not (awaited := self.above.find_awaited(line)):      # else that has recorded it
             self.above.record_first_unfinished(line)
             if losses and not self.takes_lost_lines:
                 self.has_left_lost_lines = True
@@ -8186,7 +8190,7 @@ class OutDir(Sink):
     A file costs more than a short job, on NFS several round trips.
     """
     SUFFIX = {b"stdout": ".out", b"stderr": ".err"}
-    MAX_SHORT_BYTES = 4096              # of each stream of a run
+    MAX_SHORT_BYTES = 4096              # of each stream of a run; more would fill Journal.LOSS_BYTES
     MAX_SHORT_SECONDS = 1.0             # then the output of a running job is in files
 
     def __init__(
@@ -11302,7 +11306,7 @@ def read_token(path: str) -> str:
 
 FILE_PIECE_BYTES = 1 << 18
 LARGE_PIECE_BYTES = 15 << 16        # on a fast link: half the CPU time per byte; fits into MAX_FRAME_BYTES
-NO_OFFSET = MAX_INTEGER             # where no file has any bytes
+NO_OFFSET = MAX_INTEGER             # where no file has any bytes: only asks where a part ends
 PART_SUFFIX = b".runmaker4-part"
 MAX_PART_SECONDS = 86400.0          # then nobody will go on with it
 MTIME_UNITS = 1, 100, 1000, 10**6, 10**9, 2 * 10**9     # nanoseconds: what file systems keep of an mtime
