@@ -4358,7 +4358,7 @@ class JobQueue:
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
-        # before any is taken back: so many lines `r` _pick_line() leaves to others
+        # before any is taken back; _pick_line() leaves others as many lines `r`
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
@@ -8062,7 +8062,7 @@ class Journal:
         self.flush_after(self.GATHER_SECONDS)
 
     def add_end(self, run: Run, event: Fields, ended: float) -> None:
-        """Add an `end` event.  ended: (monotonic)."""
+        """Add an `end` event.  ended: when (monotonic)."""
         self._starts.pop(run, None)
         self._ends.append((event, ended))
         self.flush_after(self.GATHER_SECONDS if self.network else self.END_GATHER_SECONDS)
@@ -8619,7 +8619,7 @@ class Pump:
     def add(self, run: Run, on_output: Callback) -> None:
         self.runs[run] = on_output
         self._young.append(run)
-        if len(self._young) == 1:       # one timer for all: most end before it
+        if len(self._young) == 1:       # one timer for all
             self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def _watch_old(self) -> None:
@@ -8628,7 +8628,7 @@ class Pump:
         while self._young and self._young[0].started <= old:
             if (run := self._young.popleft()) in self.runs:
                 self.watch(run)
-        if self._young:
+        if self._young:                 # not when the next is old: short jobs end before that
             self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def finish_reading(self, run: Run) -> None:
@@ -11306,7 +11306,7 @@ def read_token(path: str) -> str:
 
 FILE_PIECE_BYTES = 1 << 18
 LARGE_PIECE_BYTES = 15 << 16        # on a fast link: half the CPU time per byte; fits into MAX_FRAME_BYTES
-NO_OFFSET = MAX_INTEGER             # where no file has any bytes: only asks where a part ends
+NO_OFFSET = MAX_INTEGER             # where no file has any bytes: asks for its version, or a part's end
 PART_SUFFIX = b".runmaker4-part"
 MAX_PART_SECONDS = 86400.0          # then nobody will go on with it
 MTIME_UNITS = 1, 100, 1000, 10**6, 10**9, 2 * 10**9     # nanoseconds: what file systems keep of an mtime

@@ -248,6 +248,7 @@ class Hosts(FsCase):
             (self.local / f"over.{number}").touch()
             time.sleep(1)
         self.assertIsNone(runner.code, str(runner))
+        # without LOOK_ANEW, which lists; no runner has been able to write since B saved
         while self.is_replaced_file_listed():
             self.bob.run(SAVE)
         self.open_gate()

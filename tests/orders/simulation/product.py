@@ -53,8 +53,7 @@ def install() -> None:
 
 
 def say(text: str) -> None:
-    if MACHINE.trace is not None:
-        MACHINE.trace.append(f"{MACHINE.world.now:9.4f} {MACHINE.world.me.name:8} says: {text}")
+    MACHINE.world.trace(f"{MACHINE.world.now:9.4f} {MACHINE.world.me.name:8} says: {text}")
 
 
 def mount_of(host: Host) -> Any:
