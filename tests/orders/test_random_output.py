@@ -58,6 +58,18 @@ class TheProof(unittest.TestCase):
             with self.subTest(kind), mock.patch.object(random_output, "MAX_WAIT_SECONDS", math.inf):
                 self.assertIn(kind, self.kinds_after(change))
 
+    def test_a_failed_line_that_is_no_job_is_a_limit_of_saves_in_place_alone(self) -> None:
+        for in_place, kind in (True, "(limit) a state is in a command"), (False, "--failed names no job"):
+            with self.subTest(kind):
+                history = random_output.History(0)
+                history.setUp()
+                self.addCleanup(history.doCleanups)
+                history.write("", "truth")
+                history.write("! ./j!b j1\nx ./job j2\n")
+                history.has_saved_in_place = in_place
+                history.check_all_views()
+                self.assertEqual({fault.partition(":")[0] for fault in history.faults}, {kind})
+
     def test_work_that_was_not_on_disk_when_the_last_runner_ended_is_found(self) -> None:
         for defect, wanted in ("", set()), (random_output.NO_SYNC, {"lost in a power cut, and not in doubt"}):
             with self.subTest(defect=defect):
