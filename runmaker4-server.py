@@ -2189,6 +2189,7 @@ class Claims(Cursor):
         Client, a `Consumer`    `free`; `retry` once its failed    `name`, `address`, `follow`, `capacity`;
                                 lines are new again                `retry` at the first hello
         PendingGroup, complete  `cannot_start_yet`                 `started`
+        Orphans                 all attributes                     none
     """
 
     file: ServedFile
@@ -2506,8 +2507,8 @@ class Dispatcher:
             what = f"a first client, which can have -r for {name_lines(awaited)}"
             if self._had_clients:
                 orphans = self.sessions.claims.orphans
-                is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
-                awaited &= {*orphans.marked} if is_in_time else set()
+                awaited &= ({*orphans.marked}
+                            if boottime() - orphans.last_found_at < MAX_RETURN_SECONDS else set())
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
                         f"{human_time(MAX_RETURN_SECONDS)} at most")
             if awaited:

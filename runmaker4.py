@@ -4641,7 +4641,7 @@ def default_outdir(path: str) -> str:
 
 
 class Orphans:
-    """Finds the orphans among lines `r`, and writes their next states."""
+    """Finds the orphans among lines `r`, and writes their next states; the file executor calls it."""
     MAX_REPORTED = 10
     # where locks can be lost without an error: between two checks that must find a line `r` without a lock;
     # by then all runners have noticed lost locks and locked them again
@@ -4659,7 +4659,7 @@ class Orphans:
         self.outdir: OutDir | None = None       # its journal counts losses; None: they are not counted
         # by number and command of the line: how often it was lost in a row
         self.losses: Counter[tuple[int, bytes]] = Counter()
-        self.marked: list[int] = []             # numbers of lines that were marked `e`
+        self.marked: tuple[int, ...] = ()       # numbers of lines that were marked `e`
         self.suspects: set[Job] = set()         # running jobs of lines lost twice in a row, or more
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
@@ -4702,7 +4702,7 @@ class Orphans:
         """
         attempt = self._file.change_state(line, state, partial(self.add_loss, line, state))
         if attempt.new_state == ERROR:
-            self.marked.append(line.number)
+            self.marked += line.number,
         return attempt
 
     def add_loss(self, line: Line, state: bytes) -> None:
@@ -8801,7 +8801,7 @@ class JobTask:
     """One job, from the claim until the final state is written."""
     phase = Phase.STARTING
     cause = ""                          # why the job must not start (again): one of CAUSES_BY_STRENGTH
-    state = NEW                         # to write if the job does not run again; NEW: as before the claim
+    state = NEW                         # to write if the job does not run again; NEW: it has no result
     is_followed = False                 # by a coroutine (Runner.follow())
     _event: asyncio.Event | None = None         # wakes that; None: it has never waited
     run: Run                            # the last one, perhaps not started yet
@@ -8845,6 +8845,10 @@ class JobTask:
         return await wait_for_event(self._event, seconds)
 
     @property
+    def has_result(self) -> bool:
+        return self.state != NEW
+
+    @property
     def _can_start(self) -> bool:
         return not (self._runner.exit_step or self.cause or self.job.tracking is Tracking.GONE)
 
@@ -8877,7 +8881,7 @@ class JobTask:
             return
         if self.phase in (Phase.RUNNING, Phase.READING_ON):
             self._kill_processes(cause)
-        elif cause == "stopped" and self.state != NEW:
+        elif cause == "stopped" and self.has_result:
             self.state = ERROR                  # it was to run again, and now will not
         self._forbid_start(cause)
 
@@ -9042,7 +9046,7 @@ class JobTask:
                 error = await self._try_to_start()
             except OSError as host_error:
                 can_pass = self._runner.on_failed_start(self.job, host_error)
-                if self.state == NEW and not self._is_gated:
+                if not (self.has_result or self._is_gated):
                     self._forbid_start("refused")
                 elif not can_pass:
                     error = str(host_error.strerror)
@@ -9681,7 +9685,7 @@ class Runner:
         if task.job.bring:
             await task.start()
         await task.run_until_settled()
-        if task.state != NEW:                   # otherwise it has not run
+        if task.has_result:
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
             if not self.draining and (
@@ -9696,7 +9700,7 @@ class Runner:
                     f"{' or '.join(dict.fromkeys(ends))}; it is out of service (the last: on "
                     f"{display_text(self.host)} in {os.readlink('/proc/self/cwd')}: {command})"
                 )
-        self.slots.give_back(task.slots, was_used=task.state != NEW)
+        self.slots.give_back(task.slots, was_used=task.has_result)
         self.changed.set()
         del self.tasks[task.job]
 
