@@ -2248,20 +2248,23 @@ class Above:
         named.unfinished[line.offset if len(named.unfinished) < named.MAX_LINES else -1] = line.number
         return named
 
-    def find_awaited(self, line: Line) -> Named | None:
-        """Return a name for which a new job waits, and record the job; None: it waits for none.
-
-        If the name has a bad job, the new one never starts.
-        """
+    def record_new(self, line: Line) -> Named | None:
+        """Record a new job, and return a name for which it waits; None: it waits for none."""
         awaited = self.scope.settings.find_awaited()
-        if awaited and awaited.bad:
-            self.record_bad(awaited.bad)
-            self.stopped = self.stopped or (
-                f"{describe_wait(line, awaited)}, and the after={printable(awaited.name)} of "
-                f"{self.scope.settings.where} stops the jobs below it")
-        elif awaited:
+        if not self.record_if_stopped(line):
             self.record_first_unfinished(line)
         return awaited
+
+    def record_if_stopped(self, line: Line) -> bool:
+        """Record a new job that waits for a name with a bad job: it never starts.  False: not recorded."""
+        awaited = self.scope.settings.find_awaited()
+        if not (awaited and awaited.bad):
+            return False
+        self.record_bad(awaited.bad)
+        self.stopped = self.stopped or (
+            f"{describe_wait(line, awaited)}, and the after={printable(awaited.name)} of "
+            f"{self.scope.settings.where} stops the jobs below it")
+        return True
 
     def enter(self, line: Line) -> None:
         """Apply a directive to the lines below.  A name of after= that no line above has is an error."""
@@ -3416,8 +3419,7 @@ class JobReader(Opened):
                 with_jobs.update(fitting)
                 is_kept = line.offset < keep_above if keep_above is not None else (
                     not is_paused and self.may_start(scope.settings))
-                # only bad lines are recorded here: what waits never starts
-                if is_kept and not above.find_awaited(line):
+                if is_kept and not above.record_if_stopped(line):
                     for consumer in fitting:
                         del remaining.all[consumer]
                     if not remaining.all and keep_above is not None:        # none may exit
@@ -4921,11 +4923,10 @@ class Walk:
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
-        if not (awaited := self.above.find_awaited(line)):      # else that has recorded it
-            self.above.record_first_unfinished(line)
-            if losses and not self.takes_lost_lines:
-                self.has_left_lost_lines = True
-                return None
+        awaited = self.above.record_new(line)
+        if losses and not awaited and not self.takes_lost_lines:
+            self.has_left_lost_lines = True
+            return None
         if awaited or self._is_restricted(settings):
             self._keep_or_pass_over(line, awaited, losses)
             return None
@@ -5678,7 +5679,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
             above.record_bad(line)
         elif above.block:
             return _block_reason_at(above.block, line, above)
-        elif waited := above.find_awaited(line):
+        elif waited := above.record_new(line):
             wants_new = False
             stops = waited.bad is not None
             reasons.setdefault(stops, BlockReason(describe_wait(line, waited), stops))
@@ -5700,7 +5701,6 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
             if not awaited:
                 return None
             reasons.setdefault(False, BlockReason(f"line {line.number} waits for {awaited}"))
-            above.record_first_unfinished(line)
     return reasons.get(False) or reasons.get(True)
 
 
@@ -5755,7 +5755,7 @@ def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
                 say_once("memory", f"{memory_text(consumer.capacity.memory)} of memory for jobs with memory=")
         elif line.state not in NEW + consumer.retry:
             above.record_bad(line)
-        elif above.find_awaited(line):          # only bad lines are recorded here, so it never starts
+        elif above.record_if_stopped(line):
             pass
         elif (settings := above.scope.settings).together:
             if line.state == NEW:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
+from docs import numbers
 from docs.install import make
 from runmaker4 import PORT, VERSION, WIRE_VERSION
 from tests.support import wire
@@ -31,7 +32,8 @@ DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
-        "messages", "over-tcp", "recipes", "records", "reference", "services", "who-can-do-what")),
+        "messages", "numbers", "over-tcp", "recipes", "records", "reference", "services",
+        "who-can-do-what")),
     "tests/README.md", "tests/bench/README.md", "findings/README.md",
 )
 # always run, but for what they do with a checkout; the others in full size
@@ -558,6 +560,7 @@ ELSEWHERE = {           # commands that others run
     "python3 -m tests.real.rigs tools": ".ci/run",
     "python3 -m tests.real.rigs newer": ".ci/run",
     "python3 -m docs.install.make": "tests/docs/test_packaging.py",
+    "python3 -m docs.numbers": "tests/docs/test_documents.py",
     "cp -p runs.txt new && mv new runs.txt": "tests/real/test_fs.py",
     ".ci/run all": "nobody: it takes hours",
     "bash findings/NAME.sh": "nobody: it gets packages",
@@ -571,7 +574,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     # what the project's rules name
     "PROGRAM: what is wrong (what to do)", "mypy --strict", "type: ignore",
     # parts of commands, and names of what is asked for
-    "&& rm in/1.png", "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
+    "&& rm in/1.png", "exec 3>file", "python3 -u", "echo a &&", ".echo b", "else echo b", "env -i setsid",
     "cp -r docs/install/share/. ~/.local/share",
     "runmaker4.py -j2", "simulate | tee log", "set -o pipefail", "server &", "[[ ]]", "CMD bash -c JOB",
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "chmod a-w db", "barrier check",
@@ -885,6 +888,9 @@ class Texts(Case):
         named = set(re.findall(r"`([A-Z]\w+(?:\.\w+)?|[a-z]+(?:_[a-z]+)+)`", text))
         self.assertGreater(len(named), 200)
         self.assertEqual(sorted(named - known), [])
+
+    def test_the_numbers_are_up_to_date(self) -> None:
+        self.assertEqual(numbers.PAGE.read_text("utf-8"), numbers.made(), "python3 -m docs.numbers")
 
     def test_links_lead_somewhere(self) -> None:
         for document in DOCUMENTS:
