@@ -8085,7 +8085,8 @@ class Journal:
             now = time.monotonic()      # after other runners' appends
             for event, ended in ends:
                 event["gathered"] = round(max(now - ended, 0.0), 3)     # never -0.0
-            events = [make() for make in starts.values()] + [event for event, _ in ends]
+            # a run begins after the last one of its line has ended: see add_if_later() of runwait4.py
+            events = [event for event, _ in ends] + [make() for make in starts.values()]
             return "".join([f"{json.dumps(event)}\n" for event in events]).encode()
 
         if starts or ends:

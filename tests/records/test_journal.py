@@ -13,7 +13,7 @@ import runwait4
 from tests.support.case import Case
 from tests.support.journal import end
 from tests.support.processes import wait_until
-from tests.support.runs import SLEEPING
+from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import RUNWAIT
 from tests.support.tcp import TcpCase
 
@@ -114,6 +114,17 @@ class Runs(JournalCase):
         self.assertEqual([entry["line"] for entry in self.entries("start")][:2], [1, 2])
         self.assertEqual(len({entry["run"] for entry in self.entries()}), 2)
         self.stop(runner, signal.SIGINT)
+
+    def test_the_end_of_a_try_is_above_the_start_of_the_next_one(self) -> None:
+        """So the last run of a line in the journal is its last run, also when both are written at once."""
+        self.jobs(f"mkdir tried && exit 3; {WAITING}")
+        slow = "import runmaker4\nrunmaker4.Journal.END_GATHER_SECONDS = 60.0\n"
+        runner = self.start_patched(slow, "--outdir", "out", "--retries", "1", "runs.txt")
+        self.wait_up(1, runner=runner)
+        wait_until(lambda: len(self.entries("start")) == 2, what="a start of each try")
+        self.assertEqual([entry["event"] for entry in self.entries()], ["start", "end", "start"])
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "d")
 
     def test_a_cut_last_line_stays_alone(self) -> None:
         self.jobs("true")

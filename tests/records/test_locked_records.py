@@ -464,7 +464,7 @@ class Waits(RecordFileCase):
                 journal.flush()
             with open(journal._file.path, "rb") as file:
                 lines = [json.loads(line) for line in file]
-            self.assertEqual([line.get("gathered") for line in lines], [None, 8.5, 0.0])
+            self.assertEqual([line.get("gathered") for line in lines], [8.5, 0.0, None])
 
     @staticmethod
     def out_of_locks(*args: Any) -> bool:
