@@ -628,7 +628,7 @@ class Porter:
 
     async def _ask(self, job: RemoteJob, path: bytes, offset: int, length: int = 0,
                    version: FileVersion | None = None, kind: str = "get") -> Message | None:
-        """Ask for a piece, or send one of a version; return the answer.
+        """Ask for a piece by a message of this kind, or send one of a version; return the answer.
 
         None: the link was lost, or the file has changed.  While the server cannot write the file, do that
         again.  Raises FilesError, OSError.
@@ -643,7 +643,7 @@ class Porter:
                     found, data = await job.tree.call(job.tree.read_piece, path, offset, length)
                     if found != version:
                         return None
-                answer = await self._exchange(fields, data)
+                answer = await self._send_and_await(fields, data)
             if not answer:
                 return None
             job.travelled += len(data or answer.file_bytes)
@@ -655,8 +655,8 @@ class Porter:
             self._say_once(to_text(path), f"{display_text(path)}: {error} at the server; trying again")
             await asyncio.sleep(FULL_DISK_SECONDS)
 
-    async def _exchange(self, fields: Fields, data: bytes) -> Message | None:
-        """Send a message with bytes of a file, and return the answer; None: the link was lost."""
+    async def _send_and_await(self, fields: Fields, data: bytes) -> Message | None:
+        """Send a message with bytes of a file, and return the answer; None: lost: on_link_lost()."""
         await self._link_came.wait()
         link = self._link
         if link:
@@ -1015,9 +1015,11 @@ class RemoteJobs:
         sends a `fault` later.
         """
         if remote_job := self.our_job(job):
-            if state == ERROR and self._runner.exits_early:     # we killed it, because we exit
+            # we killed it, because we exit: as if the link was lost
+            if state == ERROR and self._runner.exits_early:
                 remote_job.result_text, remote_job.loses_host = "vanished", True
             self._queue_result(remote_job, state)
+            # no other try can use what has come of its files
             if state != NEW and remote_job.result_text == "not started":
                 needed = {path for other in (*self._jobs.values(), *self._jobs_ahead.values())
                           if other.result is None for path in other.send}
@@ -1323,7 +1325,7 @@ class RemoteJobs:
         here = self._program.directory
         if is_first_welcome and directory != here:
             report += f"; jobs run in {display_text(here)}, not in the server's {display_text(directory)}"
-            self._runner.slots.first_broken = 0
+            self._runner.slots.first_broken = 0         # one bad end takes a slot out of service
         if not is_first_welcome or not self._program.options.quiet:
             self._say(report)
         # a new server needs the `begin` of runs that go on

@@ -347,7 +347,7 @@ def make_parser() -> Parser:
 #        the job, or the grace is over, no client has the line.
 
 
-NO_JOB_LOCK = -1                # in SharedLockTable.limit_locks
+NO_JOB_LOCK = -1                # key of inherited bytes in SharedLockTable.limit_locks: see `_inherited`
 
 
 class SharedLockTable(LockTable):
@@ -432,6 +432,7 @@ class SharedLockTable(LockTable):
             return False
         self.locks_without_line = frozenset(inherit(find_held_job_locks(self.fd)))
         self._inherited = {*self.locks_without_line}
+        # 2^61 bytes: up to the end of all offsets
         self.limit_locks[NO_JOB_LOCK] = [*inherit(other_locks(self.fd, LIMIT_BYTES, 1 << 61))]
         self._shared_fd = shared_fd
         return True
@@ -1780,7 +1781,8 @@ class Sessions:
             pass
         elif client.quick_failures is None:
             for other in self.clients.values():
-                other.quick_failures = other.quick_failures and []
+                if other.quick_failures:        # not None: then a job was done there
+                    other.quick_failures = []
         else:
             client.quick_failures.append(b"%b: %.80b: %.200b" % (
                 client.directory, assignment.job.command,
@@ -1797,7 +1799,8 @@ class Sessions:
                      f"{client.why_distrusted}")
         while not self.runner_stats.results[DONE] and any(other.is_undecided for other in others):
             await asyncio.sleep(POLL_SECONDS)
-        client.quick_failures = client.quick_failures and []
+        if client.quick_failures:
+            client.quick_failures = []
 
     async def _write_result(self, assignment: Assignment, line_result: LineResult) -> None:
         """Write a decided result to the file, and forget the assignment once it is there, or never can be.
@@ -2112,7 +2115,7 @@ class Sessions:
                 client.written_bytes = output_bytes
                 client.acknowledge(last_event)
 
-        self.executor.then(on_written)
+        self.executor.then(on_written)          # after the calls that flush() has just posted
 
     def flush_records(self) -> None:
         self.records.on_tick()

@@ -2865,7 +2865,7 @@ class LockTableReader(Opened):
 #     a call fails with one of LOCKS_LOST:        CLOSED      CLOSED               CLOSED
 #       JobQueue.close_if_locks_lost()
 #     to write a result:                          written     OSError(EIO)         FileChangedError
-#       JobQueue._write_at_offset()
+#       JobQueue._write_and_release()
 #     another run of a job: still_has()           it starts   it waits             it waits
 #     before a walk and a check of jobs:          HELD        HELD: a job that     the same
 #       JobQueue.open_files()                                 has lost its lock
@@ -3054,7 +3054,7 @@ class LockTable(LockTableReader):
         It is free only when both are gone.  A copy, because the I/O thread can close the original.  All tries
         of a job share the pipe of _keep_or_close(): one for each would take all descriptors.
         """
-        if fd not in self._pipes:
+        if fd not in self._pipes:               # not on NFS
             return os.dup(fd),
         if self._pipes[fd] == CLOSED:
             self._pipes[fd], write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -3111,7 +3111,7 @@ class LockTable(LockTableReader):
         none, so there is no deadlock.
         """
         for limit in settings.limits:
-            # all job locks of a server are on one description, which could lock its own again
+            # as in take_job_lock()
             ours = {*itertools.chain(*self.limit_locks.values())}
             first = job_lock.offset % limit.maximum         # so that jobs seldom try the same one
             offset = next((offset for offset in (*limit.offsets[first:], *limit.offsets[:first])
@@ -3160,7 +3160,7 @@ class LockTable(LockTableReader):
             return
         fd, offset = self.buckets[bucket]
         try:
-            if offset > bucket:                 # for fcntl(2) a length of 0 means all up to the end
+            if offset > bucket:                 # a length of 0: see other_lock()
                 unlock(fd, bucket, offset - bucket)
             unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
             del self.buckets[bucket]
@@ -3558,7 +3558,8 @@ class JobReader(Opened):
 
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
-        for size in (at_least << 10, self.NEAR_BYTES)[self.network:]:   # on a network a read is a round trip
+        # 1 KiB for a line; on a network a read is a round trip
+        for size in (at_least << 10, self.NEAR_BYTES)[self.network:]:
             above = max(near - size, 0)
             # without a newline before it, a part of a line does not count
             if count_running(self.reader.pread(near - above, above), command) >= at_least:
@@ -4190,7 +4191,7 @@ class JobQueue:
             return ""
         try:
             try:
-                self._write_at_offset(job, state)
+                self._write_and_release(job, state)
                 return ""
             except FileChangedError:
                 # not under that mutex: a new lock file has another
@@ -4211,12 +4212,12 @@ class JobQueue:
         self.release_job(job)
         return f"{why}; the result {display_text(state)} is not written"
 
-    def _write_at_offset(self, job: Job, state: bytes) -> None:
+    def _write_and_release(self, job: Job, state: bytes) -> None:
         """Write a result over the `r` at the job's offset, and release the job.
 
         Raises LockedNow, OSError; FileChangedError: open_files() and search.
         """
-        self.file.join_mark()
+        self.file.join_mark()                   # before: it locks other bytes
         with self.file.command_mutex(job.command, self.file.patience, job.job_lock) as locked:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
@@ -4240,7 +4241,7 @@ class JobQueue:
             self.release_job(job)                   # so check_jobs() does not report it
             return f"another runner took over this job; the result {display_text(state)} is not written"
         if state_now is None:
-            self._write_at_offset(job, state)
+            self._write_and_release(job, state)
             return ""
         # an editor can be about to write more
         if self.file.state_at(job) in (None, RUNNING):
@@ -4353,9 +4354,10 @@ class JobQueue:
     def _reconcile_command(
         self, command: bytes, our_jobs: Sequence[Job], lines: Iterable[Line]
     ) -> dict[Job, bytes]:
-        """Give our jobs of a command lines; needs the mutex, and all lines of the command, read under it.
+        """Match our jobs of a command with its lines, after edits or lost locks.
 
-        Return those jobs without a line, each with the state there; b"": none, or another job's `r`.
+        Needs the mutex, and all lines of the command, read under it.  Return those jobs without a line, each
+        with the state there; b"": none, or another job's `r`.
         """
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
@@ -4483,8 +4485,8 @@ LOCK_REMEDIES = {
 def check_lock_file(file: JobFile) -> None:
     """Raise UsageError unless all users of a job file will use one lock file, and locks work.
 
-    Leave both files open: on NFS, opening them costs some 20 round trips.  If the job file does not exist,
-    make no lock file: its group and mode come from the job file.
+    Make the lock file if there is none, unless the job file does not exist: group and mode come from that.
+    Leave both files open: on NFS, opening them costs some 20 round trips.
     """
     path, mount = file.path, file.mount
     lock_path = lock_file_of(path)
@@ -4916,8 +4918,9 @@ class Walk:
     def _claim_or_skip(self, line: Line) -> Job | None:
         """Claim a new line, or an orphan, for the first consumer that may have it.
 
-        None: walk on.  Something comes back to the line: it is in `_waiting`, `_restricted`, a group,
-        `skipped_new` or `passed`, or left to the next walk or the lost lines.
+        None: walk on.  Something comes back to the line.  In `_waiting` or `_restricted`: claim_ready().  In
+        `skipped_new`: another consumer, or this one with more free.  In `passed`: this walk, or others.  In a
+        group: the server.  Else another walk, for lost lines or from the top.
         """
         scope = self.above.scope
         settings = scope.settings
@@ -4930,7 +4933,7 @@ class Walk:
         if awaited or self._is_restricted(settings):
             self._keep_or_pass_over(line, awaited, losses)
             return None
-        # a consumer without a free slot waits at a job of a group, too
+        # next, as it notes who waits: a consumer without a free slot does so at a job of a group, too
         consumer = self._choose_consumer(line, scope, self.consumers, losses)
         if settings.together:
             self._add_to_group(line, settings)
@@ -6223,7 +6226,8 @@ class Shell:
         self.job_tag = job_tag
 
 
-# causes that make a job failed, not interrupted; oom: the host had no memory; files: one of fetch= is missing
+# causes that make a job failed, not interrupted, so that --retries runs it again; oom: the host had no
+# memory; files: one of fetch= is missing
 FAILURE_CAUSES = "timeout", "memory", "oom", "files"
 UNKNOWN = 0x7F                          # a wait status of neither an exit nor a signal (wait(2): stopped)
 
@@ -9417,7 +9421,7 @@ class Runner:
         self.drain()
 
     def on_kill_signal(self, number: int) -> None:
-        """Kill the jobs and exit; a later INT ends the grace period."""
+        """Kill the jobs and exit.  A later INT ends the grace period; not a later TERM: Slurm sends two."""
         is_first = not self.kill_signal
         self.kill_signal = self.kill_signal or number
         self.signals.add_signal(kills_jobs=True)
@@ -10731,7 +10735,7 @@ MAX_FRAME_BYTES = 1 << 20                   # JSON, from then on
 MAX_PIECE_BYTES = 1 << 14
 OUTPUT_WINDOW_BYTES = 1 << 18               # of output that a client sends before an acknowledgement
 PING_SECONDS = 6.0                          # between two pings of a client; the server answers each
-MAX_SILENT_SECONDS = 15.0                   # without a byte; then the other end is lost
+MAX_SILENT_SECONDS = 15.0       # without a byte; then each end takes the other for lost; also can_start_jobs
 KEEPALIVE_SECONDS = 7                       # without a byte; then the kernel asks the other host
 MAX_HANDSHAKE_SECONDS = 10.0                # until the other end must be authenticated
 HEX_128_BITS = re.compile(r"[0-9a-f]{32}")  # a token

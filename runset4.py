@@ -469,8 +469,9 @@ LEFT_LOCKED = "a job whose runner was killed or suspended has it locked (wait fo
 
 def change_lines(file: JobFile, selection: Selection, change: Callable[[Line], None],
                  change_counts: ChangeCounts, top_down: bool = False) -> None:
-    """Call change() for each selected line, from the last to the first, first without waiting for any lock.
+    """Call change() for each selected line, first without waiting for any lock.
 
+    From the last line to the first, unless top_down: what is above a barrier then stays unfinished longest.
     change() raises BlockingIOError for a line that another process keeps locked.  Once all others are
     changed, try such lines again, with patience, and refuse them if that fails, too.  From this second round
     on INT and TERM raise SystemExit, so that the caller can report what was done.
@@ -530,7 +531,7 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
 
 
 ORPHAN_FOUND = "is r, but no runner has it (runner or host died)"
-MAX_EXIT_WAIT_SECONDS = 10.0        # a runner looks every 5 s; what lives on is named
+MAX_EXIT_WAIT_SECONDS = 10.0        # a runner looks every 5 s, then --kill-after; what lives on is named
 UNFINISHED_STATES = (NEW, RUNNING)  # over these --cancel writes c
 
 
@@ -774,14 +775,15 @@ def merge_equal_lines(
     return [*current[:start], *replacing, *current[old_end:]]
 
 
-def merge(
+def merge_edit(
     old: FileLines, new: FileLines, current: FileLines, first_number: int = 1
 ) -> tuple[list[bytes], dict[bytes, str]]:
     """Return a person's lines with the current states, and why changes are refused, by merge_key().
 
     old: the lines that the person got, from line first_number on.  new: the person's.  current: in the file
-    now: the old ones, perhaps in other states, and then lines that others have appended.  A line has the
-    state of `current`, unless the person has changed it.  If any change is refused, return no lines.
+    now: the old ones, perhaps in other states, and then lines that others have appended.  These come behind
+    the old ones if the person has kept those, else last.  A line has the state of `current`, unless the
+    person has changed it.  If any change is refused, return no lines.
     """
     def number_in_copy(line: bytes) -> int:
         return first_number + new.index(line)
@@ -931,12 +933,12 @@ def apply_edit(
         current = split_lines(contents[start:last])
         check_not_saved_since(file, old, current if last == stop else current[:len(old)])
         first_number = 1 + base.count(b"\n", 0, start)
-        merged, refused = merge(old, new, current, first_number)
+        merged, refused = merge_edit(old, new, current, first_number)
         refusals = refused
         while refusals:
             if not partly:
                 return [*refused.values()]
-            merged, refusals = merge(old, leave_out(old, new, refused), current, first_number)
+            merged, refusals = merge_edit(old, leave_out(old, new, refused), current, first_number)
             refused.update(refusals)
         # where the part is in the file, without a byte-order mark
         offset = start or len(UTF8_MARK) * contents.startswith(UTF8_MARK)
@@ -1396,7 +1398,7 @@ class TemplateReader:
         self._longest_words = re.compile(pattern)
         self._shortest_words = re.compile(pattern.replace(SHELL_WORD, SHELL_WORD + b"?"))
 
-    def read(self, command: bytes) -> Sequence[str | None]:
+    def find_values(self, command: bytes) -> Sequence[str | None]:
         """Return the values in a command, one for each of `names`; None for each if they are not certain.
 
         That is so if the template cannot have made the command, or in several ways.  If the way with the

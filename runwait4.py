@@ -1642,6 +1642,7 @@ def status_of(observation: Observation) -> Fields:
                   if (run.ended or 0.0) > earliest and not runners_at_work.has_runner_exited(run)}
     run_times = [run.seconds for run in runs if run.has_ended and run.seconds is not None]
     longest = max(run_times, default=0.0)
+    # while new jobs wait, one that hangs delays nothing
     hanging = [] if job_counts.new else [text for job in jobs if (text := describe_if_hanging(
         job["line"], job["seconds"] or 0.0, len(run_times), longest))]
     # of this host; RunRecord.run is NODE-PID-TIME-N
@@ -2033,7 +2034,7 @@ class OutputOfLines:
     def _cells(self, row: Row) -> list[Any]:
         """Return the values of a row for --csv and --json; None: unknown."""
         run = self._finished_run(row)
-        values = self._template.read(row.line.command) if self._template else ()
+        values = self._template.find_values(row.line.command) if self._template else ()
         if None in values:
             self.unfitting_lines.append(row.line.number)
         else:
@@ -2769,7 +2770,7 @@ class LockCheck:
     def close(self) -> None:
         """Give the row back, and remove the files unless another host has a row."""
         if self.row:
-            self.child.communicate()                # it exits at the end of its input
+            self.child.communicate()                # it holds the row, and exits at the end of its input
             self.is_row_stuck = not keep_trying(lambda: is_free(self.lock_fd, self.row), DEAD_LOCK_SECONDS)
         # Without a row, do not remove the files: perhaps only this host has no locks, and others use them
         is_last = self.row and self.find_locked_rows() <= {self.row}

@@ -228,7 +228,7 @@ class OfLocks(TableCase):
 
     def test_each_cell(self) -> None:
         def write(queue: runmaker4.JobQueue) -> str:
-            queue._write_at_offset(self.job, b"d")
+            queue._write_and_release(self.job, b"d")
             return "written"
 
         def run_again(queue: runmaker4.JobQueue) -> str:

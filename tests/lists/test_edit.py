@@ -127,10 +127,10 @@ class Merging(EditCase):
             mine, theirs = self.changed(draws, base), self.used(draws, base)
             before, my_keys, their_keys = (Counter(map(runset4.merge_key, lines))
                                            for lines in (base, mine, theirs))
-            merged, refused = runset4.merge(base, mine, theirs)
+            merged, refused = runset4.merge_edit(base, mine, theirs)
             refusals = refused
             while refusals:             # as apply_edit() does; each time more is left out, so it ends
-                merged, refusals = runset4.merge(base, runset4.leave_out(base, mine, refused), theirs)
+                merged, refusals = runset4.merge_edit(base, runset4.leave_out(base, mine, refused), theirs)
                 self.assertEqual(refusals.keys() & refused.keys(), set())
                 refused.update(refusals)
             for key, count in Counter(map(runset4.merge_key, merged)).items():
@@ -219,7 +219,7 @@ class Merging(EditCase):
             with self.subTest(made=made, live=live):
                 base, theirs, now = ([b"%c a" % state for state in states.encode()]
                                      for states in ("...", made, live))
-                lines, faults = runset4.merge(base, theirs, now)
+                lines, faults = runset4.merge_edit(base, theirs, now)
                 self.assertEqual(bool(faults), expected is None, faults)
                 self.assertEqual(b"".join(line[:1] for line in lines).decode(), expected or "")
 

@@ -147,10 +147,11 @@ class CopiedSettings(unittest.TestCase):
     """Settings are copied whole, whatever is added to them."""
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
-        settings = runmaker4.JobSettings(line(7), 30.0, ("bob",), "pair", 1, runmaker4.Resources(2, 1 << 20),
-                                         (runmaker4.Resources(2, 1 << 21),), "bash",
-                                         (runmaker4.Limit("m", 3),), frozenset([1]), 1.0,
-                                         "step", ("first",), [], ("a",), ("b",), "yes")
+        settings = runmaker4.JobSettings(
+            line=line(7), timeout=30.0, hosts=("bob",), together="pair", min_hosts=1,
+            needs=runmaker4.Resources(2, 1 << 20), larger_needs=(runmaker4.Resources(2, 1 << 21),),
+            shell="bash", limits=(runmaker4.Limit("m", 3),), hours=frozenset([1]), start=1.0, name="step",
+            after=("first",), awaited=[], send=("a",), fetch=("b",), scratch="yes")
         job = runmaker4.Job(line(9, state=b"."), settings)
         told = json.loads(json.dumps(server.Assignment("0" * 16, None, job).make_job_entry()))
         got = client.RemoteJob.from_message(runmaker4.Message(told)).settings

@@ -298,7 +298,7 @@ class Backwards(OutputCase):
             except argparse.ArgumentTypeError:
                 continue
             command = runset4.fill_template(parsed, 1, [b"v"], [value.encode() for value in values])
-            for name, value in zip(found.names, found.read(command)):
+            for name, value in zip(found.names, found.find_values(command)):
                 wanted = "v" if name == "value" else "1" if name == "#" else values[int(name) - 1]
                 self.assertIn(value, (wanted, None), (seed, template, command))
                 read += value is not None
@@ -315,7 +315,7 @@ class Backwards(OutputCase):
             parsed = runset4.parse_template(template)
             command = runset4.fill_template(parsed, 1, [b"v"], [*map(str.encode, values)])
             found = runset4.TemplateReader(template)
-            cells = dict(zip(found.names, found.read(command)))
+            cells = dict(zip(found.names, found.find_values(command)))
             self.assertEqual([cells["1"], cells["2"]], values, (template, command))
 
     def test_other_commands_have_empty_cells(self) -> None:

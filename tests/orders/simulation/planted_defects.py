@@ -123,13 +123,13 @@ def taken_unlocked(self: Any, line: Any) -> Any:
 
 
 def result_without_the_mutex() -> Patches:
-    plain = QUEUE._write_at_offset
+    plain = QUEUE._write_and_release
 
     def write(self: Any, job: Any, state: bytes) -> None:
         with mock.patch.object(self.file, "command_mutex", lambda *_: nullcontext(True)), \
                 mock.patch.object(self.file.lock_table, "has_mutex", lambda command: True):
             plain(self, job, state)
-    return [(QUEUE, "_write_at_offset", write)]
+    return [(QUEUE, "_write_and_release", write)]
 
 
 def row_unlocked() -> Patches:
