@@ -90,6 +90,22 @@ class SetByHand(JobFileCase):
             self.assertEqual(self.look(cursor), {})
         self.assertEqual(self.look(cursor), {job: "cancelled"})
 
+    def test_a_look_that_finds_the_line_where_it_has_moved_comes_between_them(self) -> None:
+        cursor = self.jobs(b". a\n")
+        job = job_of(cursor.claim())
+        for text in b"x a\n", b"#\nr a\n", b"#\nx a\n":
+            self.path.write_bytes(text)
+            self.assertEqual(self.look(cursor), {})
+        self.assertEqual(self.look(cursor), {job: "cancelled"})
+
+    def test_a_line_that_is_saved_as_new_elsewhere_is_r_again_though_an_equal_one_is_done(self) -> None:
+        cursor = self.jobs(b". a\nd a\n")
+        job = job_of(cursor.claim())
+        self.path.write_bytes(b"#\n. a\nd a\n")
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual(self.path.read_bytes(), b"#\nr a\nd a\n")
+        self.assertEqual(cursor.finish(job, b"d"), "")
+
     def test_thousands_of_equal_lines_are_not_read_one_by_one(self) -> None:
         """On a network file system each read is a round trip, during which the command mutex is locked."""
         rest = b". a\n" * 30_000
@@ -138,9 +154,39 @@ class SetByHand(JobFileCase):
                 self.assertEqual(self.look(cursor), {})
                 self.assertEqual(self.look(cursor), {job: "cancelled"})
 
+    def test_a_job_that_is_cancelled_does_not_go_to_the_equal_line_of_another_runner(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        job = job_of(cursor.claim())
+        second, = cursor.file.scan_lines(b".")
+        others = runmaker4.JobQueue(self.another(cursor.file))
+        theirs = present(others.claim(second).job)
+        self.path.write_bytes(b"x a\nr a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {job: "cancelled"}])
+        cursor.queue.release_job(job)
+        self.assertEqual(others.finish(theirs, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"x a\nd a\n")
+
+    def test_a_job_that_was_cancelled_does_not_get_the_line_of_an_equal_one_that_has_moved(self) -> None:
+        cursor = self.jobs(b". a\n. a\n")
+        first, second = job_of(cursor.claim()), job_of(cursor.claim())
+        self.path.write_bytes(b"x a\nr a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {first: "cancelled"}])
+        self.path.write_bytes(b"#\nx a\nr a\n")          # before that job has ended
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual(cursor.finish(second, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"#\nx a\nd a\n")
+        cursor.queue.release_job(first)
+
     def test_a_job_whose_result_is_written_is_not_cancelled_beside_an_equal_one_that_is(self) -> None:
         cursor = self.jobs(b". a\n. a\n")
         first, second = job_of(cursor.claim()), job_of(cursor.claim())
+        self.write_and_fail(cursor, first)
+        self.path.write_bytes(b"d a\nx a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {second: "cancelled"}])
+        self.assertEqual(cursor.finish(first, b"d"), "")
+
+    def write_and_fail(self, cursor: runmaker4.Cursor, job: runmaker4.Job) -> None:
+        """The result `d` of a job arrives in the file, and it seems that it does not."""
         write = cursor.file._write
 
         def write_and_fail(data: bytes, offset: int) -> None:
@@ -149,10 +195,16 @@ class SetByHand(JobFileCase):
 
         with mock.patch.object(cursor.file, "_write", write_and_fail), \
                 self.assertRaises(runmaker4.TemporaryError):
-            cursor.finish(first, b"d")
-        self.path.write_bytes(b"d a\nx a\n")
-        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {second: "cancelled"}])
-        self.assertEqual(cursor.finish(first, b"d"), "")
+            cursor.finish(job, b"d")
+
+    def test_a_job_whose_result_is_written_needs_no_job_lock_any_more(self) -> None:
+        cursor = self.jobs(b". a\n")
+        job = job_of(cursor.claim())
+        self.write_and_fail(cursor, job)
+        cursor.file.lock_table.free_job_lock(present(job.job_lock))     # an NFS server has restarted
+        job.job_lock = None
+        self.assertEqual(self.look(cursor), {})
+        self.assertEqual(cursor.finish(job, b"d"), "")
 
     def look(self, cursor: runmaker4.Cursor) -> dict[runmaker4.Job, str]:
         """Which jobs are to end, as a look says a second later."""

@@ -91,6 +91,14 @@ class Patience(JobFileCase):
                 self.clock.now += seconds
                 self.assertEqual(job_of(jobs.claim()).number, 1)
 
+    def test_a_line_that_looks_like_an_orphan_is_looked_at_again_though_nothing_changes(self) -> None:
+        """Where locks can be lost without an error, one look proves nothing."""
+        cursor = self.jobs(b"r a\n", retry=b"r", mount=runmaker4.Mount("fuse.glusterfs", frozenset()))
+        self.assertFalse(cursor.claim())
+        self.assertIsNot(cursor.no_job.retry_after, runmaker4.WAIT)
+        self.clock.now += 1000.0
+        self.assertEqual(job_of(cursor.claim()).number, 1)
+
     def test_locks_on_nfs_are_believed_in_for_5_s(self) -> None:
         for _ in self.each_interval():
             jobs = self.new_jobs(NFS)

@@ -12,6 +12,7 @@ from tests.support.losses import JOB, LATER, LossCase
 from tests.support.over_tcp import OverTcp, without
 from tests.support.runs import WAITING
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
+from tests.support.values import present
 
 NEVER = "#RUN from=2100-01-01T00:00\n"
 
@@ -85,8 +86,8 @@ class KeptBack(JobFileCase):
         found = cursor.claim(cursor.consumers.all)
         return found.number if isinstance(found, runmaker4.Job) else found
 
-    def cursor_at(self, text: str, now: str) -> runmaker4.Cursor:
-        cursor = self.jobs(text.encode())
+    def cursor_at(self, text: str, now: str, retry: bytes = b"") -> runmaker4.Cursor:
+        cursor = self.jobs(text.encode(), retry=retry)
         cursor.file.wall_clock = lambda: at(self.now)
         self.now = now
         return cursor
@@ -121,6 +122,11 @@ class KeptBack(JobFileCase):
         cursor = self.cursor_at(NEVER + ". 1\n#RUN barrier\n#RUN\n. 2\n", "2026-12-24T19:00")
         self.assertFalse(self.claim(cursor).exits)
 
+    def test_a_barrier_waits_for_an_orphan_that_is_kept_back(self) -> None:
+        cursor = self.cursor_at(NEVER + "r 1\n#RUN barrier\n#RUN\n. 2\n", "2026-12-24T19:00", retry=b"er")
+        self.assertFalse(self.claim(cursor))
+        self.assertEqual(self.path.read_bytes(), (NEVER + ". 1\n#RUN barrier\n#RUN\n. 2\n").encode())
+
     def test_a_job_goes_before_a_big_one_below_it_that_waits_for_slots(self) -> None:
         cursor = self.cursor_at("#RUN limit=a:1\n. 1\n. 2\n#RUN slots=6\n. 3\n", "2026-12-24T19:00")
         consumer = next(iter(cursor.consumers.all))
@@ -131,6 +137,23 @@ class KeptBack(JobFileCase):
         cursor.finish(job, b"d")
         consumer.free = runmaker4.Resources(5, 0)       # a job of others, which needs one
         self.assertEqual(self.claim(cursor), 3)
+
+    def test_a_job_whose_job_lock_was_lost_counts_again_with_the_next_one(self) -> None:
+        cursor = self.cursor_at("#RUN limit=a:1\n. 1\n. 2\n", "2026-12-24T19:00")
+        job = job_of(cursor.claim())
+        cursor.file.lock_table.free_job_lock(present(job.job_lock))
+        job.job_lock = None
+        self.assertEqual(cursor.queue.check_jobs(), {})
+        self.assertNotIsInstance(self.claim(cursor), int, "a second job with the limit")
+
+    def test_an_orphan_that_is_kept_back_keeps_a_runner_that_resumes_it(self) -> None:
+        cursor = self.cursor_at("#RUN limit=a:1\nr 1\n. 2\n", "2026-12-24T19:00", retry=b"er")
+        other = job_of(cursor.claim())
+        self.assertEqual(other.number, 3)
+        self.assertFalse(self.claim(cursor).exits)
+        self.assertEqual(cursor.finish(other, b"d"), "")
+        self.clock.now += 10.0
+        self.assertEqual(self.claim(cursor), 2)
 
     def test_lines_that_exceed_what_a_walk_keeps_keep_their_order(self) -> None:
         with mock.patch.object(runmaker4.Walk, "MAX_WAITING", 2):

@@ -50,6 +50,12 @@ class RetriesOfMany(JobFileCase):
         self.assertEqual(self.claim(cursor, b"!er"), b"d")
         self.assertEqual(self.path.read_bytes(), before.replace(b"! d", b"r d"))
 
+    def test_an_orphan_of_a_group_is_an_error_as_it_would_start_without_the_others(self) -> None:
+        cursor = self.jobs(b"#RUN together=x host=alice\nr a\nd b\n", serving=True)
+        self.assertIsNone(self.claim(cursor, b"!er"))
+        self.assertEqual(self.path.read_bytes(), b"#RUN together=x host=alice\ne a\nd b\n")
+        self.assertEqual(cursor.groups, [])
+
     def test_nothing_is_claimed_before_a_line_whose_command_is_locked_is_new_and_named(self) -> None:
         """Before: also above it.  A job that runs has its lines made new one by one."""
         said: list[str] = []

@@ -226,6 +226,43 @@ class OfLocks(TableCase):
                 self.assertEqual(again.offset, lost.offset)
                 self.assertFalse(runmaker4.lock(self.another(queue.file).lock_table.fd, lost.offset))
 
+    def lose_job_lock(self, queue: runmaker4.JobQueue, job: runmaker4.Job) -> None:
+        queue.file.lock_table.free_job_lock(present(job.job_lock))
+        job.job_lock = None
+
+    def test_a_job_whose_job_lock_was_lost_gets_its_own_line_again_not_the_equal_one_of_another(self) -> None:
+        """Its lock is no lock of others."""
+        cursor = self.jobs(b". a\n. a\n")
+        queue, job = cursor.queue, job_of(cursor.claim())
+        second, = queue.file.scan_lines(b".")
+        others = runmaker4.JobQueue(self.another(queue.file))
+        theirs = present(others.claim(second).job)
+        self.lose_job_lock(queue, job)
+        self.path.write_bytes(b". a\nr a\n")            # an editor has saved what it had read
+        self.assertEqual(queue.check_jobs(), {})
+        self.assertEqual(self.path.read_bytes(), b"r a\nr a\n")
+        self.assertEqual([queue.finish(job, b"d"), others.finish(theirs, b"!")], ["", ""])
+        self.assertEqual(self.path.read_bytes(), b"d a\n! a\n")
+
+    def test_a_job_that_is_lost_with_its_job_lock_makes_no_line_r(self) -> None:
+        """That would be an orphan, as nobody has a lock for it."""
+        cursor = self.jobs(b". a\n")
+        queue, job = cursor.queue, job_of(cursor.claim())
+        self.lose_job_lock(queue, job)
+        self.path.write_bytes(b"#\n. a\n")
+        self.assertEqual(queue.check_jobs(), {job: "lost"})
+        self.assertEqual(self.path.read_bytes(), b"#\n. a\n")
+
+    def test_of_jobs_whose_job_locks_were_lost_only_as_many_are_locked_again_as_there_are_lines(self) -> None:
+        cursor = self.jobs(b". a\n. a\n. a\n")
+        queue, jobs = cursor.queue, [job_of(cursor.claim()) for _ in range(3)]
+        for job in jobs:
+            self.lose_job_lock(queue, job)
+        self.path.write_bytes(b"r a\nr a\n")
+        self.assertEqual(queue.check_jobs(), {jobs[2]: "lost"})
+        self.assertEqual([*queue.claimed], jobs[:2])
+        self.assertEqual(queue.file.lock_table.count_job_locks(b"a"), 2)
+
     def test_each_cell(self) -> None:
         def write(queue: runmaker4.JobQueue) -> str:
             queue._write_and_release(self.job, b"d")

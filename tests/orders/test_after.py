@@ -340,6 +340,14 @@ class Walks(JobFileCase):
         with mock.patch.object(runmaker4.Cursor, "_begin_walk", side_effect=AssertionError):
             self.assertEqual(job_of(cursor.claim()).command, b"b")
 
+    def test_an_orphan_that_becomes_an_error_stops_those_that_wait_for_its_name(self) -> None:
+        cursor = self.jobs(b"#RUN name=a\nr a\n. a\n#RUN after=a\n. b\n#RUN\n. c\n")
+        jobs = [job_of(cursor.claim()), job_of(cursor.claim())]
+        self.assertEqual([job.command for job in jobs], [b"a", b"c"])
+        self.assertEqual([cursor.finish(job, runmaker4.DONE) for job in jobs], ["", ""])
+        self.assertFalse(cursor.claim())
+        self.assertEqual(self.path.read_bytes(), b"#RUN name=a\ne a\nd a\n#RUN after=a\n. b\n#RUN\nd c\n")
+
     def test_a_job_whose_settings_are_unknown_is_found_by_its_line(self) -> None:
         """As one that a client has brought back to a new server."""
         cursor = self.jobs(b"#RUN name=a\n. a\n#RUN after=a\n. b\n")

@@ -231,6 +231,14 @@ class LeavingServer(TcpCase):
         self.assertRegex(closing(ended[1]), rf"^(\d+ done in T|nothing done){others}$|^nothing to do$")
         self.assertRegex(closing(ended[2]), r"^\d+ done in T$|^nothing to do$")
 
+    def test_a_failure_does_not_keep_it_once_a_client_was_there(self) -> None:
+        self.jobs("true", "exit 3")
+        server = self.start_server("--exit-when-done")
+        self.assertEqual(self.run_client(server, "-q").code, 1)
+        ended = self.finish(server)
+        self.assertEqual(ended.code, 1)
+        self.assertIn("1 done, 1 failed in T (line 2)", closing(ended))
+
     def test_a_claim_that_comes_with_the_request_for_the_count_takes_no_line(self) -> None:
         together = """
 import importlib

@@ -248,6 +248,19 @@ class Cells(unittest.TestCase):
                 self.play(Phase.READING_ON, kill)
                 self.assertEqual((self.task.run.cause, kill_tree.called), ("", kills))
 
+    def test_a_job_whose_timeout_does_not_fit_into_the_rest_of_the_wall_time_is_not_run_again(self) -> None:
+        def spend_time(runner: Runner, _: Job) -> None:
+            runner.options.retries = 1
+            runner.wall_end = runner.loop.time() + 500.0
+
+        for timeout, runs in (1000.0, 1), (100.0, 2):
+            with self.subTest(timeout=timeout), \
+                    mock.patch.object(runmaker4.JobSettings, "timeout", timeout), \
+                    mock.patch.object(runmaker4.Processes, "start", autospec=True,
+                                      side_effect=runmaker4.Processes.start) as start:
+                self.assertEqual(self.play(Phase.RUNNING, spend_time), b"!")
+                self.assertEqual(start.call_count, runs)
+
     def test_a_stop_of_the_runner_counts_for_the_wall_time_and_not_for_a_timeout(self) -> None:
         def stop(runner: Runner, _: Job) -> None:
             """SIGSTOP, and SIGCONT much later: as the loop sees it, its clock jumps."""

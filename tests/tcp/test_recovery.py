@@ -173,6 +173,26 @@ class LinesOfAClientThatComesBack(JobFileCase):
             with self.subTest(threaded=threaded):
                 asyncio.run(give_back(threaded))
 
+    def test_the_last_results_that_were_written_are_known_whatever_stands_there_then(self) -> None:
+        """A client says them again if it was away before it heard that they are."""
+        async def settle_and_come_back() -> list[str]:
+            sessions = self.sessions(b"r a\nr b\n")
+            client = server.Client(sessions, "c" * 16)
+            lines = [runmaker4.Line(1, 0, b"r", b" a"), runmaker4.Line(2, 4, b"r", b" b")]
+            await sessions.reclaim_lines(
+                client, [server.ReportedJob(str(line.number) * 16, line, None) for line in lines])
+            for assignment in list(client.assignments.values()):
+                sessions.settle(assignment, server.LineResult(b"d", event=1))
+                await sessions.flush_results()
+            self.assertEqual(self.path.read_bytes(), b"d a\nd b\n")
+            self.path.write_bytes(b"x a\nx b\n")
+            reclaimed = await sessions.reclaim_lines(client, [
+                server.ReportedJob(str(line.number) * 16, line, b"d") for line in lines])
+            return [*reclaimed.lost]
+
+        with mock.patch.object(server, "MAX_SETTLED_KEYS", 1):
+            self.assertEqual(asyncio.run(settle_and_come_back()), ["1" * 16])
+
     def test_what_a_client_says_and_what_stands_there_decide(self) -> None:
         table = {
             None: {"r": 1, "e": 1, ".": 1, "d": "LOST", "!": "LOST", "x": "LOST"},

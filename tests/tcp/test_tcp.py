@@ -361,6 +361,30 @@ class ServerSignals(TcpCase):
     def knows(self, server: Server, name: str) -> bool:
         return self.connected(server)[name] > 0
 
+    def test_of_clients_without_a_job_those_that_follow_stay_until_the_server_ends(self) -> None:
+        self.jobs(WAITING)
+        server = self.start_server()
+        self.start_client(server, up=[1])
+        self.append("#RUN barrier", ". touch never")
+        leaving, following = (self.idle_peer(server, follow=follow) for follow in (False, True))
+        server.send_signal(signal.SIGHUP)
+        leaving.hear("nothing")                     # all get it at once, or never
+        leaving.close()
+        following.say(dict(type="ping", request=3)).hear("pong")
+        self.assertNotIn("nothing", [message["type"] for message in following.messages])
+        self.open_gate()
+        following.hear("closing")
+        following.close()
+        self.assertEqual((self.finish(server).code, self.states()), (1, "d."))
+
+    def idle_peer(self, server: Server, **fields: object) -> Peer:
+        """One that has asked for a job, and would exit without one."""
+        peer = Peer.of(server.port, server.token)
+        self.addCleanup(peer.close)
+        peer.hello(slots=1, **fields).hear("welcome")
+        peer.say(dict(type="claim", request=1, want=1, last=True), dict(type="ping", request=2)).hear("pong")
+        return peer
+
     def test_a_job_that_fails_after_usr1_makes_the_exit_status_1(self) -> None:
         server = self.start_draining(signal.SIGUSR1, WAITING, f"{WAITING}; exit 3", "touch never")
         # a server that is busy does not answer at once
