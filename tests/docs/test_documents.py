@@ -32,7 +32,7 @@ DOCUMENTS = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md",
     *(f"docs/{name}.md" for name in (
         "architecture", "coming-from", "clusters", "first-day", "file-systems", "how-it-works",
-        "messages", "numbers", "over-tcp", "recipes", "records", "reference", "services",
+        "messages", "mistakes", "numbers", "over-tcp", "recipes", "records", "reference", "services",
         "who-can-do-what")),
     "tests/README.md", "tests/bench/README.md", "findings/README.md",
 )
