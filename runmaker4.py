@@ -5083,8 +5083,8 @@ class Walk:
         """Return True for an orphan that can run again now; otherwise record a line `r`.
 
         It runs again, after all new lines, if a consumer, present or not, has --resume.  It becomes new only
-        if none here can take it, or it can wait for others, who do not know its losses.  Otherwise, in a
-        group, and below an invalid directive it becomes `e`.
+        if none here can take it, or it can wait for others, who do not know its losses.  Otherwise, and in a
+        group, it becomes `e`.
         """
         scope = self.above.scope
         suspicion = Suspicion.NONE
@@ -5099,8 +5099,7 @@ class Walk:
             next_state = ERROR
             if self._orphans.count_losses(line) >= self._orphans.MAX_LOSSES:
                 next_state = FAILED
-            elif (not scope.error and not scope.settings.together
-                  and self._resuming_consumers.any_fits(scope)):
+            elif not scope.settings.together and self._resuming_consumers.any_fits(scope):
                 next_state = NEW
             if (next_state == NEW and self.consumers.any_fits(scope)
                     and not (scope.settings.find_awaited() or scope.settings.is_restricted)):
@@ -5109,8 +5108,7 @@ class Walk:
             if attempt.new_state == NEW:
                 self.scan.seek_back(line)       # for consumers that come
             elif attempt.new_state:
-                line.state = attempt.new_state
-                self.above.record_bad(line)
+                line.state = attempt.new_state  # claim_next() records it
             if attempt.new_state:
                 return False
         self.above.record_first_unfinished(line)

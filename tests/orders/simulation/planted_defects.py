@@ -389,7 +389,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),
     "saved over another person's edit": one(SETTER, "check_not_saved_since", lambda *args: None),
     "states as the person read them": one(
-        SETTER, "merge", lambda old, new, current, *more, plain=SETTER.merge: (
+        SETTER, "merge_edit", lambda old, new, current, *more, plain=SETTER.merge_edit: (
             plain(old, new, [*old, *current[len(old):]], *more))),
     "names and sizes not seen": one(CORE.LockTable, "refresh", lambda self: None),
     "old pages read": one(
