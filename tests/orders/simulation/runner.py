@@ -169,9 +169,11 @@ def settle_run(world: History, me: Process, product: Product, run: Run) -> None:
         run.settle_at, run.pause = world.now + run.pause, min(2 * run.pause, 30.0)
         return
     me.runs.remove(run)
-    if fault and not (
-        run.written or world.edits or world.forced or world.fates & {"cut"} or world.removed > 0
-    ):
+    # Of an equal line, which has moved: the runner has written it, and tries again, as the answer was lost
+    is_anothers = any(other.job.unconfirmed_state for other in world.runs
+                      if other is not run and other.command == run.command and other in other.runner.runs)
+    if fault and not (run.written or is_anothers or world.edits or world.forced or world.fates & {"cut"}
+                      or world.removed > 0):
         world.fail(f"cannot write {run.result!r} for {run.command!r}: {fault}")
     lines = bytes(world.last.data).split(b"\n")
     # What goes back since it was not begun may have been taken and ended by others, or set by hand
