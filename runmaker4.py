@@ -1611,10 +1611,9 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 
 def count_running(lines: bytes, command: bytes) -> int:
     """Count the lines `r` of a command, in text where each has a newline before and after it."""
-    # two newlines each: count() finds no overlapping matches
-    text = lines.replace(b"\n", b"\n\n")
-    return sum(map(text.count, (b"\nr %b\n" % command, b"\nr\t%b\n" % command,
-                                b"\nr %b\r\n" % command, b"\nr\t%b\r\n" % command)))
+    # with one more r each piece but the first and the last begins behind a state, and has whole lines
+    texts = [piece.partition(b"\n")[0] for piece in (lines + b"r").split(b"\nr")[1:-1]]
+    return sum([text[:1] in (b" ", b"\t") and text[1:].removesuffix(b"\r") == command for text in texts])
 
 
 def first_line_offset(file: Reader) -> int:
