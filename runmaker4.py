@@ -2563,8 +2563,7 @@ class Job(Line):
     outlives_runner = False             # processes that could not be killed live, and the runner exits
 
     def __init__(self, line: Line, settings: JobSettings = NO_SETTINGS, consumer: Consumer = NOBODY) -> None:
-        for name in Line.__slots__:
-            setattr(self, name, getattr(line, name))
+        super().__init__(line.number, line.offset, line.state, line.text, line.is_complete)
         self.settings = settings
         self.consumer = consumer
 
@@ -3179,10 +3178,12 @@ class LockTable(LockTableReader):
             start, length = job_lock.bucket, BUCKET_SIZE
         limit_offsets = self.limit_locks.pop(job_lock.offset, ())
         if not is_job_alive:
-            with suppress(OSError):          # EIO, ESTALE: already lost
+            try:
                 unlock(job_lock.fd, start, length)
                 for offset in limit_offsets:
                     unlock(job_lock.fd, offset)
+            except OSError:                  # EIO, ESTALE: already lost
+                pass
         self._keep_or_close(job_lock.fd)
 
     def free_all_job_locks(self) -> None:
@@ -3799,7 +3800,8 @@ class JobFile(JobReader):
             raise FileChangedError("O6 is missing")
 
     def size(self) -> int:
-        return os.fstat(self.fd).st_size
+        # on one host the same, for less
+        return os.fstat(self.fd).st_size if self.network else os.lseek(self.fd, 0, os.SEEK_END)
 
     def seconds_until_complete(self, size: int) -> float:
         """Return the seconds until a last line without a newline counts, in a file of `size` bytes; 0: now.
@@ -3883,13 +3885,13 @@ class JobFile(JobReader):
         was_committed = line.is_complete and line.offset < self.reader.committed_size
         if self.network and was_committed:
             return True
-        size = os.fstat(self.fd).st_size
+        size = self.size()
         # before the second size: if the append lock is free, that includes all appended lines
         if other_lock(self.lock_table.fd, APPEND_BYTE, 1):
             return was_committed
         if self.network:
             self.lock_table.refresh()
-        if os.fstat(self.fd).st_size != size:
+        if self.size() != size:
             return False
         self.reader.committed_size = size
         return line.offset < size
@@ -4696,7 +4698,7 @@ class Orphans:
 
     def count_losses(self, line: Line) -> int:
         """Return how often a line was lost in a row, of an orphan also with its last runner."""
-        return self.losses[line.number, line.command] + (line.state == RUNNING)
+        return self.losses.get((line.number, line.command), 0) + (line.state == RUNNING)
 
     def write_next_state(self, line: Line, state: bytes) -> Attempt:
         """Write a state over the `r` of an orphan; in Attempt.new_state b"": nothing was written.
@@ -6711,7 +6713,7 @@ class Processes(TreeKiller):
 
     def reap(self) -> None:
         """Collect status and usage of the children that have exited, and call their on_exit now."""
-        with suppress(ChildProcessError):
+        try:
             while (waited := os.wait4(-1, os.WNOHANG))[0]:
                 pid, status, usage = waited
                 shell = self.running.pop(pid, None)
@@ -6727,6 +6729,8 @@ class Processes(TreeKiller):
                     else:
                         shell.memory_below = self._own_peak << 10
                     shell.on_exit(status)
+        except ChildProcessError:
+            return
 
 
 # ======== The allocation ====================================================================================
@@ -8083,12 +8087,13 @@ class Journal:
 
         def make_lines() -> bytes:
             import json  # takes 3 ms to load: not before there is a record
+            encode = json.JSONEncoder(check_circular=False).encode
             now = time.monotonic()      # after other runners' appends
             for event, ended in ends:
                 event["gathered"] = round(max(now - ended, 0.0), 3)     # never -0.0
             # a run begins after the last one of its line has ended: see add_if_later() of runwait4.py
             events = [event for event, _ in ends] + [make() for make in starts.values()]
-            return "".join([f"{json.dumps(event)}\n" for event in events]).encode()
+            return "".join([f"{encode(event)}\n" for event in events]).encode()
 
         if starts or ends:
             self._file.write(APPEND_BYTE, make_lines)
@@ -8370,7 +8375,7 @@ class Slots:
         self._broken_ends: dict[str, list[str]] = {}
         # of the jobs in another directory than the file's; -inf: the directory is right, or a job could run
         self.first_broken = -inf
-        self._idle: list[tuple[int, str]] = []  # a heap of ranks and names
+        self.idle: list[tuple[int, str]] = []  # a heap of ranks and names
         self.in_service = 0                     # slots that get jobs, now or later
 
     def set_names(self, names: Iterable[str]) -> None:
@@ -8389,8 +8394,8 @@ class Slots:
         usable = {name: self._count_usable(name) for name in self._listed}
         self.in_service = sum(usable.values())
         # sorted lists are heaps
-        self._idle = [(self._ranks[name], name) for name, count in usable.items()
-                      for _ in range(count - self._busy[name])]
+        self.idle = [(self._ranks[name], name) for name, count in usable.items()
+                     for _ in range(count - self._busy[name])]
 
     def _count_usable(self, name: str) -> int:
         return 0 if self._is_broken(name) else max(self._listed[name] - self._spent.get(name, 0), 0)
@@ -8402,10 +8407,6 @@ class Slots:
     @property
     def listed(self) -> int:
         return sum(self._listed.values())
-
-    @property
-    def idle(self) -> int:
-        return len(self._idle)
 
     @property
     def each_had_job(self) -> bool:
@@ -8421,7 +8422,7 @@ class Slots:
 
     def take(self, count: float) -> list[str]:
         """Return the names of idle slots, `count` at most, which are busy from now on."""
-        names = [heapq.heappop(self._idle)[1] for _ in range(int(min(count, len(self._idle))))]
+        names = [heapq.heappop(self.idle)[1] for _ in range(int(min(count, len(self.idle))))]
         for name in names:              # Counter.update() takes three times as long
             self._busy[name] += 1
         return names
@@ -8435,7 +8436,7 @@ class Slots:
                 self._update()
             # otherwise the name is out of service now, or no longer listed so often
             elif self._count_usable(name) > self._busy[name]:
-                heapq.heappush(self._idle, (self._ranks[name], name))
+                heapq.heappush(self.idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record the end of a job.  If that takes the name out of service, return the ends in a row; else [].
@@ -9442,7 +9443,7 @@ class Runner:
 
     @property
     def draining(self) -> bool:
-        return self.exit_step != ExitStep.NONE
+        return bool(self.exit_step)
 
     @property
     def exits_early(self) -> bool:
@@ -9565,7 +9566,7 @@ class Runner:
         # in these two phases a job has no process
         allocated_memory = sum([task.needs.memory for task in self.tasks.values() if task.needs.memory
                                 and task.phase not in (Phase.GROWING, Phase.SETTLING)])
-        return Resources(self.slots.idle, self.memory - allocated_memory)
+        return Resources(len(self.slots.idle), self.memory - allocated_memory)
 
     async def _start_jobs(self) -> None:
         while not self.exit_step:
