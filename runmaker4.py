@@ -567,10 +567,9 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view = view[written:]
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
         offset += written
 
 
@@ -1121,6 +1120,8 @@ class Reader(Opened):
 
     def pread(self, size: int, offset: int) -> bytes:
         """Return `size` bytes from an offset on; fewer only at the end of the file."""
+        if self.reading_mode is Reading.CACHED:
+            return os.pread(self.fd, size, offset)
         if self.reading_mode is Reading.DIRECT:
             try:
                 return self._read_blocks(size, offset)
@@ -2894,6 +2895,7 @@ class LockTable(LockTableReader):
     pulse: if it is lost, so are all locks of this host.
     """
     MAX_TRUST_SECONDS = 5.0     # in an answer True of still_has_locks(), a round trip; a lease takes longer
+    NO_BYTES = range(0)
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock,
                  presence_lock: PresenceLock | None = None) -> None:
@@ -2911,7 +2913,7 @@ class LockTable(LockTableReader):
         self.uses_mark = False                  # USE_BYTE is locked through `fd`
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: not needed
-        self.locked_now = range(0)              # by the `with` block in progress
+        self.locked_now = self.NO_BYTES         # by the `with` block in progress
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
@@ -2995,7 +2997,7 @@ class LockTable(LockTableReader):
         return bool(self.locked_now)
 
     def __exit__(self, *_: object) -> None:
-        locked, self.locked_now = self.locked_now, range(0)
+        locked, self.locked_now = self.locked_now, self.NO_BYTES
         try:
             if locked:
                 unlock(self.fd, locked.start, len(locked))
@@ -3085,11 +3087,12 @@ class LockTable(LockTableReader):
 
         Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
-        bucket, preferred = bucket_of(line.command), own_job_lock_offset(line)
+        bucket = bucket_of(line.command)
         assert bucket + MUTEX_OFFSET in self.locked_now
         fd = self.open_job_lock()
         try:
-            for offset in itertools.chain(range(preferred, bucket + MUTEX_OFFSET), range(bucket, preferred)):
+            for others in range(JOB_LOCKS_PER_BUCKET):
+                offset = bucket + (line.number + others) % JOB_LOCKS_PER_BUCKET
                 # all job locks of a server are on one description, which could lock its own again
                 if not self.is_ours(offset) and lock(fd, offset):
                     job_lock = JobLock(fd, offset)
@@ -6700,7 +6703,7 @@ class Processes(TreeKiller):
             display_text(command[:400])[:100].encode(errors="replace"))
         enter = directory and b"cd -- %b || exit\n" % quote(directory)
         script = b"# %b #\nulimit -Sn %d\n%b%b%b" % (shown, START_LIMIT, enter, gate, self.SHELL_SCRIPT)
-        environ = {**self.environ, **environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
+        environ = self.environ | {**environ, JOB_TAG_VARIABLE: self.outer_tags + job_tag}
         pid = os.posix_spawnp(
             shell, (shell, b"-c", script, shell, command), environ, file_actions=actions, setsid=True,
             setsigmask=(), setsigdef=DEFAULT_SIGNALS)
@@ -7984,10 +7987,12 @@ slot_text = functools.lru_cache(1000)(lambda slot: printable(slot)[:MAX_NAME_CHA
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start: the fields BEGIN."""
     # a job that could not be started has no job tag
-    return {"time": round(run.started_at, 3),
-            "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
-            "slot": slot_text(run.slots[0]), "pid": run.pid,
-            **({"promised": run.requested_memory} if run.requested_memory else {})}
+    fields = {"time": round(run.started_at, 3),
+              "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
+              "slot": slot_text(run.slots[0]), "pid": run.pid}
+    if run.requested_memory:
+        fields["promised"] = run.requested_memory
+    return fields
 
 
 def end_fields(run: Run, run_result: RunResult) -> Fields:
@@ -7996,7 +8001,7 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
     The order of the fields is that of GOOD_END, and of PLAIN_END in runwait4.py.
     """
     shell = run.shell or Shell(0, b"")
-    return {
+    fields = {
         "time": round(run.started_at + run.duration, 3),
         "state": name_text(run_result.state),
         "exit": run_result.code,
@@ -8007,9 +8012,12 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
         "memory": shell.memory,
         "memory_below": shell.memory_below,
         "bytes": sum([stream.received for stream in run.streams]),
-        **({"travelled": run.job.travelled} if run.job.travelled else {}),
-        **({"why": run.why} if run.why else {}),
     }
+    if run.job.travelled:
+        fields["travelled"] = run.job.travelled
+    if run.why:
+        fields["why"] = run.why
+    return fields
 
 
 class Journal:
@@ -8323,7 +8331,7 @@ class OutDir(Sink):
             self._switch_to_files(entry)
         event = self._make_start(entry)
         event["event"] = "end"
-        event["files"] = entry.file_names
+        event.setdefault("files", [])
         event.update(result)
         for stream_name, output in entry.outputs.items():
             if output.text:
@@ -8640,8 +8648,9 @@ class Pump:
         for stream in run.streams:
             if stream.fd is not None:
                 # os.read() could block on an empty pipe
-                unread = fcntl.ioctl(stream.fd, termios.FIONREAD, bytes(4))
-                if unread != bytes(4):
+                unread = bytearray(4)
+                fcntl.ioctl(stream.fd, termios.FIONREAD, unread)
+                if any(unread):
                     run.add_output(stream, os.read(stream.fd, int.from_bytes(unread, sys.byteorder)))
                 self._close(stream, stream.fd)
 
@@ -9265,11 +9274,12 @@ class JobTask:
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, as in `exec > >(tee log)`, for a while."""
         pump, run, loop = self._runner.pump, self.run, self._runner.loop
-        poll = select.poll()
-        fds = [stream.fd for stream in run.streams if stream.fd is not None]
-        for fd in fds:
-            poll.register(fd, 0)                # poll(2) always reports HUP: no process can write
-        if len(poll.poll(0)) == len(fds):       # the rest is for finish_reading()
+        poll, count = select.poll(), 0
+        for stream in run.streams:
+            if stream.fd is not None:
+                count += 1
+                poll.register(stream.fd, 0)     # poll(2) always reports HUP: no process can write
+        if len(poll.poll(0)) == count:          # the rest is for finish_reading()
             return
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
