@@ -1111,7 +1111,7 @@ class RemoteJobs:
         exit if there is no job.
         """
         link = self.link_life.link
-        if not link or self._runner.draining:
+        if not link or self._runner.exit_step:
             return
         for job in self._jobs_ahead.values():       # they wait for a slot
             free -= job.settings.needs

@@ -383,6 +383,11 @@ def human_time(seconds: float) -> str:
     return f"{total}s"
 
 
+def to_milliseconds(seconds: float) -> float:
+    """Round a time: round() takes twice as long."""
+    return int(seconds * 1000 + 0.5) / 1000
+
+
 def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
@@ -1612,9 +1617,12 @@ def find_command_lines(file: Reader, start: int, commands: Collection[bytes]) ->
 
 def count_running(lines: bytes, command: bytes) -> int:
     """Count the lines `r` of a command, in text where each has a newline before and after it."""
-    # with one more r each piece but the first and the last begins behind a state, and has whole lines
-    texts = [piece.partition(b"\n")[0] for piece in (lines + b"r").split(b"\nr")[1:-1]]
-    return sum([text[:1] in (b" ", b"\t") and text[1:].removesuffix(b"\r") == command for text in texts])
+    # all pieces but the first and last follow a state r, and end before a newline: one more r ends the last
+    count = 0
+    for piece in (lines + b"r").split(b"\nr")[1:-1]:
+        text = piece.partition(b"\n")[0]
+        count += text[:1] in (b" ", b"\t") and text[1:].removesuffix(b"\r") == command
+    return count
 
 
 def first_line_offset(file: Reader) -> int:
@@ -3734,11 +3742,11 @@ class JobFile(JobReader):
         reads through has the in-use lock, too: so a read fails once this host has lost its locks.
         """
         lock_table, bucket = self.lock_table, bucket_of(command)
-        if job_lock and lock_table.buckets.get(bucket) is job_lock:
-            lock_table.refresh_under_lock()
-            self.reopen_reader_on_fuse()
-            return contextlib.nullcontext(True)
         if lock_table.buckets:
+            if job_lock and lock_table.buckets.get(bucket) is job_lock:
+                lock_table.refresh_under_lock()
+                self.reopen_reader_on_fuse()
+                return contextlib.nullcontext(True)
             lock_table.trim_bucket(bucket)
         return lock_table.locking(bucket + MUTEX_OFFSET, patience,
                                   self.reopen_reader_on_fuse if self.mount.is_fuse else None)
@@ -6722,7 +6730,7 @@ class Processes(TreeKiller):
                 shell = self.running.pop(pid, None)
                 # None: a child from before execve(2) of this program
                 if shell and shell.status is None:
-                    shell.cpu = round(usage.ru_utime + usage.ru_stime, 3)
+                    shell.cpu = to_milliseconds(usage.ru_utime + usage.ru_stime)
                     # ru_maxrss begins with our own peak, also after execve(2)
                     # (findings/python-peak-memory-of-a-child-is-its-parents.sh)
                     if usage.ru_maxrss > self._own_peak:
@@ -7987,7 +7995,7 @@ slot_text = functools.lru_cache(1000)(lambda slot: printable(slot)[:MAX_NAME_CHA
 def begin_fields(run: Run) -> Fields:
     """Return what the host of a run tells at the start: the fields BEGIN."""
     # a job that could not be started has no job tag
-    fields = {"time": round(run.started_at, 3),
+    fields = {"time": to_milliseconds(run.started_at),
               "run": to_text(run.shell.job_tag if run.shell else b"%s-%d" % (run.host, time.time_ns())),
               "slot": slot_text(run.slots[0]), "pid": run.pid}
     if run.requested_memory:
@@ -8002,12 +8010,12 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
     """
     shell = run.shell or Shell(0, b"")
     fields = {
-        "time": round(run.started_at + run.duration, 3),
+        "time": to_milliseconds(run.started_at + run.duration),
         "state": name_text(run_result.state),
         "exit": run_result.code,
         "signal": run_result.signal,
         "cause": run.cause,
-        "seconds": round(run.duration, 3),
+        "seconds": to_milliseconds(run.duration),
         "cpu": shell.cpu,
         "memory": shell.memory,
         "memory_below": shell.memory_below,
@@ -8098,7 +8106,7 @@ class Journal:
             encode = json.JSONEncoder(check_circular=False).encode
             now = time.monotonic()      # after other runners' appends
             for event, ended in ends:
-                event["gathered"] = round(max(now - ended, 0.0), 3)     # never -0.0
+                event["gathered"] = to_milliseconds(max(now - ended, 0.0))      # never -0.0
             # a run begins after the last one of its line has ended: see add_if_later() of runwait4.py
             events = [event for event, _ in ends] + [make() for make in starts.values()]
             return "".join([f"{encode(event)}\n" for event in events]).encode()
@@ -8154,7 +8162,7 @@ class Journal:
         """
         now = time.time()
         self._ends.append(({
-            "time": round(now, 3), "event": "loss", "run": f"loss-{now}", "line": line.number,
+            "time": to_milliseconds(now), "event": "loss", "run": f"loss-{now}", "line": line.number,
             "command": to_text(line.command), "losses": losses, "host": "?", "slot": "?", "pid": 0,
             "state": to_text(state), "cause": "lost with its runner" + f" {losses} times" * (state == FAILED),
             "seconds": 0.0}, time.monotonic()))
@@ -8430,9 +8438,11 @@ class Slots:
 
     def take(self, count: float) -> list[str]:
         """Return the names of idle slots, `count` at most, which are busy from now on."""
-        names = [heapq.heappop(self.idle)[1] for _ in range(int(min(count, len(self.idle))))]
-        for name in names:              # Counter.update() takes three times as long
+        names: list[str] = []
+        while self.idle and len(names) < count:
+            _, name = heapq.heappop(self.idle)
             self._busy[name] += 1
+            names.append(name)
         return names
 
     def give_back(self, names: Iterable[str], was_used: bool = False) -> None:
@@ -8726,13 +8736,14 @@ class StopSignals:
             return False
         exited_at = run.started + run.duration
         died_of_signal = status != 0 and RunResult(status).fatal_signal in STOP_SIGNALS
-        max_wait = min(run.duration * self.HELD_SHARE, self.MAX_HELD_SECONDS)
         if died_of_signal:
             max_wait = self.TOGETHER_SECONDS
-        elif run.duration < self.MIN_HELD_RUN:
-            if not self.received:
-                return False
+        elif run.duration >= self.MIN_HELD_RUN:
+            max_wait = min(run.duration * self.HELD_SHARE, self.MAX_HELD_SECONDS)
+        elif self.received:
             max_wait = 0.0
+        else:
+            return False
         while not any(
             -self.TOGETHER_SECONDS <= came_at - exited_at <= max_wait
             and (kills_jobs or died_of_signal)
@@ -9404,7 +9415,7 @@ class Runner:
         elif self._why_jobs_left:
             if not self.options.follow:         # otherwise it was reported when it happened
                 self.say(self._why_jobs_left)
-        elif not self.draining and self.slots.are_only_broken:
+        elif not self.exit_step and self.slots.are_only_broken:
             self.say("no slot is left in service (no more jobs were started)")
             self.runner_stats.had_errors = True
 
@@ -9443,17 +9454,13 @@ class Runner:
 
     async def _watch_wall_time(self) -> None:
         await asyncio.sleep(self.wall_end - self.loop.time())
-        self.is_out_of_time |= not self.draining
+        self.is_out_of_time |= not self.exit_step
         self.say(f"the wall time is over, killing {plural(self._unsettled_count, 'job')}")
         self.kill_jobs()
 
     @property
     def _unsettled_count(self) -> int:
         return len(self.tasks) - len(self._tasks_in(Phase.SETTLING))
-
-    @property
-    def draining(self) -> bool:
-        return bool(self.exit_step)
 
     @property
     def exits_early(self) -> bool:
@@ -9555,7 +9562,7 @@ class Runner:
                 self._say_once("slots", f"{self._slot_file.path}: {error_text(error)}; going on with the "
                                         "slots known so far")
                 continue
-            if names is not None and not self.draining:
+            if names is not None and not self.exit_step:
                 self.slots.set_names(names)
                 self.changed.set()
 
@@ -9701,7 +9708,7 @@ class Runner:
         if task.has_result:
             if task.cause != "lost":            # otherwise the other runner counts it
                 self.runner_stats.add_result(task.job, task.state)
-            if not self.draining and (
+            if not self.exit_step and (
                     why := self.runner_stats.find_too_many_failures(self.options.max_failed)):
                 self._report_and_drain(why)
             slot = task.slots[0]

@@ -104,7 +104,7 @@ class EachField(Case):
             program = mock.Mock(loop=asyncio.get_running_loop(), retry=b"", console=(), say=os.fsencode,
                                 directory=b"/", reported_complaint=client.Complaint.NOTHING,
                                 **{"options.give_up": None})
-            program.make_runner.return_value.draining = False
+            program.make_runner.return_value.exit_step = 0
             program.make_runner.return_value.tasks = {}
             for message in FROM_SERVER:
                 for body in wrong_versions(message):
