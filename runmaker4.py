@@ -650,8 +650,8 @@ class Throttle:
 
     def pause_seconds(self, factor: float) -> float:
         """Return `factor` times the task's CPU time and a part of its waits."""
-        return factor * (self._cpu_seconds + min(max(self._seconds - self._cpu_seconds, 0.0),
-                                                 self._max_waiting_seconds))
+        return factor * min(max(self._seconds, self._cpu_seconds),
+                            self._cpu_seconds + self._max_waiting_seconds)
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds until the task is to run again; 0: now, also if it has not run yet.
@@ -6669,8 +6669,8 @@ class Processes(TreeKiller):
         super().__init__(loop, grace)
         self.running: dict[int, Child] = {}             # by pid
         self._own_peak = 0              # of this process's memory, when last asked, in KiB
-        id_parts = os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000
-        self._new_tags = (b"%s-%d-%d-%d" % (*id_parts, number) for number in itertools.count(1))
+        own_id = b"%s-%d-%d" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
+        self._new_tags = (b"%s-%d" % (own_id, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)
         # the number of the job lock in a job; start() needs some above it, below the limit
         self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
@@ -8344,9 +8344,7 @@ class OutDir(Sink):
         for stream_name, output in entry.outputs.items():
             if output.text:
                 event[to_text(stream_name)] = to_text(bytes(output.text))
-        # before add_end(): closing can fail, too
-        for output in entry.outputs.values():
-            output.close()
+            output.close()                      # before add_end(): it can fail, too
         missing = result["bytes"] - entry.stored
         if missing > 0:     # an earlier server has it, unless its host lost power before it was on the disk
             missing -= self._measure_earlier(event["run"], entry.file_names)
@@ -9190,10 +9188,9 @@ class JobTask:
                 self._runner.jobs.on_ready_to_start(self.job)       # the group waits for this
                 while self.phase is Phase.AT_GATE:
                     await self._wait_for_event()
-            if self.phase is Phase.SETTLING:
-                self._runner.pump.finish_reading(self.run)
-                return
-            if self._is_gated:
+                if self.phase is Phase.SETTLING:
+                    self._runner.pump.finish_reading(self.run)
+                    return
                 self._is_gated = False
                 self._begin_run()
             while (status := shell.status) is None:
