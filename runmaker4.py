@@ -1879,6 +1879,9 @@ class Consumer:
         name = self.name.lower()
         return any(fnmatch.fnmatchcase(host_name, pattern) for host_name in (name, name.partition(".")[0]))
 
+    def matches_hosts(self, patterns: Sequence[str]) -> bool:
+        return not patterns or any(map(self.matches_host, patterns))
+
     def fits(self, scope: Directives) -> bool:
         """Return True if host=, scratch=, `#RUN end` and capacity let the consumer take such jobs."""
         return not self._find_lack(scope)
@@ -1894,7 +1897,7 @@ class Consumer:
             return f"needs {needs.slots} slots of {own.slots}"
         if not own.holds(needs):
             return f"needs {memory_text(needs.memory)} of {memory_text(own.memory)}"
-        if settings.hosts and not any(map(self.matches_host, settings.hosts)):
+        if not self.matches_hosts(settings.hosts):
             return f"needs host {join_first_few(settings.hosts)}"
         return ""
 
@@ -3811,7 +3814,7 @@ class JobFile(JobReader):
             raise FileChangedError("O6 is missing")
 
     def size(self) -> int:
-        # on one host the same, for less
+        # cheaper than fstat(2)
         return os.fstat(self.fd).st_size if self.network else os.lseek(self.fd, 0, os.SEEK_END)
 
     def seconds_until_complete(self, size: int) -> float:
@@ -4374,7 +4377,7 @@ class JobQueue:
         assert self.file.lock_table.has_mutex(command)
         by_offset = {line.offset: line for line in lines}
         unused_running = {offset: line for offset, line in by_offset.items() if line.state == RUNNING}
-        # before any is taken back; _pick_line() leaves others as many lines `r`
+        # of all processes, before any is taken back; _pick_line() leaves others as many lines `r`
         job_locks = self.file.lock_table.count_job_locks(command)
         locks_of_others = job_locks - sum(job.job_lock is not None for job in our_jobs)
         written = {job for job in our_jobs if self._is_result_written(job)}
@@ -4386,7 +4389,8 @@ class JobQueue:
         without_line = {
             job: self.file.state_at(job) or b"" for job in our_jobs if job.cancelled or job in written
         }
-        # A job keeps its offset if the line there is `r`.  All of these first: the others get what is left
+        # One that was not given up keeps its offset if the line there is `r`.  All of these first: the others
+        # get the rest
         astray = [job for job in our_jobs if job not in without_line and job in self.claimed
                   and not unused_running.pop(job.offset, None)]
         for job in astray:
@@ -4938,7 +4942,7 @@ class Walk:
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
-        awaited = self.above.record_new(line)
+        awaited = self.above.record_new(line)   # first: lines below can wait for it
         if losses and not awaited and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
@@ -5698,7 +5702,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
             reasons.setdefault(stops, BlockReason(describe_wait(line, waited), stops))
         else:
             settings = above.scope.settings
-            if any(Consumer(name).matches_host(pattern) for name in hosts for pattern in settings.hosts):
+            if any(Consumer(name).matches_hosts(settings.hosts) for name in hosts):
                 settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
             awaited = "" if anybody.fits(Directives(settings)) else str(settings)
             if settings.together:
@@ -9286,7 +9290,7 @@ class JobTask:
         for stream in run.streams:
             if stream.fd is not None:
                 count += 1
-                poll.register(stream.fd, 0)     # poll(2) always reports HUP: no process can write
+                poll.register(stream.fd, 0)     # HUP is reported: nobody can write
         if len(poll.poll(0)) == count:          # the rest is for finish_reading()
             return
         pump.watch(run)

@@ -1988,7 +1988,7 @@ def find_done_below(file: JobFile, renewed: Container[int]) -> list[int]:
         if line.state == DIRECTIVE:
             above.enter(line)
         elif line.state == DONE or line.number in renewed:
-            above.record_bad(line)
+            above.record_bad(line)              # so that find_awaited() tells of those that wait for it
             done += [line.number] * (line.state == DONE)
         settings = above.scope.settings
         states = NEW * (settings.name != "") + DONE * (settings.find_awaited() is not None)

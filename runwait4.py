@@ -2407,6 +2407,24 @@ def open_replacement(path: str, head: bytes) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def write_timeline(options: Namespace) -> None:
+    """Write the finished runs of the journal as trace events, one a line, to --timeline."""
+    exit_on(*KILL_SIGNALS)
+    journal = JournalReader(options.outdir, say)
+    # by host and slot; trace_events() makes tracks of runs that overlap
+    events_by_slot = defaultdict(list)
+    with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:
+        for run in journal.start_pass():
+            if run.seconds is not None:
+                events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
+        if not events_by_slot:
+            raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
+        lines = trace_events(events_by_slot)
+        file.write(TIMELINE_HEAD + b"\n" + next(lines))
+        file.writelines(b",\n" + line for line in lines)
+        file.write(b"\n]}\n")
+
+
 # ======== The report ========================================================================================
 #
 # The report is one page: PAGE, at the end of this file.  The status and the reasons of failures are HTML,
@@ -2912,24 +2930,6 @@ def run_with_options(argv: Sequence[str]) -> int:
         stats = read_stats(options.outdir)
         print_lines([json.dumps(stats)] if options.json else stats_lines(stats, stdout_columns()))
     return exit_status
-
-
-def write_timeline(options: Namespace) -> None:
-    """Write the finished runs of the journal as trace events, one a line, to --timeline."""
-    exit_on(*KILL_SIGNALS)
-    journal = JournalReader(options.outdir, say)
-    # by host and slot; trace_events() makes tracks of runs that overlap
-    events_by_slot = defaultdict(list)
-    with contextlib.closing(journal), open_replacement(options.timeline, TIMELINE_HEAD) as file:
-        for run in journal.start_pass():
-            if run.seconds is not None:
-                events_by_slot[run.host, run.slot].append(trace_event(run, run.seconds))
-        if not events_by_slot:
-            raise UsageError(f"{journal.path}: no finished runs (nothing to draw)")
-        lines = trace_events(events_by_slot)
-        file.write(TIMELINE_HEAD + b"\n" + next(lines))
-        file.writelines(b",\n" + line for line in lines)
-        file.write(b"\n]}\n")
 
 
 def print_or_wait_for_jobs(options: Namespace) -> int:

@@ -140,10 +140,10 @@ def exceeds(shapes: dict[str, Shape], limit: pathlib.Path) -> bool:
     """Return True, and report it, if all of these or one of them have more than this file allows."""
     nodes, words, words_of_one = (float(line.split()[0]) for line in limit.read_text("ascii").splitlines())
     total = sum(shapes.values(), Shape())
-    too_much = [f"{name}: {shape.words_for_a_line():.2f} words for a line of code (delete some)"
+    too_much = [f"{name}: {shape.words_for_a_line():.4f} words for a line of code (delete some)"
                 for name, shape in shapes.items() if shape.words_for_a_line() > words_of_one]
     if total.words_for_a_line() > words:
-        too_much.append(f"all: {total.words_for_a_line():.2f} words for a line of code (delete some)")
+        too_much.append(f"all: {total.words_for_a_line():.4f} words for a line of code (delete some)")
     if total.nodes > nodes:
         too_much.append(f"all: {total.nodes} nodes (save some, or give the reason for a higher number)")
     elif total.nodes < nodes:

@@ -148,7 +148,7 @@ class CopiedSettings(unittest.TestCase):
 
     def test_a_client_gets_all_but_what_the_server_heeds(self) -> None:
         settings = runmaker4.JobSettings(
-            line=line(7), timeout=30.0, hosts=("bob",), together="pair", min_hosts=1,
+            line(7), 30.0, hosts=("bob",), together="pair", min_hosts=1,
             needs=runmaker4.Resources(2, 1 << 20), larger_needs=(runmaker4.Resources(2, 1 << 21),),
             shell="bash", limits=(runmaker4.Limit("m", 3),), hours=frozenset([1]), start=1.0, name="step",
             after=("first",), awaited=[], send=("a",), fetch=("b",), scratch="yes")
