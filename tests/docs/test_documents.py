@@ -18,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Optional
 
-from docs import numbers
-from docs.install import make
+from docs.install import make, numbers
 from runmaker4 import PORT, VERSION, WIRE_VERSION
 from tests.support import wire
 from tests.support.case import Case
@@ -560,7 +559,7 @@ ELSEWHERE = {           # commands that others run
     "python3 -m tests.real.rigs tools": ".ci/run",
     "python3 -m tests.real.rigs newer": ".ci/run",
     "python3 -m docs.install.make": "tests/docs/test_packaging.py",
-    "python3 -m docs.numbers": "tests/docs/test_documents.py",
+    "python3 -m docs.install.numbers": "tests/docs/test_documents.py",
     "cp -p runs.txt new && mv new runs.txt": "tests/real/test_fs.py",
     ".ci/run all": "nobody: it takes hours",
     "bash findings/NAME.sh": "nobody: it gets packages",
@@ -890,7 +889,7 @@ class Texts(Case):
         self.assertEqual(sorted(named - known), [])
 
     def test_the_numbers_are_up_to_date(self) -> None:
-        self.assertEqual(numbers.PAGE.read_text("utf-8"), numbers.made(), "python3 -m docs.numbers")
+        self.assertEqual(numbers.PAGE.read_text("utf-8"), numbers.made(), "python3 -m docs.install.numbers")
 
     def test_links_lead_somewhere(self) -> None:
         for document in DOCUMENTS:

@@ -62,7 +62,7 @@ class GridEngine(RunCase):
             raise AssertionError(f"{error}: {self.states()}\n{left}\n{self.said()}") from error
 
     def said(self) -> str:
-        return "".join(path.read_text() for path in self.dir.glob("*.sh.o*"))
+        return "".join(path.read_text() for path in (*self.dir.glob("*.sh.o*"), *self.dir.glob("refused")))
 
     def test_a_worker_that_is_warned_ends_its_jobs(self) -> None:
         """-notify: USR2 comes before the KILL of qdel, USR1 before the STOP of a suspension."""
@@ -79,7 +79,9 @@ class GridEngine(RunCase):
     def test_a_line_is_part_of_its_batch_job(self) -> None:
         """qrsh -inherit, and so mpirun, takes the batch job from JOB_ID."""
         # a busy host learns late of the batch job, and refuses the task before
-        self.jobs(*["for host in alice bob; do until qrsh -inherit -nostdin $host hostname >>reached; "
+        # or qrsh waits for ever, as it seems
+        self.jobs(*["for host in alice bob; do "
+                    "until timeout 60 qrsh -inherit -nostdin $host hostname >>reached 2>>refused; "
                     "do sleep 1; done; done; echo $JOB_ID $RUNMAKER4_LINE >>ids"] * 2)
         jobs: set[str] = set()
         while self.states() != "dd" and len(jobs) < 3:

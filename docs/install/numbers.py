@@ -1,6 +1,6 @@
 """Write docs/numbers.md: each number of the scripts that has a name, with the comment beside it.
 
-    python3 -m docs.numbers             in a checkout; a test says when
+    python3 -m docs.install.numbers     in a checkout; a test says when
 """
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import re
 import textwrap
 from collections.abc import Iterator
 
-PAGE = pathlib.Path(__file__).resolve().with_suffix(".md")
+DOCS = pathlib.Path(__file__).resolve().parents[1]
+PAGE = DOCS / "numbers.md"
 SCRIPTS = "runmaker4", "runmaker4-server", "runmaker4-client", "runset4", "runwait4"
 MAX_VALUE = 30                  # characters: longer numbers are those of a curve
 HEAD = """\
@@ -20,7 +21,7 @@ HEAD = """\
 The numbers that have a name in the scripts, in the order of the code, with the comment at the line, or what
 the class is. A comment can go on from the one above. Two values: on a local and on a network file system.
 What options and `#RUN` settings set is in `--help` and in the [reference](reference.md).
-`python3 -m docs.numbers` makes this page.
+`python3 -m docs.install.numbers` makes this page.
 """
 
 
@@ -37,7 +38,7 @@ def made() -> str:
 
 def numbers(script: str) -> Iterator[tuple[str, str]]:
     """Yield the section of each number, "" above the first, and an item for the list."""
-    text = (PAGE.parent.parent / f"{script}.py").read_text("utf-8")
+    text = (DOCS.parent / f"{script}.py").read_text("utf-8")
     lines = text.splitlines()
     for names, value, line_number, what in assignments(ast.parse(text), ""):
         above = re.findall(r"^# ======== (.*?) =+$", "\n".join(lines[:line_number]), re.M)
