@@ -2510,8 +2510,8 @@ class Dispatcher:
             what = f"a first client, which can have -r for {name_lines(awaited)}"
             if self._had_clients:
                 orphans = self.sessions.claims.orphans
-                awaited &= ({*orphans.marked}
-                            if boottime() - orphans.last_found_at < MAX_RETURN_SECONDS else set())
+                is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
+                awaited &= {*orphans.marked} if is_in_time else set()
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
                         f"{human_time(MAX_RETURN_SECONDS)} at most")
             if awaited:

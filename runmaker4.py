@@ -2262,7 +2262,7 @@ class Above:
     def record_new(self, line: Line) -> Named | None:
         """Record a new job, and return a name for which it waits; None: it waits for none."""
         awaited = self.scope.settings.find_awaited()
-        if not self.record_if_stopped(line):
+        if not (awaited and self.record_if_stopped(line)):
             self.record_first_unfinished(line)
         return awaited
 
@@ -2906,7 +2906,6 @@ class LockTable(LockTableReader):
     pulse: if it is lost, so are all locks of this host.
     """
     MAX_TRUST_SECONDS = 5.0     # in an answer True of still_has_locks(), a round trip; a lease takes longer
-    NO_BYTES = range(0)
 
     def __init__(self, file: str, mount: Mount, *, say: Say, clock: Clock,
                  presence_lock: PresenceLock | None = None) -> None:
@@ -2924,7 +2923,7 @@ class LockTable(LockTableReader):
         self.uses_mark = False                  # USE_BYTE is locked through `fd`
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: not needed
-        self.locked_now = self.NO_BYTES         # by the `with` block in progress
+        self.locked_now = range(0)              # by the `with` block in progress
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
@@ -3008,7 +3007,7 @@ class LockTable(LockTableReader):
         return bool(self.locked_now)
 
     def __exit__(self, *_: object) -> None:
-        locked, self.locked_now = self.locked_now, self.NO_BYTES
+        locked, self.locked_now = self.locked_now, range(0)
         try:
             if locked:
                 unlock(self.fd, locked.start, len(locked))
@@ -3172,7 +3171,7 @@ class LockTable(LockTableReader):
             return
         fd, offset = self.buckets[bucket]
         try:
-            if offset > bucket:                 # a length of 0: see other_lock()
+            if offset > bucket:                 # length 0: see other_lock()
                 unlock(fd, bucket, offset - bucket)
             unlock(fd, offset + 1, bucket + BUCKET_SIZE - (offset + 1))
             del self.buckets[bucket]
@@ -3572,7 +3571,7 @@ class JobReader(Opened):
 
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
-        # 1 KiB for a line; on a network a read is a round trip
+        # 1 KiB a line; on a network a read is a round trip
         for size in (at_least << 10, self.NEAR_BYTES)[self.network:]:
             above = max(near - size, 0)
             # without a newline before it, a part of a line does not count
@@ -4661,7 +4660,7 @@ def default_outdir(path: str) -> str:
 
 
 class Orphans:
-    """Finds the orphans among lines `r`, and writes their next states; the file executor calls it."""
+    """Finds the orphans among lines `r`, and writes their next states, in the file executor."""
     MAX_REPORTED = 10
     # where locks can be lost without an error: between two checks that must find a line `r` without a lock;
     # by then all runners have noticed lost locks and locked them again
@@ -4949,7 +4948,7 @@ class Walk:
         if awaited or self._is_restricted(settings):
             self._keep_or_pass_over(line, awaited, losses)
             return None
-        # next, as it notes who waits: a consumer without a free slot does so at a job of a group, too
+        # next, as it notes who waits: one without a free slot does so at a job of a group, too
         consumer = self._choose_consumer(line, scope, self.consumers, losses)
         if settings.together:
             self._add_to_group(line, settings)
@@ -5121,11 +5120,11 @@ class Walk:
                     and not (scope.settings.find_awaited() or scope.settings.is_restricted)):
                 return True
             attempt = self._try_change(line, partial(self._orphans.write_next_state, line, next_state))
-            if attempt.new_state == NEW:
-                self.scan.seek_back(line)       # for consumers that come
-            elif attempt.new_state:
-                line.state = attempt.new_state  # claim_next() records it
             if attempt.new_state:
+                if attempt.new_state == NEW:
+                    self.scan.seek_back(line)   # for consumers that come
+                else:
+                    line.state = attempt.new_state      # claim_next() records it
                 return False
         self.above.record_first_unfinished(line)
         if suspicion is Suspicion.SOME:
@@ -8348,7 +8347,7 @@ class OutDir(Sink):
         for stream_name, output in entry.outputs.items():
             if output.text:
                 event[to_text(stream_name)] = to_text(bytes(output.text))
-            output.close()                      # before add_end(): it can fail, too
+            output.close()                      # before add_end(): it can fail
         missing = result["bytes"] - entry.stored
         if missing > 0:     # an earlier server has it, unless its host lost power before it was on the disk
             missing -= self._measure_earlier(event["run"], entry.file_names)

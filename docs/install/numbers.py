@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import ast
 import itertools
-import pathlib
 import re
 import textwrap
 from collections.abc import Iterator
 
-DOCS = pathlib.Path(__file__).resolve().parents[1]
+from docs.install.make import HERE, SCRIPTS
+
+DOCS = HERE.parent
 PAGE = DOCS / "numbers.md"
-SCRIPTS = "runmaker4", "runmaker4-server", "runmaker4-client", "runset4", "runwait4"
 MAX_VALUE = 30                  # characters: longer numbers are those of a curve
 HEAD = """\
 # Numbers
@@ -40,10 +40,13 @@ def numbers(script: str) -> Iterator[tuple[str, str]]:
     """Yield the section of each number, "" above the first, and an item for the list."""
     text = (DOCS.parent / f"{script}.py").read_text("utf-8")
     lines = text.splitlines()
+    sections = [""]                 # of each line
+    for line in lines:
+        heading = re.match("# ======== (.*?) =+$", line)
+        sections.append(heading[1] if heading else sections[-1])
     for names, value, line_number, what in assignments(ast.parse(text), ""):
-        above = re.findall(r"^# ======== (.*?) =+$", "\n".join(lines[:line_number]), re.M)
         comment = comment_of(lines, line_number)
-        yield above[-1] if above else "", textwrap.fill(
+        yield sections[line_number], textwrap.fill(
             f"- {names} = {value}{f': {comment}' if comment else what}", 120, subsequent_indent="  ",
             break_long_words=False, break_on_hyphens=False)
 

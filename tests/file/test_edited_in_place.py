@@ -201,8 +201,7 @@ class SetByHand(JobFileCase):
         cursor = self.jobs(b". a\n")
         job = job_of(cursor.claim())
         self.write_and_fail(cursor, job)
-        cursor.file.lock_table.free_job_lock(present(job.job_lock))     # an NFS server has restarted
-        job.job_lock = None
+        self.lose_job_lock(cursor.queue, job)
         self.assertEqual(self.look(cursor), {})
         self.assertEqual(cursor.finish(job, b"d"), "")
 

@@ -12,7 +12,6 @@ from tests.support.losses import JOB, LATER, LossCase
 from tests.support.over_tcp import OverTcp, without
 from tests.support.runs import WAITING
 from tests.support.scripts import RUNMAKER, RUNSET, RUNWAIT
-from tests.support.values import present
 
 NEVER = "#RUN from=2100-01-01T00:00\n"
 
@@ -141,8 +140,7 @@ class KeptBack(JobFileCase):
     def test_a_job_whose_job_lock_was_lost_counts_again_with_the_next_one(self) -> None:
         cursor = self.cursor_at("#RUN limit=a:1\n. 1\n. 2\n", "2026-12-24T19:00")
         job = job_of(cursor.claim())
-        cursor.file.lock_table.free_job_lock(present(job.job_lock))
-        job.job_lock = None
+        self.lose_job_lock(cursor.queue, job)
         self.assertEqual(cursor.queue.check_jobs(), {})
         self.assertNotIsInstance(self.claim(cursor), int, "a second job with the limit")
 

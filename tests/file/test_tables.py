@@ -226,10 +226,6 @@ class OfLocks(TableCase):
                 self.assertEqual(again.offset, lost.offset)
                 self.assertFalse(runmaker4.lock(self.another(queue.file).lock_table.fd, lost.offset))
 
-    def lose_job_lock(self, queue: runmaker4.JobQueue, job: runmaker4.Job) -> None:
-        queue.file.lock_table.free_job_lock(present(job.job_lock))
-        job.job_lock = None
-
     def test_a_job_whose_job_lock_was_lost_gets_its_own_line_again_not_the_equal_one_of_another(self) -> None:
         """Its lock is no lock of others."""
         cursor = self.jobs(b". a\n. a\n")

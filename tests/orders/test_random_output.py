@@ -24,11 +24,15 @@ def halves(journal: bytes) -> tuple[bytes, bytes]:
 class TheProof(unittest.TestCase):
     """A history finds what must not be: else it proves nothing."""
 
-    def kinds_after(self, change: Callable[[bytes], bytes]) -> set[str]:
-        """The faults that are found after two runs of a line, if somebody changes the journal."""
-        history = random_output.History(0)
+    def new_history(self, seed: int, defect: str = "") -> random_output.History:
+        history = random_output.History(seed, defect)
         history.setUp()
         self.addCleanup(history.doCleanups)
+        return history
+
+    def kinds_after(self, change: Callable[[bytes], bytes]) -> set[str]:
+        """The faults that are found after two runs of a line, if somebody changes the journal."""
+        history = self.new_history(0)
         history.script(random_output.JOB % "*) status=0 pause=0 kind=2;;", "job")
         history.write("", "truth")
         history.write("3.14", "kind.2")
@@ -61,9 +65,7 @@ class TheProof(unittest.TestCase):
     def test_a_failed_line_that_is_no_job_is_a_limit_of_saves_in_place_alone(self) -> None:
         for in_place, kind in (True, "(limit) a state is in a command"), (False, "--failed names no job"):
             with self.subTest(kind):
-                history = random_output.History(0)
-                history.setUp()
-                self.addCleanup(history.doCleanups)
+                history = self.new_history(0)
                 history.write("", "truth")
                 history.write("! ./j!b j1\nx ./job j2\n")
                 history.has_saved_in_place = in_place
@@ -73,9 +75,7 @@ class TheProof(unittest.TestCase):
     def test_work_that_was_not_on_disk_when_the_last_runner_ended_is_found(self) -> None:
         for defect, wanted in ("", set()), (random_output.NO_SYNC, {"lost in a power cut, and not in doubt"}):
             with self.subTest(defect=defect):
-                history = random_output.History(4, defect)
-                history.setUp()
-                self.addCleanup(history.doCleanups)
+                history = self.new_history(4, defect)
                 history.make_files()
                 history.script(random_output.JOB % "*) status=0 pause=0 kind=2;;", "job")
                 history.finish(history.start_runner().process)

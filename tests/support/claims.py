@@ -7,6 +7,7 @@ from unittest import mock
 
 import runmaker4
 from tests.support.job_file import FileCase
+from tests.support.values import present
 
 server = importlib.import_module("runmaker4-server")
 # Classes of that module, which only importlib can import: its name has a hyphen
@@ -54,6 +55,11 @@ class JobFileCase(FileCase):
         self.addCleanup(other.close_files)
         other.open_to_write()
         return other
+
+    def lose_job_lock(self, queue: runmaker4.JobQueue, job: runmaker4.Job) -> None:
+        """As if an NFS server had restarted, or the lease been lost."""
+        queue.file.lock_table.free_job_lock(present(job.job_lock))
+        job.job_lock = None
 
     def served_queue(self, mount: runmaker4.Mount = runmaker4.LOCAL) -> ServedQueue:
         """A server's on the file as it is."""
