@@ -3233,8 +3233,7 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 
     data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.
     """
-    text_end = index + 1 + len(line.text)
-    return (data.startswith(line.text, index + 1) and data[text_end:text_end + 1] in (b"\n", b"")
+    return ((data.startswith(line.text + b"\n", index + 1) or data[index + 1:] == line.text)
             and (data.endswith(b"\n", 0, index) or not index
                  or (line.offset == len(UTF8_MARK) and data.endswith(UTF8_MARK, 0, index))))
 
