@@ -732,8 +732,11 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
 
     In a lock call that waits, an NFSv4.0 client would poll with pauses of seconds.
     """
-    if attempt():
-        return True
+    return attempt() or try_again(attempt, patience, pause)
+
+
+def try_again(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
+    """Do what keep_trying() does after a first try has failed."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(pause)
@@ -2991,8 +2994,9 @@ class LockTable(LockTableReader):
         FileChangedError if the path no longer names this lock file.  Blocks cannot be nested.
         """
         assert not self.locked_now
-        pause = 0.01 if self.network else 0.0005  # seconds to the second try, a round trip on a network
-        if keep_trying(partial(self._lock, offset, length), patience, pause):
+        # the second try comes after a round trip on a network
+        if self._lock(offset, length) or try_again(
+                partial(self._lock, offset, length), patience, 0.01 if self.network else 0.0005):
             self.locked_now = range(offset, offset + length)
             try:
                 self.refresh_under_lock()
