@@ -3870,10 +3870,9 @@ class JobFile(JobReader):
     def check_claimable(self, line: Line, settings: JobSettings, needs_room: bool) -> Attempt:
         """Read a line again; return in `check` of an Attempt that it can be claimed (OPEN), or why not.
 
-        Raises FileChangedError if the line, or the directive with its settings, is not at its offset.
-        needs_room: one more copy of the command must be allowed.
+        Needs the command mutex.  Raises FileChangedError if the line, or the directive with its settings, is
+        not at its offset.  needs_room: one more copy of the command must be allowed.
         """
-        assert self.lock_table.has_mutex(line.command)
         self.check_writable()
         committed = self.check_committed(line)
         data = self.read_line(line, Scan.MIN_CHUNK_SIZE)
