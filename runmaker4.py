@@ -2264,7 +2264,8 @@ class Above:
 
     def record_new(self, line: Line) -> Named | None:
         """Record a new job, and return a name for which it waits; None: it waits for none."""
-        awaited = self.scope.settings.find_awaited()
+        settings = self.scope.settings
+        awaited = settings.find_awaited() if settings.awaited else None
         if not (awaited and self.record_if_stopped(line)):
             self.record_first_unfinished(line)
         return awaited
@@ -5144,8 +5145,9 @@ class Walk:
         """
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
-            waits_for, _ = self._waiting_for_capacity.get(consumer, (line, needs))
-            if line.offset <= waits_for.offset:         # above it: kept back by a limit= or name
+            waits = self._waiting_for_capacity.get(consumer)
+            # above the line that it waits for: kept back by a limit= or name
+            if not waits or line.offset <= waits[0].offset:
                 if losses >= Orphans.ALONE_LOSSES:
                     needs = needs._replace(slots=consumer.capacity.slots)
                 if consumer.free.holds(needs) and self._can_run_beside(
@@ -5156,10 +5158,11 @@ class Walk:
 
     def _can_run_beside(self, consumer: Consumer, is_suspect: bool) -> bool:
         """Return True if each job of a consumer is a suspect, or none is."""
-        suspects = self._orphans.suspects
-        suspects &= self._queue.claimed.keys()
-        return not (suspects or is_suspect) or all(
-            (job in suspects) == is_suspect for job in self._queue.claimed if job.consumer is consumer)
+        suspects, claimed = self._orphans.suspects, self._queue.claimed
+        if not (suspects or is_suspect):
+            return True
+        suspects &= claimed.keys()
+        return all((job in suspects) == is_suspect for job in claimed if job.consumer is consumer)
 
     # -- claims ----------------------------------------------------------------------------------------------
 
