@@ -4972,13 +4972,14 @@ class Walk:
         settings = self.above.scope.settings
         if losses >= Orphans.ALONE_LOSSES:
             settings = replace(settings, needs=settings.needs._replace(slots=consumer.capacity.slots))
-        attempt = self._try_change(line, partial(self._queue.claim, line, consumer, settings, losses > 0))
+        attempt = self._try_change(line, self._queue.claim, consumer, settings, losses > 0)
         if attempt.check is LineCheck.AT_LIMIT:
             self._keep_or_pass_over(line, None, losses)
-        if attempt.job and losses >= Orphans.SUSPECT_LOSSES:
-            self._orphans.suspects.add(attempt.job)
-        if attempt.job and line.state == RUNNING:
-            self._orphans.add_loss(line, NEW)
+        elif attempt.job and losses:            # an orphan has one
+            if losses >= Orphans.SUSPECT_LOSSES:
+                self._orphans.suspects.add(attempt.job)
+            if line.state == RUNNING:
+                self._orphans.add_loss(line, NEW)
         return attempt.job
 
     def _add_to_group(self, line: Line, settings: JobSettings) -> None:
@@ -5122,7 +5123,7 @@ class Walk:
             if (next_state == NEW and self.consumers.any_fits(scope)
                     and not (scope.settings.find_awaited() or scope.settings.is_restricted)):
                 return True
-            attempt = self._try_change(line, partial(self._orphans.write_next_state, line, next_state))
+            attempt = self._try_change(line, self._orphans.write_next_state, next_state)
             if attempt.new_state:
                 if attempt.new_state == NEW:
                     self.scan.seek_back(line)   # for consumers that come
@@ -5166,15 +5167,15 @@ class Walk:
 
     # -- claims ----------------------------------------------------------------------------------------------
 
-    def _try_change(self, line: Line, change: Callable[[], Attempt]) -> Attempt:
-        """Try to claim a line or to change its state.  Raises FileChangedError.
+    def _try_change(self, line: Line, change: Callable[..., Attempt], *args: Any) -> Attempt:
+        """Try to claim a line or to change its state, by change(line, *args).  Raises FileChangedError.
 
         A command that was refused once is not tried again in this walk.
         """
         if line.command in self._refused_commands:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
-        attempt = change()
+        attempt = change(line, *args)
         # others can have changed the lines below meanwhile; but LOCKED took no time
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
