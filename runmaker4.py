@@ -4173,7 +4173,7 @@ class JobQueue:
         job = Job(line, settings, consumer)
         job.job_lock = job_lock or self.file.lock_table.take_job_lock(job)
         try:
-            if not self.file.lock_table.take_limits(job.job_lock, settings):
+            if settings.limits and not self.file.lock_table.take_limits(job.job_lock, settings):
                 self.release_job(job)
                 return None
             if line.state != RUNNING:           # not of an orphan, or a client that is back
