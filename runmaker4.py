@@ -3279,6 +3279,7 @@ def read_boot_id() -> bytes:
 class OpenJobFile(Reader):
     """An open job file, and what is known of it: each opening makes another object."""
     info: os.stat_result | None = None      # when it was opened; None: none was yet
+    identity: Identity | None = None        # of `info`
     committed_size = 0                      # up to which all lines are committed (JobFile.check_committed())
     marked_lock_file: Identity | None = None    # the one that mark_lock_file_in_use() shows; None: none yet
     is_checked = False                      # JobQueue has looked for job locks that were lost before
@@ -3624,8 +3625,8 @@ class JobReader(Opened):
         """
         if self.network and self.is_open and path_names_fd(self.real_path, self.fd):
             return None
-        info, opened = self._stat(), self.reader.info
-        return None if self.fd != CLOSED and opened and os.path.samestat(info, opened) else info
+        info = self._stat()
+        return info if self.fd == CLOSED or (info.st_dev, info.st_ino) != self.reader.identity else None
 
     def open_files(self) -> None:
         """Open the job file and the lock file that the path names now, unless they are open.
@@ -3658,6 +3659,7 @@ class JobReader(Opened):
                 reader = OpenJobFile.with_own_fd(fd, True)
             first_line_offset(reader)           # raises OSError for UTF-16
             reader.info = info = os.fstat(fd)
+            reader.identity = info.st_dev, info.st_ino
             old_info = self.reader.info
             if self.is_open:
                 with suppress(OSError):      # the file server can have lost it
