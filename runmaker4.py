@@ -3576,8 +3576,8 @@ class JobReader(Opened):
 
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
-        # 1 KiB a line; on a network a read is a round trip
-        for size in (at_least << 10, self.NEAR_BYTES)[self.network:]:
+        # 16 lines for each, of 64 bytes at most; on a network a read is a round trip
+        for size in (at_least * 16 * min(len(command), 64), self.NEAR_BYTES)[self.network:]:
             above = max(near - size, 0)
             # without a newline before it, a part of a line does not count
             if count_running(self.reader.pread(near - above, above), command) >= at_least:
