@@ -2927,7 +2927,7 @@ class LockTable(LockTableReader):
         self.uses_mark = False                  # USE_BYTE is locked through `fd`
         self.presence_lock = presence_lock
         self.pulse_offset = 0                   # 0: not needed
-        self.locked_now = range(0)              # by the `with` block in progress
+        self.locked_now = 0, 0                  # from here to there, by the `with` block in progress
         self._locks_known_at = 0.0              # when `fd` was last known to have its locks (clock)
 
     def _open(self) -> tuple[int, Identity]:
@@ -2994,11 +2994,11 @@ class LockTable(LockTableReader):
         The block gets False if another process has any of them locked for `patience` seconds.  Raises
         FileChangedError if the path no longer names this lock file.  Blocks cannot be nested.
         """
-        assert not self.locked_now
+        assert self.locked_now == (0, 0)
         # the second try comes after a round trip on a network
         if self._lock(offset, length) or try_again(
                 partial(self._lock, offset, length), patience, 0.01 if self.network else 0.0005):
-            self.locked_now = range(offset, offset + length)
+            self.locked_now = offset, offset + length
             try:
                 self.refresh_under_lock()
                 if on_locked:
@@ -3009,13 +3009,13 @@ class LockTable(LockTableReader):
         return self
 
     def __enter__(self) -> bool:
-        return bool(self.locked_now)
+        return self.locked_now != (0, 0)
 
     def __exit__(self, *_: object) -> None:
-        locked, self.locked_now = self.locked_now, range(0)
+        (start, stop), self.locked_now = self.locked_now, (0, 0)
         try:
-            if locked:
-                unlock(self.fd, locked.start, len(locked))
+            if stop:
+                unlock(self.fd, start, stop - start)
         except OSError:     # EIO, ESTALE: lost; all writes were synced.  EBADF: closed in the block
             return
 
@@ -3028,8 +3028,8 @@ class LockTable(LockTableReader):
 
     def has_mutex(self, command: bytes) -> bool:
         """Return True if the `with` block in progress, or a job, has locked the mutex of a command."""
-        bucket = bucket_of(command)
-        return bucket + MUTEX_OFFSET in self.locked_now or bucket in self.buckets
+        bucket, (start, stop) = bucket_of(command), self.locked_now
+        return start <= bucket + MUTEX_OFFSET < stop or bucket in self.buckets
 
     def _lock(self, offset: int, length: int) -> bool:
         if self.network or self.fd == CLOSED:
@@ -3103,7 +3103,7 @@ class LockTable(LockTableReader):
         Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
         bucket = bucket_of(line.command)
-        assert bucket + MUTEX_OFFSET in self.locked_now
+        assert self.locked_now == (bucket + MUTEX_OFFSET, bucket + BUCKET_SIZE)
         fd = self.open_job_lock()
         try:
             for others in range(JOB_LOCKS_PER_BUCKET):
