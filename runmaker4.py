@@ -572,8 +572,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
 
 
 def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
+    while (written := os.pwrite(fd, data, offset)) < len(data):
         data = data[written:]
         offset += written
 
@@ -3192,8 +3191,8 @@ class LockTable(LockTableReader):
             self.trim_bucket(job_lock.bucket)
         del self.job_locks[job_lock.offset]
         start, length = job_lock.offset, 1
-        if self.buckets.pop(job_lock.bucket, None):
-            start, length = job_lock.bucket, BUCKET_SIZE
+        if self.buckets and job_lock.bucket in self.buckets:
+            start, length = self.buckets.pop(job_lock.bucket).bucket, BUCKET_SIZE
         limit_offsets = self.limit_locks.pop(job_lock.offset, ())
         if not is_job_alive:
             try:
@@ -5357,10 +5356,11 @@ class Cursor:
             # --retry and --resume both set ERROR in `retry`, until all failed lines are new
             self._to_reset = {consumer for consumer in known if ERROR in consumer.retry}
         self._restart_walk_if_replaced()
-        wait = self._go_on_with_reset(self._to_reset) if self._to_reset else None
-        if wait is not None:                    # None: all are new
-            return NoJob(wait)
-        self._to_reset = set()
+        if self._to_reset:
+            wait = self._go_on_with_reset(self._to_reset)
+            if wait is not None:                # None: all are new
+                return NoJob(wait)
+            self._to_reset = set()
         walk = self._walk or self._idle_walk
         if walk and walk.has_ready and not self._is_overdue(walk):
             try:
