@@ -4240,7 +4240,7 @@ class JobQueue:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
             self.file.check_writable()
-            if self._is_result_written(job):
+            if job.unconfirmed_state and self._is_result_written(job):
                 self.release_job(job)
                 return
             # without our job lock the `r` can be that of another runner
@@ -5583,7 +5583,7 @@ class Cursor:
     def _restart_walk_if_replaced(self) -> None:
         """Drop the walk if the job file was opened again or is closed: offsets can be wrong now."""
         walk = self._walk or self._idle_walk
-        if not self.file.is_open or (walk and walk.scan.file is not self.file.reader):
+        if self.file.fd == CLOSED or (walk and walk.scan.file is not self.file.reader):
             self.restart_walk()                 # the next walk opens it
 
     def restart_walk(self) -> None:
