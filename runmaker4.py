@@ -659,6 +659,11 @@ class Throttle:
         """
         return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
+    def is_due(self, factor: float, min_seconds: float) -> bool:
+        """Return True if seconds_until_due() is 0."""
+        age = self.clock() - self._started_at
+        return age >= min_seconds and age >= self.pause_seconds(factor)
+
 
 # ======== Record locks ======================================================================================
 #
@@ -5465,7 +5470,7 @@ class Cursor:
 
     def _is_overdue(self, walk: Walk) -> bool:
         """Return True if a walk is so old that lines above can have been edited in place since."""
-        return not walk.throttle.seconds_until_due(self.LONG_PAUSE_FACTOR, self.interval)
+        return walk.throttle.is_due(self.LONG_PAUSE_FACTOR, self.interval)
 
     def _walk_on(self, consumers: Consumers) -> Job | NoJob:
         """Continue the current walk, or begin another, until one claims a job or has to stop."""
@@ -5997,7 +6002,7 @@ class FileCounter:
 
     def request_count_if_due(self) -> None:
         """Start a count, unless one is in progress or recent; `counts` has the result later."""
-        if not self._is_counting and not self._throttle.seconds_until_due(
+        if not self._is_counting and self._throttle.is_due(
                 self.PAUSE_FACTOR,
                 self.MIN_COUNT_SECONDS_FAR if self._file.network else self.MIN_COUNT_SECONDS):
             self._is_counting = True
