@@ -710,10 +710,10 @@ def other_lock(fd: int, offset: int, length: int) -> range | None:
     kind, _, start, locked_length, _ = FLOCK.unpack(answer)
     if kind == fcntl.F_UNLCK:
         return None
-    end_offset = offset + length
-    if locked_length:                                   # 0: up to the end of the file
-        end_offset = min(end_offset, start + locked_length)
-    return range(max(start, offset), end_offset)
+    stop = start + locked_length
+    if not locked_length or stop > offset + length:     # 0: up to the end of the file
+        stop = offset + length
+    return range(start if start > offset else offset, stop)
 
 
 def is_free(fd: int, offset: int, length: int = 1) -> bool:
@@ -3478,7 +3478,8 @@ class JobReader(Opened):
 
     def read_line(self, line: Line, after: int = 1) -> bytes:
         """Read a line again, with state and `after` more bytes; b'' if it has moved."""
-        margin = min(line.offset, len(UTF8_MARK))       # has_line_at() needs the bytes before the line
+        # has_line_at() needs the bytes before the line
+        margin = len(UTF8_MARK) if line.offset > len(UTF8_MARK) else line.offset
         data = self.reader.pread(margin + 1 + len(line.text) + after, line.offset - margin)
         return data[margin:] if has_line_at(data, margin, line) else b""
 
@@ -3581,8 +3582,8 @@ class JobReader(Opened):
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
         # 16 lines for each, of 64 bytes at most; on a network a read is a round trip
-        for size in (at_least * 16 * min(len(command), 64), self.NEAR_BYTES)[self.network:]:
-            above = max(near - size, 0)
+        for size in (at_least * 16 * len(command[:64]), self.NEAR_BYTES)[self.network:]:
+            above = near - size if near > size else 0
             # without a newline before it, a part of a line does not count
             if count_running(self.reader.pread(near - above, above), command) >= at_least:
                 return True
@@ -4162,7 +4163,10 @@ class JobQueue:
             if bucket_lock and not job and lock_table.is_ours(bucket_lock.offset):
                 lock_table.free_job_lock(bucket_lock)
         # mostly another process was faster
-        self.spread = max(self.spread - 1, 1) if job else self.MAX_SPREAD
+        if not job:
+            self.spread = self.MAX_SPREAD
+        elif self.spread > 1:
+            self.spread -= 1
         return attempt
 
     def trim_bucket(self, job: Job) -> None:
