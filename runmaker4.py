@@ -660,7 +660,6 @@ class Throttle:
         return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
     def is_due(self, factor: float, min_seconds: float) -> bool:
-        """Return True if seconds_until_due() is 0."""
         age = self.clock() - self._started_at
         return age >= min_seconds and age >= self.pause_seconds(factor)
 
@@ -739,8 +738,8 @@ def keep_trying(attempt: Callable[[], bool], patience: float, pause: float = 0.0
     return attempt() or try_again(attempt, patience, pause)
 
 
-def try_again(attempt: Callable[[], bool], patience: float, pause: float = 0.002) -> bool:
-    """Do what keep_trying() does after a first try has failed."""
+def try_again(attempt: Callable[[], bool], patience: float, pause: float) -> bool:
+    """Continue keep_trying() after the first try."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         time.sleep(pause)
@@ -1775,6 +1774,8 @@ class JobSettings:
 
         A name that is done above is not asked again: with a pattern there can be many.
         """
+        if not self.awaited:
+            return None
         directive_offset = self.line.offset if self.line else 0
         while self.awaited and all(offset >= directive_offset for offset in self.awaited[-1].unfinished):
             self.awaited.pop()
@@ -2268,8 +2269,7 @@ class Above:
 
     def record_new(self, line: Line) -> Named | None:
         """Record a new job, and return a name for which it waits; None: it waits for none."""
-        settings = self.scope.settings
-        awaited = settings.find_awaited() if settings.awaited else None
+        awaited = self.scope.settings.find_awaited()
         if not (awaited and self.record_if_stopped(line)):
             self.record_first_unfinished(line)
         return awaited
@@ -3107,7 +3107,7 @@ class LockTable(LockTableReader):
         Needs the command mutex.  Raises OSError(ENOLCK) if each job lock of the command is taken.
         """
         bucket = bucket_of(line.command)
-        assert self.locked_now == (bucket + MUTEX_OFFSET, bucket + BUCKET_SIZE)
+        assert self.locked_now[1] == bucket + BUCKET_SIZE       # the mutex
         fd = self.open_job_lock()
         try:
             for others in range(JOB_LOCKS_PER_BUCKET):
@@ -3581,7 +3581,7 @@ class JobReader(Opened):
 
         Equal lines are claimed from the top, so those that run are mostly a little above the offset `near`.
         """
-        # 16 lines for each, of 64 bytes at most; on a network a read is a round trip
+        # 16 short lines each; on a network a read is a round trip
         for size in (at_least * 16 * len(command[:64]), self.NEAR_BYTES)[self.network:]:
             above = near - size if near > size else 0
             # without a newline before it, a part of a line does not count
@@ -3811,11 +3811,10 @@ class JobFile(JobReader):
     def check_at_path(self) -> None:
         """Raise FileChangedError if the path no longer names the open file.  Needs the command mutex."""
         try:
-            replacement = self.find_replacement()
+            if self.find_replacement():
+                raise FileChangedError
         except FileNotFoundError:               # an editor is replacing it
             raise FileChangedError from None
-        if replacement:
-            raise FileChangedError
 
     def check_writable(self) -> None:
         """Raise FileChangedError if no state may be written.  Needs the mutex."""
@@ -5157,7 +5156,7 @@ class Walk:
         needs = scope.settings.needs
         for consumer in consumers.fitting(scope):
             waits = self._waiting_for_capacity.get(consumer)
-            # above the line that it waits for: kept back by a limit= or name
+            # above that line: kept back by a limit= or name
             if not waits or line.offset <= waits[0].offset:
                 if losses >= Orphans.ALONE_LOSSES:
                     needs = needs._replace(slots=consumer.capacity.slots)
@@ -5367,7 +5366,7 @@ class Cursor:
         self._restart_walk_if_replaced()
         if self._to_reset:
             wait = self._go_on_with_reset(self._to_reset)
-            if wait is not None:                # None: all are new
+            if wait is not None:
                 return NoJob(wait)
             self._to_reset = set()
         walk = self._walk or self._idle_walk
