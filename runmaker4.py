@@ -649,8 +649,8 @@ class Throttle:
 
     def pause_seconds(self, factor: float) -> float:
         """Return `factor` times the task's CPU time and a part of its waits."""
-        return factor * min(max(self._seconds, self._cpu_seconds),
-                            self._cpu_seconds + self._max_waiting_seconds)
+        most = self._cpu_seconds + self._max_waiting_seconds
+        return factor * (max(self._seconds, self._cpu_seconds) if self._seconds < most else most)
 
     def seconds_until_due(self, factor: float, min_seconds: float = 0.0) -> float:
         """Return the seconds until the task is to run again; 0: now, also if it has not run yet.
