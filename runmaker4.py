@@ -8408,8 +8408,9 @@ class Slots:
         self._broken_ends: dict[str, list[str]] = {}
         # of the jobs in another directory than the file's; -inf: the directory is right, or a job could run
         self.first_broken = -inf
+        self._usable: dict[str, int] = {}       # slots of each name that get jobs, now or later
         self.idle: list[tuple[int, str]] = []  # a heap of ranks and names
-        self.in_service = 0                     # slots that get jobs, now or later
+        self.in_service = 0                     # slots that get jobs, of all names
 
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
@@ -8424,14 +8425,12 @@ class Slots:
         self._update()
 
     def _update(self) -> None:
-        usable = {name: self._count_usable(name) for name in self._listed}
-        self.in_service = sum(usable.values())
+        self._usable = {name: max(count - self._spent[name], 0) for name, count in self._listed.items()
+                        if not self._is_broken(name)}
+        self.in_service = sum(self._usable.values())
         # sorted lists are heaps
-        self.idle = [(self._ranks[name], name) for name, count in usable.items()
+        self.idle = [(self._ranks[name], name) for name, count in self._usable.items()
                      for _ in range(count - self._busy[name])]
-
-    def _count_usable(self, name: str) -> int:
-        return 0 if self._is_broken(name) else max(self._listed[name] - self._spent.get(name, 0), 0)
 
     def _is_broken(self, name: str) -> bool:
         max_broken = self._max_broken if self.first_broken < self.FIRST_JOBS else min(self._max_broken, 1)
@@ -8470,7 +8469,7 @@ class Slots:
                 self._spent[name] += 1
                 self._update()
             # otherwise the name is out of service now, or no longer listed so often
-            elif self._count_usable(name) > self._busy[name]:
+            elif self._usable.get(name, 0) > self._busy[name]:
                 heapq.heappush(self.idle, (self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
