@@ -8680,6 +8680,19 @@ class Pump:
                     run.add_output(stream, os.read(stream.fd, int.from_bytes(unread, sys.byteorder)))
                 self._close(stream, stream.fd)
 
+    def close_ended(self, run: Run) -> bool:
+        """Close the empty pipes that nobody can write to; False: a process can write to one."""
+        poll = select.poll()
+        streams = {stream.fd: stream for stream in run.streams if stream.fd is not None}
+        for fd in streams:
+            poll.register(fd, select.POLLIN)
+        for fd, event in poll.poll(0):
+            if event & select.POLLHUP:
+                stream = streams.pop(fd)
+                if not event & select.POLLIN:
+                    self._close(stream, fd)
+        return not streams
+
     def resume(self) -> None:
         """End a pause if all backlogs are small again; call it after each write of a writer."""
         if self.is_paused and self.backlog < Writer.LOW_BACKLOG:
@@ -9238,7 +9251,8 @@ class JobTask:
     async def _find_result(self, shell: Child, status: int) -> None:
         """Read the output that remains after the exit of a shell, and set `run_result` and `state`."""
         runner, run = self._runner, self.run
-        await self._read_remaining_output()
+        if not runner.pump.close_ended(run):    # otherwise the rest is for finish_reading()
+            await self._read_remaining_output()
         was_interrupted = await runner.signals.find_out_if_interrupted(run, status)
         if self._kill_task:                     # the slots stay busy while processes of the run live
             await self._kill_task
@@ -9300,13 +9314,6 @@ class JobTask:
     async def _read_remaining_output(self) -> None:
         """Read the output of processes that outlive the shell, as in `exec > >(tee log)`, for a while."""
         pump, run, loop = self._runner.pump, self.run, self._runner.loop
-        poll, count = select.poll(), 0
-        for stream in run.streams:
-            if stream.fd is not None:
-                count += 1
-                poll.register(stream.fd, 0)     # HUP is reported: nobody can write
-        if len(poll.poll(0)) == count:          # the rest is for finish_reading()
-            return
         pump.watch(run)
         seconds_left = pump.MAX_READING_SECONDS
         while run.is_open and not self._kill_task and seconds_left > 0:
