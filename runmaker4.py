@@ -6692,7 +6692,8 @@ class Processes(TreeKiller):
         self._new_tags = (b"%s-%d" % (own_id, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)
         # the number of the job lock in a job; start() needs some above it, below the limit
-        self._lock_fd = min(LOCK_FD, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8)
+        self.max_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._lock_fd = min(LOCK_FD, self.max_descriptors - 8)
         # the token is secret, and memory that an outer runner has allocated is not each job's
         self.environ = {key: value for key, value in os.environb.items()
                         if key not in (b"RUNMAKER4_TOKEN", b"RUNMAKER4_MEMORY")}
@@ -9160,7 +9161,7 @@ class JobTask:
         run, has_gate = self.run, self._is_gated
         # Results, records (two files of each job) and kills need the last numbers.  So running jobs can
         # always end, and free their descriptors for jobs that wait to start
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 8 - 2 * len(self._runner.tasks)
+        limit = self._runner.processes.max_descriptors - 8 - 2 * len(self._runner.tasks)
         out_fd = err_fd = gate_fd = None
         fds: list[int] = []             # to close: the ends of the shell; all ends if it was not started
         try:
