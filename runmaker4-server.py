@@ -1812,8 +1812,8 @@ class Sessions:
         # before the state: we can be killed in between, and no client sends a run again whose result is there
         self.records.flush()
         error = await write_with_retries(
-            partial(self.executor.call, self.claims.finish, assignment.job, line_result.state),
-            self.say, assignment.job)
+            lambda job, state: self.executor.call(self.claims.finish, job, state),
+            assignment.job, line_result.state, self.say)
         # answers to earlier calls come first: a count among them lacks a `.` that we have written, and only
         # the assignment keeps clients from exiting
         await asyncio.sleep(0)

@@ -5890,13 +5890,14 @@ MAX_LOCKED_SECONDS = 1.0        # of pauses, until a locked command is reported:
 MAX_RETRY_SECONDS = 30.0        # each pause is twice as long as the last, up to this
 
 
-async def write_with_retries(write: Callable[[], Awaitable[str]], say: Say, job: Job) -> str:
+async def write_with_retries(write: Callable[[Job, bytes], Awaitable[str]], job: Job, state: bytes,
+                             say: Say) -> str:
     """Call write() until it raises no TemporaryError; return '', or the permanent error."""
     waited, pause = 0.0, FIRST_RETRY_SECONDS
     is_reported = False
     while True:
         try:
-            return await write()
+            return await write(job, state)
         except TemporaryError as error:
             if not (is_reported or (waited < MAX_LOCKED_SECONDS and isinstance(error, LockedNow))):
                 say(f"line {job.number}: {error}; trying again")
@@ -6053,7 +6054,7 @@ class Jobs(Protocol):
     async def claim(self, exits_if_none: bool, free: Resources, capacity: Resources) -> Job | NoJob:
         """Return a job, or why there is none.  exits_if_none: then the runner exits if it may."""
 
-    async def copy_lock_fds(self, job: Job) -> LockFds:
+    def copy_lock_fds(self, job: Job) -> Awaitable[LockFds]:
         """Return descriptors for the job to inherit, the first with the job lock; (): it has none.
 
         The caller closes them in the executor.
@@ -6065,7 +6066,7 @@ class Jobs(Protocol):
     def on_ready_to_start(self, job: Job) -> None:
         """Handle a shell that waits at the gate."""
 
-    async def finish(self, job: Job, state: bytes) -> str:
+    def finish(self, job: Job, state: bytes) -> Awaitable[str]:
         """Write a job's new state (NEW: it was not started) and give the line up.
 
         Return '', or the permanent error.  Raises TemporaryError.
@@ -6120,8 +6121,8 @@ class FileJobs:
         del self._trims[job]
         self.executor.post(self._queue.trim_bucket, job)
 
-    async def copy_lock_fds(self, job: Job) -> LockFds:
-        return await self.executor.call(self._queue.copy_lock_fds, job)
+    def copy_lock_fds(self, job: Job) -> Awaitable[LockFds]:
+        return self.executor.call(self._queue.copy_lock_fds, job)
 
     async def still_has(self, job: Job) -> bool:
         return await self.executor.call(self._queue.still_has, job)
@@ -6129,11 +6130,11 @@ class FileJobs:
     def on_ready_to_start(self, job: Job) -> None:
         """Only a server starts groups."""
 
-    async def finish(self, job: Job, state: bytes) -> str:
+    def finish(self, job: Job, state: bytes) -> Awaitable[str]:
         if job in self._trims:                  # it has ended before _on_long_job()
             self._trims.pop(job).cancel()
             self._short_jobs += 1
-        return await self.executor.call(self._cursor.finish, job, state)
+        return self.executor.call(self._cursor.finish, job, state)
 
     async def check_jobs(self) -> JobsToKill:
         return await self.executor.call(self._queue.check_jobs)
@@ -9031,7 +9032,7 @@ class JobTask:
 
         Raises CancelledError after a kill signal.
         """
-        runner, jobs, job = self._runner, self._runner.jobs, self.job
+        runner, job = self._runner, self.job
         if self.phase is not Phase.SETTLING:    # it is after an exit at the gate
             self._enter_phase(Phase.SETTLING)
         if self.cause == "lost":
@@ -9043,9 +9044,7 @@ class JobTask:
         if self.cause == "lost":
             return
         try:
-            error = await write_with_retries(
-                partial(jobs.finish, job, self.state), runner.say, job
-            )
+            error = await write_with_retries(runner.jobs.finish, job, self.state, runner.say)
         except asyncio.CancelledError:          # by Runner._exit_if_results_hang(), after a signal
             runner.runner_stats.add_unwritten(job)
             raise
