@@ -6554,6 +6554,7 @@ class OomKills:
 
 class Signals:
     """Calls handlers in the event loop.  asyncio's add_signal_handler wakes it twice: 5 % of a short job."""
+    IS_CHILD = signal.SIGCHLD.__eq__
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._handlers: dict[int, Callback] = {}      # by signal number
@@ -6577,12 +6578,13 @@ class Signals:
 
     def dispatch(self) -> None:
         try:
-            numbers = set(os.read(self.read_fd, 1 << 16))       # each byte is a signal number
+            numbers = {*os.read(self.read_fd, 1 << 16)}         # each byte is a signal number
         except BlockingIOError:
             return                                              # no signal came
         # SIGCHLD is last: StopSignals has a signal before the job that also got it is reaped
-        for number in sorted(numbers & self._handlers.keys(), key=signal.SIGCHLD.__eq__):
-            self._handlers[number]()
+        for number in sorted(numbers, key=self.IS_CHILD):
+            if handler := self._handlers.get(number):
+                handler()
 
 
 def describe_process(pid: int) -> str:
