@@ -8406,7 +8406,7 @@ class Slots:
         self._max_broken = max_broken
         self._listed: Counter[str] = Counter()
         self._ranks: dict[str, int] = {}        # the idle slot with the lowest rank gets the next job
-        self._busy: Counter[str] = Counter()    # have a job, or are about to get one; also of removed names
+        self._busy: defaultdict[str, int] = defaultdict(int)       # have or get a job; also of removed names
         self._spent: Counter[str] = Counter()   # have run their only job; also of removed names
         # how the last jobs in a row ended that probably could not run there
         self._broken_ends: dict[str, list[str]] = {}
@@ -8553,7 +8553,7 @@ class SlotFile:
 @dataclass(eq=False)
 class RunnerStats:
     """The results of a runner's jobs."""
-    results: Counter[bytes] = field(default_factory=Counter)    # jobs by state
+    results: defaultdict[bytes, int] = field(default_factory=lambda: defaultdict(int))     # jobs by state
     had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
