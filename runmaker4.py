@@ -9386,6 +9386,7 @@ class Runner:
         self.executor = executor
         self.slots = Slots(options.one_only, options.slot_errors)
         self.slots.set_names(names)
+        self.capacity = self.full_capacity      # what jobs can have, by the last claim
         self._starting_jobs: asyncio.Future[None] | None = None     # None: run() was not called
         self.tasks: dict[Job, JobTask] = {}     # from the claim until the slots are free again
         self.exited: deque[JobTask] = deque()   # whose shells have exited, until follow()
@@ -9594,11 +9595,6 @@ class Runner:
     def full_capacity(self) -> Resources:
         return Resources(self.slots.listed, self.memory)
 
-    @property
-    def capacity(self) -> Resources:
-        """Return the resources that jobs can have, now or later."""
-        return Resources(self.slots.in_service, self.memory)
-
     def _tasks_in(self, phase: Phase) -> list[JobTask]:
         return [task for task in self.tasks.values() if task.phase is phase]
 
@@ -9640,6 +9636,8 @@ class Runner:
             return 0.0 if growing[0].restart_if_memory_is_free(self._free_resources()) else None
         if not self.slots.idle:
             return None
+        if self.capacity.slots != self.slots.in_service:
+            self.capacity = Resources(self.slots.in_service, self.memory)
         free = self._free_resources()
         delay = self.next_start_at - time.monotonic()
         if delay > 0:
