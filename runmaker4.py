@@ -1980,7 +1980,7 @@ MISREAD = {
 
 def why_misread(command: bytes, shell: str) -> str:
     """Return what a command does in this shell that its author does not expect, and a remedy; '': nothing."""
-    if is_continued(command):
+    if command.endswith(b"\\") and is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
     # first a quick test: a & that is no part of && or >&
     if b"&" in command and re.search(rb"(?<![&<>;])&(?!&)", command):
@@ -8951,7 +8951,7 @@ class JobTask:
         """Record the exit of the shell, or that it is given up.  status: the wait status."""
         run = self.run
         run.duration = time.monotonic() - run.started       # as the loop's time
-        if self.phase is Phase.AT_GATE:         # the command did not run, so there is no result
+        if self._is_gated and self.phase is Phase.AT_GATE:      # the command did not run: there is no result
             self._close_gate()
             self._enter_phase(Phase.SETTLING)
             return
@@ -8961,7 +8961,8 @@ class JobTask:
             run.cause = "oom"
         if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
             self._enter_phase(Phase.READING_ON)
-        self._wake()
+        else:
+            self._wake()
         if not self.is_followed:
             self._runner.exited.append(self)
 
@@ -9009,9 +9010,9 @@ class JobTask:
         failures = 0
         while self.shell:                      # None: start() could not, or was not allowed to
             await self._follow_run(self.shell)
-            has_stopped_at_gate = self.phase is Phase.SETTLING
-            was_killed_for_good = self.run.cause not in ("", *FAILURE_CAUSES)
-            if has_stopped_at_gate or self.state == DONE or was_killed_for_good or not self._can_start:
+            # SETTLING: it has exited at the gate; other causes kill for good
+            if (self.state == DONE or self.phase is Phase.SETTLING or not self._can_start
+                    or self.run.cause not in ("", *FAILURE_CAUSES)):
                 break
             if self.run.cause in ("memory", "oom") and self._larger_needs:
                 can_run = await self._wait_for_more_memory()
@@ -9763,7 +9764,7 @@ class Runner:
     def _describe_broken_end(self, task: JobTask) -> str:
         """Return for example '127 within a second' if the job probably could not run there; else ''."""
         result = task.run_result
-        if not result or result.cause:  # not run, or killed
+        if not (result and result.status) or result.cause:      # not run, done, or killed
             return ""
         if result.code in self.BROKEN_STATUSES and task.run.duration < self.MAX_BROKEN_SECONDS:
             return f"{result.code} within a second"
