@@ -6539,10 +6539,9 @@ class OomKills:
         self._count = 0
         self._read_at = -inf       # (monotonic)
 
-    def recent_count(self) -> int:
-        """Return the count of at most MAX_AGE_SECONDS ago."""
-        return (self._count if time.monotonic() - self._read_at < self.MAX_AGE_SECONDS
-                else self.read_count())
+    def recent_count(self, now: float) -> int:
+        """Return the count of at most MAX_AGE_SECONDS ago.  now: (monotonic)."""
+        return self._count if now - self._read_at < self.MAX_AGE_SECONDS else self.read_count()
 
     def read_count(self) -> int:
         """Return the number of kills; 0 if the kernel does not count them."""
@@ -9128,10 +9127,10 @@ class JobTask:
             await self._wait_until_line_is_ours()
             runner.admit_or_drain(self)         # they can have travelled for long
         # reserve the next turn before another task can
-        while (seconds := runner.next_start_at - time.monotonic()) > 0 and self._can_start:
+        while (seconds := runner.next_start_at - (now := time.monotonic())) > 0 and self._can_start:
             await self._wait_for_event(seconds)
             await self._wait_until_line_is_ours()
-        runner.next_start_at = time.monotonic() + (runner.options.delay or 0)
+        runner.next_start_at = now + (runner.options.delay or 0)
         lock_fds: LockFds = ()
         try:
             lock_fds = await runner.jobs.copy_lock_fds(self.job)
@@ -9198,7 +9197,7 @@ class JobTask:
         run.started = time.monotonic()
         # --delay counts from the real start
         runner.next_start_at = run.started + (runner.options.delay or 0)
-        self._oom_kills = runner.oom_kills.recent_count()
+        self._oom_kills = runner.oom_kills.recent_count(run.started)
 
     def _environ(self) -> dict[bytes, bytes]:
         names = list(map(os.fsencode, self.slots))
