@@ -6274,18 +6274,16 @@ class RunResult:
         self.cause = cause
         self.limit = limit
         self.peak = peak
+        if cause == "cancelled":
+            self.state = CANCELLED
+        elif cause and cause not in FAILURE_CAUSES:     # "stopped" or "lost" is not the job's own failure
+            self.state = ERROR
+        else:
+            self.state = FAILED if cause or status else DONE
         # the exit status; -1: there is none, because a signal killed the shell
         self.code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         # the signal that killed the shell; 0: it exited
         self.signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-    @property
-    def state(self) -> bytes:
-        if self.cause == "cancelled":
-            return CANCELLED
-        if self.cause:                  # "stopped" or "lost" is not the job's own failure
-            return FAILED if self.cause in FAILURE_CAUSES else ERROR
-        return FAILED if self.status else DONE
 
     @property
     def fatal_signal(self) -> int:
