@@ -6538,7 +6538,7 @@ class OomKills:
         self._read_at = -inf       # (monotonic)
 
     def recent_count(self, now: float) -> int:
-        """Return the count of at most MAX_AGE_SECONDS ago.  now: (monotonic)."""
+        """Return the count of at most MAX_AGE_SECONDS before `now`."""
         return self._count if now - self._read_at < self.MAX_AGE_SECONDS else self.read_count()
 
     def read_count(self) -> int:
@@ -6577,7 +6577,7 @@ class Signals:
         try:
             numbers = {*os.read(self.read_fd, 1 << 16)}         # each byte is a signal number
         except BlockingIOError:
-            return                                              # no signal came
+            return
         # SIGCHLD is last: StopSignals has a signal before the job that also got it is reaped
         for number in sorted(numbers, key=self.IS_CHILD):
             if handler := self._handlers.get(number):
@@ -8409,9 +8409,9 @@ class Slots:
         self._broken_ends: dict[str, list[str]] = {}
         # of the jobs in another directory than the file's; -inf: the directory is right, or a job could run
         self.first_broken = -inf
-        self._usable: dict[str, int] = {}       # slots of each name that get jobs, now or later
         self.idle: list[tuple[int, str]] = []  # a heap of ranks and names
-        self.in_service = 0                     # slots that get jobs, of all names
+        self._usable: dict[str, int] = {}       # slots of each name that get jobs, now or later
+        self.in_service = 0                     # their sum
 
     def set_names(self, names: Iterable[str]) -> None:
         """Make one slot for each name; slots with other names get no more jobs.
@@ -8682,7 +8682,7 @@ class Pump:
                 self._close(stream, stream.fd)
 
     def close_ended(self, run: Run) -> bool:
-        """Close the empty pipes that nobody can write to; False: a process can write to one."""
+        """Close the empty pipes that nobody can write to; False: others have a writer."""
         poll = select.poll()
         streams = {stream.fd: stream for stream in run.streams if stream.fd is not None}
         for fd in streams:
@@ -8956,7 +8956,7 @@ class JobTask:
         if (status and not run.cause and RunResult(status).fatal_signal == signal.SIGKILL
                 and self._runner.oom_kills.read_count() > self._oom_kills):
             run.cause = "oom"
-        if self.phase is Phase.RUNNING:         # otherwise it is UNDYING, and stays that
+        if self.phase is Phase.RUNNING:         # otherwise UNDYING, and stays that
             self._enter_phase(Phase.READING_ON)
         else:
             self._wake()
@@ -9228,7 +9228,7 @@ class JobTask:
                 await self._wait_for_event()
             await self._find_result(shell, status)
         finally:
-            # only after a defect
+            # after a defect
             if self.run in self._runner.runs:
                 del self._runner.runs[self.run]
                 await asyncio.wait([self._kill_processes("stopped")])
