@@ -7442,14 +7442,15 @@ class Plain(Sink):
                       "(the output is incomplete; the jobs go on)")
 
 
-@dataclass(eq=False)
 class Record:
     """A record in the log file: the last lines of a run."""
-    run: Run
-    number: int                         # of its line when it began
-    lines: deque[bytes]
-    incomplete_lines: defaultdict[Stream, bytes] = field(default_factory=lambda: defaultdict(bytes))
-    changed: bool = True                # since the last write
+    changed = True                      # since the last write
+
+    def __init__(self, run: Run, max_lines: int) -> None:
+        self.run = run
+        self.number = run.job.number    # of its line when it began
+        self.lines: deque[bytes] = deque(maxlen=max_lines)
+        self.incomplete_lines: defaultdict[Stream, bytes] = defaultdict(bytes)
 
 
 BLANK_LINE = b" " * 160 + b"\n"
@@ -7477,14 +7478,14 @@ class LogFile(Sink):
         given up.  directory: where jobs run.  Raises UsageError.
         """
         self.max_lines = max_lines
-        self._directory = directory
+        self._shown_directory = one_line(directory)
         self.executor = executor
         self.record_bytes = (1 + max_lines) * (self.WIDTH + 1)      # with the heading and newlines
         self.records: dict[Run, Record] = {}
         self.file = RecordFile(path, "log file", 0, self.HEADS, executor.say, on_error)
 
     def on_started(self, run: Run) -> None:
-        record = self.records[run] = Record(run, run.job.number, deque(maxlen=self.max_lines))
+        record = self.records[run] = Record(run, self.max_lines)
         self._add_line(record, b"status", b'forked "%s"' % run.job.command)
 
     def on_no_result(self, run: Run) -> None:
@@ -7523,10 +7524,10 @@ class LogFile(Sink):
         """Write a record over its last version, padded to the fixed size."""
         run = record.run
         record.changed = False
-        lines = [b".-> %s (in %s)" % (run.job.command, one_line(run.directory or self._directory)),
-                 *record.lines]
-        lines += [b""] * (1 + self.max_lines - len(lines))
-        data = b"".join(self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines)
+        directory = one_line(run.directory) if run.directory else self._shown_directory
+        lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
+        data = b"".join([self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines])
+        data += BLANK_LINE * (1 + self.max_lines - len(lines))
         self.executor.post(self.file.write, (record.number - 1) * self.record_bytes, lambda: data,
                            size=self.record_bytes)
 
@@ -7717,7 +7718,8 @@ class RecordFile:
         """
         while (missing := end - os.fstat(self.fd).st_size) > 0:
             fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
-            append(APPEND_BYTE, bytearray(BLANK_LINE * 1024)[:missing])
+            lines = min(missing // len(BLANK_LINE) + 1, 1024)
+            append(APPEND_BYTE, bytearray(BLANK_LINE * lines)[:missing])
         fcntl.fcntl(self.fd, fcntl.F_SETFL, 0)      # with O_APPEND, pwrite(2) appends
 
     def _write(self, offset: int, record: bytearray) -> None:
