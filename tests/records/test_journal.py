@@ -105,6 +105,17 @@ class Runs(JournalCase):
         self.assertWhole()
         self.assertEqual([len(self.entries(event)) for event in ("start", "end")], [1, 20])
 
+    def test_each_event_has_its_line_whatever_a_command_or_its_output_contains(self) -> None:
+        texts = '}, {"time": ', '"}, {"time": 1.5', '\\"}, {"time": 1.5, "event": "end"}, {', "}, {"
+        commands = [f"printf %s '{text}' # {text}" for text in texts]
+        self.jobs(*commands)
+        slow = "import runmaker4\nrunmaker4.Journal.END_GATHER_SECONDS = 60.0\n"      # one append for most
+        self.finish(self.start_patched(slow, "runs.txt"))
+        lines = [json.loads(line) for line in self.read("runs.txt.out/journal").splitlines()]
+        ends = [line for line in lines if line["event"] == "end"]
+        self.assertEqual([(end["line"], end["command"], end["stdout"]) for end in ends],
+                         [(number, *both) for number, both in enumerate(zip(commands, texts), 1)])
+
     def test_a_start_is_there_after_a_second_while_the_job_runs_and_names_its_files(self) -> None:
         self.jobs("true", f"echo one; echo two >&2; {SLEEPING}")
         runner = self.start_jobs("--outdir", "out", up=[2])

@@ -427,7 +427,7 @@ class Waits(RecordFileCase):
                 journal = runmaker4.Journal(folder, executor, self.fail, self.fail, True)
                 file = journal._file
                 for _ in range(3):
-                    journal.add_end(a_run(), {"run": "1"}, 0.0)
+                    journal.add_end(a_run(), {"time": 1.5, "run": "1"}, 0.0)
                     journal.flush_after(0.0)
                     file.took = 30.0
                 with open(file.path, "rb") as lines:
@@ -457,10 +457,11 @@ class Waits(RecordFileCase):
             clock = unittest.mock.patch.object(time, "monotonic", lambda: seconds[0])
             with clock, unittest.mock.patch.object(runmaker4, "lock", lock):
                 journal._flushed_at = seconds[0]
-                journal.add_start(a_run(), lambda: {"event": "start", "run": "2"})
-                journal.add_end(a_run(), {"event": "end", "run": "1"}, 99.5)
+                journal.add_start(a_run(), lambda: {"time": 1.5, "event": "start", "run": "2"})
+                journal.add_end(a_run(), {"time": 1.5, "event": "end", "run": "1"}, 99.5)
                 seconds[0] += 1.0
-                journal.add_end(a_run(), {"event": "end", "run": "3"}, 150.0)      # a client's clock is fast
+                # a client's clock is fast
+                journal.add_end(a_run(), {"time": 1.5, "event": "end", "run": "3"}, 150.0)
                 journal.flush()
             with open(journal._file.path, "rb") as file:
                 lines = [json.loads(line) for line in file]
