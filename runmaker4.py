@@ -7009,7 +7009,7 @@ class Terminal(Writer):
 
         The data that waits now is no backlog until it is written.  What follows must be skipped.
         """
-        self.flush()                        # gathered data waits, too
+        self.flush()
         self.ignored = self.executor.backlog
         self.executor.then(self._stop_ignoring_backlog)
         self.on_relieved()
@@ -7232,7 +7232,7 @@ class Console(LinePrinter):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print for example 'status (alice,601): exit 0 "COMMAND"'."""
-        self.on_no_result(run)                     # prints incomplete lines
+        self.on_no_result(run)
         self.writer.write(b'status %s: %s "%s"\n' % (
             run.host_and_pid, str(run_result).encode(), self._command_of(run)))
 
@@ -7315,7 +7315,7 @@ class TerminalConsole(LinePrinter):
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         """Print for example '[3] exit 2 in 0.4s: COMMAND'."""
-        self.on_no_result(run)                      # prints incomplete lines
+        self.on_no_result(run)
         self._longest = max(self._longest, run.duration)
         is_done = run_result.state == DONE
         result_text = "done" if is_done else str(run_result)
@@ -7668,7 +7668,8 @@ class RecordFile:
         offset: APPEND_BYTE: append it.  make_record: called for each try.
         """
         write = self._write_locked if self._mount.network else self._write
-        wait = RecordWait(self._size_when_stuck, time.monotonic())
+        began = time.monotonic()
+        wait: RecordWait | None = None      # no error yet
         while True:
             # _write() removes what it has appended
             unwritten = bytearray(make_record())
@@ -7678,9 +7679,10 @@ class RecordFile:
                 write(offset, unwritten)
                 self._end = os.lseek(self.fd, 0, os.SEEK_CUR)
                 self._size_when_stuck = None
-                self.took = max(time.monotonic() - wait.began, self.took / 2)
+                self.took = max(time.monotonic() - began, self.took / 2)
                 return
             except (OSError, UsageError) as error:
+                wait = wait or RecordWait(self._size_when_stuck, began)
                 if wait.gives_up(self._prepare_retry(error), self._reader.fd):
                     self._size_when_stuck = wait.size
                     reason = f"{self.path}: {error_text(error)}" if isinstance(error, OSError) else error
