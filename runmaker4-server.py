@@ -827,7 +827,7 @@ class Assignment:
         files = self.files or NO_FILES
         return dict(
             id=self.key,
-            number=job.number,
+            number=job.first_number,
             text=to_text(job.text),
             timeout=settings.timeout,  # as in JobSettings
             slots=settings.needs.slots,

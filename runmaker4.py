@@ -2584,6 +2584,7 @@ class Job(Line):
 
     def __init__(self, line: Line, settings: JobSettings = NO_SETTINGS, consumer: Consumer = NOBODY) -> None:
         super().__init__(line.number, line.offset, line.state, line.text, line.is_complete)
+        self.first_number = line.number     # in records, also of later tries
         self.settings = settings
         self.consumer = consumer
 
@@ -7321,7 +7322,7 @@ class TerminalConsole(LinePrinter):
         result_text = "done" if is_done else str(run_result)
         if run_result.cause != "timeout":       # otherwise the text has the time
             result_text += f" in {human_time(run.duration)}"
-        line = b"[%d] %s: %s\n" % (run.job.number, result_text.encode(), one_line(run.job.command))
+        line = b"[%d] %s: %s\n" % (run.job.first_number, result_text.encode(), one_line(run.job.command))
         self._print(self.RED + line[:-1] + PLAIN + b"\n" if self._colour and not is_done else line)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
@@ -7363,7 +7364,7 @@ class TerminalConsole(LinePrinter):
     def _print_lines(self, run: Run, stream: Stream, lines: bytes) -> None:
         """Print output lines with the prefix '[LINE NUMBER] ', magenta for stderr."""
         lines = terminal_text(lines)
-        prefix = b"[%d] " % run.job.number
+        prefix = b"[%d] " % run.job.first_number
         if self._colour and stream.name == b"stderr":
             prefix = self.MAGENTA + prefix
         line_end = b"\n"
@@ -7448,7 +7449,6 @@ class Record:
 
     def __init__(self, run: Run, max_lines: int) -> None:
         self.run = run
-        self.number = run.job.number    # of its line when it began
         self.lines: deque[bytes] = deque(maxlen=max_lines)
         self.incomplete_lines: defaultdict[Stream, bytes] = defaultdict(bytes)
 
@@ -7459,7 +7459,7 @@ BLANK_LINE = b" " * 160 + b"\n"
 class LogFile(Sink):
     """The log file: for each line a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The k-th record is that of the job whose line was number k when the run began, or blank lines:
+    The k-th record is that of the job whose line was number k at the start, or blank lines:
 
         .-> simulate --seed 7 (in /home/me)
         : stdout (alice,601): step 341
@@ -7528,7 +7528,7 @@ class LogFile(Sink):
         lines = [b".-> %s (in %s)" % (run.job.command, directory), *record.lines]
         data = b"".join([self.CUT.findall(line)[0].ljust(self.WIDTH) + b"\n" for line in lines])
         data += BLANK_LINE * (1 + self.max_lines - len(lines))
-        self.executor.post(self.file.write, (record.number - 1) * self.record_bytes, lambda: data,
+        self.executor.post(self.file.write, (run.job.first_number - 1) * self.record_bytes, lambda: data,
                            size=self.record_bytes)
 
 
@@ -7816,7 +7816,7 @@ class JobLog(Sink):
         # as in GNU parallel 20240222; 20221122 wrote 0 (findings/parallel-joblog-of-a-killed-job.sh)
         code = 128 + run_result.signal if run_result.signal else run_result.code
         line = b"%d\t%s\t%.3f\t%10.3f\t0\t%d\t%d\t%d\t%s\n" % (
-            run.job.number,
+            run.job.first_number,
             run.host,
             run.started_at,
             run.duration,
@@ -8223,7 +8223,6 @@ class RunEntry:
 
     def __init__(self, run: Run, uses_files: bool) -> None:
         self.run = run
-        self.line = run.job.number
         self.uses_files = uses_files    # (I/O thread) output is written as it comes
         self.stored = 0                 # (I/O thread) bytes of output
         self.outputs: dict[bytes, OutputFile] = {}      # by the name of the stream
@@ -8287,7 +8286,8 @@ class OutDir(Sink):
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         self.executor.post(
             self._store, self._entries[run], stream.name,
-            os.path.join(self._path, f"{run.job.number}{self.SUFFIX[stream.name]}"), data, size=len(data))
+            os.path.join(self._path, f"{run.job.first_number}{self.SUFFIX[stream.name]}"), data,
+            size=len(data))
 
     def on_ended(self, run: Run, run_result: RunResult) -> None:
         # on_started() has made an entry, unless the run could not be started
@@ -8327,7 +8327,7 @@ class OutDir(Sink):
             "time": None,
             "event": "start",
             "run": None,
-            "line": entry.line,
+            "line": run.job.first_number,
             "command": to_text(run.job.command),
             "host": name_text(run.host),
             "slot": None,
@@ -8377,7 +8377,7 @@ class OutDir(Sink):
         if missing > 0:     # an earlier server has it, unless its host lost power before it was on the disk
             missing -= self._measure_earlier(event["run"], entry.file_names)
         if missing > 0:
-            self._on_error(f"{self._path}: {missing} bytes that line {entry.line} has printed are gone "
+            self._on_error(f"{self._path}: {missing} bytes that line {event['line']} has printed are gone "
                            "(this output is incomplete; the jobs go on)")
         if missing > 0 or has_failed:
             event["incomplete"] = True
@@ -9207,7 +9207,7 @@ class JobTask:
 
     def _environ(self) -> dict[bytes, bytes]:
         names = list(map(os.fsencode, self.slots))
-        line = b"%d" % self.job.number
+        line = b"%d" % self.job.first_number
         # SLAVE_IP and JOB_ID: for job scripts of cli.py, a cluster scheduler (docs/coming-from.md)
         environ = {b"RUNMAKER4_LINE": line, b"RUNMAKER4_SLOT": names[0], b"SLAVE_IP": names[0],
                    b"RUNMAKER4_SLOTS": b",".join(names)}

@@ -1,7 +1,9 @@
 """Promise: log file (-l), output directory and job log keep what jobs printed and how they ended."""
 import csv
 import itertools
+import json
 import os
+import re
 import shutil
 import time
 import unittest
@@ -208,6 +210,27 @@ class OutputDirectory(Case):
         self.assertEqual([found.pop(name) for name in ("1.out", "1.out.~1~", "1.out.~7~")],
                          [b"old 1.out", b"old 1.out.~1~", b"old 1.out.~7~"])
         self.assertEqual(list(found.values()), [b"new\n"])
+
+
+class Moved(LogCase):
+    """A job keeps the line number of its start in all records, though an edit moves its line meanwhile."""
+
+    def test_records_and_the_job_itself_have_one_number(self) -> None:
+        self.write(f". : >>up; {GATE}; echo $JOB_ID; echo $RUNMAKER4_LINE >&2; exit 1\n")
+        runner = self.start(RUNMAKER, "--name", "alice", "--retries", "1", "--outdir", "out", "-l", "outputs",
+                            "--joblog", "joblog", "runs.txt")
+        wait_until((self.dir / "up").exists, what="the job runs")
+        self.write("# new\n. " + self.read().decode()[2:])
+        wait_until(lambda: self.states() == "r", what="the runner finds its line")
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.states()), (1, "!"))
+        files = {path.name: path.read_text() for path in (self.dir / "out").iterdir()}
+        journal = [json.loads(line)["line"] for line in files.pop("journal").splitlines()]
+        self.assertEqual(files, dict.fromkeys(("1.out", "1.out.~1~", "1.err", "1.err.~1~"), "1\n"))
+        self.assertEqual(set(journal), {1})
+        self.assertEqual(re.findall(rb"^\d+", self.read("joblog"), re.MULTILINE), [b"1", b"1"])
+        self.assertEqual(len(self.read("outputs")), 4 * (WIDTH + 1), "one record, that of line 1")
+        self.assertTrue(self.record(1)[0].startswith(b".-> "))
 
 
 class JobLog(Case):

@@ -15,6 +15,7 @@ from tests.support.job_file import FileCase
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.runs import SLEEPING, WAITING
 from tests.support.scripts import RUNCLIENT, RUNMAKER, RUNSET, RUNWAIT
+from tests.support.sinks import a_run
 from tests.support.tcp import TcpCase
 from tests.support.terminal import Terminal, TerminalCase
 from tests.support.values import present
@@ -181,6 +182,16 @@ class Stopped(ConsoleCase):
             for _ in range(6):
                 console.on_tick()
             self.assertEqual(terminal.ignored, ignored)
+
+    def test_all_output_of_a_job_has_the_number_that_it_was_started_with(self) -> None:
+        terminal = mock.Mock(spec=runmaker4.Terminal, ignored=0)
+        console = runmaker4.TerminalConsole(terminal, True, None, None, False, is_recorded=True)
+        run = a_run(runmaker4.Job(runmaker4.Line(1, 0, b".", b" CMD")))
+        run.job.number = 2                      # an edit has moved the line
+        console.on_output(run, run.streams[0], b"a\n")
+        console.on_ended(run, runmaker4.RunResult(0))
+        shown = b"".join(call.args[0] for call in terminal.write.call_args_list)
+        self.assertEqual(shown, b"[1] a\n[1] done in 0.0s: CMD\n")
 
 
 class StatusLine(ConsoleCase):
