@@ -9136,6 +9136,7 @@ class JobTask:
         while (seconds := runner.next_start_at - (now := time.monotonic())) > 0 and self._can_start:
             await self._wait_for_event(seconds)
             await self._wait_until_line_is_ours()
+            runner.admit_or_drain(self)
         runner.next_start_at = now + (runner.options.delay or 0)
         lock_fds: LockFds = ()
         try:

@@ -20,6 +20,11 @@ LATER = """
 import asyncio, os, time
 asyncio.BaseEventLoop.time = lambda loop: time.monotonic() + 2700 * os.path.exists("later")
 """
+ALL_LATER = """
+import os, time
+monotonic = time.monotonic
+time.monotonic = lambda: monotonic() + 2700 * os.path.exists("later")
+"""
 # Jobs that are more than one process.  Each makes its up.LINE when all of its parts run.
 TREES = (
     # shells in shells
@@ -311,6 +316,16 @@ class Limits(RunCase):
     def test_a_job_is_not_retried_whose_timeout_does_not_fit_any_more(self) -> None:
         self.jobs("echo >> runs; : >later; false")
         runner = self.start_patched(LATER, "--walltime=1h", "--timeout=30m", "--retries=9", "runs.txt")
+        self.assertEnded(self.finish(runner), 1, "!")
+        self.assertEqual(self.read("runs"), b"\n")
+
+    def test_a_try_whose_timeout_does_not_fit_after_the_delay_is_not_begun(self) -> None:
+        self.jobs(f"echo >> runs; {UP}; false")
+        runner = self.start_patched(ALL_LATER, "--walltime=1h", "--timeout=30m", "--delay=30m", "--retries=1",
+                                    "runs.txt")
+        self.wait_up(1, runner=runner)
+        wait_until(lambda: b'"exit": 1' in self.read("runs.txt.out/journal"), what="the first try has ended")
+        self.write("", "later")
         self.assertEnded(self.finish(runner), 1, "!")
         self.assertEqual(self.read("runs"), b"\n")
 
