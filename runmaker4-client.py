@@ -1055,9 +1055,10 @@ class RemoteJobs:
                     runner.processes.kills_at_once or boottime() - started > runner.MAX_RESULT_SECONDS):
                 break
             await self._wait_for_progress()
-        if unwritten := [job.number for job in self._jobs.values()]:
-            self._say(f"the results of {plural(len(unwritten), 'job')} could not be sent to the server")
-            self._program.runner_stats.unwritten_lines += unwritten
+        if self._jobs:
+            self._say(f"the results of {plural(len(self._jobs), 'job')} could not be sent to the server")
+            for job in self._jobs.values():
+                self._program.runner_stats.add_unwritten(job, job.result)
         # the answer `nothing` that let the runner exit had a summary already
         if runner.exit_summary and not self._summary.done():
             self._summary.set_result(runner.exit_summary)
@@ -1178,7 +1179,7 @@ class RemoteJobs:
 
     def _report_unwritten_result(self, job: RemoteJob, error: str) -> None:
         self._say(f"line {job.number}: {error}")
-        self._program.runner_stats.add_unwritten(job)
+        self._program.runner_stats.add_unwritten(job, job.result)
 
     # -- connecting ------------------------------------------------------------------------------------------
 

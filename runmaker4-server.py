@@ -1820,7 +1820,7 @@ class Sessions:
         self.runner_stats.add_result(assignment.job, line_result.state)
         if error:
             self.say(f"line {assignment.number}: {error}")
-            self.runner_stats.add_unwritten(assignment.job)
+            self.runner_stats.add_unwritten(assignment.job, line_result.state)
             assignment.send_message("fault", text=error[:MAX_TEXT_CHARS], cancelled=assignment.is_cancelled)
         elif line_result.event:                 # the client can report the job until this is acknowledged
             self.settled_keys[assignment.key] = None

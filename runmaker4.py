@@ -8581,9 +8581,12 @@ class RunnerStats:
         self.had_errors = True
         return f"{plural(count, 'job')} failed or in error (--max-failed)"
 
-    def add_unwritten(self, job: Job) -> None:
+    def add_unwritten(self, job: Job, counted: bytes | None = None) -> None:
+        """counted: the state of add_result(); None: none."""
         if not job.cancelled:           # otherwise a user has set the state
             self.unwritten_lines.append(job.number)
+            if counted:
+                self.results[counted] -= 1
 
     def exit_status(self, summary: Summary | None) -> int:
         """Return the exit status, unless a signal decides it.  summary: None: unknown."""
@@ -8620,7 +8623,7 @@ class RunnerStats:
             return f"{text}; the state of the file is unknown{incomplete}"
         counts = summary.counts
         has_more_than_done = bool(own_bad_lines) or counts.done < counts.all or counts.held > 0
-        if has_more_than_done and own != counts:        # otherwise "in all" would only repeat the text
+        if has_more_than_done and (own != counts or self.unwritten_lines):      # else it repeats the text
             text += ": " if text == "nothing to do" else "; in all "
             text += summary.describe(with_lines=not own_bad_lines)
         if did_nothing:
@@ -9058,7 +9061,7 @@ class JobTask:
             raise
         if error:
             self._say(error)
-            runner.runner_stats.add_unwritten(job)
+            runner.runner_stats.add_unwritten(job, self.state)
 
     def _say(self, text: str) -> None:
         self._runner.say(f"line {self.job.number}: {text}")

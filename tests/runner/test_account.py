@@ -149,10 +149,11 @@ runmaker4.JobQueue.finish = finish_and_remove
         self.assertTrue(closing(ended).endswith("; the state of the file is unknown"), ended.err)
 
     def test_a_file_without_jobs_is_said_to_have_none(self) -> None:
-        self.jobs(": >runs.txt")
-        ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
-        self.assertEqual((ended.code, closing(ended)),
-                         (1, "1 done, 1 not written down in T (line 1); in all no jobs"))
+        for command in ": >runs.txt", ": >runs.txt; exit 1":
+            self.jobs(command)
+            ended = self.finish(self.start_patched(self.GONE, "-q", "runs.txt"))
+            self.assertEqual((ended.code, closing(ended)),
+                             (1, "0 done, 1 not written down in T (line 1); in all no jobs"))
 
     def test_a_file_that_never_came_has_nothing_left(self) -> None:
         runner = self.start(RUNMAKER, "--follow", "-q", "runs.txt", stderr=subprocess.PIPE)

@@ -232,7 +232,7 @@ class Serving(TcpCase):
         for program in server, client:
             ended = self.finish(program)
             self.assertEqual((ended.code, self.states()), (1, "d"), ended.err)
-            self.assertIn(b", 1 not written down in", ended.err)
+            self.assertIn(b": 1 done, 1 not written down in", ended.err)
 
     def test_a_server_with_nothing_to_do_keeps_serving(self) -> None:
         self.before = self.write("d true\n").read_bytes()
