@@ -1971,7 +1971,7 @@ class Sessions:
                     await link.writable.wait()
                     if link.detached.done():
                         return                  # it asks again on its next link
-                    version, piece = await self.tree.call(self.tree.read_piece, path, offset, length)
+                    version, piece = await self.tree.call(self.tree.read_piece, path, offset, length, True)
                 answer: Fields = version._asdict()
                 end = offset + len(piece)
             else:

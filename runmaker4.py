@@ -11358,8 +11358,9 @@ def read_token(path: str) -> str:
 # Client and server move the files of send= and fetch= in pieces, each at an offset.  What has come of a file
 # is its part: a hidden file named after the source, so whoever comes later, after a lost link or a kill, goes
 # on at its end.  A piece is added only where the part ends, and all pieces have one source: a version of an
-# input, or of the result of one job, as two jobs can set one mtime.
+# input, or of the result of one job.
 
+WRITE_BITS = 0o222                  # an input without these is linked for jobs, not copied
 FILE_PIECE_BYTES = 1 << 18
 LARGE_PIECE_BYTES = 15 << 16        # on a fast link: half the CPU time per byte; fits into MAX_FRAME_BYTES
 NO_OFFSET = MAX_INTEGER             # where no file has any bytes: asks for its version, or a part's end
@@ -11372,7 +11373,7 @@ class FileVersion(NamedTuple):
     size: int
     mtime: int                          # nanoseconds
     mode: int
-    ctime: int = 0                      # nanoseconds; no program can set it
+    ctime: int = 0                      # nanoseconds; no program can set it; or the inode
 
     @classmethod
     def from_message(cls, message: Message) -> FileVersion:
@@ -11432,7 +11433,8 @@ class FileTree:
         with self.directory_of(path, makes=True):
             pass
 
-    def read_piece(self, path: bytes, offset: int = 0, length: int = 0) -> tuple[FileVersion, bytes]:
+    def read_piece(self, path: bytes, offset: int = 0, length: int = 0,
+                   is_input: bool = False) -> tuple[FileVersion, bytes]:
         """Return the version of a file, and the bytes of a piece.  Raises OSError."""
         with self.directory_of(path) as (directory_fd, name):
             fd = open_no_link(name, os.O_NONBLOCK, directory_fd)
@@ -11443,7 +11445,11 @@ class FileTree:
             data = os.pread(fd, min(length, max(info.st_size - offset, 0)), offset)
             info = os.fstat(fd)             # write(2) sets the times first, so no byte is of a later version
             mtime = min(max(info.st_mtime_ns, 0), MAX_INTEGER)      # 1970 to 2116
-            return FileVersion(info.st_size, mtime, info.st_mode & 0o777, abs(info.st_ctime_ns)), data
+            ctime = abs(info.st_ctime_ns)
+            # each link for a job beside the server alters the ctime
+            if is_input and not info.st_mode & WRITE_BITS:
+                ctime = info.st_ino % MAX_INTEGER
+            return FileVersion(info.st_size, mtime, info.st_mode & 0o777, ctime), data
         finally:
             os.close(fd)
 
@@ -11547,7 +11553,7 @@ class JobDirectory:
         import shutil
         self.tree.make_directory(path)
         source, target = os.path.join(self._parent.root, path), os.path.join(self.path, path)
-        if not os.stat(source).st_mode & 0o222:
+        if not os.stat(source).st_mode & WRITE_BITS:
             with suppress(OSError):             # the file system has no links
                 return os.link(source, target)
         shutil.copy2(source, target)

@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+from typing import Callable
 from unittest import mock
 
 import runmaker4
@@ -437,6 +438,19 @@ class Losses(TravelCase):
         self.assertStates("d")
         self.assertEqual(self.read("srv/out"), self.content)
 
+    def test_a_file_that_jobs_beside_the_server_link_goes_on(self) -> None:
+        self.JOB = ("#RUN scratch=yes send=in host=bob fetch=out\n. cp in out\n"
+                    "#RUN scratch=yes send=in host=local\n. true\n")
+        (self.srv / "in").chmod(0o444)
+        server, proxy, client = self.through_proxy("bob/in", TO_CLIENT)
+        self.start_client(server, "--name", "local", cwd=self.srv, patch=self.patch)
+        wait_until(lambda: self.states("srv/runs.txt") == "rd", what="a job beside the server is done")
+        proxy.thaw()
+        client.wait(DEADLINE)
+        self.assertStates("dd")
+        self.assertEqual(self.read("srv/out"), self.content)
+        self.assertLess(proxy.forwarded[TO_CLIENT], 1.3 * BIG)
+
 
 class Parts(TravelCase):
     """What has come of a file."""
@@ -532,6 +546,36 @@ class Parts(TravelCase):
             version, data = self.tree.read_piece(b"dir/file", 0, 9)
         self.assertEqual((data, version), (b"new", self.tree.read_piece(b"dir/file")[0]))
         self.assertNotEqual(version, before)
+
+    def test_a_link_makes_no_new_version_of_an_input_that_nobody_may_write(self) -> None:
+        def version_after(*changes: Callable[[], object], is_input: bool = True) -> runmaker4.FileVersion:
+            for change in changes:
+                before = path.stat().st_ctime_ns
+                # the clock of a file system can be coarse
+                wait_until(lambda: (change(), path.stat().st_ctime_ns)[1] != before, what="the ctime differs")
+            return self.tree.read_piece(b"dir/file", is_input=is_input)[0]
+
+        def link() -> None:
+            os.link(path, self.dir / "link")
+            (self.dir / "link").unlink()
+
+        def replace() -> None:
+            info = path.stat()
+            os.utime(self.make("dir/new", b"new", 0o444), ns=(1, info.st_mtime_ns))
+            os.replace(self.dir / "dir/new", path)
+
+        def write() -> None:
+            info = path.stat()
+            path.chmod(0o644)
+            path.write_bytes(b"new")
+            os.utime(path, ns=(1, info.st_mtime_ns))
+
+        path = self.make("dir/file", b"old", 0o444)
+        version = version_after()
+        self.assertEqual(version_after(link), version)
+        self.assertNotEqual(version_after(replace), version)
+        self.assertNotEqual(version_after(link, is_input=False), version_after(link, is_input=False))
+        self.assertNotEqual(version_after(write), version_after(write))
 
     def test_those_of_a_file_with_a_longer_name_stay(self) -> None:
         self.add(0, b"ab", b"dir/1.5")
