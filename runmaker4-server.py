@@ -2511,7 +2511,7 @@ class Dispatcher:
             if self._had_clients:
                 orphans = self.sessions.claims.orphans
                 is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
-                awaited &= {*orphans.marked} if is_in_time else set()
+                awaited &= orphans.marked if is_in_time else set()
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
                         f"{human_time(MAX_RETURN_SECONDS)} at most")
             if awaited:
@@ -2834,8 +2834,8 @@ class Server(Program):
         max_seconds = runmaker4.Runner.MAX_RESULT_SECONDS if in_haste else None
         for assignment in self.sessions.assignments.values():
             self.records.abandon_run(assignment)        # the next server begins new records
-        self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans.marked)
         await self._wait_unless_hurried(self.sessions.flush_results(), max_seconds)
+        self.executor.call_then(self.runner_stats.orphans.extend, lambda: self.claims.orphans.marked)
         self.sessions.flush_records()                   # acknowledges all
         await self._wait_unless_hurried(self.executor.flush(), max_seconds)
         self._exiting.set()

@@ -4691,7 +4691,8 @@ class Orphans:
         self.outdir: OutDir | None = None       # its journal counts losses; None: they are not counted
         # by number and command of the line: how often it was lost in a row
         self.losses: Counter[tuple[int, bytes]] = Counter()
-        self.marked: tuple[int, ...] = ()       # numbers of lines that were marked `e`
+        # numbers of lines marked `e` that got no result since
+        self.marked: frozenset[int] = frozenset()
         self.suspects: set[Job] = set()         # running jobs of lines lost twice in a row, or more
         self._reported = 0              # so many lines
         self.last_found_at = -inf       # clock; of a line that may be one, too
@@ -4734,7 +4735,7 @@ class Orphans:
         """
         attempt = self._file.change_state(line, state, partial(self.add_loss, line, state))
         if attempt.new_state == ERROR:
-            self.marked += line.number,
+            self.marked |= {line.number}
         return attempt
 
     def add_loss(self, line: Line, state: bytes) -> None:
@@ -5641,6 +5642,7 @@ class Cursor:
         if state == NEW and job.cancelled:
             state = CANCELLED
         error = self.queue.finish(job, state)
+        self.orphans.marked -= {job.number}
         if not error and (walk := self._walk or self._idle_walk):
             if job.settings.limits:
                 walk.ask_again()
@@ -8562,7 +8564,7 @@ class RunnerStats:
     had_errors: bool = False            # output or records were lost, or file or slots unusable
     unwritten_lines: list[int] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)      # failed or in error
-    orphans: list[int] = field(default_factory=list)        # lines of dead runners that we marked `e`
+    orphans: list[int] = field(default_factory=list)        # of dead runners: Orphans.marked
     incomplete: set[int] = field(default_factory=set)       # lines with incomplete output
 
     def add_result(self, job: Job, state: bytes) -> None:

@@ -10,7 +10,7 @@ from tests.support.life_sign import LifeSign
 from tests.support.line_locks import locked_lines
 from tests.support.processes import DEADLINE, Ended, alive, wait_until
 from tests.support.runs import HASTY
-from tests.support.scripts import FULL, RUNMAKER, RUNWAIT
+from tests.support.scripts import FULL, RUNMAKER, RUNSET, RUNWAIT
 
 
 class KilledRunner(LifeSign):
@@ -102,6 +102,16 @@ class BroughtBack(LifeSign):
 class Orphans(LifeSign):
     """Lines that say `r` and have neither runner nor job."""
     TEXT = "".join(f"r echo {number} >>marks\n" for number in (1, 2, 3))
+
+    def test_one_that_runs_again_counts_once_in_the_closing_line(self) -> None:
+        runner = self.start_to_gate(f"r true\n. {GATE}\n", "-j2")
+        self.wait_states("er")
+        self.run_script(RUNSET, "--set=.", "runs.txt", "1")
+        self.wait_states("dr")
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (0, "dd"))
+        self.assertIn(b": 2 done in ", ended.err)
 
     def test_two_runners_at_once_run_each_again_once(self) -> None:
         runners = []

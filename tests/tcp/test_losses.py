@@ -620,6 +620,28 @@ class ExitWhenDone(LossCase):
         self.assertClientEnded(self.finish(client), 0, "d")
         self.assertEqual(self.finish(server).code, 0)
         self.assertEqual(len(self.pids()), 1)
+        self.assertIn(b": 1 done in ", server.err)
+
+    def assertNoneAwaited(self, server: Server, client: Program) -> None:
+        """Once a lost line has a result."""
+        self.assertClientEnded(self.finish(client), 1, "!")
+        self.assertEqual(self.finish(server).code, 1)
+        self.assertIn(b": 0 done, 1 failed in ", server.err)
+
+    def test_a_client_that_is_back_brings_a_failure(self) -> None:
+        server, client = self.serve_bob(f"{JOB}; false", grace=SHORT)
+        client.send_signal(signal.SIGSTOP)
+        self.wait_said(server, "waiting for results of line 1 that lost clients can bring")
+        client.send_signal(signal.SIGCONT)
+        self.open_gate()
+        self.assertNoneAwaited(server, client)
+
+    def test_the_line_of_a_dead_client_fails_at_another(self) -> None:
+        server, client = self.serve_bob(f"{JOB}; false", grace=SHORT)
+        self.kill_jobs(client)
+        self.wait_said(server, "waiting for results of line 1 that lost clients can bring")
+        self.open_gate()
+        self.assertNoneAwaited(server, self.start_client(server, "--resume"))
 
     def test_after_the_end_of_server_and_keeper_it_waits_for_each_client_that_had_a_job(self) -> None:
         """As after a reboot of the host: no lock is held any more."""
