@@ -1057,7 +1057,8 @@ class Client(Consumer):
             # settle() keeps the user's state
             if assignment.is_cancelled:
                 sessions.settle(assignment, VANISHED)
-            else:
+            # an earlier one of a group can have stopped it, and settled this one
+            elif assignment.is_undecided:
                 sessions.remove_assignment(assignment, VANISHED)
                 sessions.executor.post(sessions.claims.leave_as_orphan, assignment.job)
 

@@ -427,6 +427,10 @@ class Vanished(GroupCase):
         self.assertNoJobLeft()
         self.assertResults(server, "pair", False, ("alice", "stopped", HOLDS), ("bob", "vanished", HOLDS),
                            ("alice", "stopped", RAN), ("bob", "vanished|stopped", RAN))
+        server.send_signal(signal.SIGHUP)
+        self.assertEqual(self.finish(server).code, 1)
+        self.assertIn(b": 0 done, 4 error in ", server.err)
+        self.assertNotIn(b"another runner took over", server.err)
 
     def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
         server = self.serve_lines(*self.PAIR)
