@@ -914,6 +914,7 @@ class Client(Consumer):
         self.short_jobs_in_row = 0      # done within SHORT_JOB_SECONDS of being sent
         # directory, command and last line of output; None: this client has done a job
         self.quick_failures: list[bytes] | None = []
+        self.awaited: list[Assignment] = []     # jobs of others, before this client is judged
         self.newest_event = 0           # received; 0: none
         self.last_acknowledged = 0      # event
         self.output_bytes = 0           # in all events
@@ -1788,18 +1789,24 @@ class Sessions:
             client.quick_failures.append(b"%b: %.80b: %.200b" % (
                 client.directory, assignment.job.command,
                 assignment.last_output.strip().rpartition(b"\n")[2]))          # the last line
-            if len(client.quick_failures) == MAX_QUICK_FAILURES and not self.runner_stats.results[DONE]:
-                spawn_task(self._compare_with_others(client, assignment.sent_at))
+            if len(client.quick_failures) == MAX_QUICK_FAILURES and not self._has_good_client():
+                client.awaited = [other for other in self.assignments.values() if other.client is not client
+                                  and other.sent_at < assignment.sent_at and other.is_undecided]
+                if client.awaited:
+                    self.say(f"client {client.where} waits until another client has done a job: "
+                             f"{client.why_distrusted}")
+                    spawn_task(self._await_others(client))
+                else:
+                    client.quick_failures = []
 
-    async def _compare_with_others(self, client: Client, sent_at: float) -> None:
+    def _has_good_client(self) -> bool:
+        return any(client.quick_failures is None for client in self.clients.values())
+
+    async def _await_others(self, client: Client) -> None:
         """Let a client in doubt wait as long as jobs run that others got before its last; then begin anew."""
-        others = [assignment for assignment in self.assignments.values() if assignment.client is not client
-                  and assignment.sent_at < sent_at and assignment.is_undecided]
-        if others:
-            self.say(f"client {client.where} waits until another client has done a job: "
-                     f"{client.why_distrusted}")
-        while not self.runner_stats.results[DONE] and any(other.is_undecided for other in others):
+        while not self._has_good_client() and any(other.is_undecided for other in client.awaited):
             await asyncio.sleep(POLL_SECONDS)
+        client.awaited = []
         if client.quick_failures:
             client.quick_failures = []
 
@@ -2407,7 +2414,7 @@ class Dispatcher:
     def enqueue_client(self, client: Client) -> None:
         """Queue a client that requested jobs; dismiss one at which all have failed, and none is left."""
         self._leaving.discard(client)           # other lines can suit it now
-        if client.why_distrusted and client.exits_without_jobs and self.sessions.runner_stats.results[DONE]:
+        if client.why_distrusted and client.exits_without_jobs and not client.awaited:
             self.say_once(f"client {client.where} gets no more: {client.why_distrusted}")
             client.send_message(type="dismissed", text=client.why_distrusted)
         elif client.requested_slots:

@@ -150,6 +150,22 @@ class Judged(ByHand):
         self.assertEqual(self.ask_and_exit(self.bad), "dismissed")
         self.assertEqual(self.ask_and_exit(self.good), "jobs")
 
+    def leave(self, peer: Peer) -> None:
+        peer.say(dict(type="bye"))
+        self.wait_said(self.server, "left")
+
+    def test_one_that_has_left_says_nothing_of_jobs_that_fail_later(self) -> None:
+        self.leave(self.good)
+        for _ in range(2):
+            self.end(self.bad, self.get(self.bad, 10), "!")
+        self.assertEqual(self.ask_and_exit(self.bad), "jobs")
+
+    def test_that_the_good_one_leaves_changes_no_judgement(self) -> None:
+        self.end(self.bad, self.get(self.bad, 10), "!")
+        self.bad.say(dict(type="ping", request=3)).hear("pong")
+        self.leave(self.good)
+        self.assertEqual(self.ask_and_exit(self.bad), "dismissed")
+
     def test_jobs_that_could_not_be_started_count(self) -> None:
         self.end(self.bad, self.get(self.bad, 10), "e")
         self.assertEqual(self.ask_and_exit(self.bad), "dismissed")
