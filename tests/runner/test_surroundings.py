@@ -182,8 +182,8 @@ runmaker4.JobReader.MAX_LOOKS, runmaker4.Runner.BUSY_SECONDS = 2, 0.01
     def test_another_runner_takes_the_line_meanwhile(self) -> None:
         self.jobs(self.JOB)
         runner = self.start_full(1_000_000)
-        other = self.run_jobs("--name", "other")
-        self.assertEnded(other, 0, "d")
+        # one that meets the line while the first tries to start it has nothing to do
+        wait_until(lambda: self.run_jobs("--name", "other").code == 0 and self.states() == "d")
         said = self.assertSaid(runner, 0)
         self.assertEqual(said.count(b"cannot be started"), 1)
         hosts = {json.loads(line)["host"] for line in self.read("runs.txt.out/journal").splitlines()}

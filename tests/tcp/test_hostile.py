@@ -786,7 +786,7 @@ finally: sys.stdin.read()
     def test_another_user_who_fills_the_queue_of_status_does_not_blind_it(self) -> None:
         self.jobs("true")
         self.start_server()
-        wait_until(lambda: b"at work" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+        wait_until(lambda: b"0 clients" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
         number, = present(runwait4.Watcher(str(self.dir / "runs.txt")).presence_locks())
         self.flood((runmaker4.PresenceLock.SOCKET % number).encode(), socket.SOCK_STREAM)
         self.assertIn(b"\n0 clients, 0 lost\n", self.run_script(RUNWAIT, "--status", "runs.txt").out)

@@ -320,7 +320,7 @@ while True: answer.accept()[0].send(b"lies")
     def test_users_neither_ask_nor_answer_each_other(self) -> None:
         self.write(f". {GATE}\n")
         server = self.start_server()
-        wait_until(lambda: b"at work" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
+        wait_until(lambda: b"0 clients" in self.run_script(RUNWAIT, "--status", "runs.txt").out)
         number, = present(runwait4.Watcher(str(self.dir / "runs.txt")).presence_locks())
         is_root = os.geteuid() == 0
         names = {key: runmaker4.PresenceLock.SOCKET % (number ^ 1 if key == "other" else number)
