@@ -1812,10 +1812,6 @@ class JobSettings:
         """Return True if the jobs wait for a limit=, or for hours= or from=."""
         return bool(self.limits or self.hours or self.start)
 
-    @functools.cached_property
-    def suits_all(self) -> bool:
-        return not (self.hosts or self.scratch) and self.needs == ONE_SLOT
-
     @property
     def where(self) -> str:
         """Return '#RUN in line 4'; 'no #RUN line' for the defaults."""
@@ -2235,7 +2231,6 @@ class Above:
     scope: Directives = NO_DIRECTIVES       # of the last line
     # the first job that was unfinished when reached, and no failure stops
     unfinished: Line | None = None
-    unfinished_settings: JobSettings = NO_SETTINGS
     block: Block | None = None
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
     names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
@@ -2250,7 +2245,6 @@ class Above:
     def record_first_unfinished(self, line: Line) -> None:
         if not self.unfinished:
             self.unfinished = line
-            self.unfinished_settings = self.scope.settings
         self._record_named(line)
 
     def record_bad(self, line: Line) -> None:
@@ -4613,7 +4607,8 @@ class Consumers:
 
         What they have free does not matter.  While iterating, do not remove a consumer from `all`.
         """
-        if scope.settings.suits_all and not scope.end:
+        settings = scope.settings
+        if settings.needs == ONE_SLOT and not (settings.hosts or settings.scratch or scope.end):
             return iter(self.all)
         # once for equal settings: a file can have many directives, and a server many clients
         key = scope.consumer_key
@@ -5713,7 +5708,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
         elif line.state != NEW:
             above.record_bad(line)
         elif above.block:
-            return _block_reason_at(above.block, line, above)
+            return _block_reason_at(above.block, line, above.unfinished, reasons)
         elif waited := above.record_new(line):
             wants_new = False
             stops = waited.bad is not None
@@ -5739,17 +5734,15 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
     return reasons.get(False) or reasons.get(True)
 
 
-def _block_reason_at(block: Block, line: Line, above: Above) -> BlockReason:
+def _block_reason_at(block: Block, line: Line, awaited: Line | None,
+                     reasons: Mapping[bool, BlockReason]) -> BlockReason:
     """Return why a job below a block cannot start; at a barrier, also what that waits for."""
-    awaited, settings = above.unfinished, above.unfinished_settings
     if block.why is not Why.WAITS or not awaited:
         return BlockReason(block.text, stops=block.why is Why.STOPPED)
     text = (f"line {line.number} waits at the #RUN barrier in line {block.line.number} "
             f"for line {awaited.number}")
-    if settings.together:
-        text += f", which is of the group {printable(settings.together)} ({settings.where})"
-    elif awaited.state != RUNNING and not settings.suits_all:
-        text += f", which waits for {settings}"         # 'host bob (...)'
+    if awaited.state == NEW:                # so the first reason is its
+        text += f", which{reasons[False].text.removeprefix(f'line {awaited.number}')}"
     return BlockReason(text)
 
 

@@ -271,13 +271,33 @@ class Status(TellingCase):
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
         bob = "host bob (#RUN in line 1)"
         check = "and the #RUN barrier check in line 2 stops the jobs below it"
+        weekday = runmaker4.DAYS[(time.localtime(self.now).tm_wday + 3) % 7]
+        kept_back = {
+            "from=2100-01-01T00:00": runmaker4.JobSettings(start=runmaker4.parse_time("2100-01-01T00:00")),
+            f"hours={weekday}": runmaker4.JobSettings(hours=runmaker4.parse_hours(weekday))}
         for text, trouble in (
+                *((f"#RUN {setting}\n. a\n#RUN barrier\n. b\n",
+                   "line 4 waits at the #RUN barrier in line 3 for line 2, which waits for "
+                   f"{settings.describe_opening(self.now)} (#RUN in line 1)")
+                  for setting, settings in kept_back.items()),
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
                 ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
                 ("#RUN host=bob\n. a\n", f"line 2 waits for {bob}"),
                 ("#RUN host=bob\n. a\n#RUN\n. b\n", "2 new, but no runner (start runmaker4.py)"),
                 ("#RUN host=bob\n. a\n#RUN barrier\n#RUN\n. b\n",
                  f"line 5 waits at the #RUN barrier in line 3 for line 2, which waits for {bob}"),
+                ("#RUN name=x host=bob\n. a\n#RUN after=x\n. b\n#RUN barrier\n. c\n",
+                 f"line 6 waits at the #RUN barrier in line 5 for line 2, which waits for {bob}"),
+                ("#RUN host=bob together=g\n. a\n#RUN\n#RUN barrier\n. b\n",
+                 "line 5 waits at the #RUN barrier in line 4 for line 2, which waits for the hosts of the "
+                 "group g (#RUN in line 1; runmaker4-server.py starts it)"),
+                # an orphan is not waited for, nor a line that a failure stops
+                ("r a\n#RUN host=bob\n. b\n#RUN barrier\n. c\n",
+                 "line 5 waits at the #RUN barrier in line 4 for line 3, which waits for host bob (#RUN in "
+                 "line 2)"),
+                ("#RUN name=x\n! a\n#RUN after=x\n. b\n#RUN host=bob\n. c\n#RUN barrier\n. d\n",
+                 "line 8 waits at the #RUN barrier in line 7 for line 6, which waits for host bob (#RUN in "
+                 "line 5)"),
                 ("#RUN slots=4\n. a\n", "line 2 waits for a runner with 4 slots or more (#RUN in line 1)"),
                 ("#RUN host=bob together=g\n. a\n",
                  "line 2 waits for the hosts of the group g (#RUN in line 1; runmaker4-server.py starts it)"),
