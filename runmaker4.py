@@ -5723,8 +5723,10 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
                            "runmaker4-server.py starts it)")
             if not (awaited or file.may_start(settings)):
                 full = next(filter(file.lock_table.is_full, settings.limits), None)
-                what = (f"limit {printable(str(full))} run: {name_lines(holders[full.name])}" if full
+                what = (f"limit {printable(str(full))} run" if full
                         else settings.describe_opening(time.time()))
+                if full and holders[full.name]:     # others can be below, or no lines of this file by now
+                    what += f": {name_lines(holders[full.name])}"
                 awaited = f"{what} ({settings.where})"
             wants_new = awaited == ""
             awaited = awaited or reason_of(line.command)

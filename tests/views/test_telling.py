@@ -268,6 +268,24 @@ class Status(TellingCase):
         told = "line 1 waits for a copy of the command that is running without a line r"
         self.assertEqual(self.status()["waits"], told)
 
+    def test_of_a_limit_the_lines_above_that_run_are_named_if_there_are_any(self) -> None:
+        limit = "#RUN limit=lic:1\n"
+        self.write(f"{limit}. a\n")
+        lock_file = runmaker4.open_lock_file_of(str(self.dir / "runs.txt"))
+        self.addCleanup(os.close, lock_file)
+        (place,) = runmaker4.Limit("lic", 1).offsets
+        self.assertTrue(runmaker4.lock(lock_file, place))
+        full = "waits for limit lic: 1 of 1 run"
+        for text, told in ((". a\n", f"line 2 {full} (#RUN in line 1)"),
+                           (". a\nr b\n", f"line 2 {full} (#RUN in line 1)"),
+                           ("r b\n. a\n", f"line 3 {full}: line 2 (#RUN in line 1)"),
+                           (". a\n#RUN barrier\n. b\n",
+                            f"line 4 waits at the #RUN barrier in line 3 for line 2, which {full} "
+                            "(#RUN in line 1)")):
+            with self.subTest(text):
+                self.write(f"{limit}{text}")
+                self.assertEqual(self.status()["waits"], told)
+
     def test_what_keeps_new_jobs_from_being_started_is_told_at_once(self) -> None:
         bob = "host bob (#RUN in line 1)"
         check = "and the #RUN barrier check in line 2 stops the jobs below it"
