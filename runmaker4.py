@@ -5725,7 +5725,7 @@ def find_block_reason(file: JobReader, hosts: Collection[str],
                 full = next(filter(file.lock_table.is_full, settings.limits), None)
                 what = (f"limit {printable(str(full))} run" if full
                         else settings.describe_opening(time.time()))
-                if full and holders[full.name]:     # others can be below, or no lines of this file by now
+                if full and holders[full.name]:     # others can be below, or lines no more
                     what += f": {name_lines(holders[full.name])}"
                 awaited = f"{what} ({settings.where})"
             wants_new = awaited == ""
@@ -5757,10 +5757,11 @@ def _reason_command_waits(file: JobReader, command: bytes) -> str:
     return "a copy of the command that is running without a line r"
 
 
-def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
+def dry_run(file: JobReader, consumer: Consumer, slots: float) -> Iterator[Line]:
     """Yield the lines that this consumer would run if it were alone, and report what it cannot run.
 
-    Raises UsageError for a command that its shell would misread, and OSError.
+    slots: for all jobs together; inf: without -1.  Raises UsageError for a command that its shell would
+    misread, and OSError.
     """
     directives = [*file.scan_lines(b"", with_directives=True)]      # this opens it
     report_same_fetch(file, directives)
@@ -5774,7 +5775,7 @@ def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
     failure_states = CHECK_FAILURES.translate(None, delete=consumer.retry)
     sizes: dict[bytes, int] = {}        # of the files of send=
     scan = file.scan_lines(with_directives=True)
-    while line := scan.next(NEW + consumer.retry + above.bad_states_to_read):
+    while slots and (line := scan.next(NEW + consumer.retry + above.bad_states_to_read)):
         if line.state == DIRECTIVE:
             above.enter(line)
             if block := above.find_block_below(line, file, failure_states):
@@ -5791,6 +5792,9 @@ def dry_run(file: JobReader, consumer: Consumer) -> Iterator[Line]:
             if line.state == NEW:
                 say_once(f"group {settings.together}", no_group_message(line, settings))
         elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
+            if settings.needs.slots > slots:
+                continue
+            slots -= settings.needs.slots
             why = why_misread(line.command, settings.shell)
             try:
                 if fetched := fill_in_words(settings.fetch, line.command, settings.scratch):
@@ -10660,8 +10664,8 @@ class App(RunnerProgram):
         """Print the jobs that would run.  Raises UsageError, and BrokenPipeError if stdout has no reader."""
         file = JobReader(self.path, say=self.say, mount=self._mount)
         with refused_as(self.path):
-            print_lines(map(bytes, itertools.islice(dry_run(file, self._consumer),
-                                                    len(self.slots) if self.options.one_only else None)))
+            print_lines(map(bytes, dry_run(file, self._consumer,
+                                           len(self.slots) if self.options.one_only else inf)))
 
     async def connect_parts(self) -> int:
         """Connect job file, outputs and runner, and run the jobs.  Return the exit status."""

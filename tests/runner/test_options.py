@@ -158,6 +158,19 @@ class DryRun(RunCase):
                 self.assertEqual((path.read_bytes(), path.stat().st_mtime_ns), before)
                 self.assertEqual(sorted(os.listdir(self.dir)), names)
 
+    def test_with_one_only_it_lists_the_lines_that_the_slots_suffice_for(self) -> None:
+        big = "#RUN slots=2\n. true big\n"
+        for text, options, ran in ((f". true\n{big}", "-j2", [1]), (f". true\n{big}", "-j3", [1, 3]),
+                                   (f"{big}#RUN\n. true\n", "-j2", [2]),
+                                   (f". true\n{big}#RUN\n. true\n. true\n", "-j2", [1, 5])):
+            with self.subTest(text, options=options):
+                self.write(text)
+                listed = self.run_jobs("--dry-run", "-1", options).out.splitlines()
+                self.assertEqual([int(line.split()[0]) for line in listed], ran)
+                self.run_jobs("-1", options)
+                lines = self.read().splitlines()
+                self.assertEqual([number for number, line in enumerate(lines, 1) if line[:1] == b"d"], ran)
+
     def test_it_lists_nothing_where_there_is_no_file_yet(self) -> None:
         ended = self.run_jobs("--dry-run", "--follow")
         self.assertEqual((ended.code, ended.out), (0, b""), ended.err)
