@@ -786,6 +786,7 @@ class Assignment:
     last_output: bytes = b""            # of the runs: a piece, perhaps several lines
     result: LineResult | None = None    # None: undecided
     files: TravellingFiles | None = NO_FILES        # None: an earlier server knew: Sessions._find_files()
+    is_refused: bool = False            # one of them, by us for good
     # of each file that travels, the bytes that have come
     travelled: dict[bytes, tuple[int, FileVersion]] = field(default_factory=dict)
 
@@ -1779,7 +1780,8 @@ class Sessions:
             client.short_jobs_in_row = 0
         if state == DONE:
             client.quick_failures = None
-        elif seconds >= QUICK_SECONDS or state not in FAILED + ERROR or assignment.member:
+        elif (seconds >= QUICK_SECONDS or state not in FAILED + ERROR or assignment.member
+                or assignment.is_refused):
             pass
         elif client.quick_failures is None:
             for other in self.clients.values():
@@ -2001,6 +2003,8 @@ class Sessions:
             if again and assignment and kind != "get":
                 self._say_once(to_text(path), f"line {assignment.number}: {display_text(path)}: {why}; its "
                                "client tries again")
+            elif assignment and not again:
+                assignment.is_refused = True
             answer = dict(error=why, again=again)
         finally:
             self._held_bytes -= held_bytes

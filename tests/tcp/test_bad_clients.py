@@ -5,6 +5,7 @@ from tests.support.messages import new_key
 from tests.support.peer import Peer
 from tests.support.processes import wait_until
 from tests.support.tcp import Server, TcpCase
+from tests.support.travel import PATCH, TravelCase
 
 # each failure is quick, however busy the machine is
 QUICK = "import importlib; importlib.import_module('runmaker4-server').QUICK_SECONDS = 600.0\n"
@@ -76,6 +77,29 @@ class BadDesktop(TcpCase):
         self.run_client(server, "-1", cwd=self.dir / "good")
         self.run_bad(server, "-j2")
         self.assertEqual(self.states(), "d" + "!" * 20)
+
+
+class Files(TravelCase):
+    """Carol has done a job and is there; bob has failures for want of files, and then a job that succeeds."""
+    patch = PATCH + QUICK
+
+    def last_state_after(self, directive: str) -> str:
+        server = self.serve(f"#RUN host=carol\n. true\n#RUN host=bob {directive}\n" + ". true\n" * 10
+                            + "#RUN host=bob\n. true\n")
+        carol = self.join(server, "--follow", name="carol")
+        self.wait_states("d" + "." * 11, name="srv/runs.txt")
+        self.assertEqual(self.run_bob(server).poll(), 1)
+        for program in carol, server:
+            program.kill()
+        return self.states("srv/runs.txt")[-1]
+
+    def test_one_that_the_server_refuses_says_nothing_of_the_client(self) -> None:
+        (self.srv / "dir").mkdir()
+        for directive in "send=missing", "fetch=dir":
+            self.assertEqual(self.last_state_after(directive), "d", directive)
+
+    def test_one_that_the_jobs_do_not_make_there_counts(self) -> None:
+        self.assertEqual(self.last_state_after("fetch=missing"), ".")
 
 
 class ByHand(TcpCase):
