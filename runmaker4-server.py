@@ -1971,6 +1971,9 @@ class Sessions:
             assignment = client.assignments.get(message.text("id"))
             files = await self._find_files(assignment)
             if not (assignment and (path in files.send if kind == "get" else files.has_result(path))):
+                if assignment and kind == "put" and not assignment.sent_at:     # see _find_files()
+                    assignment.files = None
+                    raise OSError(errno.ESTALE, "no longer in fetch=")
                 raise OSError(errno.EPERM, "no file of this job")
             if path not in assignment.travelled and len(assignment.travelled) >= MAX_FILES:
                 raise OSError(errno.EPERM, f"more than {MAX_FILES:,} files of one job")
@@ -2020,7 +2023,10 @@ class Sessions:
         return f"; files: {ends} of {sizes} for {name_lines(moving)}" if moving else ""
 
     async def _find_files(self, assignment: Assignment | None) -> TravellingFiles:
-        """Return the files of a job; read the directive again if an earlier server has claimed the line."""
+        """Return the files of a job; read the directive again if we have not sent the job.
+
+        An earlier server has, or we did before the grace was over.
+        """
         if not assignment or not assignment.is_undecided:
             return NO_FILES
         if assignment.files is None:

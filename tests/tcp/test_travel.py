@@ -697,6 +697,37 @@ class FullDisk(TravelCase):
         self.assertEqual((os.listdir(inside), os.stat(f"{inside}/out").st_size), (["out"], 3_000_000))
 
 
+class EditedDirective(TravelCase):
+    """The server no longer knows what the client was told, and fetch= names other files by now."""
+
+    def edit(self, old: str, new: str) -> None:
+        """While nobody else writes to the file."""
+        text = self.read("srv/runs.txt")
+        self.make("srv/edited", text.replace(old.encode(), new.encode()))
+        os.replace(self.srv / "edited", self.srv / "runs.txt")
+
+    def test_a_result_waits_until_it_is_named_again(self) -> None:
+        for scratch in "", " scratch=yes":
+            job = f": >>'{self.dir}/up'; until [ -e '{self.dir}/go' ]; do sleep 0.02; done; echo good >out"
+            server = self.serve(f"#RUN fetch=out{scratch}\n. {job}\n", "--grace", 600)
+            client = self.join(server)
+            wait_until(lambda: self.exists("up"), what="the job runs")
+            server.kill()
+            self.edit("fetch=out", "fetch=other")
+            server = self.serve_again("--grace", 600, "--port", server.port)
+            self.make("go")
+            self.wait_said(client, "out: no longer in fetch= at the server; trying again")
+            self.wait_said(server, "line 2: out: no longer in fetch=; its client tries again")
+            self.assertStates("r")
+            self.edit("fetch=other", "fetch=out")
+            self.assertEqual(client.wait(DEADLINE), 0)
+            self.assertStates("d")
+            self.assertEqual(self.read("srv/out"), b"good\n")
+            server.kill()
+            for name in "up", "go", "srv/out":
+                (self.dir / name).unlink()
+
+
 LINK = "a symbolic link, which does not travel,"
 
 
