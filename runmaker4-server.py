@@ -2529,7 +2529,8 @@ class Dispatcher:
             if self._had_clients:
                 orphans = self.sessions.claims.orphans
                 is_in_time = boottime() - orphans.last_found_at < MAX_RETURN_SECONDS
-                awaited &= orphans.marked if is_in_time else set()
+                # an edit can have moved them, and a summary names only the first bad lines
+                awaited = set(orphans.marked if is_in_time and no_job.summary.counts.error else ())
                 what = (f"results of {name_lines(awaited)} that lost clients can bring, "
                         f"{human_time(MAX_RETURN_SECONDS)} at most")
             if awaited:

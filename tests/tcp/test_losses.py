@@ -622,6 +622,22 @@ class ExitWhenDone(LossCase):
         self.assertEqual(len(self.pids()), 1)
         self.assertIn(b": 1 done in ", server.err)
 
+    def test_it_waits_for_a_line_below_many_failed_ones_also_once_an_edit_has_moved_it(self) -> None:
+        self.write("! false\n" * 9 + f". {JOB}\n")
+        server = self.serve_again()
+        proxy, client = self.connect_by_proxy(server, up=(10,))
+        proxy.cut()
+        self.wait_said(server, "waiting for results of line 10 that lost clients can bring")
+        self.write(b"# a comment\n" + self.read("runs.txt"), "edited")
+        os.replace(self.dir / "edited", self.dir / "runs.txt")
+        visitor = self.connect(server, up=(), name="carol")
+        self.finish(visitor)                    # it exits after a count of the edited file
+        proxy.mend()
+        self.end_jobs(client)
+        self.assertEqual(self.finish(client).code, 1)
+        self.assertEqual(self.finish(server).code, 1)
+        self.assertEqual(self.states(), "!" * 9 + "d")
+
     def assertNoneAwaited(self, server: Server, client: Program) -> None:
         """Once a lost line has a result."""
         self.assertClientEnded(self.finish(client), 1, "!")
