@@ -122,8 +122,8 @@ def short_job(bench: Bench) -> list[Row]:
 def sinks(bench: Bench) -> list[Row]:
     """jobs per second with records, -l, --joblog, --outdir"""
     count = bench.size(2000)
-    options = {"plain": ["--no-records"], "no option": [], "-l": ["--no-records", "-l", "outputs"],
-               "--joblog": ["--no-records", "--joblog", "joblog"], "--outdir": ["--outdir", "out"]}
+    options = {"plain": ["--no-records"], "no option": [], "`-l`": ["--no-records", "-l", "outputs"],
+               "`--joblog`": ["--no-records", "--joblog", "joblog"], "`--outdir`": ["--outdir", "out"]}
 
     def rate(extra: list[str]) -> float:
         bench.remove("outputs", "joblog", "out", "runs.txt.out")
@@ -143,7 +143,7 @@ def sinks(bench: Bench) -> list[Row]:
     rates = bench.interleave({**variants, "files": files})
     rows = []
     for name in list(options)[1:]:
-        what = f"{count:,} x `true`, `-j2`, with `{name}`, against `--no-records`"
+        what = f"{count:,} x `true`, `-j2`, with {name}, against `--no-records`"
         rows.append(compare(what, rates[name], rates["plain"], "jobs/s", least=0.85))
     rows[-1].measured += f"; to make {2 * count:,} empty files alone takes {spread(rates['files'])} ms here"
     return rows
