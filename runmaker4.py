@@ -9,8 +9,8 @@ One text file is the queue.  A line ". CMD" is a job; the first byte is the job'
 in place.  Any number of runners, on any number of hosts, can work on one file at once.
 
     .  new                  d  done: exit 0                        #  /  a comment, as is every line whose
-    r  running              !  failed: exit not 0, timed out, or         second byte is neither blank nor tab
-                               died of a signal of its own
+    r  running              !  failed: exit not 0, timed out,            second byte is neither blank nor tab
+                               out of memory, or a signal of its own
     e  error: it did not run to its end (we ended it, its runner or host died), or it could not be started
     any other byte: held (x by convention), never run; written over an r it cancels the job
 
@@ -18,8 +18,8 @@ A job's life.  The first line `.` that the runner may run (Walk) gets an `r`, wh
 beside it, `.runs.txt.lock`, is locked for the command (JobQueue.claim()).  /bin/sh inherits that lock
 (JobTask, Processes.start()).  So it is held as long as the runner or the job lives: there are no heartbeats
 and no time limits.  An `r` whose lock is free is an orphan (Orphans).  While a job outlives its runner, no
-other copy starts (JobReader.can_run_another_copy()).  When the job has ended, its output and result go to
-console, logs and journal (Sink, end_fields()); then `d`, `!` or `e` replaces the `r`, and the lock is freed
+other copy starts (JobReader.can_run_another_copy()).  When the job has ended, console, logs and journal get
+its output and result, which some gather (Sink); then `d`, `!` or `e` replaces the `r`, and the lock is freed
 (JobQueue.finish()).  A runner exits when a walk through the whole file finds no line for it.  If the file has
 one line of a command, no second copy of the command starts while one lives, however the file is edited.
 
@@ -512,7 +512,6 @@ def filled(text: str, width: int, indent: str = "") -> str:
 
 
 def run_main(prog: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run the main() of a script, and return the exit status."""
     # No other file may get the number of a closed standard descriptor
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
@@ -614,9 +613,9 @@ boottime = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Throttle:
-    """Measures one run of a repeated task; the pause after it is a multiple of the time that it took.
+    """Measures one run of a repeated task; the pause, from its end or start, is a multiple of its time.
 
-    Of waits, for a file system or by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause takes minutes.
+    Of waits, for a file system or by SIGSTOP, MAX_WAITING_SECONDS count at most: no pause of minutes follows.
 
         throttle = Throttle()
         with throttle:                          # again for each further part of the run
@@ -2472,11 +2471,12 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 # The complete protocol by which runners share a file; each step is described where it is done:
 #
 #     1  locks belong to commands             below
-#     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket(), JobFile.reset_lines()
+#     2  claim a new line                     JobQueue.claim(), LockTable.take_bucket()
 #     3  start the job                        LockTable.copy_job_lock()
 #     4  write the result                     JobQueue.finish()
 #     5  find orphans, repair edits           JobReader.is_orphan(), JobQueue.check_jobs()
-#     6  append lines, edit the file          append_lock() and hold_all_locks() of runset4.py
+#        set states of orphans, failed lines  JobFile.change_state(), JobFile.reset_lines()
+#     6  append lines, edit the file          append_lock(), hold_all_locks() of runset4.py; complete_line()
 #     7  agree on one lock file               JobFile.mark_lock_file_in_use()
 #     8  read no old data                     JobFile.command_mutex()
 #
@@ -2497,8 +2497,8 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 #     I1  A job lock is locked before its `r` is written, and freed after that `r` was overwritten.
 #     I2  A process writes the state of a line only while holding the command mutex.  So no process of ours
 #         changes lines of this command that the holder has read.  The mutex of a short job stays locked
-#         until the result at most, by the description that the job inherits (LockTable.take_bucket()).  Only
-#         the runner writes under it.
+#         until the result, or the end of a job whose runner dies, by the description that the job inherits
+#         (LockTable.take_bucket()).  Only the runner writes under it.
 #     I3  A living copy of a command, or the runner of that copy, holds a job lock of the command's bucket;
 #         two copies hold two.
 #     I4  For a command let h be the number of held job locks, R the number of lines `r`.  No process of ours
@@ -2529,7 +2529,7 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 # Steps of a state change: lock the command mutex (of a short job it can be locked already); drop this host's
 # cache; check that the path still names this file (check_at_path()), and that the line has not moved
 # (read_line()); write; unlock the mutex.  If the file or the lock file was replaced, raise FileChangedError,
-# which unlocks a mutex that this change has locked.  No file is opened in the middle of a state change.
+# which unlocks a mutex that this change has locked.  Neither file is exchanged in between.
 #
 # The path can name other files at any time, and this host can lose its locks.  Between two state changes
 # JobQueue.open_files() sees to both.  The order of its steps is part of the proof:
@@ -2543,7 +2543,7 @@ def check_job_file(path: str, network: bool, say: Say, is_dry_run: bool = False)
 #         One for which no line is left is "lost".
 #     O6  Mark the lock file as in use, last, and only if each job has its lock: as long as the mark is at an
 #         old lock file, no other process can use the new one (step 7), and take lines of these jobs for
-#         orphans.  Until then no state is written.
+#         orphans.  Until then no state is written, but the `r` of a running job (O5) over an editor's `.`.
 #
 # Who has no jobs needs only some: JobReader.open_files() does O2 and O3, JobFile.open_to_write() also O6.
 # After an error the next call begins again at O1.  Only the JobQueue may do that for its JobFile; code that
@@ -2561,7 +2561,7 @@ class Tracking(Enum):
 
 class Job(Line):
     """A claimed line; `state` is the one before the claim."""
-    job_lock: JobLock | None = None            # None: lost, or none yet
+    job_lock: JobLock | None = None            # None: lost, freed, or none yet
     tracking = Tracking.FOUND
     absent_since = 0.0                  # when it stopped being FOUND (JobQueue's clock)
     # the last result that we tried to write; despite an error the file can have it; b"": none
@@ -2777,8 +2777,9 @@ class LockTableReader(Opened):
         self.network = mount.network
         self.say = say
         self.path = lock_file_of(file)  # of the lock file
-        # `fd` is CLOSED also: unreadable, or the lock file does not exist
-        self.inode: Identity | None = None      # kept by close(); None: no lock file was opened
+        # `fd` is also CLOSED if the lock file is unreadable or missing
+        # kept by close(); None: no lock file was opened.  While `fd` is open no other file can have it
+        self.inode: Identity | None = None
         self.is_unreadable = False      # so its locks are unknown, and no line `r` counts as an orphan
         self.is_copied = False          # so jobs can hold locks of the original: likewise
 
@@ -2892,8 +2893,8 @@ class LockTableReader(Opened):
 class LockTable(LockTableReader):
     """The lock file of a job file, to lock command mutexes and job locks.
 
-    `fd` has all locks of this process except job locks.  Each of these is on another description, which the
-    job inherits, and where queries through `fd` find it.
+    `fd` has all locks of this process except those of jobs.  Each of these is on another description, which
+    the job inherits, and where queries through `fd` find it.
 
     On NFS a short job has all of its bucket locked on that description (take_bucket()).  What can happen:
 
@@ -3082,7 +3083,7 @@ class LockTable(LockTableReader):
             raise
 
     def _keep_or_close(self, fd: int) -> None:
-        """Keep a description without locks for the next job, if no process has it; otherwise close it.
+        """Keep a description without a job lock for the next job, if no process has it; else close it.
 
         A process that a job has left would hold the next job's lock, too.  Each process that inherited the
         description has the write end of its pipe: end of file means that none lives.  Only on NFS, where
@@ -3183,7 +3184,7 @@ class LockTable(LockTableReader):
             self.can_trim = None                # or the server refuses: take_bucket() tests that again
 
     def free_job_lock(self, job_lock: JobLock, is_job_alive: bool = False) -> None:
-        """Unlock and close a job lock: closing is not enough, processes that the job left can have it.
+        """Unlock a job lock: to close it is not enough, processes that the job left can have it.
 
         is_job_alive: leave it locked by processes that this runner could not kill.
         """
@@ -3235,7 +3236,8 @@ class LockTable(LockTableReader):
 def has_line_at(data: bytes, index: int, line: Line) -> bool:
     """Return True if the line, in any state, is at an index of a piece of the file.
 
-    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file.
+    data: must begin at least len(UTF8_MARK) bytes before the line, or at the top of the file; or with a
+    newline of the caller, who does not ask for the one before the line.
     """
     return ((data.startswith(line.text + b"\n", index + 1) or data[index + 1:] == line.text)
             and (data.endswith(b"\n", 0, index) or not index
@@ -3244,9 +3246,9 @@ def has_line_at(data: bytes, index: int, line: Line) -> bool:
 
 # Power cuts.  The kernel can bring a `d` to disk before what the job has written.  So before its first result
 # a process on a local file system brings a mark to disk, behind the first line of the lock file: this boot of
-# the host, and a checksum of each line that is safe, as it was `d` before a sync(1).  About once a minute,
-# runners note the lines `d`, sync, and make these the safe ones (Program.keep_mark()).  At their exit they
-# sync, and the last one removes the mark.
+# the host, and a checksum of each line that is safe, as it was `d` before a sync(1).  Every RENEWAL_SECONDS
+# one runner notes the lines `d`, syncs, and makes these the safe ones (Program.keep_mark()).  At their exit
+# runners sync, and the last one removes the mark.
 #
 # So a mark of another boot shows that the host went down at work.  The lines `d` that it lacks are in doubt:
 # the next runner marks them `e`, before its first claim.  Until then, none removes or renews that mark.  Each
@@ -3696,7 +3698,7 @@ USERS = 1 << 61
 
 
 def lock_all(fd: int) -> None:
-    """Lock all of a job file, shared: the in-use lock, which each process holds that writes to the file.
+    """Lock IN_USE_BYTES of a job file, shared: the in-use lock of each process that writes to the file.
 
     On NFS it makes the size current, and a write fail once this host has lost its locks.  Raises
     OSError(EBUSY) if another process has locked a part exclusively.
@@ -4001,7 +4003,7 @@ class JobFile(JobReader):
             table.uses_mark = True
 
     def note_done_lines(self) -> array.array[int] | None:
-        """Return what to write into the mark after a sync; None: nothing has changed."""
+        """Return what to write into the mark after a sync; None: nothing, or another does it."""
         with suppress(OSError):
             changed = os.fstat(self.fd).st_mtime_ns
             if (self.lock_table.uses_mark and changed != self._noted
@@ -4899,7 +4901,7 @@ class Walk:
             os.urandom(1)[0] % count if self._file.network and not self._starts_groups else 0)
 
     def _go_back_to_passed(self) -> None:
-        """Go back to the first line that was passed.  Raises FileChangedError."""
+        """Raises FileChangedError."""
         passed, self.passed = self.passed, []
         self.scan.seek_back(passed[0])
 
@@ -5046,7 +5048,6 @@ class Walk:
 
     @property
     def has_ready(self) -> bool:
-        """Return True if claim_ready() can find a job."""
         return bool(self.ready) or (bool(self._restricted) and self._file.clock() >= self._ask_at)
 
     def on_done(self, job: Job) -> None:
@@ -5182,7 +5183,7 @@ class Walk:
             self.claimable_soon = True
             return Attempt(self._refused_commands[line.command])
         attempt = change(line, *args)
-        # others can have changed the lines below meanwhile; but LOCKED took no time
+        # others can have changed the lines below meanwhile.  After LOCKED nothing new was read
         if attempt.check is not LineCheck.LOCKED:
             self.scan.reread_from(line, attempt.data)
         self._choose_among(self._queue.spread)
@@ -5195,7 +5196,6 @@ class Walk:
     # -- groups ----------------------------------------------------------------------------------------------
 
     def _current_or_new_group(self) -> PendingGroup:
-        """Return the group that the walk is in; begin a new one if the last is complete."""
         if not self.groups or self.groups[-1].is_complete:
             scope = self.above.scope
             self.groups.append(PendingGroup(scope.settings.together, scope.below_end))
@@ -5305,7 +5305,7 @@ class Cursor:
         self.interval = file.interval
         self.consumers = Consumers(consumers)            # of the last claim
         self._leaving: frozenset[Consumer] = frozenset()    # of the last claim
-        # those of `_leaving` whom the current walk will answer, or the last idle one did not let exit
+        # those of `_leaving` whom this walk will answer, or the last idle one did not let exit
         self._answered: frozenset[Consumer] = frozenset()
         self.orphans = Orphans(file)
         self._reset: Iterator[float] | None = None      # _make_failed_lines_new(), under way
@@ -5313,7 +5313,7 @@ class Cursor:
         self._known: Collection[Consumer] = ()
         self._to_reset: set[Consumer] = set()           # of them, those whose failed lines are not yet new
         self._walk: Walk | None = None
-        self._idle_walk: Walk | None = None     # the last one, if no other is due
+        self._idle_walk: Walk | None = None     # the last that has found no job, also while `_walk` goes on
         self.no_job = NoJob()
         self._is_sliced = False
         # when (clock) the errors in a row began, or if the wait has no end, the last; None: no error
@@ -6307,7 +6307,7 @@ class RunResult:
 
 
 class Sink:
-    """Receives the events of a run, in this order; on_no_result() can replace the remaining ones."""
+    """Receives the events of a run, in this order; on_no_result() can replace those before on_job_over()."""
 
     def on_started(self, run: Run) -> None:
         """Handle the start of a run's shell."""
@@ -6693,8 +6693,8 @@ class Processes(TreeKiller):
         own_id = b"%s-%d-%d" % (os.fsencode(os.uname().nodename), os.getpid(), time.time_ns() // 1_000_000)
         self._new_tags = (b"%s-%d" % (own_id, number) for number in itertools.count(1))
         self._null = os.open(os.devnull, os.O_RDWR)
-        # the number of the job lock in a job; start() needs some above it, below the limit
         self.max_descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # the number of the job lock in a job; start() needs some above it, below the limit
         self._lock_fd = min(LOCK_FD, self.max_descriptors - 8)
         # the token is secret, and memory that an outer runner has allocated is not each job's
         self.environ = {key: value for key, value in os.environb.items()
@@ -7460,7 +7460,7 @@ BLANK_LINE = b" " * 160 + b"\n"
 class LogFile(Sink):
     """The log file: for each line a record of fixed size with a heading and the last lines, 160 bytes each.
 
-    The k-th record is that of the job whose line was number k at the start, or blank lines:
+    The k-th record is that of the job whose line was number k when claimed, or blank lines:
 
         .-> simulate --seed 7 (in /home/me)
         : stdout (alice,601): step 341
@@ -7599,7 +7599,7 @@ class RecordWait:
 
 
 class RecordFile:
-    """A file for records of all runners and hosts that use it.  All methods run in the I/O thread.
+    """A file for records of all runners and hosts that use it.  The file executor calls all methods.
 
     On a file system of one host no lock is needed: write(2) with O_APPEND finds the end and writes there in
     one step (open(2)).  After an error nothing is truncated, because another runner can have written those
@@ -8056,7 +8056,7 @@ def end_fields(run: Run, run_result: RunResult) -> Fields:
 class Journal:
     """DIR/journal: the events of all runs, one JSON object per line, appended by all hosts.
 
-    All methods run in the I/O thread.  An `end` event is written at once, with the gathered events, or, if
+    The file executor calls all methods.  An `end` event is written at once, with the gathered events, or, if
     the last write was just before, a moment later (OutDir).  So it can come later than the state of its line,
     and readers wait for it (Watcher in runwait4.py).  A `start` waits for the next write, and is left out if
     the `end`, which repeats its fields, comes first.
@@ -8266,7 +8266,7 @@ class OutDir(Sink):
         self._directory = directory
         self._uses_files = not is_default       # --outdir: all output is in files
         self._entries: dict[Run, RunEntry] = {}
-        self._flush_timer: asyncio.TimerHandle | None = None    # for ends that wait; None: none do
+        self._flush_timer: asyncio.TimerHandle | None = None    # for ends that can wait; None: none can
         try:
             os.makedirs(path, exist_ok=True)
             if not os.access(path, os.W_OK | os.X_OK):
@@ -8319,7 +8319,7 @@ class OutDir(Sink):
             entry.can_be_short = False
             self.executor.post(self._switch_to_files, entry)
 
-    # -- in the I/O thread -----------------------------------------------------------------------------------
+    # -- in the file executor --------------------------------------------------------------------------------
 
     def _make_start(self, entry: RunEntry) -> Fields:
         run = entry.run
@@ -8552,8 +8552,8 @@ class SlotFile:
 # has exited, its coroutine runs the job again according to --retries, and writes the state, mostly at once
 # (Runner.follow()).  A Pump moves job output from the pipes to the sinks.
 #
-# A runner drains after a signal, near the end of the wall time, or after --max-failed: it claims no more
-# jobs, and the tasks finish.
+# A runner drains if no job is left, after a signal, near the end of the wall time, or after --max-failed: it
+# claims no more jobs, and the tasks finish.
 
 
 @dataclass(eq=False)
@@ -8646,7 +8646,7 @@ class Backlogged(Protocol):
 
 
 class Pump:
-    """Moves job output from pipes to sinks; reads nothing while a writer's backlog is large."""
+    """Moves job output from pipes to sinks; while a writer's backlog is large, only at the end of a run."""
     WATCH_AFTER_SECONDS = 0.01          # from the start: most short jobs have ended then
     MAX_READ_BYTES = 1 << 18
     QUIET_SECONDS = 0.3                 # then processes left by a shell print no more
@@ -8673,7 +8673,6 @@ class Pump:
             self._loop.call_later(self.WATCH_AFTER_SECONDS, self._watch_old)
 
     def _watch_old(self) -> None:
-        """Watch the runs that are WATCH_AFTER_SECONDS old."""
         old = time.monotonic() - self.WATCH_AFTER_SECONDS
         while self._young and self._young[0].started <= old:
             if (run := self._young.popleft()) in self.runs:
@@ -8815,8 +8814,8 @@ class StopSignals:
 #     GROWING      result             e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
-# The cells give the processes that are killed and the new state of the line.  as before: the state before the
-# claim; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
+# The cells give the processes that are killed and the new state of the line.  as before: `.`, also of an
+# orphan; or, if the job has run already, the result of the last run, which at * is `e` instead.  result: of
 # the last run, by the exit status of the shell; `e` if a signal interrupted it (StopSignals).  as set,
 # nothing: nothing is written.
 #
@@ -8900,7 +8899,7 @@ class JobTask:
         self._wake()
 
     def _wake(self) -> None:
-        """Wake the coroutine: after each change of phase or cause, on drain(), and on output."""
+        """Wake the coroutine: after each change that it can wait for."""
         if self._event:
             self._event.set()
 
@@ -9095,8 +9094,8 @@ class JobTask:
 
     # -- starting a shell ------------------------------------------------------------------------------------
 
-    # After an OSError another host can run the job: the line becomes what it was before the claim, without a
-    # record, and on_failed_start() keeps this host from trying line after line.  A job of a group, or one
+    # After an OSError another host can run the job: the line becomes `.`, without a record, and
+    # on_failed_start() keeps this host from trying line after line.  A job of a group, or one
     # that has run, cannot be given back: it waits for an error to pass, or becomes `e`.
 
     async def start(self) -> None:
@@ -9121,7 +9120,7 @@ class JobTask:
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
         elif self.shell and not self._is_gated:
-            self._begin_run()
+            self._begin_run()           # no await since posix_spawn(3): its exit is not handled yet
 
     async def _try_to_start(self) -> str:
         """Start the shell, if the job may start.  Return '', or an error of the command.
@@ -9360,7 +9359,7 @@ class ExitStep(enum.IntEnum):
 class Runner:
     """Assigns jobs to slots.
 
-    One loop (`_start_jobs`) starts all jobs, so one claim is under way at a time, and only this loop makes
+    One loop (`_start_jobs`) claims all jobs, so one claim is under way at a time, and only this loop makes
     slots busy.  It tries again when an event sets `changed`, or after the time that the last claim returned.
     """
     MAX_BACKLOG_BYTES = 1 << 24         # above this no jobs are started
@@ -9610,7 +9609,6 @@ class Runner:
         return [task for task in self.tasks.values() if task.phase is phase]
 
     def _free_resources(self) -> Resources:
-        """Return the resources that one job can get now."""
         # in these two phases a job has no process
         allocated_memory = sum([task.needs.memory for task in self.tasks.values() if task.needs.memory
                                 and task.phase not in (Phase.GROWING, Phase.SETTLING)])
@@ -9677,7 +9675,7 @@ class Runner:
         # during the claim, slots can have gone out of service, or a signal come
         if len(slots) < job.settings.needs.slots or not self.admit_or_drain(task):
             self.slots.give_back(slots)
-            await task.write_final_state()      # restores the old state
+            await task.write_final_state()      # `.`
             del self.tasks[job]
             return 0.0
         if why := why_misread(job.command, job.settings.shell):
@@ -9711,7 +9709,10 @@ class Runner:
     # -- finished jobs ---------------------------------------------------------------------------------------
 
     def _end_jobs(self) -> None:
-        """Follow the jobs whose shells have exited, each in a turn of the loop: one can have a defect."""
+        """Follow the jobs whose shells have exited, each in a turn of the loop: one can have a defect.
+
+        Those that another reap() has collected come here at their SIGCHLD.
+        """
         if self.exited:
             task = self.exited.popleft()
             if self.exited:
@@ -11062,7 +11063,6 @@ class Channel:
         return messages
 
     def _wait_for_message(self) -> Generator[None, None, Message]:
-        """Return the next message of the handshake, once it is complete."""
         while (message := self._pop_message()) is None:
             yield
         return message
