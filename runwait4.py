@@ -745,8 +745,8 @@ class RunRecord(RunFields):
 
     @property
     def has_ended(self) -> bool:
-        """Return False for a run that goes on, or was lost: its client can come back."""
-        return self.ended is not None and self.cause != "lost"
+        """Return False for a run that goes on, or was lost, once or often: its client can come back."""
+        return self.ended is not None and not self.cause.startswith("lost")
 
     @property
     def last_run_key(self) -> tuple[bytes, int, bool, bool]:
@@ -2083,7 +2083,7 @@ class OutputOfLines:
             except OSError as error:
                 reason = error_text(error)
         # a lost run is recorded, but did not finish
-        elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.cause == "lost"):
+        elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.cause.startswith("lost")):
             reason = NO_RECORDED_RUN
         if reason:
             self.lost_lines[row.line.number] = reason

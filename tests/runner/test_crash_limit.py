@@ -59,7 +59,12 @@ class Limit(CrashCase):
         for option in ("--failed",), ("--show", "1"):
             told = self.run_script(RUNWAIT, *option, "runs.txt").out
             self.assertIn(b"line 1: lost with its runner 5 times on ", told)
+            self.assertIn(b"output unknown", told)
             self.assertNotIn(b"set by hand", told)
+        rows = self.run_script(RUNWAIT, "--output", "--json", "runs.txt").out.splitlines()
+        self.assertEqual([json.loads(row)["stdout"] for row in rows], [None, "", ""])
+        stats = json.loads(self.run_script(RUNWAIT, "--stats", "--json", "runs.txt").out)
+        self.assertNotIn("?", [host["host"] for host in stats["hosts"]])
 
     def test_retry_and_a_user_run_it_once_more(self) -> None:
         self.write(f". {KILLER}\n. true\n")
