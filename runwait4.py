@@ -135,6 +135,7 @@ from runmaker4 import (
     human_time,
     is_free,
     is_regular,
+    join_first_few,
     keep_trying,
     lazy_import,
     lines_of_piece,
@@ -2128,7 +2129,7 @@ def print_output(watcher: Watcher, options: Namespace) -> int:
         print_bytes(to_stdout(buffer))
     for problem, line_numbers, hint in (
         ("the output is not complete", output.lost_lines,
-         f"{next(iter(output.lost_lines.values()), '')}; see --show LINE"),
+         f"{join_first_few([*dict.fromkeys(output.lost_lines.values())])}; see --show LINE"),
         ("not done, and left out", output.left_out_lines, "--csv and --json have all lines"),
         ("--template does not fit, or fits in several ways", output.unfitting_lines,
          "their values are empty"),
