@@ -1783,7 +1783,7 @@ class JobSettings:
     def __str__(self) -> str:
         """Return what a job waits for: 'host bob with 4 slots or more (#RUN in line 4)'."""
         if not self.hosts:
-            names = "a runner"
+            names = "a client of a server" if self.scratch else "a runner"
         elif len(self.hosts) == 1:
             names = f"host {self.hosts[0]}"
         else:
@@ -5678,14 +5678,15 @@ class Cursor:
 # ---- reasons to wait, and the dry run ----------------------------------------------------------------------
 
 
-def find_block_reason(file: JobReader, hosts: Collection[str],
-                      memory: float) -> BlockReason | None:
-    """Return what in the file or its locks keeps every runner from the new jobs; None: nothing does.
+def find_block_reason(file: JobReader, hosts: Collection[str], memory: float,
+                      is_served: bool) -> BlockReason | None:
+    """Return what in the file or its locks keeps all runners from new jobs; None: nothing, or none are new.
 
-    It does not ask whether a runner is at work.  None also: no job is new.  Raises OSError.
-    hosts: those with a runner, as far as known.  memory: the bytes that one may have.
+    It does not ask if a runner is at work.  Raises OSError.
+    hosts: those with a runner, as far as known.  memory: bytes that one may have.  is_served: by a server.
     """
-    anybody = Consumer("", capacity=Resources(1, memory))       # of host= only `*` matches
+    # of host= only `*` matches
+    anybody = Consumer("", capacity=Resources(1, memory), is_client=is_served)
     above = Above()
     reasons: dict[bool, BlockReason] = {}       # the first, by `stops`
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))

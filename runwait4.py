@@ -584,9 +584,10 @@ class Watcher:
             time.sleep(max(self.file.poll, min_pause, throttle.pause_seconds(self.PAUSE_FACTOR)))
 
     @retry_while_missing
-    def block_reason(self, hosts: Collection[str] = (), memory: float = inf) -> BlockReason | None:
+    def block_reason(self, hosts: Collection[str] = (), memory: float = inf,
+                     is_served: bool = True) -> BlockReason | None:
         """Return the find_block_reason() of the file, which can be missing for a moment."""
-        return find_block_reason(self.file, hosts, memory)
+        return find_block_reason(self.file, hosts, memory, is_served)
 
 
 def is_idle(job_counts: Counts) -> bool:
@@ -1705,7 +1706,8 @@ def describe_why_new_jobs_wait(
         return ""
     # inf: lack of memory is no reason while jobs run (it ends with them), nor without runners; 0.0: it is
     memory = inf if job_counts.running or runners_at_work.has_no_runners else 0.0
-    if block_reason := watcher.block_reason(hosts, memory):
+    is_served = runners_at_work.count_by_kind()["servers"] != 0     # or that is unknown
+    if block_reason := watcher.block_reason(hosts, memory, is_served):
         return block_reason.text
     if runners_at_work.has_no_runners:
         return (f"{job_counts.new} new, but no runner (start runmaker4.py"

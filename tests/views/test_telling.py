@@ -301,6 +301,8 @@ class Status(TellingCase):
                 ("! a\n#RUN barrier check\n. b\n", f"line 1 failed, {check}"),
                 ("r a\n#RUN barrier check\n. b\n", f"line 1 ended in error, {check}"),
                 ("#RUN host=bob\n. a\n", f"line 2 waits for {bob}"),
+                ("#RUN scratch=yes\n. a\n", "line 2 waits for a client of a server (#RUN in line 1)"),
+                ("#RUN scratch=yes host=bob\n. a\n", f"line 2 waits for {bob}"),
                 ("#RUN host=bob\n. a\n#RUN\n. b\n", "2 new, but no runner (start runmaker4.py)"),
                 ("#RUN host=bob\n. a\n#RUN barrier\n#RUN\n. b\n",
                  f"line 5 waits at the #RUN barrier in line 3 for line 2, which waits for {bob}"),
