@@ -111,8 +111,10 @@ def restrict(world: History, seed: int) -> None:
     world.last.data[:] = b"".join(line + b"\n" for line in lines)
     world.note_content(world.last)
     world.known.update(world.last.commands)
-    # cancel_left() looks once, and would find a replaced file
-    can_pause = not (world.edits or world.fates & {"cut", "brick"} or world.actors[-1].name == "setter")
+    # cancel_left() looks once, and would find a replaced file.  If both files are replaced at once, the next
+    # job file lacks the mark of a runner that waits for a mutex
+    can_pause = not (world.edits or world.fates & {"cut", "brick"}
+                     or world.actors[-1].name in ("setter", "remover", "holder"))
     if can_pause and draws.random() < 0.3:
         world.known.add(b"#RUN pause")
         world.actors.append(Process("pauser", Host("one", ""), functools.partial(pause, world)))

@@ -156,7 +156,7 @@ class Record(FileSystems):
             run.runner.killed
             or any(
                 self.now < end
-                for end in (max(lost, self.erred) + 2 * self.throttle, self.job_locks_back,
+                for end in (max(lost, self.erred, run.runner.lacks_files_until) + 2 * self.throttle,
                             *(end for _, end in run.runner.stops))
             )
         )
