@@ -921,6 +921,7 @@ def apply_edit(
     has saved, or could not write to a new file; OSError (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
+    wait_for_complete_line(file)
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         start, stop = changed_part(base, edited)
@@ -1103,6 +1104,7 @@ def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
     the file was replaced) as apply_edit().
     """
     file.open_to_write()
+    wait_for_complete_line(file)
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         contents = read_to_end(file.reader)

@@ -185,7 +185,8 @@ class Merging(EditCase):
         path = self.dir / "parts.txt"
         path.write_bytes(live)
         file = runmaker4.JobFile(str(path), say=said.append)
-        refused = runset4.apply_edit(file, base, edited)
+        with mock.patch.object(runset4, "wait_for_complete_line"):      # a second each, in half of the files
+            refused = runset4.apply_edit(file, base, edited)
         is_new = file.find_replacement() is not None
         file.close_files()
         return path.read_bytes(), refused, said, is_new

@@ -399,6 +399,21 @@ class HalfLine(RunCase):
         writer.communicate(b"\n")
         self.assertEqual((self.finish(adding).code, self.read()), (0, b". echo half\n. echo new\n"))
 
+    def test_neither_an_edit_nor_a_pause_cuts_it(self) -> None:
+        for options in ("--edit",), ("--pause",):
+            with self.subTest(options):
+                self.write(". echo first\n")
+                writer = self.start("sh", "-c", "exec 3>>runs.txt; printf '. echo ha' >&3; read -r rest; "
+                                                "printf 'lf\\n. echo last\\n' >&3", stdin=subprocess.PIPE)
+                wait_until(lambda: self.read().endswith(b"ha"), what="half a line is in the file")
+                with open(self.dir / "said", "wb") as said:
+                    changing = self.start(RUNSET, *options, "runs.txt", stderr=said,
+                                          env={"EDITOR": "sed -i s/first/1st/"})
+                wait_until(lambda: b"waiting for the rest" in self.read("said"), what="it waits")
+                writer.communicate(b"\n")
+                self.assertEqual(self.finish(changing).code, 0)
+                self.assertTrue(self.read().endswith(b". echo half\n. echo last\n"), self.read())
+
     def test_a_line_that_an_editor_left_without_a_newline_gets_one(self) -> None:
         self.write(". echo a")
         self.assertEqual(self.run_script(RUNSET, "runs.txt", "--add", "echo b").code, 0)
