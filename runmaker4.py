@@ -1370,7 +1370,7 @@ UTF8_MARK = b"\xef\xbb\xbf"
 JOB_LINE = re.compile(rb"\n([^#/ \t\n])[ \t]")
 DIRECTIVE = b"#"                # the "state" of a Line that is a directive
 # a directive, or a comment that looks like one: its author could lose a barrier
-DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|end)[ \t\r\n]|[-\w]+=))"
+DIRECTIVE_LIKE = rb"#RUN|(?i:[ \t]*#[ \t]*run[ \t]+(?:(?:barrier|pause|end)[ \t\r\n]|[-\w]+=))"
 
 
 class Line:

@@ -128,8 +128,8 @@ class StrayLines(MisreadCase):
 class LookAlikes(MisreadCase):
     """What would be a directive but for blanks or small letters is one that makes no sense, for all."""
     ALIKE = ("#run barrier", "# RUN barrier", " #RUN barrier", " # run timeout=3s",
-             "\t#\tRun  Barrier Check ", "# RUN end", "#Run host=a,b TIMEOUT=3S\r", "# run barrier first",
-             "#RUN: barrier", "#RUNNING")
+             "\t#\tRun  Barrier Check ", "# RUN end", "#run pause", "#Run host=a,b TIMEOUT=3S\r",
+             "# run barrier first", "#RUN: barrier", "#RUNNING")
     OTHERS = (
         "# run these first", "#running barrier", "##RUN barrier", "/RUN barrier", "#RU barrier", "# runs",
         "#off end", "# RUN host", "#", "a #RUN barrier", "x #run barrier", "# run endings", "# RUN",
