@@ -4427,8 +4427,9 @@ class JobQueue:
         own_line = next(iter(by_offset.values())) if is_only_line else by_offset.get(job.offset)
         if own_line and own_line.state != RUNNING:
             return own_line
-        # or on an equal line, which has moved
-        return next((line for line in by_offset.values() if line.state == NEW), None)
+        # or on an equal line, which has moved; a `c` can be older
+        lines = (line for state in (NEW, CANCELLED) for line in by_offset.values() if line.state == state)
+        return next(lines, None)
 
     def _take_back_job_locks(self, our_jobs: Iterable[Job], spare_lines: int) -> None:
         """Lock the job locks again that were lost; a job for which no line `r` is left is lost.

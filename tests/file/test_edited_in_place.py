@@ -154,6 +154,20 @@ class SetByHand(JobFileCase):
                 self.assertEqual(self.look(cursor), {})
                 self.assertEqual(self.look(cursor), {job: "cancelled"})
 
+    def test_jobs_are_cancelled_on_equal_lines_that_have_moved_since_the_last_look(self) -> None:
+        cursor = self.jobs(b". a\n. a\n. a\n")
+        jobs = [job_of(cursor.claim()), job_of(cursor.claim())]
+        self.path.write_bytes(b"#\nc a\nc a\nc a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, dict.fromkeys(jobs, "cancelled")])
+
+    def test_an_equal_line_that_is_new_is_the_jobs_and_not_one_that_was_cancelled_earlier(self) -> None:
+        cursor = self.jobs(b"c a\n. a\n")
+        job = job_of(cursor.claim())
+        self.path.write_bytes(b"#\nc a\n. a\n")
+        self.assertEqual([self.look(cursor), self.look(cursor)], [{}, {}])
+        self.assertEqual(cursor.finish(job, b"d"), "")
+        self.assertEqual(self.path.read_bytes(), b"#\nc a\nd a\n")
+
     def test_a_job_that_is_cancelled_does_not_go_to_the_equal_line_of_another_runner(self) -> None:
         cursor = self.jobs(b". a\n. a\n")
         job = job_of(cursor.claim())
