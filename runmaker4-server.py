@@ -1056,8 +1056,8 @@ class Client(Consumer):
                          "run)")
         # of the others the results are being written
         for assignment in undecided:
-            # settle() keeps the user's state
-            if assignment.is_cancelled:
+            # settle() keeps the user's state.  CLAIMED: of a group, and the client never had it
+            if assignment.is_cancelled or assignment.phase is AssignmentPhase.CLAIMED:
                 sessions.settle(assignment, VANISHED)
             # an earlier one of a group can have stopped it, and settled this one
             elif assignment.is_undecided:

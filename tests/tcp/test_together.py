@@ -4,6 +4,7 @@ min-hosts says.
 To see a group between claim and release, one of its clients is stopped: the others hold their shells until it
 goes on.
 """
+import json
 import os
 import random
 import re
@@ -431,6 +432,20 @@ class Vanished(GroupCase):
         self.assertEqual(self.finish(server).code, 1)
         self.assertIn(b": 0 done, 4 error in ", server.err)
         self.assertNotIn(b"another runner took over", server.err)
+
+    def test_a_line_that_it_had_not_got_is_not_lost_with_it(self) -> None:
+        server = self.serve_lines("#RUN together=pair host=alice,bob min-hosts=1", *self.PAIR[1:],
+                                  grace=VANISHES)
+        proxy = self.proxy_of(server)
+        self.join(server, "alice", "--port", proxy.port)
+        self.join(server, "bob")
+        self.wait_up(2, 3)
+        proxy.cut()
+        self.wait_states("erer")
+        events = map(json.loads, self.read("out/journal").splitlines())
+        self.assertEqual([event["line"] for event in events if event["event"] == "loss"], [2])
+        self.open_gate()
+        self.wait_states("eded")
 
     def test_a_client_that_comes_back_within_the_grace_has_not_vanished(self) -> None:
         server = self.serve_lines(*self.PAIR)
