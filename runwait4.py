@@ -1750,7 +1750,8 @@ def signal_suffix(number: int) -> str:
 
 MAX_LINES = 50_000              # in memory at once
 # of a line that has finished
-NO_RECORDED_RUN = "no recorded run: set by hand, stopped between tries, or its record was not kept"
+NO_RECORDED_RUN = ("no recorded run: edited or set by hand, stopped between tries, or its record was not "
+                   "kept, or is in another --outdir")
 
 
 def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
@@ -3167,8 +3168,12 @@ function clock(time, zone, step = 1) {
   return step >= 86400 ? day : (hasDay ? `${day} ` : "") + text.slice(11, step >= 60 ? 16 : 19);
 }
 
+function wordsOfRun(run) {          // also why it could not be killed, or which file of fetch= is missing
+  return [run.result.includes(run.why) ? "" : run.why, run.output].filter(Boolean).join("\n");
+}
+
 function textOf(run) {
-  const texts = [run.line, run.result, run.host, run.slot, run.command, run.output];
+  const texts = [run.line, run.result, run.host, run.slot, run.command, wordsOfRun(run)];
   return run.allText ||= texts.join("\n").toLowerCase();
 }
 
@@ -3224,9 +3229,9 @@ function rowOf(run) {
     const name = href.slice(href.lastIndexOf("/") + 1);
     what.append(" ", Object.assign(make("a", name.slice(name.indexOf(".") + 1)), {href, title: name}));
   }
-  if (run.output) {
+  if (wordsOfRun(run)) {
     what.append(make("q"));
-    what.lastChild.append(...parts(run.output));
+    what.lastChild.append(...parts(wordsOfRun(run)));
   }
   body.append(row);
   if (narrow.matches) {

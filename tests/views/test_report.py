@@ -407,6 +407,12 @@ class InABrowser(ReportCase):
         self.assertRegex(text, "<q[^>]*>&lt;/script&gt;&lt;img src=x")
         self.assertNotIn("<img", text)
 
+    def test_a_file_of_fetch_that_is_missing_is_named(self) -> None:
+        self.write("! a\n")
+        self.journal(end(1, 1, "a", state="!", exit=0, cause="files", why="out/1: not made", files=[]))
+        self.assertEqual(self.report().code, 0)
+        self.assertRegex(self.browse('type("not made")'), "<q[^>]*>out/1: not made<")
+
     @spared
     def test_runs_are_found_by_text_state_host_and_last_words(self) -> None:
         self.campaign()
