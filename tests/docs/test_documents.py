@@ -368,7 +368,6 @@ RECIPES = {
         files={"tests.txt": ""}, after="grep together= tests.txt"),
     "runmaker4-server.py --exit-when-done tests.txt": Recipe(until="test -e .runmaker4.token"),
     "runset4.py - --add-tests testconfig.txt": Recipe(),
-    "runmaker4.py --dry-run tests.txt": Recipe(),
     "runwait4.py -e runs.txt": Recipe(jobs("dx")),
     "ls jobqueue/*.sh | runset4.py runs.txt --add-list - --template './{}' --new": Recipe(
         jobs("."), files={"jobqueue/a.sh": "#!/bin/sh\n"}, after="runmaker4.py -q runs.txt", states="dd"),
@@ -597,7 +596,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "SESSION_SUSTAIN_TIME = 60", "scancel 1234", "bash -c", "wait -n", "ulimit -t",
     "generate | sed 's/^/. /' >> runs.txt", "sed -u",
     "eval {}", "[ -v {} ]", "n={}; echo $((n*2))", "printf -v", "test -v", "sh -c", "find -exec sh",
-    "env -S", "python3 -c {}",
+    "env -S", "python3 -c {}", "date -d 'tomorrow 7:00'",
     "sh -c 'exec runmaker4-client.py --slots \"$CUDA_VISIBLE_DEVICES\" \"$@\"' sh",
 }
 # of other programs
