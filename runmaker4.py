@@ -659,6 +659,7 @@ class Throttle:
         return max(self._started_at + max(self.pause_seconds(factor), min_seconds) - self.clock(), 0.0)
 
     def is_due(self, factor: float, min_seconds: float) -> bool:
+        """Return True if seconds_until_due() is 0, with fewer calls."""
         age = self.clock() - self._started_at
         return age >= min_seconds and age >= self.pause_seconds(factor)
 
@@ -1975,7 +1976,7 @@ MISREAD = {
 
 def why_misread(command: bytes, shell: str) -> str:
     """Return what a command does in this shell that its author does not expect, and a remedy; '': nothing."""
-    if command.endswith(b"\\") and is_continued(command):
+    if is_continued(command):
         return "ends in \\, but the next line is another job (write a command in one line)"
     # first a quick test: a & that is no part of && or >&
     if b"&" in command and re.search(rb"(?<![&<>;])&(?!&)", command):
@@ -3193,7 +3194,8 @@ class LockTable(LockTableReader):
         del self.job_locks[job_lock.offset]
         start, length = job_lock.offset, 1
         if self.buckets and job_lock.bucket in self.buckets:
-            start, length = self.buckets.pop(job_lock.bucket).bucket, BUCKET_SIZE
+            del self.buckets[job_lock.bucket]
+            start, length = job_lock.bucket, BUCKET_SIZE
         limit_offsets = self.limit_locks.pop(job_lock.offset, ())
         if not is_job_alive:
             try:
@@ -4245,7 +4247,7 @@ class JobQueue:
             if not locked:
                 raise LockedNow("another process holds the command mutex")
             self.file.check_writable()
-            if job.unconfirmed_state and self._is_result_written(job):
+            if self._is_result_written(job):
                 self.release_job(job)
                 return
             # without our job lock the `r` can be that of another runner
@@ -5724,11 +5726,11 @@ def find_block_reason(file: JobReader, hosts: Collection[str], memory: float,
                 awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                            "runmaker4-server.py starts it)")
             if not (awaited or file.may_start(settings)):
-                full = next(filter(file.lock_table.is_full, settings.limits), None)
-                what = (f"limit {printable(str(full))} run" if full
-                        else settings.describe_opening(time.time()))
-                if full and holders[full.name]:     # others can be below, or lines no more
-                    what += f": {name_lines(holders[full.name])}"
+                if full := next(filter(file.lock_table.is_full, settings.limits), None):
+                    lines = holders[full.name]      # others can be below
+                    what = f"limit {printable(str(full))} run" + f": {name_lines(lines)}" * bool(lines)
+                else:
+                    what = settings.describe_opening(time.time())
                 awaited = f"{what} ({settings.where})"
             wants_new = awaited == ""
             awaited = awaited or reason_of(line.command)
@@ -9122,7 +9124,7 @@ class JobTask:
             for sink in self.run.sinks:
                 sink.on_no_result(self.run)
         elif self.shell and not self._is_gated:
-            self._begin_run()           # no await since posix_spawn(3): its exit is not handled yet
+            self._begin_run()           # no await since posix_spawn(3): its exit was not handled
 
     async def _try_to_start(self) -> str:
         """Start the shell, if the job may start.  Return '', or an error of the command.
@@ -9677,7 +9679,7 @@ class Runner:
         # during the claim, slots can have gone out of service, or a signal come
         if len(slots) < job.settings.needs.slots or not self.admit_or_drain(task):
             self.slots.give_back(slots)
-            await task.write_final_state()      # `.`
+            await task.write_final_state()
             del self.tasks[job]
             return 0.0
         if why := why_misread(job.command, job.settings.shell):

@@ -218,7 +218,6 @@ def open_and_lock_to_append(file: JobFile) -> Iterator[int]:
         os.close(open_or_create(file.path, os.O_RDWR, 0o666))
         check_lock_file(file)
     file.open_to_write()
-    wait_for_complete_line(file)
     with append_lock(file):
         while time.monotonic() < deadline:
             if not os.path.lexists(file.real_path):
@@ -261,12 +260,13 @@ def check_not_replaced(file: JobFile, fd: int) -> None:
 
 @contextmanager
 def append_lock(file: JobFile) -> Iterator[None]:
-    """Hold a job file's append lock, so that only we append; delay STOP_SIGNALS meanwhile.
+    """Hold a job file's append lock, once its last line is whole, so that only we append; delay STOP_SIGNALS.
 
     A signal that ended us in the middle of an append could leave a part of the lines.
 
     Step 6 of the protocol: appending holds APPEND_BYTE of the lock file.
     """
+    wait_for_complete_line(file)
     with file.lock_table.locking(APPEND_BYTE, MAX_APPEND_WAIT_SECONDS) as acquired:
         if not acquired:
             raise OSError(errno.EAGAIN, "another process keeps appending to it")
@@ -921,7 +921,6 @@ def apply_edit(
     has saved, or could not write to a new file; OSError (ESTALE: the file was replaced or removed).
     """
     file.open_to_write()
-    wait_for_complete_line(file)
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         start, stop = changed_part(base, edited)
@@ -1104,7 +1103,6 @@ def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
     the file was replaced) as apply_edit().
     """
     file.open_to_write()
-    wait_for_complete_line(file)
     with append_lock(file), hold_all_locks(file) as lock_fd:
         file.check_writable()
         contents = read_to_end(file.reader)

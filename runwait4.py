@@ -746,9 +746,13 @@ class RunRecord(RunFields):
         return run
 
     @property
+    def is_lost(self) -> bool:
+        return self.cause.startswith("lost")            # or 'lost with its runner 5 times'
+
+    @property
     def has_ended(self) -> bool:
-        """Return False for a run that goes on, or was lost, once or often: its client can come back."""
-        return self.ended is not None and not self.cause.startswith("lost")
+        """Return False for a run that goes on, or was lost: its client can come back."""
+        return self.ended is not None and not self.is_lost
 
     @property
     def last_run_key(self) -> tuple[bytes, int, bool, bool]:
@@ -2087,7 +2091,7 @@ class OutputOfLines:
             except OSError as error:
                 reason = error_text(error)
         # a lost run is recorded, but did not finish
-        elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.cause.startswith("lost")):
+        elif row.line_state in FINISHED_LINE_STATES and not (row.run and row.run.is_lost):
             reason = NO_RECORDED_RUN
         if reason:
             self.lost_lines[row.line.number] = reason
@@ -3229,9 +3233,10 @@ function rowOf(run) {
     const name = href.slice(href.lastIndexOf("/") + 1);
     what.append(" ", Object.assign(make("a", name.slice(name.indexOf(".") + 1)), {href, title: name}));
   }
-  if (wordsOfRun(run)) {
+  const said = wordsOfRun(run);
+  if (said) {
     what.append(make("q"));
-    what.lastChild.append(...parts(wordsOfRun(run)));
+    what.lastChild.append(...parts(said));
   }
   body.append(row);
   if (narrow.matches) {

@@ -151,8 +151,10 @@ class Whole(OutputCase):
         for options in (), ("--csv",), ("--json",):
             ended = self.output(*options)
             self.assertComplained(ended, b"runwait4.py: runs.txt: the output is not complete: lines 1, 2, 3, "
-                                         b"4 (no such file or directory, some could not be written, %b; see "
-                                         b"--show LINE)\n" % runwait4.NO_RECORDED_RUN.encode()
+                                         b"4 (no such file or directory, some could not be written, no "
+                                         b"recorded run: edited or set by hand, stopped between tries, or "
+                                         b"its record was not kept, or is in another --outdir; see "
+                                         b"--show LINE)\n"
                                   + (b"" if options else b"runwait4.py: runs.txt: not done, and left out: "
                                                          b"line 6 (--csv and --json have all lines)\n"))
             self.assertIn(b"part\nfine\n" if not options else b"fine", ended.out)

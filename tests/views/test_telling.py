@@ -407,7 +407,8 @@ class Failed(TellingCase, RunCase):
             "line 4: timeout on node1, WHEN, after 10s, 95.4M", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
-            f"line 9: failed; {runwait4.NO_RECORDED_RUN}"])
+            "line 9: failed; no recorded run: edited or set by hand, stopped between tries, or its record "
+            "was not kept, or is in another --outdir"])
 
     def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
@@ -505,7 +506,8 @@ resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
-        why = runwait4.NO_RECORDED_RUN
+        why = ("no recorded run: edited or set by hand, stopped between tries, or its record was not kept, "
+               "or is in another --outdir")
         self.assertEqual(self.told("--failed", "runs.txt"),
                          "".join(f"line {line} {why}\n    {command}\n" for line, command in
                                  (("1: failed;", "a"), ("3: error;", "c"), ("4: error;", "d")))
