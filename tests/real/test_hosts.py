@@ -110,7 +110,7 @@ class Loops(HostsCase):
     def test_they_start_the_runners_and_stop_them(self) -> None:
         self.simulations(30)
         self.start_all()
-        shown = block("12 jobs:", "docs/first-day.md").replace("...", "simulate")
+        shown = block("12 jobs:", "docs/first-day.md").replace("./model", "simulate")
         self.assertEqual(blotted(self.status), blotted(shown))
         self.assertEqual(self.typed(self.STOP).code, 0)
         self.wait_left()
