@@ -145,6 +145,7 @@ def lazy_import(name: str) -> Any:
 # They take a third as long to load as this file, and runset4.py never needs them.
 if TYPE_CHECKING:
     import asyncio
+    import io
     import socket
     from concurrent import futures
     from dataclasses import dataclass as dataclass  # noqa: PLC0414
@@ -7378,20 +7379,53 @@ class TerminalConsole(LinePrinter):
         self._print(prefix + lines[:-1].replace(b"\n", line_end + prefix) + line_end)
 
 
-class Plain(Sink):
-    """Prints job output only, and of a job only the last run, once the job is over.
+class PendingOutput:
+    """What a run has printed so far: in memory, or, if longer than MAX_BYTES, in a temporary file.
 
-    Until then the output is in memory, or, if longer than MAX_BYTES, in a temporary file.
+    A full disk would leave a tempfile.SpooledTemporaryFile unusable
+    (findings/python-spooled-file-breaks-on-a-full-disk.sh).
     """
     MAX_BYTES = 1 << 20
+    size = 0
+
+    def __init__(self) -> None:
+        self._text = bytearray()        # that is not in the file
+        self._file: io.FileIO | None = None
+
+    def write(self, data: bytes) -> None:
+        """Raises OSError: some is lost, unless only the file cannot be made: a later call tries again."""
+        self._text += data
+        self.size += len(data)
+        if self._file or len(self._text) > self.MAX_BYTES:
+            if not self._file:
+                import tempfile
+                self._file = tempfile.TemporaryFile(buffering=0)    # noqa: SIM115
+            text, self._text = self._text, bytearray()
+            write_all(self._file.fileno(), text)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Raises OSError."""
+        if self._file:
+            self._file.seek(0)
+            while piece := self._file.read(1 << 16):
+                yield piece
+        yield bytes(self._text)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+class Plain(Sink):
+    """Prints job output only, and of a job only the last run, once the job is over."""
 
     def __init__(self, writers: Mapping[bytes, Writer], in_order: bool, on_error: Say) -> None:
         """writers: by stream name.  in_order: in the order of the starts.  on_error: told of lost output."""
         self.writers = writers
         self.in_order = in_order
         self.on_error = on_error
-        # SpooledTemporaryFiles by the name of the stream, of the jobs in the order of their starts
-        self.pending: dict[Job, dict[bytes, Any]] = {}
+        # by the name of the stream, of the jobs in the order of their starts
+        self.pending: dict[Job, dict[bytes, PendingOutput]] = {}
         self.finished: set[Job] = set()                 # that wait for earlier ones
 
     def on_started(self, run: Run) -> None:
@@ -7401,11 +7435,8 @@ class Plain(Sink):
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         outputs = self.pending[run.job]
-        if stream.name not in outputs:
-            import tempfile
-            outputs[stream.name] = tempfile.SpooledTemporaryFile(self.MAX_BYTES)    # noqa: SIM115
         try:
-            outputs[stream.name].write(data)
+            outputs.setdefault(stream.name, PendingOutput()).write(data)
         except OSError as error:
             # without a free descriptor the output stays in memory: no further job can start then
             if error.errno not in (errno.EMFILE, errno.ENFILE):
@@ -7429,16 +7460,16 @@ class Plain(Sink):
     def _print_job(self, job: Job) -> None:
         self.finished.discard(job)
         for name, output in self.pending.pop(job, {}).items():
-            writer, size = self.writers[name], output.tell()
+            writer = self.writers[name]
             writer.flush()              # what was written before comes first
-            writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop), size=size)
+            writer.executor.post(writer.write_chunks, self._read_pieces(job, output, writer.loop),
+                                 size=output.size)
 
-    def _read_pieces(self, job: Job, output: Any, loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
-        """Yield the contents of a temporary file from the start, in the writer's thread, and close it."""
+    def _read_pieces(self, job: Job, output: PendingOutput,
+                     loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+        """Yield output from the start, in the writer's thread, and close it."""
         try:
-            output.seek(0)
-            while piece := output.read(1 << 16):
-                yield piece
+            yield from output.pieces()
         except OSError as error:
             loop.call_soon_threadsafe(self._report_lost_output, job, error)
         output.close()

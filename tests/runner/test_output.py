@@ -190,18 +190,39 @@ class Plain(RunCase):
         self.write(". head -c 3000000 /dev/zero; echo one\n. echo two\n")
         unreadable = """
 import errno, os, tempfile
-class Unreadable(tempfile.SpooledTemporaryFile):
+make = tempfile.TemporaryFile
+class Unreadable:
+    def __init__(self, **settings):
+        self.file = make(**settings)
+    def __getattr__(self, name):
+        return getattr(self.file, name)
     def read(self, size):
-        if self._rolled:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return super().read(size)
-tempfile.SpooledTemporaryFile = Unreadable
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+tempfile.TemporaryFile = Unreadable
 """
         ended = self.finish(self.start_patched(unreadable, "--plain", "-k", "runs.txt"))
         self.assertEqual((ended.code, self.states()), (1, "dd"))
         self.assertEqual(ended.out, b"two\n")
         self.assertComplains(ended, "line 1", "temporary file")
         self.assertNotIn(b"stdout", ended.err)
+
+    def fill_the_disk(self, *options: object) -> None:
+        """Have a job print more than its file may have, and then a little, which a buffer would keep."""
+        self.write(f". head -c 1500000 /dev/zero | tr '\\0' x; {GATE}; echo more; exit 1\n. echo two\n")
+        runner = self.start("sh", "-c", 'ulimit -f 2048; exec "$@"', "sh",      # 1 MiB
+                            *self.command(RUNMAKER, "-j1", "--plain", "--no-records", *options, "runs.txt"))
+        self.assertIn(b"too large in a temporary file", present(runner.stderr).readline())
+        self.open_gate()
+        ended = self.finish(runner)
+        self.assertEqual((ended.code, self.states()), (1, "!d"))
+        self.assertEqual(ended.out, b"x" * (1 << 20) + b"two\n")
+        self.assertNotIn(b"stdout", ended.err)
+
+    def test_what_a_full_disk_has_of_it_is_printed(self) -> None:
+        self.fill_the_disk()
+
+    def test_a_full_disk_ends_no_runner_that_tries_again(self) -> None:
+        self.fill_the_disk("--retries", 1)
 
 
 class SharedDescriptor(Case):
