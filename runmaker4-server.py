@@ -2002,7 +2002,8 @@ class Sessions:
         except OSError as error:
             why = error_text(error)
             # what a job has made in hours waits until its place is mended
-            again = error.errno in FULL_OR_BUSY or (kind == "put" and error.errno != errno.EPERM)
+            again = error.errno in FULL_OR_BUSY or (kind == "put"
+                                                    and error.errno not in (errno.EPERM, errno.ENAMETOOLONG))
             if again and assignment and kind != "get":
                 self._say_once(to_text(path), f"line {assignment.number}: {display_text(path)}: {why}; its "
                                "client tries again")

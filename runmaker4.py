@@ -2006,6 +2006,7 @@ COMMAND_TOKEN = lazy_pattern(rb"""
 WORD_PART = lazy_pattern(rb"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""")
 PLACE = lazy_pattern(r"\{([1-9][0-9]{0,3})\}")
 TRAVELLING_PATH = lazy_pattern(r"(?:[^./\0][^/\0]*/)*[^./\0][^/\0]*")
+LONG_NAME = lazy_pattern(rb"[^/]{201}")         # the name of its part would be longer than NAME_MAX, 255
 
 
 def literal_words(command: bytes) -> list[str]:
@@ -2027,9 +2028,10 @@ def simplify_path(path: str) -> str:
 
 def check_travelling_path(path: str) -> str:
     """Return the path of a file that travels, simplified.  Raises ValueError."""
-    if not TRAVELLING_PATH.fullmatch(simple_path := simplify_path(path)):
+    if (not TRAVELLING_PATH.fullmatch(simple_path := simplify_path(path))
+            or LONG_NAME.search(os.fsencode(simple_path))):
         raise ValueError(f"'{printable(path)}' cannot travel (give a file below the directory of the job "
-                         "file, none that is hidden)")
+                         "file, none that is hidden, no name of more than 200 bytes)")
     return simple_path
 
 
@@ -5834,6 +5836,9 @@ def report_same_fetch(file: JobReader, directives: Iterable[Line]) -> None:
                 continue
             with suppress(ValueError):          # a word is missing
                 for path in fill_in_words(scope.settings.fetch, line.command, scope.settings.scratch):
+                    # jobs can make different files of one pattern or directory
+                    if NO_PATH.search(MARKS.sub("", os.fsdecode(path))):
+                        continue
                     if numbers.setdefault(path, line.number) != line.number:
                         return file.say(f"lines {numbers[path]}, {line.number} have one fetch=, "
                                         f"{display_text(path)}: a later result replaces an earlier one")
@@ -11604,11 +11609,13 @@ class JobDirectory:
         own_names = [os.fsencode(MARKS.sub("", os.fsdecode(name))) for name in names]
         why = ""
         try:
-            made = [path[len(self.path) + 1:] for directory, _, files in os.walk(self.path)
+            made = [path[len(self.path) + 1:] for directory, files in walk_unlocked(self.path)
                     for path in (os.path.join(directory, file) for file in files)
                     if os.path.isfile(path) and not os.path.islink(path)]
         except RecursionError:                  # before Python 3.12
             return [], "the directories of the job are too deep"
+        except OSError as error:                # files of fetch= can be where it cannot look
+            return [], f"{display_text(error.filename)}: {error_text(error)}"
         found = {name: [path for path in made
                         if is_result(path, name) and (path in own_names or path not in inputs)]
                  for name in names}
@@ -11624,13 +11631,26 @@ class JobDirectory:
         close_all(self.lock_fd)
 
 
+def walk_unlocked(path: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield each directory from `path` on, and its files; the user gets all rights to it.  Raises OSError."""
+    def fail(error: OSError) -> None:
+        raise error
+
+    os.chmod(path, 0o700)
+    for directory, names, files in os.walk(path, onerror=fail):
+        for name in names:
+            if not os.path.islink(subdirectory := os.path.join(directory, name)):
+                os.chmod(subdirectory, 0o700)
+        yield directory, files
+
+
 def remove_job_directory(path: bytes) -> None:
     """Remove a directory and its lock file, which the caller has locked; what cannot be removed stays."""
     import shutil
     with suppress(OSError, RecursionError):
         if os.path.lexists(path):
-            for directory, _, _ in () if os.path.islink(path) else os.walk(path):
-                os.chmod(directory, 0o700)      # some can be read-only
+            if not os.path.islink(path):
+                deque(walk_unlocked(path), maxlen=0)
             shutil.rmtree(path)
         os.unlink(path + LOCK_SUFFIX)
 

@@ -1,9 +1,11 @@
 """Promise: with scratch=yes a job runs in a directory of its own, which is gone once its line has a state."""
 import json
+import multiprocessing
 import os
 import pathlib
 import signal
 import subprocess
+from concurrent import futures
 from unittest import mock
 
 import runmaker4
@@ -15,6 +17,28 @@ from tests.support.scripts import RUNSET
 from tests.support.travel import BIG, PATCH, TravelCase
 
 JOB_AND_LOCK = ".*.runmaker4-job*"
+
+
+def leave_root() -> None:
+    """Root may read any directory."""
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def close_and_choose(parent: bytes) -> tuple[tuple[list[bytes], str], bool]:
+    """What is chosen if a job has closed its directories, and whether one is left after the removal."""
+    directory = runmaker4.JobDirectory(runmaker4.FileTree(parent), 1)
+    directory.make()
+    path = pathlib.Path(os.fsdecode(directory.path))
+    (path / "o/p/q").mkdir(parents=True)
+    for name in "o/g", "o/p/q/f":
+        (path / name).write_bytes(b"")
+    for name, mode in ("o/p/q", 0o400), ("o/p", 0), ("o", 0o100):
+        (path / name).chmod(mode)
+    chosen, why = directory.choose_results([b"o/"], [], runmaker4.DONE)
+    directory.remove()
+    return (sorted(chosen), why), path.exists()
 
 
 class ScratchCase(TravelCase):
@@ -187,6 +211,16 @@ class Results(ScratchCase):
                 self.assertStates("d")
                 self.assertEqual(self.read("srv/in"), b"new\n")
                 server.kill()
+
+    def test_a_name_that_is_too_long_there_is_a_failure_and_the_others_come(self) -> None:
+        self.assertEqual(self.fetch("o/", "touch o/ok o/$(printf 'a%.0s' $(seq 205))", "!"), {"o/ok"})
+        self.assertIn("file name too long at the server", self.said)
+
+    def test_a_directory_that_the_job_has_closed_is_opened_and_removed(self) -> None:
+        self.dir.chmod(0o777)
+        with futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork"), leave_root) as pool:
+            found, left = pool.submit(close_and_choose, os.fsencode(self.dir)).result()
+        self.assertEqual((found, left), (([b"o/g", b"o/p/q/f"], ""), False))
 
     def test_after_an_interrupt_none_comes(self) -> None:
         server = self.serve("#RUN scratch=yes fetch=log:always\n. touch log; echo >../up; exec sleep 600\n")

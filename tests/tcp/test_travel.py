@@ -89,6 +89,15 @@ class Files(TravelCase):
         shown = self.run_script("runwait4.py", "--failed", "srv/runs.txt")
         self.assertIn(b"b.1: the job has not made this file", shown.out)
 
+    def test_a_name_that_is_too_long_is_no_fault_of_the_client(self) -> None:
+        name = "a" * 229
+        for number in range(4):
+            self.make(f"srv/in/{number}{name}")
+        lines = "".join(f". cat in/{number}{name}\n" for number in range(4))
+        client = self.run_bob(self.serve(f"#RUN send={{2}}\n{lines}#RUN\n. true\n"))
+        self.assertStates("eeeed")
+        self.assertEqual(client.returncode, 1)
+
     def test_a_word_that_the_shell_expands_is_refused(self) -> None:
         server = self.serve("#RUN send={2}\n"
                             ". cat $file\n. cat *.txt\n. cat\n. cat ../x\n. cat /etc/passwd\n. true '$x'\n")
@@ -104,7 +113,10 @@ class Files(TravelCase):
         for path in "a/b{2}", "./a/b{2}", "a//b{2}", "a/././b{2}", ".//a/b{2}":
             paths = runmaker4.parse_travelling_paths(path)
             self.assertEqual(runmaker4.fill_in_words(paths, b"cat '{x}'"), [b"a/b{x}"])
-        for path in "/a", "//a", "a/", "a/.", "a/..", "../a", "a/.b", ".a", "", ".", "a//.b":
+        longest = "a" * 200
+        self.assertEqual(runmaker4.parse_travelling_paths(f"{longest}/{longest}"), (f"{longest}/{longest}",))
+        for path in ("/a", "//a", "a/", "a/.", "a/..", "../a", "a/.b", ".a", "", ".", "a//.b", f"{longest}a",
+                     f"a/{longest}a/b", "\u4e00" * 67):
             with self.subTest(path=path), self.assertRaisesRegex(ValueError, "cannot travel"):
                 runmaker4.parse_travelling_paths(path)
         for path in "{x}", "{0}", "a{}", "{2}}":
@@ -195,8 +207,11 @@ class Files(TravelCase):
         self.assertEqual(server.err.count(wanted), 1)
         self.write("#RUN fetch={2}\n. sim 1\n. sim 2\n")
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
-        self.write("#RUN fetch=out\n. sim 1\n")
+        self.write("#RUN fetch=out\n. sim 1\n#RUN scratch=yes fetch=out/*.png,log/,[ab]\n. sim 2\n. sim 3\n")
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
+        self.write("#RUN scratch=yes fetch=log:always\n. sim 1\n. sim 2\n")
+        self.assertIn(b"one fetch=, log", self.run_jobs("--dry-run").err)
+        self.write("#RUN fetch=out\n. sim 1\n")
         self.assertIn(b"lines 2, 3 have one fetch=, out: a later",
                       self.run_script("runset4.py", "runs.txt", "--add", "sim 2").err)
         self.assertIn(b"lines 2, 3 have one fetch=, out: a later", self.run_jobs("--dry-run").err)
@@ -312,7 +327,10 @@ class Losses(TravelCase):
 
     The proxy stands still in the middle of the file, so that what is lost then is lost there.
     """
-    patch = PATCH + PATIENT
+    # large pieces, if on the way, would count for much of the file
+    patch = PATCH + PATIENT + """
+__import__("runmaker4-client").LARGE_PIECE_BYTES = runmaker4.FILE_PIECE_BYTES
+"""
     JOB = "#RUN send=in fetch=out\n. cp in out\n"
 
     def setUp(self) -> None:
@@ -737,10 +755,13 @@ class Places(TravelCase):
     def test_this_is_known_before_the_job_starts(self) -> None:
         self.make("srv/file")
         (self.srv / "dir").mkdir()
-        client = self.run_bob(self.serve(
-            "#RUN fetch={2}\n. touch dir\n. touch file/x\n. touch " + "x" * 250 + "\n. touch new/x\n"))
-        self.assertStates("eeed")
-        for line, why in (2, "dir: not a regular"), (3, "file/x: not a directory"), (4, "file name too long"):
+        long = "x" * 250
+        server = self.serve(f"#RUN fetch={{2}}\n. touch dir\n. touch file/x\n. touch {long}\n. touch new/x\n"
+                            f"#RUN scratch=yes fetch={{2}}\n. touch {long}\n")
+        client = self.run_bob(server)
+        self.assertStates("eeede")
+        self.wait_said(server, "line 4: cannot be started", "no name of more than 200 bytes")
+        for line, why in (2, "dir: not a regular"), (3, "file/x: not a directory"), (7, "file name too long"):
             self.wait_said(client, f"line {line}: cannot be started", why, "at the server")
         self.assertEqual([path.name for path in self.bob.iterdir() if path.is_file()], [])
         self.assertEqual(self.leftovers(), [])
