@@ -7130,14 +7130,14 @@ def no_median(_: bytes) -> float:
 
 
 def describe_if_hanging(number: int, seconds: float, ended: int, longest: float) -> str:
-    """Return 'line 17 runs 8 times longer than any before' if the job of that line hangs; otherwise ''.
+    """Return 'line 17 runs 8 times longer than any of the last 90' if the job of that line hangs; else ''.
 
-    seconds: how long it runs.  ended: how many runs have ended, of which the longest took `longest` seconds.
+    seconds: how long it runs.  ended: how many runs are known, of which the longest took `longest` seconds.
     """
     # the longest of few is exceeded more often
     is_hanging = ended >= 5 and seconds * min(ended, MIN_ENDED) > HANGING_FACTOR * MIN_ENDED * longest
-    return (f"line {number} runs {seconds / max(longest, 0.01):.0f} times longer than any before"
-            if is_hanging else "")
+    return (f"line {number} runs {seconds / max(longest, 0.01):.0f} times longer than any of the last "
+            f"{ended:,}" if is_hanging else "")
 
 
 class ProgressBar:
@@ -7168,7 +7168,8 @@ class ProgressBar:
             estimate = f" took {human_time(finished_at - self._start)}"
         elif (seconds_left := self._rate.seconds_left(counts.all - counts.processed, now)) is not None:
             rate = self._rate.per_second(now)
-            estimate = f" {rate:.1f}/s" if rate >= 0.1 else f" {rate * 3600:.1f}/h"
+            estimate = (f" {rate:.1f}/s" if rate >= 0.1 else f" {rate * 3600:.1f}/h" if rate * 3600 >= 0.1
+                        else f" {rate * 86400:.1f}/d")
             estimate += f", {human_time(seconds_left)} left"
         # `[]` becomes the bar, of 8 columns at least
         text = next((text for text in (without_rate + estimate, shortest + estimate, without_rate)

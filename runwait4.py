@@ -243,7 +243,7 @@ BEGINNING = re.compile(r"""(\s*(?:(?:[^\s'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+\s
 
 def without_common_beginning(commands: Sequence[str], columns: float) -> Sequence[str]:
     """Return the commands with '... ' instead of the words with which all begin, if one exceeds `columns`."""
-    if max(map(len, commands), default=0) <= columns:
+    if not commands or max(map(len, commands)) <= columns:
         return commands
     # the words that the first and the last command in sorted order have in common, all commands have
     common = BEGINNING.match(f"{min(commands)}\n{max(commands)}")
@@ -623,7 +623,8 @@ class PipeProgress(Progress):
         line = (f"progress: {job_counts.processed:3} of {job_counts.all:3} jobs processed, "
                 f"{bad} [{bar(job_counts, 16)}]")
         if line != self._printed_line:
-            print_bytes(f"{line}\n".encode())
+            with suppress(BrokenPipeError):     # nobody reads any more, but the exit status counts
+                print_bytes(f"{line}\n".encode())
             self._printed_line = line
 
 
@@ -1015,15 +1016,15 @@ class RunOutput:
         self._max_lines = max_lines
         self.network = find_mount(directory).network
 
-    def last_lines(self, run: RunRecord) -> list[str]:
+    def last_lines(self, run: RunRecord) -> tuple[list[str], list[str]]:
         """Return the last lines of a run's stderr, or of stdout if stderr is empty.
 
-        --failed, --show and the page print them.  Short output is in the journal, all other in files.  If no
-        line is found, return why files cannot be read: '(3.out: No such file or directory)'.
+        Short output is in the journal, all other in files.  If no line is found, also return why files cannot
+        be read: '(3.out: No such file or directory)'.
         """
         for short_output in run.stderr, run.stdout:
             if lines := self._last_lines_of(to_bytes(short_output)):
-                return lines
+                return lines, []
         errors = []
         # files of stderr first
         latest_first = run.files[::-1]
@@ -1032,10 +1033,10 @@ class RunOutput:
                 with self._open_output_file(name) as file:
                     offset = max(0, os.fstat(file.fd).st_size - self.MAX_READ_BYTES)
                     if lines := self._last_lines_of(file.pread(self.MAX_READ_BYTES, offset)):
-                        return lines
+                        return lines, []
             except OSError as error:
                 errors.append(f"({name}: {error_text(error)})")
-        return errors
+        return [], errors
 
     def _last_lines_of(self, text: bytes) -> list[str]:
         """Return the last non-blank lines, without control characters."""
@@ -1581,7 +1582,8 @@ def status_summary(status: Fields) -> Iterator[str]:
         f"{status[name]} {name}" for name in Counts._fields)
     if per_hour := status["per_hour"]:
         seconds_left = status["seconds_left"]
-        yield f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h lately" + (
+        yield (f"{per_hour:.{0 if per_hour >= 10 else 1}f} jobs/h" if per_hour >= 0.1
+               else f"{per_hour * 24:.1f} jobs/d") + " lately" + (
             f", {human_time(seconds_left)} left" if seconds_left is not None else "")
     yield from map(printable, status.get("hanging", ()))
     if why_new_jobs_wait := status["waits"]:
@@ -1754,8 +1756,8 @@ def signal_suffix(number: int) -> str:
 
 MAX_LINES = 50_000              # in memory at once
 # of a line that has finished
-NO_RECORDED_RUN = ("no recorded run: edited or set by hand, stopped between tries, or its record was not "
-                   "kept, or is in another --outdir")
+NO_RECORDED_RUN = ("no recorded run: edited or set by hand, stopped between tries or with its "
+                   "group, or its record was not kept, or is in another --outdir")
 
 
 def batches_of_lines(watcher: Watcher, states: bytes | None) -> Iterator[list[Line]]:
@@ -1780,13 +1782,17 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
                  or watcher.select_lines(None, lambda line: fnmatch.fnmatchcase(line.command, command)))
         unmatched = [] if lines else [selection]
     else:
+        # thousands of single numbers are possible
+        single = {span[0] for span in ranges if len(span) == 1}
+        longer = [span for span in ranges if len(span) > 1]
         lines = watcher.select_lines(
             None,
-            lambda line: any(line.number in numbers for numbers in ranges),
-            max(numbers[-1] for numbers in ranges),
+            lambda line: line.number in single or any(line.number in span for span in longer),
+            max(span[-1] for span in ranges),
         )
-        unmatched = [part for part, numbers in zip(selection.split(","), ranges)
-                     if not any(line.number in numbers for line in lines)]
+        found = [line.number for line in lines]
+        unmatched = [part for part, span in zip(selection.split(","), ranges)
+                     if bisect.bisect_left(found, span[0]) == bisect.bisect_right(found, span[-1])]
     if unmatched:
         raise UsageError(
             f"{watcher.path}: no job matches '{printable(unmatched[0])}' (expected line numbers such "
@@ -1885,11 +1891,11 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
                     print_bytes((before_row + json.dumps(row.json_fields())).encode())
                     before_row = ", "
                     continue
-                last_lines = output.last_lines(row.run) if row.run else []
+                last_lines, errors = output.last_lines(row.run) if row.run else ([], [])
                 if row.is_last and row.line_state in BAD_LINE_STATES:
                     groups.add(row, last_lines)
                 print_lines(format_row(row, fit_to_width(command, command_columns), output.directory,
-                                       last_lines, columns))
+                                       last_lines + errors, columns))
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()
@@ -2502,7 +2508,7 @@ class Report:
             "peak": run and run.peak_text,
             "printed": run and size_text(run.bytes),
             "files": [f"{link_base}/{urls.quote(to_bytes(name))}" for name in files if is_file_name(name)],
-            "output": run and "\n".join(self.last_lines.get(run, ())),
+            "output": run and "\n".join(itertools.chain(*self.last_lines.get(run, ()))),
         }
 
 
@@ -2565,13 +2571,13 @@ class Reporter:
         # pages take a twentieth of the time at most
         pause = max(self.MIN_PAGE_SECONDS, 20 * (time.monotonic() - start)) if is_live else 0.0
         self._next_page_time = start + pause
-        if not report.run_count and not is_live:
-            raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
-        with open_replacement(self.path, self.FILE_HEAD) as file:
-            file.writelines(part.encode() for part in self._page(report, messages, pause))
         if not is_live:
             for text in messages:
                 say(text)
+            if not report.run_count:
+                raise UsageError(f"{self.options.outdir}: no runs (nothing to report)")
+        with open_replacement(self.path, self.FILE_HEAD) as file:
+            file.writelines(part.encode() for part in self._page(report, messages, pause))
 
     def _page(self, report: Report, messages: Sequence[str], pause: float) -> Iterator[str]:
         """Yield the parts of the page: PAGE, with a text for each @NAME@.
@@ -2579,7 +2585,7 @@ class Reporter:
         messages: about the journal.  pause: seconds to the next page; 0: this is the last one.
         """
         failures = FailureGroups()
-        group_of = {row: failures.add(row, report.last_lines.get(row.run, ()) if row.run else ())
+        group_of = {row: failures.add(row, report.last_lines.get(row.run, ((),))[0] if row.run else ())
                     for row in report.failed_rows}
         groups = failures.largest_first()
         rank_of = {group: number for number, group in enumerate(groups)}

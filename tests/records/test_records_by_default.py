@@ -113,8 +113,9 @@ class Views(DefaultCase):
         self.run_client(server, "-r")
         self.assertNotIn(b"next: ", self.stop(server).err)
         self.assertFalse((self.dir / "runs.txt.out").exists())
-        self.assertIn(b"line 1: failed; no recorded run: edited or set by hand, stopped between tries, or "
-                      b"its record was not kept, or is in another --outdir\n", self.view("--failed"))
+        self.assertIn(b"line 1: failed; no recorded run: edited or set by hand, stopped between tries or "
+                      b"with its group, or its record was not kept, or is in another --outdir\n",
+                      self.view("--failed"))
         self.assertRefused(self.run_jobs("--no-records", "--outdir", "out"), "--no-records and --outdir")
 
 

@@ -250,7 +250,7 @@ class StatusLine(ConsoleCase):
         self.jobs(*["true"] * 10, WAITING)
         terminal = self.terminal(80)
         runner = self.start_at(terminal, RUNMAKER, NO_HINT, "runs.txt")
-        self.wait_shown(terminal, r"^10/11 \[.*\] line 11 runs \d+ times longer than any before$")
+        self.wait_shown(terminal, r"^10/11 \[.*\] line 11 runs \d+ times longer than any of the last 10$")
         self.open_gate()
         self.assertEqual(self.finish(runner).code, 0)
 

@@ -152,9 +152,9 @@ class Whole(OutputCase):
             ended = self.output(*options)
             self.assertComplained(ended, b"runwait4.py: runs.txt: the output is not complete: lines 1, 2, 3, "
                                          b"4 (no such file or directory, some could not be written, no "
-                                         b"recorded run: edited or set by hand, stopped between tries, or "
-                                         b"its record was not kept, or is in another --outdir; see "
-                                         b"--show LINE)\n"
+                                         b"recorded run: edited or set by hand, stopped between tries or "
+                                         b"with its group, or its record was not kept, or is in another "
+                                         b"--outdir; see --show LINE)\n"
                                   + (b"" if options else b"runwait4.py: runs.txt: not done, and left out: "
                                                          b"line 6 (--csv and --json have all lines)\n"))
             self.assertIn(b"part\nfine\n" if not options else b"fine", ended.out)

@@ -266,6 +266,8 @@ class Content(ReportCase):
 
     def test_of_many_runs_the_last_are_there_and_the_last_ones_of_all_failed_lines(self) -> None:
         self.write("! a\n! b\nd c\n")
+        self.write("no space\n", "out/1.out")
+        self.write("no memory\n", "out/2.out")
         self.journal(end("a1", 1, "a", state="!"), end("a2", 1, "a", state="!"), end("b", 2, "b", state="!"),
                      *(end(f"c{number}", 3, "c", BEGAN + number) for number in range(9)))
         patch = "import runwait4\nrunwait4.Report.MAX_RUNS = 3\nrunwait4.Report.MAX_OUTPUTS = 1\n"
@@ -275,7 +277,7 @@ class Content(ReportCase):
         self.assertEqual([row["line"] for row in page.rows], [1, 2, 3, 3, 3])
         self.assertIn("table and picture have the last 3 of 12 runs, the table also the last of each failed",
                       page.status)
-        self.assertEqual(page.groups, ["1|(1.out: no such file or directory)|line 1 on node1",
+        self.assertEqual(page.groups, ["1|no space|line 1 on node1",
                                        "1|exit 3|line 2 on node1"])
 
 

@@ -20,6 +20,18 @@ from tests.support.values import present
 
 LINE = re.compile(rb"progress: +\d+ of +\d+ jobs processed, \d+ errors \[=*e*!*>* *\]\n")
 COUNTS = ("new", "running", "done", "failed", "error", "held")
+# each look of --progress adds a byte to `looks`
+NOTES = """
+import runwait4
+update = runwait4.PipeProgress.update
+def update_and_note(progress, counts):
+    try:
+        update(progress, counts)
+    finally:
+        with open("looks", "ab") as looks:
+            looks.write(b"x")
+runwait4.PipeProgress.update = update_and_note
+"""
 HALF_WAY = b"progress:   2 of   4 jobs processed, 0 errors [========>>>>    ]\n"
 ALL_DONE = b"progress:   4 of   4 jobs processed, 0 errors [================]\n"
 
@@ -243,6 +255,19 @@ class ProgressInAPipe(RunwaitCase):
         present(waiter.stdout).close()
         self.open_gate()
         self.assertEqual((waiter.wait(DEADLINE), present(waiter.stderr).read()), (0, b""))
+        self.finish(runner)
+
+    def test_a_reader_that_left_makes_no_success_of_what_is_not_finished(self) -> None:
+        runner = self.half_way()
+        waiter = self.start_patched(NOTES, "--progress", "runs.txt", script=RUNWAIT)
+        self.first_line(waiter)
+        present(waiter.stdout).close()
+        self.append(". echo e")                         # a change, of which nobody reads
+        looks = len(self.wait_file("looks"))
+        wait_until(lambda: waiter.poll() is not None or len(self.read("looks")) > looks + 2,
+                   what="it has looked again")
+        self.open_gate()
+        self.assertEqual((waiter.wait(DEADLINE), self.states()), (0, "ddddd"))
         self.finish(runner)
 
 

@@ -74,6 +74,9 @@ class Status(TellingCase):
         self.assertAlmostEqual(found["seconds_left"], 10 / found["per_hour"] * 3600, delta=1)
         self.assertRegex(self.told("--status", "--outdir", "out", "runs.txt"),
                          r"\n3\d\d jobs/h lately, 1m \d\ds left\n")
+        for per_hour, shown in (99.6, "100 jobs/h"), (0.6, "0.6 jobs/h"), (1 / 30, "0.8 jobs/d"):
+            _, rate, *_ = runwait4.status_summary({**found, "per_hour": per_hour})
+            self.assertTrue(rate.startswith(f"{shown} lately, "), rate)
         # tries of a job that is tried again are no jobs of the rate
         tries = [(number, now - 240 + 10 * number + 2 * again) for number in range(24) for again in range(4)]
         self.journal(*(line for began in range(4)
@@ -179,7 +182,7 @@ class Status(TellingCase):
         times = 9.0, 11.0, 13.0, 19.0, 21.0
         self.assertEqual([len(told(count, took)) for count in (5, 6, 10, 20) for took in times],
                          [1, 0, 0, 0, 0] + [1, 1, 0, 0, 0] + [1, 1, 1, 1, 0] * 2)
-        self.assertRegex(told(10, 1.0)[0], r"^line 1 runs 1\d\d times longer than any before$")
+        self.assertRegex(told(10, 1.0)[0], r"^line 1 runs 1\d\d times longer than any of the last 10$")
         self.write(self.read() + b". new\n")
         self.assertEqual(told(10, 1.0), [])
 
@@ -261,6 +264,12 @@ class Status(TellingCase):
             lines = self.at_terminal(columns, "--status", "--outdir", "out", "runs.txt")[-2:]
             self.assertLess(max(map(len, lines)), columns)
             self.assertIn("...", lines[-1])
+
+    def test_no_terminal_is_too_narrow_if_nothing_runs(self) -> None:
+        self.write("d a\n")
+        for columns in (30, 1):
+            shown = "".join(self.at_terminal(columns, "--status", "runs.txt"))
+            self.assertIn("1done", "".join(shown.split()))
 
     def test_a_new_line_whose_command_runs_already_is_not_said_to_be_run_by_nobody(self) -> None:
         self.write(". b\n")
@@ -407,8 +416,8 @@ class Failed(TellingCase, RunCase):
             "line 4: timeout on node1, WHEN, after 10s, 95.4M", f"line 5: cancelled on node1, {tail}",
             f"line 6: stopped on node1, {tail}", "line 7: lost on node1, began WHEN",
             "line 8: could not be started on node1, WHEN, after 1.5s",
-            "line 9: failed; no recorded run: edited or set by hand, stopped between tries, or its record "
-            "was not kept, or is in another --outdir"])
+            "line 9: failed; no recorded run: edited or set by hand, stopped between tries or with its "
+            "group, or its record was not kept, or is in another --outdir"])
 
     def test_a_signal_that_a_shell_tells_of_is_named_and_little_memory_is_told_as_a_bound(self) -> None:
         self.write("! a\n! b\n! c\n! d\n")
@@ -443,6 +452,13 @@ class Failed(TellingCase, RunCase):
         lines = self.failed().splitlines()[3:]
         self.assertEqual((len(lines), lines[0]), (6, "  | (gone: no such file or directory)"))
         self.assertTrue(all(line.startswith("  | (") for line in lines), lines)
+
+    def test_a_file_that_is_gone_is_no_reason_of_a_failure(self) -> None:
+        self.write("! a\n! b\n! c\n")
+        self.journal(*(end(line, line, command, state="!", exit=code, files=[f"{line}.out"])
+                       for line, command, code in ((1, "a", 3), (2, "b", 3), (3, "c", 5))))
+        self.assertTrue(self.failed().endswith("     2  exit 3  (lines 1, 2 on node1)\n"
+                                               "     1  exit 5  (line 3 on node1)\n"), self.failed())
 
     def test_where_it_ran_and_why_it_could_not_be_started(self) -> None:
         self.write("! a\ne b\n")
@@ -506,8 +522,8 @@ resource.setrlimit(resource.RLIMIT_AS, (size, size))"""
 
     def test_without_a_journal_the_lines(self) -> None:
         self.write("! a\nd b\ne c\nr d\n")
-        why = ("no recorded run: edited or set by hand, stopped between tries, or its record was not kept, "
-               "or is in another --outdir")
+        why = ("no recorded run: edited or set by hand, stopped between tries or with its group, or its "
+               "record was not kept, or is in another --outdir")
         self.assertEqual(self.told("--failed", "runs.txt"),
                          "".join(f"line {line} {why}\n    {command}\n" for line, command in
                                  (("1: failed;", "a"), ("3: error;", "c"), ("4: error;", "d")))

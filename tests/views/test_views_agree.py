@@ -89,8 +89,8 @@ class Lost(ViewCase):
 
 class TheRunThatCounts(ViewCase):
     """The last run of a line, if it ended in the line's state; otherwise the line has no recorded run."""
-    NONE = ("no recorded run: edited or set by hand, stopped between tries, or its record was not kept, "
-            "or is in another --outdir")
+    NONE = ("no recorded run: edited or set by hand, stopped between tries or with its group, or "
+            "its record was not kept, or is in another --outdir")
 
     def output(self, *options: str) -> tuple[int, bytes, bytes]:
         ended = self.runwait("--output", *options, "--outdir", "out", "runs.txt")
