@@ -10235,13 +10235,13 @@ class Program:
         if options.no_records and options.outdir:
             raise UsageError("--no-records and --outdir exclude each other")
         outputs = options.logfile, options.joblog, options.errors, options.pidfile
-        uses: dict[str, str] = {}
+        outdir_path = "" if options.no_records else options.outdir or default_outdir(options.file)
+        uses = {os.path.join(os.path.realpath(outdir_path), "journal"): "the journal"} if outdir_path else {}
         for path in filter(None, inputs + outputs):
             real_path = os.path.realpath(path)
             if real_path in uses:
                 raise UsageError(f"{path}: is also {uses[real_path]} (give another name)")
             uses[real_path] = "read" if path in inputs else "written by another option"
-        outdir_path = "" if options.no_records else options.outdir or default_outdir(options.file)
         record_paths = filter(None, (options.logfile, options.joblog, outdir_path))
         needs_thread = network or any(find_mount(path).network for path in record_paths)
         self.executor = FileExecutor(needs_thread, self.on_writer_relieved, self.say_without_label)
@@ -10677,8 +10677,10 @@ class App(RunnerProgram):
         self._consumer = Consumer(
             os.fsdecode(self.host), options.follow, self.retry, Resources(len(self.slots), self.memory),
             is_client=options.dry_run)
-        # with --follow the file need not exist yet; the cursor checks it later
-        exists = not options.follow or os.path.lexists(self.path)
+        # with --follow the file need not exist yet, but its directory, which records would make; the cursor
+        # checks it later
+        exists = (not options.follow or os.path.lexists(self.path)
+                  or not os.path.isdir(os.path.dirname(self.path) or "."))
         if exists:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)

@@ -526,6 +526,9 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
             return "has changed since it was read; not set"
         if line.state == RUNNING and not file.is_orphan(line):
             return "is running (wait for it, or use --cancel)"
+        # its runner, stopped or a client that is away, would take it for an `r` that an editor has replaced
+        if state == NEW and line.state != RUNNING and not file.can_run_another_copy(line.command):
+            return "still has a running job (set it again once that has ended)"
         file.write(line, state)
     return ""
 
@@ -1828,8 +1831,8 @@ def make_parser() -> Parser:
     add("--new", action="store_true", help="... only the jobs that FILE lacks, in any state")
     add("--template", action=Once, type=parse_template, metavar="T",
         help="... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, "
-             "{//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the "
-             "first line), {#} its number")
+             "{/.} both, {//} directory, {1} {2/.} {NAME} of columns (NAME: from the first line), {#} its "
+             "number [at the end: {}]")
     add("--colsep", type=parse_separator, metavar="SEP",
         help="... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, "
              "*.tsv: tab, otherwise blanks]")

@@ -127,6 +127,21 @@ class Cancel(CancelCase):
         self.write("r echo a\n. echo new\nr echo a\n")
         self.assertIn(b"line 2: another running job had this number", self.cancel(2, code=1))
 
+    def test_it_is_not_new_again_as_long_as_its_job_runs(self) -> None:
+        """Its runner is stopped: it would take the new line for its own, and the job's end for its result."""
+        self.jobs(SLEEPING)
+        runner = self.start_jobs("-j1")
+        self.wait_states("r")
+        runner.send_signal(signal.SIGSTOP)
+        self.assertIn(b"still runs", self.cancel(1, code=1, patch=waiting(0.1)))
+        refused = self.run_script(RUNSET, "--set=.", "runs.txt", "1")
+        self.assertEqual((refused.code, self.states()), (1, "c"))
+        self.assertIn(b"line 1: still has a running job (set it again once that has ended)\n", refused.err)
+        runner.send_signal(signal.SIGCONT)
+        self.finish(runner)
+        self.assertEqual(self.run_script(RUNSET, "--set=.", "runs.txt", "1").code, 0)
+        self.assertEqual(self.states(), ".")
+
     def test_a_range_may_reach_further_than_any_file(self) -> None:
         self.write(". echo a\n. echo b\n")
         self.assertEqual(self.cancel("2-99999999999999999999"), b"")

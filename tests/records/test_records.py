@@ -321,6 +321,11 @@ class SharedNames(Case):
                                         for (first, second), name in pairs):
             with self.subTest(call=call):
                 self.assertRefused(ended, f"{call[4]}: is also written by another option")
+        for option in self.OPTIONS:
+            ended = self.run_script(RUNMAKER, option, "runs.txt.out/journal", "runs.txt")
+            self.assertRefused(ended, "runs.txt.out/journal: is also the journal")
+        ended = self.run_script(RUNMAKER, "--joblog", "dir/journal", "--outdir", "./dir", "runs.txt")
+        self.assertRefused(ended, "dir/journal: is also the journal")
         self.assertEqual(self.states(), ".")
 
     def test_names_that_no_record_can_have_are_refused(self) -> None:

@@ -1,4 +1,5 @@
 """Promise: exit status and closing line of a runner, client or server speak of the file."""
+import os
 import re
 import signal
 import subprocess
@@ -160,6 +161,13 @@ runmaker4.JobQueue.finish = finish_and_remove
         self.assertIn(b"waiting for it", present(runner.stderr).readline())
         ended = self.stop(runner, signal.SIGHUP)
         self.assertEqual((ended.code, closing(ended)), (0, "nothing to do"))
+
+    def test_a_file_in_a_directory_that_is_not_there_is_refused(self) -> None:
+        """It is mistyped, or not mounted: nothing is made in its place."""
+        for options in (), ("--no-records",), ("--outdir", "out"):
+            ended = self.run_script(RUNMAKER, "--follow", *options, "nowhere/runs.txt")
+            self.assertRefused(ended, "nowhere/runs.txt: no such file or directory")
+        self.assertEqual(os.listdir(self.dir), [])
 
     HANGING = """
 import runmaker4, time

@@ -12,7 +12,7 @@ complete -c runset4 -l match -x -d '... with this command, or shell pattern for 
 complete -c runset4 -l add -x -d 'jobs or directives; FILE comes first. --add --template T ::: A B ::: 1 2: a job for each combination of {1} and {2}'
 complete -c runset4 -l add-list -rF -d 'one job or #RUN directive per line of LIST (-: stdin)'
 complete -c runset4 -l new -d '... only the jobs that FILE lacks, in any state'
-complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {//} directory, {/.} base name without extension, {1} {2/.} {NAME} of columns (NAME: from the first line), {#} its number'
+complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {/.} both, {//} directory, {1} {2/.} {NAME} of columns (NAME: from the first line), {#} its number [at the end: {}]'
 complete -c runset4 -l colsep -rF -d '... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, *.tsv: tab, otherwise blanks]'
 complete -c runset4 -l add-jobs -rF -d 'one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a directory, each once'
 complete -c runset4 -l add-tests -rF -d 'the tests of a NetJobs configuration, for the server'
