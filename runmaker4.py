@@ -7399,23 +7399,27 @@ class PendingOutput:
         self._file: io.FileIO | None = None
 
     def write(self, data: bytes) -> None:
-        """Raises OSError: some is lost, unless only the file cannot be made: a later call tries again."""
+        """Raises OSError: some is lost."""
         self._text += data
         self.size += len(data)
-        if self._file or len(self._text) > self.MAX_BYTES:
-            if not self._file:
-                import tempfile
+        if not self._file:
+            if len(self._text) <= self.MAX_BYTES:
+                return
+            import tempfile
+            try:
                 self._file = tempfile.TemporaryFile(buffering=0)    # noqa: SIM115
-            text, self._text = self._text, bytearray()
-            write_all(self._file.fileno(), text)
+            except OSError:             # all stays in memory, until a later call can make it
+                return
+        text, self._text = self._text, bytearray()
+        write_all(self._file.fileno(), text)
 
-    def pieces(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes | bytearray]:
         """Raises OSError."""
         if self._file:
             self._file.seek(0)
             while piece := self._file.read(1 << 16):
                 yield piece
-        yield bytes(self._text)
+        yield self._text
 
     def close(self) -> None:
         if self._file:
@@ -7444,9 +7448,7 @@ class Plain(Sink):
         try:
             outputs.setdefault(stream.name, PendingOutput()).write(data)
         except OSError as error:
-            # without a free descriptor the output stays in memory: no further job can start then
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                self._report_lost_output(run.job, error)
+            self._report_lost_output(run.job, error)
 
     def on_job_over(self, job: Job, state: bytes) -> None:
         """Print a job's output; with in_order, of all finished jobs before the first unfinished one."""
@@ -7472,7 +7474,7 @@ class Plain(Sink):
                                  size=output.size)
 
     def _read_pieces(self, job: Job, output: PendingOutput,
-                     loop: asyncio.AbstractEventLoop) -> Iterator[bytes]:
+                     loop: asyncio.AbstractEventLoop) -> Iterator[bytes | bytearray]:
         """Yield output from the start, in the writer's thread, and close it."""
         try:
             yield from output.pieces()
@@ -10679,8 +10681,8 @@ class App(RunnerProgram):
             is_client=options.dry_run)
         # with --follow the file need not exist yet, but its directory, which records would make; the cursor
         # checks it later
-        exists = (not options.follow or os.path.lexists(self.path)
-                  or not os.path.isdir(os.path.dirname(self.path) or "."))
+        exists = (not (options.follow and os.path.isdir(os.path.dirname(self.path) or "."))
+                  or os.path.lexists(self.path))
         if exists:
             os.close(open_job_file(self.path, os.O_RDONLY if options.dry_run else os.O_RDWR))
             refuse_as_output(self.path)
@@ -11611,20 +11613,28 @@ class JobDirectory:
         """
         own_names = [os.fsencode(MARKS.sub("", os.fsdecode(name))) for name in names]
         why = ""
+        errors: list[OSError] = []
         try:
-            made = [path[len(self.path) + 1:] for directory, files in walk_unlocked(self.path)
+            made = [path[len(self.path) + 1:] for directory, files in walk_unlocked(self.path, errors.append)
                     for path in (os.path.join(directory, file) for file in files)
                     if os.path.isfile(path) and not os.path.islink(path)]
         except RecursionError:                  # before Python 3.12
             return [], "the directories of the job are too deep"
-        except OSError as error:                # files of fetch= can be where it cannot look
-            return [], f"{display_text(error.filename)}: {error_text(error)}"
+        # those that another user closed; not one that a process of the job has removed meanwhile
+        unread = [(error.filename[len(self.path) + 1:] + b"/").lstrip(b"/") for error in errors
+                  if not isinstance(error, FileNotFoundError)]
         found = {name: [path for path in made
                         if is_result(path, name) and (path in own_names or path not in inputs)]
                  for name in names}
         for name, own_name in zip(names, own_names):
             if state == DONE and not (found[name] or why or b":optional" in name):
                 why = f"{display_text(own_name)}: the job has not made this file"
+            beginning = re.split(rb"[*?[]", own_name)[0]        # of all that it stands for
+            is_file = beginning == own_name.rstrip(b"/")
+            closed = [directory for directory in unread if beginning.startswith(directory)
+                      or (directory.startswith(beginning) and not is_file)]
+            if state == DONE and closed:
+                why = f"{display_text(own_name)}: {display_text(closed[0])} cannot be read"
         return [path for name in names for path in found[name]
                 if (state == DONE and not why) or b":always" in name], why
 
@@ -11634,16 +11644,21 @@ class JobDirectory:
         close_all(self.lock_fd)
 
 
-def walk_unlocked(path: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Yield each directory from `path` on, and its files; the user gets all rights to it.  Raises OSError."""
-    def fail(error: OSError) -> None:
-        raise error
+def walk_unlocked(path: bytes, on_error: Callable[[OSError], None] | None
+                  ) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield each directory from `path` on, and its files; the user gets all rights to their directories.
 
-    os.chmod(path, 0o700)
-    for directory, names, files in os.walk(path, onerror=fail):
+    on_error: gets the error of each that cannot be listed.
+    """
+    def unlock(directory: bytes) -> None:
+        with suppress(OSError):                 # it is another user's, or is gone
+            if not os.path.islink(directory):
+                os.chmod(directory, 0o700)
+
+    unlock(path)
+    for directory, names, files in os.walk(path, onerror=on_error):
         for name in names:
-            if not os.path.islink(subdirectory := os.path.join(directory, name)):
-                os.chmod(subdirectory, 0o700)
+            unlock(os.path.join(directory, name))
         yield directory, files
 
 
@@ -11653,7 +11668,7 @@ def remove_job_directory(path: bytes) -> None:
     with suppress(OSError, RecursionError):
         if os.path.lexists(path):
             if not os.path.islink(path):
-                deque(walk_unlocked(path), maxlen=0)
+                deque(walk_unlocked(path, None), maxlen=0)
             shutil.rmtree(path)
         os.unlink(path + LOCK_SUFFIX)
 

@@ -527,7 +527,7 @@ def set_state(file: JobFile, line: Line, state: bytes) -> str:
         if line.state == RUNNING and not file.is_orphan(line):
             return "is running (wait for it, or use --cancel)"
         # its runner, stopped or a client that is away, would take it for an `r` that an editor has replaced
-        if state == NEW and line.state != RUNNING and not file.can_run_another_copy(line.command):
+        if state == NEW and line.state == CANCELLED and not file.can_run_another_copy(line.command):
             return "still has a running job (set it again once that has ended)"
         file.write(line, state)
     return ""

@@ -1783,8 +1783,8 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
         unmatched = [] if lines else [selection]
     else:
         # thousands of single numbers are possible
-        single = {span[0] for span in ranges if len(span) == 1}
-        longer = [span for span in ranges if len(span) > 1]
+        single = {span[0] for span in ranges if span[0] == span[-1]}
+        longer = [span for span in ranges if span[0] < span[-1]]
         lines = watcher.select_lines(
             None,
             lambda line: line.number in single or any(line.number in span for span in longer),

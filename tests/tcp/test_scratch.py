@@ -1,11 +1,14 @@
 """Promise: with scratch=yes a job runs in a directory of its own, which is gone once its line has a state."""
+import errno
 import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 from concurrent import futures
+from typing import Any
 from unittest import mock
 
 import runmaker4
@@ -19,26 +22,29 @@ from tests.support.travel import BIG, PATCH, TravelCase
 JOB_AND_LOCK = ".*.runmaker4-job*"
 
 
-def leave_root() -> None:
-    """Root may read any directory."""
+def close_and_choose(parent: bytes, name: bytes, can_open: bool) -> tuple[list[bytes], str]:
+    """What is chosen if a job has closed its directories, all of which are gone then.
+
+    can_open: whether they are this user's, who is not root: that may read any directory.
+    """
+    tree = runmaker4.FileTree(parent)           # with what only root can import here
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
-
-
-def close_and_choose(parent: bytes) -> tuple[tuple[list[bytes], str], bool]:
-    """What is chosen if a job has closed its directories, and whether one is left after the removal."""
-    directory = runmaker4.JobDirectory(runmaker4.FileTree(parent), 1)
+    directory = runmaker4.JobDirectory(tree, 1)
     directory.make()
     path = pathlib.Path(os.fsdecode(directory.path))
     (path / "o/p/q").mkdir(parents=True)
-    for name in "o/g", "o/p/q/f":
-        (path / name).write_bytes(b"")
-    for name, mode in ("o/p/q", 0o400), ("o/p", 0), ("o", 0o100):
-        (path / name).chmod(mode)
-    chosen, why = directory.choose_results([b"o/"], [], runmaker4.DONE)
+    for file in "log", "o/g", "o/p/q/f":
+        (path / file).write_bytes(b"")
+    for closed, mode in ("o/p/q", 0o400), ("o/p", 0), ("o", 0o500):
+        (path / closed).chmod(mode)
+    with mock.patch("os.chmod", side_effect=None if can_open else PermissionError(errno.EPERM, ""),
+                    wraps=os.chmod):
+        chosen, why = directory.choose_results([name], [], runmaker4.DONE)
     directory.remove()
-    return (sorted(chosen), why), path.exists()
+    assert not path.exists()
+    return sorted(chosen), why
 
 
 class ScratchCase(TravelCase):
@@ -217,10 +223,40 @@ class Results(ScratchCase):
         self.assertIn("file name too long at the server", self.said)
 
     def test_a_directory_that_the_job_has_closed_is_opened_and_removed(self) -> None:
+        self.assertEqual(self.choose(b"o/"), ([b"o/g", b"o/p/q/f"], ""))
+
+    def test_one_of_another_user_counts_only_for_what_can_be_in_it(self) -> None:
+        for name in b"o/", b"*", b"o/p/*", b"[n-p]/*", b"o/p/q/f":
+            chosen, why = self.choose(name, can_open=False)
+            self.assertEqual((chosen, why), ([], f"{os.fsdecode(name)}: o/p/ cannot be read"))
+        for name in b"log", b"o/g", b"l*":
+            self.assertEqual(self.choose(name, can_open=False)[1], "")
+        self.assertEqual(self.choose(b"o/p", can_open=False)[1], "o/p: the job has not made this file")
+
+    def choose(self, name: bytes, can_open: bool = True) -> tuple[list[bytes], str]:
         self.dir.chmod(0o777)
-        with futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork"), leave_root) as pool:
-            found, left = pool.submit(close_and_choose, os.fsencode(self.dir)).result()
-        self.assertEqual((found, left), (([b"o/g", b"o/p/q/f"], ""), False))
+        with futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            return pool.submit(close_and_choose, os.fsencode(self.dir), name, can_open).result()
+
+    def test_a_job_may_remove_what_it_has_made(self) -> None:
+        """All of it, or part of it while the client looks for results."""
+        self.assertEqual(self.fetch("log:optional", 'rm -r "$PWD"'), set())
+        directory = runmaker4.JobDirectory(runmaker4.FileTree(os.fsencode(self.dir)), 1)
+        directory.make()
+        path = pathlib.Path(os.fsdecode(directory.path))
+        (path / "tmp/a").mkdir(parents=True)
+        (path / "out").write_bytes(b"")
+        walk = os.walk
+
+        def remove_and_walk(*args: Any, **options: Any) -> Any:
+            for found in walk(*args, **options):
+                yield found
+                shutil.rmtree(path / "tmp", ignore_errors=True)
+
+        with mock.patch("os.walk", remove_and_walk):
+            self.assertEqual(directory.choose_results([b"out", b"o*"], [], runmaker4.DONE),
+                             ([b"out", b"out"], ""))
+        directory.remove()
 
     def test_after_an_interrupt_none_comes(self) -> None:
         server = self.serve("#RUN scratch=yes fetch=log:always\n. touch log; echo >../up; exec sleep 600\n")
