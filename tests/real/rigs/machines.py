@@ -37,6 +37,8 @@ from tests.support.scripts import PYTHON, write_programs
 from tests.support.values import Text, as_bytes, present
 
 GUEST = pathlib.Path(__file__).with_name("guest")
+XSTATE = pathlib.Path(__file__).with_name("xstate.c")
+HAS_AMX = " amx_tile " in pathlib.Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else False
 NETWORK = "10.77.0."
 SLOW = 300              # patience with machines, in seconds
 TOOLS = {"linux.uml": "user-mode-linux", "ip": "iproute2", "setpriv": "util-linux", "unshare": "util-linux",
@@ -58,7 +60,7 @@ def missing(*tools: tuple[str, str]) -> str:
     """
     if platform.machine() != "x86_64":
         return "user-mode Linux needs x86-64"
-    return lacking("user-mode Linux", {**TOOLS, **dict(tools)},
+    return lacking("user-mode Linux", {**TOOLS, **dict(tools), **({"cc": "gcc"} if HAS_AMX else {})},
                    ["sh", "-c", "test -c /dev/net/tun && unshare --net ip link add br0 type bridge"])
 
 
@@ -131,7 +133,7 @@ class Machine:
                  str(self.path("memory")), *self.parameters(), "ssl=null", f"ssl0=fd:{port.fileno()}"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[port.fileno()],
                 # a kernel that panics kills its process group
-                env={**os.environ, "PATH": PATH}, start_new_session=True)
+                env={**os.environ, "PATH": PATH, **self.machines.preloaded}, start_new_session=True)
         self.ready = False
         self.listener = threading.Thread(target=self.listen, args=(self.port,), daemon=True)
         self.listener.start()
@@ -250,6 +252,7 @@ class Machines:
         self.beside = beside
         self.machines: list[Machine] = []
         self.bridge: subprocess.Popen[bytes] | None = None
+        self.preloaded: dict[str, str] = {}
 
     def add(self, machine: M) -> M:
         """Add a machine, which is to be booted."""
@@ -285,6 +288,11 @@ class Machines:
         atexit.register(self.__exit__)          # a test that is interrupted does not clean up
         try:
             write_programs(self.dir / "bin", agent=f"{PYTHON} {GUEST / 'agent.py'}")
+            if HAS_AMX:
+                library = str(self.dir / "xstate.so")
+                subprocess.run(["cc", "-shared", "-fPIC", "-o", library, str(XSTATE)], check=True,
+                               env={**os.environ, "PATH": PATH})
+                self.preloaded = {"LD_PRELOAD": library}
             if not self.beside:
                 self.bridge = subprocess.Popen([*WITH_US, "unshare", "--net", "sh", "-c", SWITCH],
                                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
