@@ -140,8 +140,8 @@ from runmaker4 import (
     write_all,
 )
 
-configparser, csv, subprocess, tempfile = map(
-    lazy_import, ("configparser", "csv", "subprocess", "tempfile")
+configparser, csv, difflib, subprocess, tempfile = map(
+    lazy_import, ("configparser", "csv", "difflib", "subprocess", "tempfile")
 )
 
 PROG = "runset4.py"
@@ -706,7 +706,12 @@ def changed_part(old: bytes | bytearray, new: bytes | bytearray) -> tuple[int, i
                 equal[at_end] = size
     start = max(old.rfind(b"\n", 0, equal[0]), 0)
     # the first line of the equal ones can have another beginning in `new`
-    return start, old.find(b"\n", len(old) - min(equal[1], most - start)) + 1 or len(old)
+    stop = old.find(b"\n", len(old) - min(equal[1], most - start)) + 1 or len(old)
+    # insertions at a newline: check_not_saved_since() needs the lines beside it
+    if stop - start < 2 and stop < len(old):
+        start = max(old.rfind(b"\n", 0, start), 0)
+        stop = old.find(b"\n", stop) + 1 or len(old)
+    return start, stop
 
 
 def count_equal_at_start(lines: Iterable[bytes], other_lines: Iterable[bytes]) -> int:
@@ -788,8 +793,12 @@ def merge_edit(
     the old ones if the person has kept those, else last.  A line has the state of `current`, unless the
     person has changed it.  If any change is refused, return no lines.
     """
+    @functools.lru_cache(None)
+    def first_indexes() -> dict[bytes, int]:
+        return {line: index for index, line in reversed([*enumerate(new)])}
+
     def number_in_copy(line: bytes) -> int:
-        return first_number + new.index(line)
+        return first_number + first_indexes()[line]
 
     # where both have appended lines, the others' come first, and so keep their offsets
     appended = current[len(old):]
@@ -816,24 +825,46 @@ def merge_edit(
     return [*current[:equal_at_start], *merged, *current[len(old) - equal_at_end:]], {}
 
 
+MAX_COMPARED_LINES = 5000       # by difflib, whose time can grow with the square while the locks are held
+
+
+def find_changes(old: FileLines, new: FileLines) -> Iterator[tuple[FileLines, FileLines]]:
+    """Yield old lines and what they have become, in order: line by line, or where that is unknown several.
+
+    Between two lines that were kept, as many lines as before are the same ones, changed.
+    """
+    keys = [[*map(merge_key, lines)] for lines in (old, new)]
+    changes = [("", 0, len(old), 0, len(new))]
+    if len(old) + len(new) <= MAX_COMPARED_LINES:
+        changes = [*difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes()]
+    for _, start, stop, new_start, new_stop in changes:
+        lines, new_lines = old[start:stop], new[new_start:new_stop]
+        if len(lines) == len(new_lines):
+            yield from (([line], [new_line]) for line, new_line in zip(lines, new_lines))
+        else:
+            yield lines, new_lines
+
+
 def leave_out(old: FileLines, new: FileLines, refused: dict[bytes, str]) -> list[bytes]:
     """Return the new lines without the changes of refused lines, by merge_key().
 
-    Line n of the old and line n of the new ones are one change.  A line that has moved is in two changes: by
-    one alone it would be lost, or there twice.  So leave out both, and add the lines in its places to
-    `refused`.
+    A line that has moved is in two changes: by one alone it would be lost, or there twice.  So leave out
+    both, and add the lines in its places to `refused`.
     """
-    changes = [({merge_key(line) for line in pair if line is not None}, *pair)
-               for pair in itertools.zip_longest(old, new)]
-    count = 0
-    while len(refused) > count:
-        count = len(refused)
-        for keys, *_ in (*changes, *reversed(changes)):   # both ways: one passage finds a row of moved lines
-            if keys & refused.keys():
-                for key in keys:
-                    refused.setdefault(key, f"{excerpt(key.strip())} is left out, too")
+    changes = [({merge_key(line) for line in (*before, *after)}, before, after)
+               for before, after in find_changes(old, new)]
+    changed_with: defaultdict[bytes, list[set[bytes]]] = defaultdict(list)
+    for keys, *_ in changes:
+        for key in keys:
+            changed_with[key].append(keys)
+    todo = [*refused]
+    while todo:
+        for key in itertools.chain(*changed_with.pop(todo.pop(), ())):
+            if key not in refused:
+                refused[key] = f"{excerpt(key.strip())} is left out, too"
+                todo.append(key)
     return [line for keys, before, after in changes
-            if (line := before if keys & refused.keys() else after) is not None]
+            for line in (after if refused.keys().isdisjoint(keys) else before)]
 
 
 def can_write_in_place(merged: FileLines, current: FileLines) -> bool:
@@ -914,6 +945,25 @@ def check_not_saved_since(file: JobFile, old: FileLines, current: FileLines) -> 
                          "has saved since")
 
 
+@contextmanager
+def locks_to_replace(file: JobFile) -> Iterator[int]:
+    """Open a job file, and hold the append lock and all others; yield the descriptor of hold_all_locks().
+
+    Another process can replace the file while this waits for the locks: then open it again.
+    """
+    deadline = time.monotonic() + MAX_APPEND_WAIT_SECONDS
+    while True:
+        file.open_to_write()
+        with append_lock(file), hold_all_locks(file) as lock_fd:
+            try:
+                file.check_writable()
+            except FileChangedError:
+                if time.monotonic() > deadline:
+                    raise
+                continue
+            return (yield lock_fd)
+
+
 def apply_edit(
     file: JobFile, base: bytes | bytearray, edited: bytes, quiet: bool = False, partly: bool = False
 ) -> list[str]:
@@ -923,9 +973,7 @@ def apply_edit(
     again; partly: write all other changes.  [] means that none is refused.  Raises UsageError if someone else
     has saved, or could not write to a new file; OSError (ESTALE: the file was replaced or removed).
     """
-    file.open_to_write()
-    with append_lock(file), hold_all_locks(file) as lock_fd:
-        file.check_writable()
+    with locks_to_replace(file) as lock_fd:
         start, stop = changed_part(base, edited)
         old = split_lines(base[start:stop])
         new = split_lines(edited[start:stop + len(edited) - len(base)])
@@ -1105,9 +1153,7 @@ def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
     If no line is new, it comes last, so that lines added later wait.  Raises UsageError and OSError (ESTALE:
     the file was replaced) as apply_edit().
     """
-    file.open_to_write()
-    with append_lock(file), hold_all_locks(file) as lock_fd:
-        file.check_writable()
+    with locks_to_replace(file) as lock_fd:
         contents = read_to_end(file.reader)
         found = (line for line in Scan(file.reader, file.start, NEW * pauses, with_directives=True)
                  if line.state == NEW or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause")
@@ -1504,16 +1550,15 @@ def command_lines(source: Source, skipped: Counter[str]) -> Iterator[bytes]:
 
 
 def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[bytes] | None,
-                   skipped: Counter[str]) -> Iterator[bytes]:
+                   job_numbers: Iterator[int], skipped: Counter[str]) -> Iterator[bytes]:
     """Yield a job line for each row of values in a list (--add-list with --template), and the directives.
 
     Skip, and count, blank lines.  If the template has names, the first row has those of the columns, and is
-    no job.  colsep: as for read_rows().  Raises ValueError.
+    no job.  colsep: as for read_rows().  job_numbers: for {#}.  Raises ValueError.
     """
     has_header = not all(NUMBERED.fullmatch(placeholder[0]) for placeholder in find_placeholders(template))
     is_regular = has_header or isinstance(colsep, str)      # each row has as many columns as the first
     width = 0                                               # of the first row; 0: none yet
-    job_number = 0
     for text, columns in read_rows(source, colsep):
         refuse_line_of_other_program(text, source.line_number)
         if is_directive(text):
@@ -1533,8 +1578,7 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
                              "with ; needs --colsep ';')")
         if text.startswith(b"#"):       # not skipped: #ff0000 can be a value
             skipped["comment-like job"] += 1
-        job_number += 1
-        command = fill_template(template, job_number, [text], columns)
+        command = fill_template(template, next(job_numbers), [text], columns)
         if b"\n" in command:
             raise ValueError("a value contains a newline, and a job is one line")
         yield job_line(command)
@@ -1915,12 +1959,13 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
         if text == "-":
             raise UsageError("--add takes jobs, not '-' (for lines of stdin: --add-list -)")
         yield new_line(os.fsencode(text))
+    job_numbers = itertools.count(1)
     for path in options.add_list or ():
         with open_source(path) as source:
             if options.template:
                 yield from lines_of_table(
                     source, options.template,
-                    options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower()), skipped)
+                    options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower()), job_numbers, skipped)
             else:
                 yield from command_lines(source, skipped)
     for path in options.add_tests or ():

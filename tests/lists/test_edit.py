@@ -25,6 +25,16 @@ JOBS, EDITS, RUNNERS = (800, 80, 4) if FULL else (200, 6, 4)
 PAUSE = 1.0 if FULL else 0.2           # seconds that a job takes: some are left when the last edit is made
 EDITOR = "import io, sys, re, os, random, time; path = sys.argv[1]; text = open(path).read()\n"
 SAVE = "\nopen(path, 'w').write(text)"
+# another process replaces the file while this one waits for the locks, once
+REPLACED = """
+import os, runset4, shutil
+wait = runset4.wait_for_complete_line
+def replace_and_wait(file):
+    runset4.wait_for_complete_line = wait
+    os.replace(shutil.copy("runs.txt", "new"), "runs.txt")
+    wait(file)
+runset4.wait_for_complete_line = replace_and_wait
+"""
 
 
 class EditCase(RunCase):
@@ -102,6 +112,8 @@ class Merging(EditCase):
             (". b\n. a\n. c\n", ". aa\n. bb\n"),
             (". a\n. bb\n", ""),
             (". aa\n. b\n", "\ufeff. a\n. b\n"),
+            (". a\n# new\n. b\n", ". b\n. a\n"),               # the lines beside an insertion
+            ("# new\n. a\n. b\n", ". b\n. a\n"),
         ):
             with self.subTest(mine=mine, theirs=theirs):
                 self.write(". a\n. b\n")
@@ -111,6 +123,14 @@ class Merging(EditCase):
                 kept = ended.err.decode().rpartition("your copy is ")[2].rstrip()
                 with open(kept) as copy:
                     self.assertEqual(copy.read(), mine)
+
+    def test_who_only_waited_for_one_who_saved_goes_on(self) -> None:
+        self.write(". a\n. b\n")
+        for action, lines in (("--pause", b"#RUN pause\n. a\n. b\n"), ("--edit", b"#RUN pause\n. a\n. bb\n"),
+                              ("--go", b". a\n. bb\n")):
+            ended = self.finish(self.start_patched(REPLACED, action, "runs.txt", script=RUNSET,
+                                                   env={"EDITOR": "sed -i s/b/bb/", "VISUAL": ""}))
+            self.assertEqual((ended.code, self.read()), (0, lines), ended.err)
 
     def test_who_changes_lines_that_are_where_they_were_may_save_second(self) -> None:
         self.write(". a\n. b\n# x\n")
@@ -142,6 +162,39 @@ class Merging(EditCase):
                                    for lines in (merged, theirs)))
                 lost = set(their_keys) - set(map(runset4.merge_key, merged))
                 self.assertEqual([key for key in lost if my_keys[key] >= before[key]], [])
+
+    def test_what_is_left_out_takes_no_line_with_it(self) -> None:
+        """Lines are changed, and some are deleted, or others inserted: a refused change takes none away."""
+        for seed in range(20_000 if FULL else 300):
+            draws = random.Random(seed)
+            base = [b". %d" % number for number in range(draws.randrange(2, 12))]
+            mine = [line + b"x" * draws.choice((0, 1, 1)) for line in base]
+            inserts = draws.random() < 0.5
+            for _ in range(draws.randrange(3)):
+                place = draws.randrange(len(mine) + inserts)
+                mine[place:place + (not inserts)] = [b". new"] * inserts
+                if len(mine) == 1:
+                    break
+            chosen = draws.choice(base)
+            refused = {runset4.merge_key(line): "" for line in (chosen, chosen + b"x") if line in base + mine}
+            merged = runset4.leave_out(base, mine, refused)
+            with self.subTest(seed=seed, base=base, mine=mine, refused=chosen):
+                self.assertIn(chosen, merged)
+                self.assertNotIn(chosen + b"x", merged)
+                for line in base:
+                    if {line, line + b"x"} & {*mine}:
+                        self.assertEqual((line in merged) + (line + b"x" in merged), 1)
+
+    def test_many_lines_are_left_out_at_once(self) -> None:
+        """In a time that does not grow with the square of their number: the locks are held meanwhile."""
+        base = [b". %06d" % number for number in range(30_000)]
+        mine = base[:]
+        random.Random(0).shuffle(mine)
+        refused = {runset4.merge_key(b". 000077"): ""}
+        self.assertEqual(len(runset4.leave_out(base, mine, refused)), len(base))
+        self.assertGreater(len(refused), 20_000)
+        merged, refusals = runset4.merge_edit(base, [line + b"\\" for line in base], base)
+        self.assertEqual((merged, len(refusals)), ([], len(base)))
 
     @staticmethod
     def used(draws: random.Random, lines: list[bytes]) -> list[bytes]:

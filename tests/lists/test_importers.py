@@ -673,7 +673,8 @@ class Tables(ImportCase):
             rows = [colsep.join(cells[start:start + width]) for start in range(0, len(cells), width)]
             source = runset4.Source(str(self.write("".join(f"{row}\n" for row in rows), "t")))
             with contextlib.suppress(ValueError):
-                lines = list(runset4.lines_of_table(source, b"sim {1}", colsep, Counter()))
+                lines = list(runset4.lines_of_table(
+                    source, b"sim {1}", colsep, itertools.count(1), Counter()))
                 self.assertEqual(len(lines), len(rows), rows)
                 taken += any('"' in row for row in rows)
         self.assertGreater(taken, 100)
