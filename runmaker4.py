@@ -8854,7 +8854,7 @@ class StopSignals:
 #     READING_ON   (goes on)          rest killed: result  rest killed: as set  rest killed: nothing
 #     DELIVERING   (goes on)          e                    as set               nothing
 #     UNDYING      (goes on)          result               as set               nothing
-#     GROWING      result             e                    as set               nothing
+#     GROWING      e                  e                    as set               nothing
 #     SETTLING     (goes on)          (goes on)            (goes on)            (goes on)
 #
 # The cells give the processes that are killed and the new state of the line.  as before: `.`, also of an
@@ -9119,15 +9119,17 @@ class JobTask:
             self._say(f"{self.run_result}; does not run again with {size}: there are {available} here")
             return False
         self.needs = needs
-        if not self._runner.admit_or_drain(self):
-            return False
-        self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
-        self._runner.has_growing = True
-        self._runner.changed.set()
-        while self.phase is Phase.GROWING and self._can_start:
-            await self._wait_for_event()
-        await self._wait_until_line_is_ours()
-        return self._can_start and self._runner.admit_or_drain(self)
+        if self._runner.admit_or_drain(self):
+            self._enter_phase(Phase.GROWING)        # keeps the slots, not the memory
+            self._runner.has_growing = True
+            self._runner.changed.set()
+            while self.phase is Phase.GROWING and self._can_start:
+                await self._wait_for_event()
+            await self._wait_until_line_is_ours()
+            if self._can_start and self._runner.admit_or_drain(self):
+                return True
+        self.state = ERROR                  # as in kill(): --resume and successors run it with that size
+        return False
 
     async def _wait_until_line_is_ours(self) -> None:
         """Wait until the line is surely ours: in a pause the job lock can be lost, a server out of reach."""

@@ -24,7 +24,7 @@ TABLE = {
     Phase.READING_ON: (b"!", b"!", b"c", NOTHING),
     Phase.DELIVERING: (b"d", b"e", b"c", NOTHING),
     Phase.UNDYING: (b"!", b"!", b"c", NOTHING),
-    Phase.GROWING: (b"!", b"e", b"c", NOTHING),
+    Phase.GROWING: (b"e", b"e", b"c", NOTHING),
     Phase.SETTLING: (b"!", b"!", b"!", b"!"),
 }
 EVENTS = "drain", "stopped", "cancelled", "lost"
@@ -228,7 +228,7 @@ class Cells(unittest.TestCase):
                 with mock.patch.object(runmaker4.Pump, "MAX_READING_SECONDS", seconds):
                     self.assertEqual(self.play(Phase.READING_ON, end), b"!")
                 for phase, becomes in ((Phase.STARTING, BACK), (Phase.AT_GATE, BACK),
-                                       (Phase.DELIVERING, b"d"), (Phase.GROWING, b"!"),
+                                       (Phase.DELIVERING, b"d"), (Phase.GROWING, b"e"),
                                        (Phase.SETTLING, b"!")):
                     self.assertEqual(self.play(phase, end, self.event("drain")), becomes, phase)
 
