@@ -71,7 +71,6 @@ from runmaker4 import (
     JOB_VARIABLES,
     KILL_SIGNALS,
     LARGE_PIECE_BYTES,
-    MARKS,
     MAX_NAME_CHARS,
     NEW,
     NO_OFFSET,
@@ -143,6 +142,7 @@ from runmaker4 import (
     token_of_environment,
     token_path,
     wait_for_event,
+    without_marks,
 )
 
 if TYPE_CHECKING:
@@ -546,7 +546,7 @@ class Porter:
         """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
         is_file = True
         if job.scratch:
-            name = MARKS.sub("", os.fsdecode(path))
+            name = without_marks(path)
             is_file = not NO_PATH.search(name)
             path = os.fsencode(re.sub("/$", "/x", name))
         await job.tree.call(job.tree.make_directory, path)

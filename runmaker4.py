@@ -2053,11 +2053,24 @@ def parse_results(text: str) -> tuple[str, ...]:
     return names
 
 
+def without_marks(name: bytes) -> str:
+    """Return the path, pattern or directory in a name of fetch=."""
+    return MARKS.sub("", os.fsdecode(name))
+
+
 def is_result(path: bytes, name: bytes) -> bool:
     """Return True if a name of fetch= with scratch=yes stands for a file; `*` does for `/`, too."""
-    pattern, file = MARKS.sub("", os.fsdecode(name)), os.fsdecode(path)
+    pattern, file = without_marks(name), os.fsdecode(path)
     return (fnmatch.fnmatchcase(file, pattern + "*" * pattern.endswith("/"))
             and TRAVELLING_PATH.fullmatch(file) is not None)
+
+
+def may_be_below(directory: bytes, name: bytes) -> bool:
+    """Return True if a name of fetch=, without marks, can be a file below a directory (b"a/"; b"": any)."""
+    beginning = re.split(rb"[*?[]", name)[0]
+    # otherwise the name is that of one file
+    return beginning.startswith(directory) or (
+        beginning != name.rstrip(b"/") and directory.startswith(beginning))
 
 
 def fill_in_words(paths: Iterable[str], command: bytes, in_patterns: object = False) -> list[bytes]:
@@ -5837,9 +5850,8 @@ def report_same_fetch(file: JobReader, directives: Iterable[Line]) -> None:
             with suppress(ValueError):          # a word is missing
                 for path in fill_in_words(scope.settings.fetch, line.command, scope.settings.scratch):
                     # jobs can make different files of one pattern or directory
-                    if NO_PATH.search(MARKS.sub("", os.fsdecode(path))):
-                        continue
-                    if numbers.setdefault(path, line.number) != line.number:
+                    if (not NO_PATH.search(without_marks(path))
+                            and numbers.setdefault(path, line.number) != line.number):
                         return file.say(f"lines {numbers[path]}, {line.number} have one fetch=, "
                                         f"{display_text(path)}: a later result replaces an earlier one")
 
@@ -7441,12 +7453,12 @@ class Plain(Sink):
     def on_started(self, run: Run) -> None:
         for output in self.pending.get(run.job, {}).values():       # of an earlier try; records have it
             output.close()
-        self.pending[run.job] = {}          # in the place of the first start
+        self.pending[run.job] = defaultdict(PendingOutput)      # in the place of the first start
 
     def on_output(self, run: Run, stream: Stream, data: bytes) -> None:
         outputs = self.pending[run.job]
         try:
-            outputs.setdefault(stream.name, PendingOutput()).write(data)
+            outputs[stream.name].write(data)
         except OSError as error:
             self._report_lost_output(run.job, error)
 
@@ -11613,7 +11625,7 @@ class JobDirectory:
 
         Of inputs, which a job can have changed, only those that have their own name in fetch=.
         """
-        own_names = [os.fsencode(MARKS.sub("", os.fsdecode(name))) for name in names]
+        own_names = [os.fsencode(without_marks(name)) for name in names]
         why = ""
         errors: list[OSError] = []
         try:
@@ -11628,15 +11640,12 @@ class JobDirectory:
         found = {name: [path for path in made
                         if is_result(path, name) and (path in own_names or path not in inputs)]
                  for name in names}
-        for name, own_name in zip(names, own_names):
-            if state == DONE and not (found[name] or why or b":optional" in name):
-                why = f"{display_text(own_name)}: the job has not made this file"
-            beginning = re.split(rb"[*?[]", own_name)[0]        # of all that it stands for
-            is_file = beginning == own_name.rstrip(b"/")
-            closed = [directory for directory in unread if beginning.startswith(directory)
-                      or (directory.startswith(beginning) and not is_file)]
-            if state == DONE and closed:
+        for name, own_name in zip(names, own_names) if state == DONE else ():
+            closed = [directory for directory in unread if may_be_below(directory, own_name)]
+            if closed:
                 why = f"{display_text(own_name)}: {display_text(closed[0])} cannot be read"
+            elif not (found[name] or why or b":optional" in name):
+                why = f"{display_text(own_name)}: the job has not made this file"
         return [path for name in names for path in found[name]
                 if (state == DONE and not why) or b":always" in name], why
 
@@ -11646,7 +11655,7 @@ class JobDirectory:
         close_all(self.lock_fd)
 
 
-def walk_unlocked(path: bytes, on_error: Callable[[OSError], None] | None
+def walk_unlocked(path: bytes, on_error: Callable[[OSError], None] | None = None
                   ) -> Iterator[tuple[bytes, list[bytes]]]:
     """Yield each directory from `path` on, and its files; the user gets all rights to their directories.
 
@@ -11669,8 +11678,8 @@ def remove_job_directory(path: bytes) -> None:
     import shutil
     with suppress(OSError, RecursionError):
         if os.path.lexists(path):
-            if not os.path.islink(path):
-                deque(walk_unlocked(path, None), maxlen=0)
+            for _ in () if os.path.islink(path) else walk_unlocked(path):
+                pass                            # some directories can be read-only
             shutil.rmtree(path)
         os.unlink(path + LOCK_SUFFIX)
 

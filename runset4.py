@@ -735,7 +735,7 @@ class OldLine(NamedTuple):
 
 
 def merge_equal_lines(
-    old: Sequence[OldLine], new_texts: list[bytes], number_in_copy: Callable[[bytes], int]
+    old: Sequence[OldLine], new_texts: list[bytes], numbers_in_copy: Callable[[], dict[bytes, int]]
 ) -> list[bytes]:
     """Merge the states that a person has set in --edit with those in the file now; return the lines in order.
 
@@ -758,7 +758,7 @@ def merge_equal_lines(
             elif is_job(text):
                 job_line(text[2:])
         except ValueError as error:
-            raise EditRefusedError(f"line {number_in_copy(text)} of the copy: {error}") from None
+            raise EditRefusedError(f"line {numbers_in_copy()[text]} of the copy: {error}") from None
     # merge only what the person has changed
     start, equal_at_end = count_equal_ends(old_texts, new_texts)
     old_end = len(old) - equal_at_end
@@ -777,7 +777,7 @@ def merge_equal_lines(
         )
     if added_running > 0:
         raise EditRefusedError(
-            f"line {number_in_copy(next(filter(is_running_line, replacing)))} of the copy: is r, but not "
+            f"line {numbers_in_copy()[next(filter(is_running_line, replacing))]} of the copy: is r, but not "
             "running (only runners set r; . is new)"
         )
     return [*current[:start], *replacing, *current[old_end:]]
@@ -793,12 +793,9 @@ def merge_edit(
     the old ones if the person has kept those, else last.  A line has the state of `current`, unless the
     person has changed it.  If any change is refused, return no lines.
     """
-    @functools.lru_cache(None)
-    def first_indexes() -> dict[bytes, int]:
-        return {line: index for index, line in reversed([*enumerate(new)])}
-
-    def number_in_copy(line: bytes) -> int:
-        return first_number + first_indexes()[line]
+    @functools.cache                # only for lines that are refused
+    def numbers_in_copy() -> dict[bytes, int]:
+        return {line: number for number, line in reversed([*enumerate(new, first_number)])}
 
     # where both have appended lines, the others' come first, and so keep their offsets
     appended = current[len(old):]
@@ -816,7 +813,7 @@ def merge_edit(
     merged_by_key, refusals = {}, {}
     for key in {**old_by_key, **new_by_key}:
         try:
-            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], number_in_copy))
+            merged_by_key[key] = iter(merge_equal_lines(old_by_key[key], new_by_key[key], numbers_in_copy))
         except EditRefusedError as error:
             refusals[key] = str(error)
     if refusals:
@@ -834,10 +831,10 @@ def find_changes(old: FileLines, new: FileLines) -> Iterator[tuple[FileLines, Fi
     Between two lines that were kept, as many lines as before are the same ones, changed.
     """
     keys = [[*map(merge_key, lines)] for lines in (old, new)]
-    changes = [("", 0, len(old), 0, len(new))]
+    parts = [(0, len(old), 0, len(new))]
     if len(old) + len(new) <= MAX_COMPARED_LINES:
-        changes = [*difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes()]
-    for _, start, stop, new_start, new_stop in changes:
+        parts = [part for _, *part in difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes()]
+    for start, stop, new_start, new_stop in parts:
         lines, new_lines = old[start:stop], new[new_start:new_stop]
         if len(lines) == len(new_lines):
             yield from (([line], [new_line]) for line, new_line in zip(lines, new_lines))
@@ -961,7 +958,8 @@ def locks_to_replace(file: JobFile) -> Iterator[int]:
                 if time.monotonic() > deadline:
                     raise
                 continue
-            return (yield lock_fd)
+            yield lock_fd
+            return
 
 
 def apply_edit(

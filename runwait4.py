@@ -2585,7 +2585,7 @@ class Reporter:
         messages: about the journal.  pause: seconds to the next page; 0: this is the last one.
         """
         failures = FailureGroups()
-        group_of = {row: failures.add(row, report.last_lines.get(row.run, ((),))[0] if row.run else ())
+        group_of = {row: failures.add(row, report.last_lines.get(row.run, ([], []))[0] if row.run else [])
                     for row in report.failed_rows}
         groups = failures.largest_first()
         rank_of = {group: number for number, group in enumerate(groups)}

@@ -38,7 +38,7 @@ from tests.support.values import Text, as_bytes, present
 
 GUEST = pathlib.Path(__file__).with_name("guest")
 XSTATE = pathlib.Path(__file__).with_name("xstate.c")
-HAS_AMX = " amx_tile " in pathlib.Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else False
+HAS_AMX = platform.system() == "Linux" and " amx_tile " in pathlib.Path("/proc/cpuinfo").read_text()
 NETWORK = "10.77.0."
 SLOW = 300              # patience with machines, in seconds
 TOOLS = {"linux.uml": "user-mode-linux", "ip": "iproute2", "setpriv": "util-linux", "unshare": "util-linux",
