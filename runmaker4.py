@@ -5850,7 +5850,7 @@ def report_same_fetch(file: JobReader, directives: Iterable[Line]) -> None:
             with suppress(ValueError):          # a word is missing
                 for path in fill_in_words(scope.settings.fetch, line.command, scope.settings.scratch):
                     # jobs can make different files of one pattern or directory
-                    if (not NO_PATH.search(without_marks(path))
+                    if (not (scope.settings.scratch and NO_PATH.search(without_marks(path)))
                             and numbers.setdefault(path, line.number) != line.number):
                         return file.say(f"lines {numbers[path]}, {line.number} have one fetch=, "
                                         f"{display_text(path)}: a later result replaces an earlier one")

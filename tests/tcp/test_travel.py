@@ -209,6 +209,8 @@ class Files(TravelCase):
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
         self.write("#RUN fetch=out\n. sim 1\n#RUN scratch=yes fetch=out/*.png,log/,[ab]\n. sim 2\n. sim 3\n")
         self.assertNotIn(b"replaces", self.run_jobs("--dry-run").err)
+        self.write("#RUN fetch={2}\n. sim 'a[1]'\n. sim 'a[1]' 2\n")
+        self.assertIn(b"one fetch=, a[1]: a later", self.run_jobs("--dry-run").err)
         self.write("#RUN scratch=yes fetch=log:always\n. sim 1\n. sim 2\n")
         self.assertIn(b"one fetch=, log", self.run_jobs("--dry-run").err)
         self.write("#RUN fetch=out\n. sim 1\n")
