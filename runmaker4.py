@@ -2107,6 +2107,7 @@ HOURS = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5]
 DAYS = "mon", "tue", "wed", "thu", "fri", "sat", "sun"
 
 
+@functools.lru_cache(maxsize=1000)      # up to 10,080 minutes, and each sample can have a directive
 def parse_hours(text: str) -> frozenset[int]:
     """Return the minutes of a week in hours=, for example 20:00-07:00,sat,sun.  Raises ArgumentTypeError."""
     hours = set[int]()

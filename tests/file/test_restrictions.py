@@ -44,6 +44,11 @@ class Clocks(unittest.TestCase):
             with self.subTest(text=text):
                 self.assertIs(nights.is_open(at(f"2026-12-{text}")), is_open)
 
+    def test_directives_with_equal_hours_share_them(self) -> None:
+        """A week has 10,080 minutes, and each of 10,000 samples can have a directive of its own."""
+        one, other = settings_of("name=1 hours=20:00-07:00,sat"), settings_of("name=2 hours=20:00-07:00,sat")
+        self.assertIs(one.hours, other.hours)
+
     def test_an_end_at_24_00_and_equal_times_mean_the_whole_rest_and_the_whole_day(self) -> None:
         for text, is_open in ("23:00-24:00", False), ("12:00-12:00", True):
             with self.subTest(text=text):
