@@ -771,9 +771,11 @@ HERE_BYTE = BUCKETS_END + 2        # shared by all processes that can write stat
 PROBE_BYTES = BUCKETS_END + 3      # 2^32 bytes from here: the start-up test, and pulses, one byte each
 # 2^32 bytes from here: presence locks of runners, and then of servers
 PRESENCE_BYTES = PROBE_BYTES + (1 << 32)
-# 2^61 bytes from here: 2^16 for each name of a limit=, of which each of its jobs has one locked
+# 2^61 bytes from here: 2^16 for each name of a limit=.  Each of its jobs has one of the first MAX_LIMIT
+# locked, and a process one of the others while its line with that number waits
 LIMIT_BYTES = BUCKETS_END + (1 << 61)
 MAX_LIMIT = 10_000
+MAX_WAIT_NUMBER = BUCKET_SIZE - 2 * MAX_LIMIT   # as each process that waits with a line below takes one more
 
 
 @functools.lru_cache(1000)
@@ -1740,6 +1742,11 @@ class Limit(NamedTuple):
         start = LIMIT_BYTES + (bucket_of(os.fsencode(self.name)) >> 1 & ~MUTEX_OFFSET)
         return range(start, start + self.maximum)
 
+    def waits(self, number: int) -> range:
+        """Return the bytes of the lines up to this number: locked while the line waits for the limit."""
+        start = self.offsets.start + MAX_LIMIT
+        return range(start, start + min(number, MAX_WAIT_NUMBER))
+
 
 ONE_SLOT = Resources(1)                 # the needs of a job without slots= and memory=
 UNBOUNDED = Resources(inf, inf)
@@ -1823,6 +1830,7 @@ NO_SETTINGS = JobSettings()
 
 
 ConsumerKey = tuple[tuple[str, ...], Resources, str, bool]
+Restriction = tuple[tuple[Limit, ...], frozenset[int], float, ConsumerKey]
 
 
 class Directives(NamedTuple):
@@ -1842,6 +1850,11 @@ class Directives(NamedTuple):
     def consumer_key(self) -> ConsumerKey:
         """Return all conditions but together= for the consumers of these jobs."""
         return self.settings.hosts, self.settings.needs, self.settings.scratch, self.below_end
+
+    @property
+    def restriction(self) -> Restriction:
+        """Return what jobs share of which none may start if the first may not, whatever their directives."""
+        return self.settings.limits, self.settings.hours, self.settings.start, self.consumer_key
 
     def with_directive(self, line: Line) -> Directives:
         """Return these directives with the effect of one more, below them in the file.
@@ -2938,6 +2951,8 @@ class LockTable(LockTableReader):
         self.buckets: dict[int, JobLock] = {}
         # for limit=: the bytes that are locked with a job lock, by its offset
         self.limit_locks: dict[int, list[int]] = {}
+        # the bytes of limits= that are locked while lines wait, by that of the line: Limit.waits()
+        self.waits: dict[int, int] = {}
         self.can_trim: bool | None = None       # None: it must be tested
         # on NFS, by descriptor for a job lock: the read end of a pipe (_keep_or_close()); CLOSED: none yet
         self._pipes: dict[int, int] = {}
@@ -2968,6 +2983,7 @@ class LockTable(LockTableReader):
         close_all(*self._spare_fds, *self._pipes.values())
         self._spare_fds, self._pipes = [], {}
         self._locks_known_at = opened_at
+        self.waits = {}
         self.can_trim = None                    # False: perhaps only because locks were lost
         self.uses_mark = False
         return fd, inode
@@ -3154,6 +3170,13 @@ class LockTable(LockTableReader):
                 return False
             self.limit_locks.setdefault(job_lock.offset, []).append(offset)
         return True
+
+    def show_waits(self, offsets: set[int]) -> None:
+        """Lock just these bytes of Limit.waits(); for one that another process has, the next that is free."""
+        for offset in self.waits.keys() - offsets:
+            unlock(self.fd, self.waits.pop(offset))
+        for offset in offsets - self.waits.keys():
+            self.waits[offset] = next(free for free in itertools.count(offset) if lock(self.fd, free))
 
     def take_bucket(self, line: Line) -> JobLock | None:
         """Try to lock all of a command's bucket for a job, in one call; None: the mutex must be locked alone.
@@ -4065,6 +4088,10 @@ class JobQueue:
     MAX_SINGLE_READS = 16       # lines of a command
     MAX_CUT_OFF_SECONDS = 60.0  # with ENOTCONN, until the client of the file system counts as dead
     MAX_SPREAD = 32             # new lines
+    # Who waits for a limit= asks once an interval; who frees a place, at once, and would get each.  So it
+    # gives way, but only now and then: one that waits can have been stopped
+    GIVE_WAY_INTERVALS = 2
+    TURN_INTERVALS = 10         # from one time to the next
 
     def __init__(self, file: JobFile) -> None:
         self.file = file
@@ -4076,6 +4103,8 @@ class JobQueue:
         # by the clock
         self._searched_at = -inf                # for moved lines
         self._cut_off_since: float | None = None        # by ENOTCONN, and not opened since
+        self._freed: set[str] = set()           # names of limits=, of which we have freed places
+        self._ask_at: dict[str, float] = {}     # when to ask again if others wait for that
         self._reserve = [*os.pipe2(os.O_CLOEXEC)]       # for one result without a descriptor; not renewed
 
     def open_files(self) -> None:
@@ -4158,6 +4187,8 @@ class JobQueue:
         file, lock_table = self.file, self.file.lock_table
         bucket_lock: JobLock | None = None
         job: Job | None = None
+        if any(self._gives_way(limit, line) for limit in settings.limits):
+            return Attempt(LineCheck.AT_LIMIT)
         if not (line.is_complete or file.complete_line(line)):
             return Attempt(LineCheck.APPENDING)
         # with all of the bucket h was 0; an equal job of ours has a job lock in it
@@ -4182,7 +4213,23 @@ class JobQueue:
             self.spread = self.MAX_SPREAD
         elif self.spread > 1:
             self.spread -= 1
+        if job and consumer.free.slots <= settings.needs.slots:
+            lock_table.show_waits(set())        # until it has a free slot
         return attempt
+
+    def _gives_way(self, limit: Limit, line: Line) -> bool:
+        """Return True for a while if another process waits for a limit= with this line or one above.
+
+        It asks only after we have freed a place, and once an interval: on a network that is a round trip.
+        """
+        now, interval = self.file.clock(), self.file.interval
+        ask_at = self._ask_at.get(limit.name, now)
+        if now >= ask_at and limit.name in self._freed:
+            self._freed.remove(limit.name)
+            offsets = limit.waits(line.number)
+            is_first = is_free(self.file.lock_table.fd, offsets.start, len(offsets))
+            ask_at = self._ask_at[limit.name] = now + interval * (1 if is_first else self.TURN_INTERVALS)
+        return ask_at - now > (self.TURN_INTERVALS - self.GIVE_WAY_INTERVALS) * interval
 
     def trim_bucket(self, job: Job) -> None:
         """Unlock the mutex, if claim() has locked it for a short job."""
@@ -4228,6 +4275,7 @@ class JobQueue:
 
         state: CANCELLED: the user's state stays.  NEW: the job was not started.
         """
+        self._freed.update(limit.name for limit in job.settings.limits)
         if state == CANCELLED:
             self.release_job(job)
             return ""
@@ -4844,8 +4892,10 @@ class Walk:
         # offsets of named jobs of ours that were done before they were met: the scan can have read their `r`
         self._done_below: set[int] = set()
         self.ready: list[WaitingJob] = []       # those that wait for nothing any more, in order
-        # those that a limit=, hours= or from= keeps back, and later ones with these settings, in order
-        self._restricted: defaultdict[JobSettings, list[WaitingJob]] = defaultdict(list)
+        # those that a limit=, hours= or from= keeps back, and later ones of the same, in order; and of which
+        # some are left to another walk
+        self._restricted: defaultdict[Restriction, list[WaitingJob]] = defaultdict(list)
+        self._left: set[Restriction] = set()
         self._ask_at = -inf                     # (clock) when to ask again if some may start
         self.claimable_soon = False             # a line can soon be, although the file does not change
         # commands that _try_change() does not try again in this walk, and why not
@@ -4976,7 +5026,9 @@ class Walk:
         if losses and not awaited and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
-        if awaited or self._is_restricted(settings):
+        # others of the same go first
+        if awaited or (settings.is_restricted and (
+                scope.restriction in self._restricted or not settings.is_open(self._file.wall_clock()))):
             self._keep_or_pass_over(line, awaited, losses)
             return None
         # next, as it notes who waits: one without a free slot does so at a job of a group, too
@@ -5037,18 +5089,12 @@ class Walk:
 
     def _wait_for(self, awaited: Named | None, job: WaitingJob) -> None:
         """Keep a job that waits for a name; None: at most for a limit=, hours= or from=."""
-        settings = job[-1].settings
-        jobs = (self._waiting[awaited] if awaited
-                else self._restricted[settings] if self._is_restricted(settings) else self.ready)
+        scope = job[-1]
+        jobs = self._waiting[awaited] if awaited else self.ready
+        if scope.settings.is_restricted and not awaited:
+            jobs = self._restricted[scope.restriction]
+            self.ask_again()
         bisect.insort(jobs, job)
-
-    def _is_restricted(self, settings: JobSettings) -> bool:
-        """Return True if jobs with these settings may not start now, or others of them go first.
-
-        False also: only a claim can tell.
-        """
-        return settings.is_restricted and (
-            settings in self._restricted or not settings.is_open(self._file.wall_clock()))
 
     def _keep_or_pass_over(self, line: Line, awaited: Named | None, losses: int) -> None:
         """Keep a new job that may not start now, or pass over it and those below.
@@ -5057,11 +5103,16 @@ class Walk:
         lost is left to a walk for these.
         """
         scope = self.above.scope
-        can_start_later = (not awaited.bad and len(self._waiting[awaited]) < awaited.MAX_LINES if awaited
-                           else self.consumers.any_fits(scope))
-        if can_start_later and not losses and self.kept_count < self.MAX_WAITING:
+        jobs = self._waiting[awaited] if awaited else self._restricted[scope.restriction]
+        room = self.MAX_WAITING - self.kept_count
+        if awaited:
+            can_start_later = not awaited.bad and room > 0 and len(jobs) < awaited.MAX_LINES
+        else:
+            if len(jobs) > room:                # as much must be left for the lists of others
+                self._left.add(scope.restriction)
+            can_start_later = scope.restriction not in self._left and self.consumers.any_fits(scope)
+        if can_start_later and not losses:
             self.kept_count += 1
-            jobs = self._waiting[awaited] if awaited else self._restricted[scope.settings]
             bisect.insort(jobs, (line.offset, id(line), line, scope))
         else:
             self._pass_over_new_lines()
@@ -5093,35 +5144,45 @@ class Walk:
         A line that another process has taken is left to the next walk.  Raises FileChangedError, OSError.
         """
         self._end_waits_for_capacity(consumers.all)
-        if not self.ready:
-            self._make_restricted_ready()
-        for job in [*self.ready]:
+        jobs = self.ready
+        if self._file.clock() >= self._ask_at:
+            jobs = sorted([*jobs, *self._find_startable()])
+        for job in [*jobs]:
             *_, line, scope = job
             if consumer := self._choose_consumer(line, scope, consumers):
-                self.ready.remove(job)
                 attempt = self._queue.claim(line, consumer, scope.settings)
+                if attempt.check is LineCheck.AT_LIMIT:
+                    continue
+                if scope.settings.is_restricted:
+                    self._restricted[scope.restriction].remove(job)
+                    self.ask_again()            # the next one of these
+                else:
+                    self.ready.remove(job)
                 if attempt.job:
                     return attempt.job
-                if attempt.check is LineCheck.AT_LIMIT:
-                    bisect.insort(self._restricted[scope.settings], job)
-                else:
-                    self.claimable_soon |= attempt.check is not LineCheck.CHANGED
+                self.claimable_soon |= attempt.check is not LineCheck.CHANGED
         return None
 
     def ask_again(self) -> None:
         """Let the next claim ask which jobs may start: one with a limit= has ended here."""
         self._ask_at = -inf
 
-    def _make_restricted_ready(self) -> None:
-        """Make the first job ready of those with the same settings that may start now."""
+    def _find_startable(self) -> Iterator[WaitingJob]:
+        """Yield the first job of each list in `_restricted` that may start; of a limit= a claim decides."""
         self._ask_at = self._file.clock() + self._file.interval
-        for settings, jobs in [*self._restricted.items()]:
-            if jobs and self._file.may_start(settings):
-                bisect.insort(self.ready, jobs.pop(0))
-                self._ask_at = -inf             # the next call makes the next one ready
-            # otherwise more are left to another walk
-            if not jobs and self.kept_count < self.MAX_WAITING:
-                del self._restricted[settings]
+        for restriction, jobs in [*self._restricted.items()]:
+            if jobs and self._file.may_start(jobs[0][-1].settings):
+                yield jobs[0]
+            elif not jobs and restriction not in self._left:
+                del self._restricted[restriction]
+
+    def show_waits(self) -> None:
+        """Show other processes, at the end of the walk, the first line of each list in `_restricted`."""
+        now = self._file.wall_clock()
+        first_jobs = [jobs[0] for jobs in self._restricted.values() if jobs]
+        self._file.lock_table.show_waits({
+            limit.waits(line.number)[-1] for *_, line, scope in first_jobs for limit in scope.settings.limits
+            if scope.settings.is_open(now) and self.consumers.any_fits(scope)})
 
     # -- running lines ---------------------------------------------------------------------------------------
 
@@ -5561,6 +5622,7 @@ class Cursor:
             walk.claimable_soon |= is_appended_to
             has_grown = self.file.signature()[2] != walk.signature[2]
             walk.mark_group_complete(cannot_start_yet=stop is Stop.CUT or is_appended_to or has_grown)
+        walk.show_waits()
         waits = []                              # seconds until a walk is due without a change; none may exit
         if walk.seconds_until_trusted:
             waits.append(walk.seconds_until_trusted)

@@ -173,6 +173,122 @@ class KeptBack(JobFileCase):
         self.assertEqual(numbers, [2, 3, 4, 5, 6])
 
 
+class Turns(JobFileCase):
+    """Which of several runners gets the place of a full limit= that is free again."""
+
+    def runner(self, name: str, slots: int = 1) -> runmaker4.Cursor:
+        """A cursor of a runner with this name on the file as it is; it claims its first job, if it may."""
+        file = runmaker4.JobFile(str(self.path), say=lambda text: None, clock=self.clock)
+        self.addCleanup(file.close_files)
+        capacity = runmaker4.Resources(slots)
+        return runmaker4.Cursor(runmaker4.JobQueue(file), [
+            runmaker4.Consumer(name, capacity=capacity, free=capacity)])
+
+    def finish_and_claim(self, cursor: runmaker4.Cursor, job: runmaker4.Job) -> Any:
+        """What a runner with one slot does after a job that took two seconds."""
+        self.clock.now += 2.0
+        self.assertEqual(cursor.finish(job, b"d"), "")
+        return cursor.claim()
+
+    def test_a_line_above_for_another_host_goes_before_those_of_the_runner_that_frees_the_place(self) -> None:
+        for maximum, slots in (1, 1), (3, 3):
+            with self.subTest(maximum=maximum):
+                limit = f"limit={'abcd'[maximum]}:{maximum}"
+                self.path.write_text(f"#RUN {limit} host=above\n. {maximum} 1\n. {maximum} 2\n"
+                                     f"#RUN {limit} host=below\n" + "".join(
+                                         f". {maximum} {number}\n" for number in range(20, 40)))
+                below, above = self.runner("below", slots), self.runner("above")
+                jobs = [job_of(below.claim()) for _ in range(maximum)]
+                self.assertFalse(above.claim())
+                self.assertFalse(self.finish_and_claim(below, jobs[0]))
+                job = job_of(above.claim())
+                self.assertEqual(job.number, 2)
+                self.clock.now += 20.0
+                self.assertFalse(below.claim())
+                # one above gives way to none below
+                self.assertEqual(job_of(self.finish_and_claim(above, job)).number, 3)
+
+    def test_equal_runners_all_get_places(self) -> None:
+        self.path.write_text("#RUN limit=a:1\n" + "".join(f". {number}\n" for number in range(60)))
+        runners = [self.runner(name) for name in ("one", "two", "three")]
+        counts = [0, 0, 0]
+        turn, job = 0, job_of(runners[0].claim())
+        for _ in range(59):
+            for index in {0, 1, 2} - {turn}:
+                self.assertFalse(runners[index].claim())
+            counts[turn] += 1
+            found = self.finish_and_claim(runners[turn], job)
+            while not found:                    # it has given way
+                self.clock.now += 0.5
+                turn = (turn + 1) % 3
+                found = runners[turn].claim()
+            job = job_of(found)
+        self.assertGreater(min(counts), 9, counts)
+
+    def test_a_runner_that_waits_and_is_stopped_holds_up_the_others_only_now_and_then(self) -> None:
+        self.path.write_text("#RUN limit=a:1 host=above\n. 1\n#RUN limit=a:1 host=below\n" + "".join(
+            f". below {number}\n" for number in range(60)))
+        below, above = self.runner("below"), self.runner("above")
+        job = job_of(below.claim())
+        self.assertFalse(above.claim())         # and never again
+        idle = 0.0
+        for _ in range(50):
+            found = self.finish_and_claim(below, job)
+            while not found:
+                self.clock.now += 0.25
+                idle += 0.25
+                found = below.claim()
+            job = job_of(found)
+        self.assertLess(idle, 2.0 * 50 / 3)
+
+    def test_a_runner_that_has_found_other_jobs_for_its_slots_is_not_waited_for(self) -> None:
+        self.path.write_text("#RUN limit=a:1 host=above\n. 1\n#RUN limit=a:1 host=below\n. 2\n. 3\n. 4\n")
+        below, above = self.runner("below"), self.runner("above")
+        job = job_of(below.claim())
+        self.assertFalse(above.claim())
+        with self.path.open("a") as file:
+            file.write("#RUN\n. other\n")
+        self.clock.now += 2.0
+        self.assertEqual(job_of(above.claim()).command, b"other")
+        self.assertEqual(job_of(self.finish_and_claim(below, job)).number, 5)
+
+    def test_clients_of_several_hosts_get_places_while_one_is_busy(self) -> None:
+        """One server hands out the lines: a line for a busy client keeps none below from others."""
+        cursor = self.jobs(b"#RUN limit=a:2\n. 1\n. 2\n#RUN limit=a:2 host=busy\n. 3\n. 4\n"
+                           b"#RUN limit=a:2 host=idle\n. 5\n. 6\n. 7\n", serving=True)
+        busy, idle = (runmaker4.Consumer(name) for name in ("busy", "idle"))
+        known = [busy, idle]
+        jobs = [job_of(cursor.claim((), runmaker4.Consumers(known), known)) for _ in range(2)]
+        self.assertFalse(cursor.claim((), runmaker4.Consumers(known), known))
+        for number in 8, 9, 10:
+            self.assertEqual(cursor.finish(jobs.pop(0), b"d"), "")
+            jobs.append(job_of(cursor.claim((), runmaker4.Consumers([idle]), known)))
+            self.assertEqual(jobs[-1].number, number)
+
+    def test_directives_that_differ_otherwise_cost_one_claim_while_the_limit_is_full(self) -> None:
+        self.path.write_text("".join(f"#RUN name=s{number} limit=a:1\n. {number}\n" for number in range(50)))
+        cursor = self.runner("")
+        job = job_of(cursor.claim())
+        with mock.patch.object(cursor.queue, "claim", wraps=cursor.queue.claim) as claim:
+            self.assertFalse(cursor.claim())
+            self.assertEqual(job_of(self.finish_and_claim(cursor, job)).number, 4)
+            self.assertFalse(cursor.claim())
+        self.assertLess(claim.call_count, 10)
+
+    def test_many_lines_of_one_full_limit_leave_room_for_those_of_another(self) -> None:
+        with mock.patch.object(runmaker4.Walk, "MAX_WAITING", 8):
+            self.path.write_text("#RUN limit=a:1\n" + ". a\n" * 20 + "#RUN limit=b:1\n" + ". b\n" * 4)
+            cursor = self.runner("", 2)
+            self.assertEqual(job_of(cursor.claim()).number, 2)
+            job = job_of(cursor.claim())
+            self.assertEqual(job.number, 23)
+            self.assertFalse(cursor.claim())
+            for number in 24, 25:               # at once: no walk is due
+                self.assertEqual(cursor.finish(job, b"d"), "")
+                job = job_of(cursor.claim())
+                self.assertEqual(job.number, number)
+
+
 class RestrictionCase(DirectiveCase):
     """Steps that the tests below share."""
 

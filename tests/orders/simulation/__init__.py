@@ -19,8 +19,8 @@ all that, up to the next hundred; tests.docs.test_what_to_read counts them, and 
 | a planted defect | product, planted_defects, many | 800 |
 | a rule for writes | files, world, processes, product, job_files, record, write_rules, runner | 1400 |
 | a rule for runs and exits | files, world, processes, product, job_files, record, run_rules, runner | 1500 |
-| an actor | files, world, processes, product, job_files, runner, people, histories | 1400 |
+| an actor | files, world, processes, product, job_files, runner, people, histories | 1500 |
 | a fault of process or host | files, world, processes, product, job_files, runner, faults, histories | 1500 |
-| an error of a system call | files, world, file_systems, system_calls, histories | 1400 |
+| an error of a system call | files, world, file_systems, system_calls, histories | 1500 |
 | a system call, a file system | files, world, file_systems, system_calls | 1200 |
 """

@@ -55,7 +55,7 @@ def make_world(seed: int) -> History:
             ("brick", world.kind == "fuse.glusterfs", 0.1, lose_brick),
             ("short", world.takes_buckets, 0.15, run_short_jobs), ("failed", True, 0.05, run_failed_again),
             ("power", not world.kind, 0.15, lose_power), ("steps", True, 0.15, run_steps),
-            ("lock file", not world.kind, 0.05, remove_lock_file_of_jobs)):
+            ("lock file", not world.kind, 0.05, remove_lock_file_of_jobs), ("turns", True, 0.04, take_turns)):
         if can_be and random.Random(f"{name}? {seed}").random() < share:
             make(world, hosts)
             return world
@@ -98,7 +98,7 @@ def make_world(seed: int) -> History:
 def restrict(world: History, seed: int) -> None:
     """Have jobs wait for limit= and from=, and somebody pause the file; in their own histories, too."""
     draws = random.Random(f"restricted? {seed}")
-    if draws.random() < 0.7:
+    if draws.random() < 0.7 or world.take_turns:
         return
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(world.now + draws.choice((1, 3, 8))))
     settings = [draws.choice(("limit=a:1", "limit=a:1", "limit=a:2", "limit=a:2,b:1", f"from={start}",
@@ -184,6 +184,21 @@ def run_steps(world: History, hosts: list[Host]) -> None:
     world.actors.append(Actor("fate", hosts[2], script=fate(world, runners[:-1], blows)))
     if is_paused:
         world.actors.append(Process("holder", hosts[2], functools.partial(hold_and_release, world)))
+
+
+def take_turns(world: History, hosts: list[Host]) -> None:
+    """Two runners wait for one limit= all the time, each with lines for its host, or for both."""
+    draws, hosts = world.draws, [Host(name, world.kind) for name in ("one", "two")]
+    settings = b"limit=a:%d" % draws.choice((1, 1, 2))
+    lines = []
+    for section, count in enumerate(draws.choice(((40,), (2, 40), (2, 40, 2)))):
+        lines.append(b"#RUN %s host=%s" % (settings, draws.choice((b"*", b"one", b"two"))))
+        lines += [b". %d %d" % (section, number) for number in range(count)]
+    world.name(PATH, world.make_file(b"".join(line + b"\n" for line in lines)))
+    world.known.update(world.last.commands)
+    world.done.clear()
+    world.times, world.given_back, world.take_turns = (0.7, 1.5), 0.0, True
+    world.actors += make_runners(world, hosts, (b"",), (0.0, 0.0, 0.5))
 
 
 HANDS: list[Hand] = []

@@ -298,6 +298,10 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "limit not locked": one(LOCK_TABLES, "take_limits", lambda self, job_lock, settings: True),
     "limit of the runner alone": one(LOCK_TABLES, "take_limits", limit_of_the_runner_alone),
     "limit freed after the claim": one(QUEUE, "_lock_and_mark", limit_freed_early),
+    "a full limit taken again at once": one(QUEUE, "_gives_way", lambda self, limit, line: False),
+    "waits for a limit not shown": one(LOCK_TABLES, "show_waits", lambda self, offsets: None),
+    "gives way to lines below only": one(CORE.Limit, "waits", lambda self, number, plain=CORE.Limit.waits: (
+        plain(self, 10_000 - number))),
     "time not asked": one(CORE.JobSettings, "is_open", lambda self, now: True),
     "pause written without the locks": one(
         SETTER, "hold_all_locks", lambda file: nullcontext(file.lock_table.fd)),

@@ -1,6 +1,7 @@
 """The processes that make system calls, and the jobs of runners."""
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
@@ -58,6 +59,8 @@ class Process(Actor):
         self.drains = False         # it was told to start no more jobs
         # since when it has left a line alone that it might take; of equal ones the first, the second
         self.left_since: dict[tuple[bytes, int], float] = {}
+        # whether its last claim found none; and since when others start that line, or lines below, instead
+        self.waits, self.passed_since = False, math.inf
 
     def writes_soon(self) -> bool:
         """A claim does only once it has locked something itself, whatever its jobs have locked."""

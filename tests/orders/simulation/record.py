@@ -81,6 +81,7 @@ class Record(FileSystems):
         # how often lines were lost in a row, by number and command, as runners have recorded it
         self.losses: Counter[tuple[int, bytes]] = Counter()
         self.miscounted: set[tuple[int, bytes]] = set()         # lines: see check_losses()
+        self.take_turns = False                     # whether the runners only wait for one limit=
         self.times: Sequence[float] = (0.001, 0.1, 0.7, 1.5, 5.0)   # that jobs take, by the pace
 
     def trace(self, text: str) -> None:

@@ -23,6 +23,8 @@ from tests.orders.simulation.write_rules import Writes
 
 class History(Writes):
     """What must not have happened."""
+    # intervals for which one of two runners may keep a limit= for itself
+    MAX_TURN = 2 * CORE.JobQueue.TURN_INTERVALS
 
     # -- each job --------------------------------------------------------------------------------------------
 
@@ -62,6 +64,21 @@ class History(Writes):
                      and max(run.runner.host.robbed, self.removed) < run.started_at]
             if new in alive and len(alive) > limit.maximum:
                 self.fail(f"{new.command!r} is started, and {len(alive) - 1} jobs with {limit} run")
+
+    def check_turn(self, new: Run) -> None:
+        """Check that others do not start for long, for one limit=, what a runner with a free slot could take,
+        and what is below that.
+        """
+        steps = steps_of(self.last.data) if self.take_turns else {}
+        for other in self.actors if steps else ():
+            if isinstance(other, Process) and other.waits and other is not new.runner:
+                hosts = b"*", other.host.name.encode()
+                is_passed = any(step.host in hosts and (step.line[:1] == b"." or at == new.job.offset)
+                                for at, step in steps.items() if at <= new.job.offset)
+                other.passed_since = min(other.passed_since, self.now) if is_passed else math.inf
+                if self.now - other.passed_since > self.MAX_TURN * self.throttle:
+                    self.fail(f"{new.command!r} is started, and {other.name} waits with a line above, since "
+                              f"{other.passed_since:.3f}")
 
     def check_alone(self, me: Process, job: Any) -> None:
         """Check that a line that was lost twice in a row runs beside such ones only, or alone after three."""

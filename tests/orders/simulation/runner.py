@@ -50,8 +50,9 @@ def run_jobs(world: History, me: Process, retry: bytes, slots: int, late: float)
                 if me.takes_buckets:
                     until = world.draws.choice((0.0, 0.02, 0.02, 0.1)) * world.throttle
                     trims[me.runs[-1]] = world.now + until
-                me.left_since = {}
+                me.left_since, me.waits, me.passed_since = {}, False, math.inf
                 continue
+            me.waits = True
             world.check_idle(me)
             again = product.again
             if product.may_exit:
@@ -134,6 +135,7 @@ def start_run(world: History, me: Process, product: Product, job: Any) -> None:
     tries = [product.lend(job) for _ in range(1 + (world.takes_buckets and world.random() < 0.1))]
     world.check_runs(run)
     world.check_restriction(run)
+    world.check_turn(run)
     me.runs.append(run)                         # here the shell is started
     world.runs.append(run)
     for fd in itertools.chain(*tries):
