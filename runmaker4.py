@@ -433,7 +433,9 @@ def find_script_with_option(option: str) -> str:
 # by options of GNU parallel, xargs, NetJobs and older versions, which none of ours means
 OUR_OPTIONS = {"--retry-failed": "-r", "--resume-failed": "-r", "--max-procs": "-j", "-P": "-j",
                "--halt": "--max-failed", "--dryrun": "--dry-run", "-p": "--port", "-t": "--token",
-               "--bar": "runwait4.py --progress", "--eta": "runwait4.py --progress"}
+               "--bar": "runwait4.py --progress", "--eta": "runwait4.py --progress",
+               "--add-jobs": "python3 docs/convert.py fjd JOB... | runset4.py FILE --add-list - --new",
+               "--add-tests": "python3 docs/convert.py netjobs CONFIG... | runset4.py FILE --add-list -"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs, import jobs of other tools.
+"""runset4 - write a job file of runmaker4: set states, list jobs, add jobs.
 
 A state is set while holding the mutex of the line's command, so running jobs and runners are not disturbed.
 Lines are appended all or none, under the append lock.  "The job file" in runmaker4.py explains the locks.
@@ -10,11 +10,9 @@ The sections; begin at run_command(), which does the action of the command line:
     States              Selection: the lines that an action is for; --set and --cancel
     Editing             merges a person's copy into the live file
     Lists               lines from a list of values and a template
-    Jobs of fjd         imports directories of job files
-    Tests of NetJobs    imports configurations
     Command line        the options, and run_command()
 
-Each import yields the lines to append, and raises ValueError; open_source() makes a UsageError of that, with
+An import yields the lines to append, and raises ValueError; open_source() makes a UsageError of that, with
 the number of the line.
 """
 from __future__ import annotations
@@ -98,7 +96,6 @@ from runmaker4 import (
     copy_owner_and_mode,
     dataclass,
     display_text,
-    duration,
     error_text,
     exit_now,
     exit_on,
@@ -108,7 +105,6 @@ from runmaker4 import (
     find_held_job_locks,
     first_line_offset,
     identity_of,
-    integer_between,
     is_continued,
     job_file,
     keep_trying,
@@ -140,9 +136,7 @@ from runmaker4 import (
     write_all,
 )
 
-configparser, csv, difflib, subprocess, tempfile = map(
-    lazy_import, ("configparser", "csv", "difflib", "subprocess", "tempfile")
-)
+csv, difflib, subprocess, tempfile = map(lazy_import, ("csv", "difflib", "subprocess", "tempfile"))
 
 PROG = "runset4.py"
 
@@ -1582,32 +1576,6 @@ def lines_of_table(source: Source, template: bytes, colsep: str | re.Pattern[byt
         yield job_line(command)
 
 
-# ======== Jobs of fjd =======================================================================================
-#
-# fjd has one file per job, which names an executable, whose argument is the path of the file.  The job
-# becomes a line with both.  We search for equal jobs under the append lock, so two calls that add the same
-# directory add each file once.
-
-FJD_SECTIONS = ("control", "fjd")
-
-
-def line_of_fjd_file(path: str) -> bytes:
-    """Return the line for a job file of fjd: the executable that it names, and its path.  UsageError."""
-    config = configparser.ConfigParser(interpolation=None, strict=False)
-    with open_source(as_argument(path)) as source:      # Source would read stdin for '-'
-        try:
-            config.read_file((to_text(line) + "\n" for line in source), source.name)
-        except configparser.Error as error:
-            raise UsageError(f"{source.name}: {' '.join(str(error).split())}") from None
-    values = [config.get(section, "executable", fallback="") for section in FJD_SECTIONS]
-    if not (executable := next(filter(None, values), "")):
-        raise UsageError(f"{source.name}: missing executable= in [{'] or ['.join(FJD_SECTIONS)}]")
-    try:
-        return job_line(b"%b %b" % (to_bytes(executable), quote(os.path.abspath(os.fsencode(path)))))
-    except ValueError as error:
-        raise UsageError(f"{source.name}: {error}") from None
-
-
 def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, int]:
     """Return the new lines without the jobs that the file has already, in any state, and how many these are.
 
@@ -1624,125 +1592,6 @@ def without_known_jobs(file: Reader, new_lines: bytearray) -> tuple[bytearray, i
             remaining += line + b"\n"
     return (remaining if re.search(rb"(?m)^\. ", remaining) else bytearray(),
             len(lines) - remaining.count(b"\n"))
-
-
-# ======== Tests of NetJobs ==================================================================================
-#
-# This is the configuration of NetJobs.  Lines are stripped; empty lines and comments (#) are ignored.
-#
-#     LABEL:                        begins a test
-#     -generaltimeout: T            for all commands: 330s, 5m, 2h or none [none]
-#     -minhosts: N                  the number of targets that must not time out, or all [all]
-#     TARGET: "COMMAND"             any number of commands, of the same target in order
-#     -timeout: T                   for the command above
-#     end                           ends the test
-#
-# A test becomes a group below a barrier.  The commands become jobs, under `#RUN` lines with group, target (as
-# host) and timeout.  After an error, nothing is added.
-
-TEST_LABEL = re.compile(rb"([^:]*[^:\s])\s*:")
-TEST_FLAG = re.compile(rb"-(generaltimeout|minhosts|timeout)\s*:\s*(.*)")
-# the target; the command, without a pair of quotes around it
-TEST_COMMAND = re.compile(rb'([\w.][\w.-]*)\s*:\s*(?:"(.*)"|(.*))')
-TEST_TIMEOUT = re.compile(rb"(\d+)\s*([hms])")
-
-
-@dataclass
-class TestCommand:
-    target: bytes
-    line: bytes                     # of the new job
-    timeout: bytes                  # as in a directive: b"5m"; b"": not given
-
-
-def lines_of_test(label: bytes, source: Source, lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Take the lines of a test of NetJobs up to its `end`, and yield those for the job file.
-
-    Tests follow each other: each begins with `#RUN barrier`, below which jobs wait until all above have
-    finished.  Raises ValueError.  lines: of all tests, read up to the label of this one.
-    """
-    label_line = source.line_number
-    general_timeout = b""           # for commands that have none; b"": not given
-    min_hosts = b"all"              # how many hosts must not time out
-    commands: list[TestCommand] = []
-    for line in lines:
-        if line == b"end":
-            break
-        if flag := TEST_FLAG.fullmatch(line):
-            name, value = flag[1].decode(), flag[2]
-            if name == "timeout":           # of the command above; other flags are for all, above the first
-                if not commands:
-                    raise ValueError("-timeout before the first target")
-                commands[-1].timeout = convert_timeout(value)
-            elif commands:
-                raise ValueError(f"-{name} after a target")
-            elif name == "generaltimeout":
-                general_timeout = convert_timeout(value)
-            else:
-                min_hosts = value if value == b"all" else check_value(integer_between(0), value)
-        elif command := TEST_COMMAND.fullmatch(line):
-            target, quoted, plain = command.groups()
-            text = plain if quoted is None else quoted
-            if not text.strip():
-                raise ValueError(f"'{display_text(target)}' has no command (or the test above has no end)")
-            commands.append(TestCommand(target, job_line(text), general_timeout))
-        else:
-            raise ValueError(
-                f"unknown line {excerpt(line)} (expected TARGET: COMMAND, -timeout: T or end)"
-            )
-    else:
-        source.line_number = label_line
-        raise ValueError(f"the test '{display_text(label)}' has no end")
-    if not commands:
-        raise ValueError(f"the test '{display_text(label)}' has no targets")
-    yield b"#RUN barrier\n"
-    yield b"# test %b\n" % label
-    yield from lines_of_group(label, min_hosts, commands)
-
-
-def lines_of_group(label: bytes, min_hosts: bytes, commands: Sequence[TestCommand]) -> Iterator[bytes]:
-    """Yield the jobs of a test: below `#RUN together=LABEL host=TARGET timeout=5m min-hosts=all` they are a
-    group, whose hosts start together.
-    """
-    group = re.sub(rb"[\s,=]+", b"_", label)       # a setting cannot contain these characters
-    targets = [*dict.fromkeys(command.target for command in commands)]
-    previous_directive = b""
-    for command in sorted(commands, key=lambda command: targets.index(command.target)):
-        timeout = b" timeout=%b" % command.timeout if command.timeout else b""
-        directive = b"#RUN together=%b host=%b%b min-hosts=%b\n" % (group, command.target, timeout, min_hosts)
-        if directive != previous_directive:
-            yield directive
-        yield command.line
-        previous_directive = directive
-
-
-def convert_timeout(text: bytes) -> bytes:
-    """Return a timeout as in a directive: '5 m' -> '5m', '0s' -> 'none'.  Raises ValueError."""
-    match = TEST_TIMEOUT.fullmatch(text)
-    if not match and text != b"none":
-        raise ValueError(f"not a timeout: {excerpt(text)} (such as 330s, 5m, 2h or none)")
-    if not match or not match[1].strip(b"0"):
-        return b"none"
-    return check_value(duration, match[1] + match[2])
-
-
-def check_value(parse: Callable[[str], object], text: bytes) -> bytes:
-    try:
-        parse(os.fsdecode(text))
-        return text
-    except ArgumentTypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def lines_of_tests(source: Source) -> Iterator[bytes]:
-    """Yield the new lines for a NetJobs configuration.  Raises ValueError."""
-    lines = (line for line in map(bytes.strip, source) if line[:1] not in b"#")     # b"" is in it, too
-    label = None
-    for line in lines:
-        if not (label := TEST_LABEL.fullmatch(line)):
-            raise ValueError(f"not the label of a test: {excerpt(line)} (such as 'LABEL:')")
-        yield from lines_of_test(label[1], source, lines)
-    if label:
-        yield b"#RUN\n"                     # the last test's settings do not apply to later jobs
 
 
 # ======== Command line ======================================================================================
@@ -1817,7 +1666,7 @@ def parse_separator(text: str) -> str | re.Pattern[bytes]:
     )
 
 
-ADD_ACTIONS = ("add", "add_list", "add_jobs", "add_tests")
+ADD_ACTIONS = ("add", "add_list")
 CHANGE_ACTIONS = ("set", "cancel")
 STDOUT = "-"                    # in the place of FILE: print the new lines
 EXAMPLES = f"""\
@@ -1878,11 +1727,6 @@ def make_parser() -> Parser:
     add("--colsep", type=parse_separator, metavar="SEP",
         help="... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, "
              "*.tsv: tab, otherwise blanks]")
-    add("--add-jobs", action="extend", nargs="+", metavar="JOB",
-        help="one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a "
-             "directory, each once")
-    add("--add-tests", action="append", metavar="CONFIG",
-        help="the tests of a NetJobs configuration, for the server")
     add = parser.add_argument_group("file system and output").add_argument
     add("--single-host", action="store_true", help="no other host uses the file: accept any file system")
     add("-q", "--quiet", action="store_true", help="do not report the changes")
@@ -1920,8 +1764,7 @@ def parse_options(argv: Sequence[str]) -> Namespace:
     actions = [option for option in ("list", "edit", "pause", "go", *CHANGE_ACTIONS, *ADD_ACTIONS)
                if getattr(options, option) not in (None, False)]
     if len(actions) != 1:
-        parser.error("give exactly one of --set, --list, --cancel, --edit, --pause, --go, --add, --add-list, "
-                     "--add-jobs, --add-tests")
+        parser.error("give exactly one of --set, --list, --cancel, --edit, --pause, --go, --add, --add-list")
     action = options.action = actions[0]
     option = f"--{action.replace('_', '-')}"
     has_selection = options.selection.has_conditions or options.all
@@ -1939,14 +1782,14 @@ def parse_options(argv: Sequence[str]) -> Namespace:
         placeholder["name"] not in (b"", b"#") for placeholder in find_placeholders(template)
     )
     if options.new and action not in ADD_ACTIONS:
-        parser.error("--new requires --add, --add-list or --add-tests")
+        parser.error("--new requires --add or --add-list")
     if options.colsep and not (action == "add_list" and has_columns):
         parser.error("--colsep requires --add-list, and --template with a column, such as {1} or {NAME}")
     return options
 
 
 def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, None, None]:
-    """Yield the new lines for --add, --add-list, --add-tests or --add-jobs; count what is skipped."""
+    """Yield the new lines for --add or --add-list; count what is skipped."""
     if options.sweep:
         template = replace_names_by_numbers(options.template, ())
         # each combination of the values after each `:::`; the last value changes fastest
@@ -1966,23 +1809,6 @@ def lines_to_add(options: Namespace, skipped: Counter[str]) -> Generator[bytes, 
                     options.colsep or SEPARATORS.get(os.path.splitext(path)[1].lower()), job_numbers, skipped)
             else:
                 yield from command_lines(source, skipped)
-    for path in options.add_tests or ():
-        with open_source(path) as source:
-            yield from lines_of_tests(source)
-    paths = []
-    for path in options.add_jobs or ():
-        if not os.path.isdir(path):
-            paths.append(path)
-            continue
-        with refused_as(printable(path)):
-            entries = sorted(os.listdir(path))
-        # neither hidden files nor backups (NAME~)
-        paths += filter(os.path.isfile, (os.path.join(path, entry) for entry in entries
-                                         if entry[0] != "." and entry[-1] != "~"))
-    if options.add_jobs and not paths:
-        raise UsageError(f"{printable(options.add_jobs[0])}: no job files (nothing to add)")
-    # each file once, however often it is named
-    yield from dict.fromkeys(map(line_of_fjd_file, paths))
 
 
 def change_states(file: JobFile, options: Namespace) -> int:
@@ -2111,7 +1937,7 @@ def add_lines(options: Namespace, file: JobFile) -> int:
                            file.scan_lines(b"", with_directives=True) if exists else (),
                            can_be_empty=bool(options.add_list))
     with open_and_lock_to_append(file) as fd:
-        if options.add_jobs or options.new:
+        if options.new:
             with Reader.with_own_fd(fd, file.network) as reader:
                 lines, known_count = without_known_jobs(reader, lines)
         if lines:
@@ -2146,9 +1972,9 @@ def run_command(argv: Sequence[str]) -> int:
         warn(f"{PROG}: {path}: {text}")
 
     if path == STDOUT and adds_lines:
-        if options.add_jobs or options.new:
-            raise UsageError("--add-jobs and --new require FILE, not - (they add the jobs that FILE lacks; "
-                             "to look first, add to a copy)")
+        if options.new:
+            raise UsageError("--new requires FILE, not - (it adds the jobs that FILE lacks; to look first, "
+                             "add to a copy)")
         print_lines(split_lines(join_new_lines(lines_to_add(options, Counter()), (), bool(options.add_list))))
         return 0
     file = None

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Optional
 
 from docs.install import make, numbers
-from runmaker4 import PORT, VERSION, WIRE_VERSION
+from runmaker4 import OUR_OPTIONS, PORT, VERSION, WIRE_VERSION
 from tests.support import wire
 from tests.support.case import Case
 from tests.support.documents import MESSAGES, STUBS, Piece, read_pieces
@@ -351,7 +351,8 @@ RECIPES = {
         Recipe(jobs("...."), after="runmaker4.py -1 --slots @workers runs.txt", states="ddd."),
     "mkdir -p jobqueue": Recipe(after=f"{GONE}; test -s runs.txt.out/journal", states="ddd"),
     "runmaker4.py -d --follow -j4 --pidfile pid.$(hostname) --errors errors.$(hostname) runs.txt": WAITS,
-    "until [ -e stop ]; do runset4.py -q runs.txt --add-jobs jobqueue; sleep 2; done":
+    "until [ -e stop ]; do python3 docs/convert.py fjd jobqueue | runset4.py -q runs.txt --add-list - --new; "
+    "sleep 2; done":
         Recipe(before="(until grep -q 1.conf runs.txt; do sleep 0.1; done; sleep 1; touch stop) 2> waited &",
                after="[ $(grep -c 1.conf runs.txt) = 1 ]", instead={"sleep 2": "sleep 0.2"}),
     "printf '%s\\n' 'test0:' '-minhosts: all' 'alice: \"echo hello, world\"' 'bob: \"sleep 60\"' "
@@ -364,10 +365,10 @@ RECIPES = {
         Recipe(jobs("e."), before=SERVER, after="grep -c ^d runs.txt", states="dd"),
     "runmaker4-client.py --follow alice":
         Recipe(jobs("."), before=SERVER, until="grep '^d' runs.txt", states="d"),
-    "runset4.py tests.txt --add-tests testconfig.txt": Recipe(
+    "python3 docs/convert.py netjobs testconfig.txt | runset4.py tests.txt --add-list -": Recipe(
         files={"tests.txt": ""}, after="grep together= tests.txt"),
     "runmaker4-server.py --exit-when-done tests.txt": Recipe(until="test -e .runmaker4.token"),
-    "runset4.py - --add-tests testconfig.txt": Recipe(),
+    "python3 docs/convert.py netjobs testconfig.txt": Recipe(),
     "runwait4.py -e runs.txt": Recipe(jobs("dx")),
     "ls jobqueue/*.sh | runset4.py runs.txt --add-list - --template './{}' --new": Recipe(
         jobs("."), files={"jobqueue/a.sh": "#!/bin/sh\n"}, after="runmaker4.py -q runs.txt", states="dd"),
@@ -747,6 +748,8 @@ class Commands(Case):
             path.chmod(0o755)
         for script in SCRIPTS:
             (home / script).symlink_to(SCRIPTS_AT / script)
+        (home / "docs").mkdir(exist_ok=True)
+        (home / "docs/convert.py").symlink_to(ROOT / "docs/convert.py")
         return home
 
     @staticmethod
@@ -801,7 +804,7 @@ class Texts(Case):
             self.assertIn(f"{PORT}", (ROOT / name).read_text(), "the server's port")
 
     def test_options_exist(self) -> None:
-        known = set(FOREIGN_OPTIONS)
+        known = {*FOREIGN_OPTIONS, *OUR_OPTIONS}      # the latter are refused with the new way
         for script in SCRIPTS:
             known.update(re.findall(r"--[a-z][\w-]*", help_of(script)))
         for document in DOCUMENTS:

@@ -17,13 +17,15 @@ from typing import Any, Callable, Optional
 
 import runmaker4
 import runset4
+from docs import convert
 from tests.support.case import Call, Case
 from tests.support.locks import locked
-from tests.support.processes import DEADLINE, wait_until
+from tests.support.processes import DEADLINE, Ended, wait_until
 from tests.support.runs import RunCase
-from tests.support.scripts import FULL, RUNMAKER, RUNSET
+from tests.support.scripts import FULL, PYTHON, ROOT, RUNMAKER, RUNSET
 from tests.support.values import Text, as_bytes, present
 
+CONVERT = ROOT / "docs/convert.py"
 APPEND_BYTE = (1 << 62) + 1         # locked by who appends to a job file
 IDLE = " (no runner is at work)"
 SHOWN = "'<%s>'"
@@ -47,6 +49,10 @@ class ImportCase(RunCase):
             with self.subTest(args=call[2:]):
                 self.assertRefused(ended, "runset4.py: ", wanted)
         self.assertFalse(self.exists("runs.txt"), self.exists("runs.txt") and self.read())
+
+    def converted(self, *args: object) -> Ended:
+        """How docs/convert.py ends with these arguments."""
+        return self.run_script(PYTHON, CONVERT, *args)
 
     def assertUsageError(self, start: str, call: Callable[[], object]) -> None:
         """The call finds something that the user can mend, and says so in one line that begins like this."""
@@ -193,17 +199,19 @@ class Said(ImportCase):
     def setUp(self) -> None:
         super().setUp()
         self.write("echo 1\n# c\n\necho 2\n", "list")
-        self.write("T:\na: echo c\na: echo d\nend\n", "tests")
-        (self.dir / "queue").mkdir()
-        self.write("[control]\nexecutable: d\n", "queue/d")
+        self.write("T:\na: echo c\na: echo d\nend\n", "configuration")
+        self.write(self.converted("netjobs", "configuration").out, "tests")
+        self.write("[control]\nexecutable: d\n", "job")
+        self.write(self.converted("fjd", "job").out, "queue")
 
     def test_how_many_lines_were_added_is_said(self) -> None:
         calls = {("--add", "echo 1"): "1 line added",
                  ("--add-list", "list"): "2 lines added, 1 comment, 1 blank",
                  ("--add", "--template", "echo", *[":::", "1", "2", "3"] * 2): "9 lines added",
                  ("--add", "echo 1", "#RUN", "#RUN barrier"): "3 lines added",
-                 ("--add-tests", "tests"): "6 lines added", ("--add-jobs", "queue"): "1 line added",
-                 ("--add-jobs", "./queue"): "0 lines added (1 equal one in the file already)"}
+                 ("--add-list", "tests"): "5 lines added, 1 comment",
+                 ("--add-list", "queue", "--new"): "1 line added",
+                 ("--add-list", "./queue", "--new"): "0 lines added (1 equal one in the file already)"}
         for args, said in calls.items():
             ended = self.run_script(RUNSET, "runs.txt", *args)
             with self.subTest(args):
@@ -232,7 +240,7 @@ class Said(ImportCase):
                 self.assertEqual(ended.err, as_bytes(f"runset4.py: runs.txt: 1 line added{idle}\n"))
 
     def test_jobs_that_are_added_below_the_end_are_said(self) -> None:
-        added = ("--add", "echo a"), ("--add-list", "list"), ("--add-tests", "tests"), ("--add-jobs", "queue")
+        added = ("--add", "echo a"), ("--add-list", "list"), ("--add-list", "tests"), ("--add-list", "queue")
         for args in added:
             self.write("d echo 0\n#RUN \t end\nd echo 1\n#RUN end\n")
             ended = self.run_script(RUNSET, "-q", "runs.txt", *args)
@@ -787,11 +795,11 @@ class OnlyNewJobs(ImportCase):
         self.assertEqual(self.read(), b"".join(b". echo %d\n" % number for number in range(500)))
 
     def test_it_requires_a_list_and_a_file(self) -> None:
-        self.assertAllRefused({("--new", "--edit"): "--new requires --add, --add-list or --add-tests",
+        self.assertAllRefused({("--new", "--edit"): "--new requires --add or --add-list",
                                ("--new",): "give exactly one of"})
         self.write("a\n", "list")
         ended = self.run_script(RUNSET, "-", "--add-list", "list", "--new")
-        self.assertRefused(ended, "--new require FILE, not -")
+        self.assertRefused(ended, "--new requires FILE, not -")
 
 
 class Sweeps(ImportCase):
@@ -865,21 +873,29 @@ class JobFileCase(ImportCase):
 
 
 class JobFiles(JobFileCase):
-    """--add-jobs: the command is the executable of a job file, with the path of the file."""
+    """docs/convert.py fjd: the command is the executable of a job file, with the path of the file."""
+
+    def assertConverts(self, expected: Text, *paths: object) -> None:
+        """The list for these paths is printed and added, and this is what runs.txt is then."""
+        ended = self.converted("fjd", *paths)
+        self.assertEqual((ended.code, ended.err), (0, b""))
+        self.write(ended.out, "list")
+        self.assertAdds(expected, "--add-list", "list", "--new")
 
     def test_job_files_become_jobs_in_the_order_given(self) -> None:
         self.job_file("queue/b")
         self.job_file("queue/a", "[DEFAULT]\nx = %(y)s %\n[fjd]\nExecutable = job.py 50%\nExecutable=last")
         self.job_file("-", "[fjd]\nexecutable: never\n[control]\r\nexecutable:first\r\n")      # no stdin
-        self.assertAdds(self.line("queue/b") + self.line("queue/a", "last") + self.line("-", "first"),
-                        "--add-jobs", "queue/b", "queue/a", "-", self.dir / "-")
+        self.assertConverts(self.line("queue/b") + self.line("queue/a", "last") + self.line("-", "first"),
+                            "queue/b", "queue/a", "-", self.dir / "-")
 
     def test_names_of_any_bytes_are_quoted_for_the_shell(self) -> None:
         names = [b"it's", b"$(a) b", b"\xff\"\\"]
         text = b"\xef\xbb\xbf[control]\nexecutable: printf '%s\\n' \xc3\xa0 >>out\n"
         for name in names:
             self.job_file("queue/" + os.fsdecode(name), text)
-        self.run_script(RUNSET, "runs.txt", "--add-jobs", "queue")
+        self.write(self.converted("fjd", "queue").out, "list")
+        self.run_script(RUNSET, "runs.txt", "--add-list", "list")
         self.assertEqual(self.run_jobs("-q").code, 0)
         found = self.read("out").split(b"\n")
         paths = [os.fsencode(self.dir) + b"/queue/" + name for name in sorted(names)]
@@ -894,10 +910,10 @@ class JobFiles(JobFileCase):
         (self.dir / "job queue's/folder").mkdir()
         (self.dir / "job queue's/dangling").symlink_to("nowhere")
         expected = b"".join(self.line(f"job queue's/{name}") for name in ("a", "b", "it's 1"))
-        self.assertAdds(expected, "--add-jobs", "job queue's")
-        self.assertAdds(expected, "--add-jobs", self.dir / "job queue's/")
+        self.assertConverts(expected, "job queue's")
+        self.assertConverts(expected, self.dir / "job queue's/")
         self.job_file("job queue's/aa")
-        self.assertAdds(expected + self.line("job queue's/aa"), "--add-jobs", "job queue's")
+        self.assertConverts(expected + self.line("job queue's/aa"), "job queue's")
 
     def test_files_whose_jobs_are_not_new_any_more_are_not_added_again(self) -> None:
         names = ["a", "b c", "d", "e", "f"]
@@ -909,17 +925,28 @@ class JobFiles(JobFileCase):
                            self.line("queue/f", "edited")))
         self.write(before)
         after = before + self.line("queue/d") + self.line("queue/e") + self.line("queue/f")
-        self.assertAdds(after, "--add-jobs", "queue")
-        self.assertAdds(after, "--add-jobs", "queue/a", "queue", "./queue/f")
+        self.assertConverts(after, "queue")
+        self.assertConverts(after, "queue/a", "queue", "./queue/f")
 
     def test_what_cannot_be_a_job_file_is_refused_whole(self) -> None:
         self.job_file("queue/a")
         self.job_file("bad/a")
         self.job_file("bad/b", "[control]\nlogfile: a\n")
         (self.dir / "empty").mkdir()
-        self.assertAllRefused({("--add-jobs", "queue/a", "missing"): "missing: no such file",
-                               ("--add-jobs", "queue", "bad"): "bad/b: missing executable=",
-                               ("--add-jobs", "empty"): "empty: no job files (nothing"})
+        for args, words in ((("fjd", "queue/a", "missing"), "missing: no such file"),
+                            (("fjd", "queue", "bad"), "bad/b: missing executable="),
+                            (("fjd", "empty"), "empty: no job files (nothing"),
+                            (("fjd",), "give fjd and job files, or netjobs"),
+                            (("nq", "queue"), "give fjd and job files, or netjobs")):
+            with self.subTest(args=args):
+                self.assertRefused(self.converted(*args), "convert.py: ", words)
+
+    def test_commands_like_lines_with_a_state_stay_commands_and_comments_are_refused(self) -> None:
+        self.job_file("queue/a", "[control]\nexecutable: d\n")
+        self.assertConverts(self.line("queue/a", " d"), "queue")
+        self.assertConverts(self.line("queue/a", " d"), "queue")
+        self.job_file("queue/b", "[control]\nexecutable = #RUN end\n")
+        self.assertRefused(self.converted("fjd", "queue"), "queue/b: '#RUN end ", "is a comment, no command")
 
     def test_what_is_wrong_with_a_job_file_is_said_with_its_line(self) -> None:
         errors = "Source contains parsing errors: '{}' "
@@ -939,10 +966,10 @@ class JobFiles(JobFileCase):
             path = self.write(text, "job")
             with self.subTest(text=text[:80]):
                 said = f"{path}: {expected.format(path)}"
-                self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
+                self.assertUsageError(said, lambda: convert.line_of_fjd_file(str(path)))
         path = self.write("[control]\nexecutable: a\n", "two\nlines")
         said = f"{self.dir}/two?lines: not a command"
-        self.assertUsageError(said, lambda: runset4.line_of_fjd_file(str(path)))
+        self.assertUsageError(said, lambda: convert.line_of_fjd_file(str(path)))
 
 
 class Appending(JobFileCase, RunCase):
@@ -964,7 +991,8 @@ runmaker4.lock = lock_or_note
         self.job_file("queue/b")
         jobs = [self.line("queue/a"), self.line("queue/b")]
         files = {"commands": (["--add", "echo b"], b". echo a\n", b". echo a\n. echo b\n"),
-                 "jobs": (["--add-jobs", "queue"], jobs[0], jobs[0] + jobs[1])}
+                 "jobs": (["--add-list", "list", "--new"], jobs[0], jobs[0] + jobs[1])}
+        self.write(self.converted("fjd", "queue").out, "list")
         with contextlib.ExitStack() as stack:
             processes = []
             for name, (args, *_) in files.items():
@@ -988,11 +1016,13 @@ class Usage(Case):
     """Which options go together, and that FILE stands before those that take several values."""
 
     def test_what_makes_no_sense_is_refused_and_named(self) -> None:
-        for words, name in (("--add-list a --template", "--template"), ("--add-jobs a --follow", "--follow"),
+        for words, name in (("--add-list a --template", "--template"), ("--add-list a --follow", "--follow"),
                             ("--add a --template {}", "--template"), ("--template {}", "--add-list"),
                             ("--add-list a --add b", "--add-list"), ("--add-list a --all", "--add-list"),
-                            ("--add-jobs a --state=x", "--add-jobs"),
-                            ("--add-tests a --match=b", "--add-tests"), ("--set=x", "--set"),
+                            ("--add-list a --state=x", "--add-list"),
+                            ("--add-jobs a", "fjd JOB... | runset4.py FILE --add-list - --new"),
+                            ("--add-tests a", "docs/convert.py netjobs CONFIG... | runset4.py"),
+                            ("--add-list a --match=b", "--add-list"), ("--set=x", "--set"),
                             ("--cancel --set=x 3", "--cancel"), ("", "--add-list")):
             args = ["runs.txt", *words.split(), *([" "] if words.endswith("--template") else [])]
             with self.subTest(args=args):
@@ -1002,7 +1032,7 @@ class Usage(Case):
 
     def test_a_file_that_stands_behind_is_asked_for(self) -> None:
         self.write(". echo\n")
-        calls = (("--add", "a", "runs.txt"), ("--single-host", "--add", "a", "a"), ("--add-jobs", "a.ini"),
+        calls = (("--add", "a", "runs.txt"), ("--single-host", "--add", "a", "a"),
                  ("--add", "runs.txt", "--template", "n {1}", ":::", "1"), ("--set=x",))
         words = "runset4.py: missing FILE; it comes before options that take several values (see --help)\n"
         for _, ended in self.run_all((RUNSET, *args) for args in calls):

@@ -1,12 +1,13 @@
-"""runset4.py --add-tests takes NetJobs' configurations as its documentation and its parser have them."""
+"""docs/convert.py takes NetJobs' configurations as their documentation and its parser have them."""
 import re
 
 import runmaker4
-import runset4
+from docs import convert
 from tests.support.case import Case
-from tests.support.scripts import RUNSET
+from tests.support.scripts import PYTHON, ROOT, RUNSET
 from tests.support.values import Text, as_bytes, present
 
+CONVERT = ROOT / "docs/convert.py"
 # What the sample_config.txt that comes with NetJobs says, in other words; like that it has no newline at its
 # end
 SAMPLE = """\
@@ -96,12 +97,22 @@ REFUSED: dict[Text, int] = {            # a configuration, and the line that is 
 }
 
 
+def job_lines(text: bytes) -> bytes:
+    """A list as the lines of a job file, comments included."""
+    return re.sub(rb"(?m)^(?=[^#\n])", b". ", text)
+
+
 class Format(Case):
 
     def test_a_configuration_is_appended_as_directives_and_jobs(self) -> None:
         self.write(SAMPLE, "config")
-        for expected in SAMPLE_JOBS, 2 * SAMPLE_JOBS:
-            ended = self.run_script(RUNSET, "-q", "runs.txt", "--add-tests", "config")
+        converted = self.run_script(PYTHON, CONVERT, "netjobs", "config")
+        self.assertEqual((converted.code, converted.err), (0, b""))
+        self.assertEqual(job_lines(converted.out), SAMPLE_JOBS.encode())
+        self.write(converted.out, "list")
+        jobs = re.sub("(?m)^# .*\n", "", SAMPLE_JOBS)
+        for expected in jobs, 2 * jobs:
+            ended = self.run_script(RUNSET, "-q", "runs.txt", "--add-list", "list")
             self.assertEqual((ended.code, ended.out, ended.err), (0, b"", b""))
             self.assertEqual(self.read(), as_bytes(expected))
 
@@ -110,15 +121,17 @@ class Format(Case):
         self.write(SAMPLE + "\n\nthird:\nlocalhost: echo\n-timeout: 5\nend\n", "bad")
         calls = {"missing": "missing: ", ".": "directory", "bad": "bad: line 17: ",
                  "none": "no jobs (nothing to add)", "/dev/null": "no jobs (nothing to add)"}
-        for call, ended in self.run_all((RUNSET, "runs.txt", "--add-tests", name) for name in calls):
-            with self.subTest(call=call):
-                self.assertRefused(ended, f"{RUNSET}: ", calls[str(call[-1])])
-                self.assertFalse((self.dir / "runs.txt").exists())
+        self.write(SAMPLE, "config")
+        for good in (), ("config",):
+            for call, ended in self.run_all((PYTHON, CONVERT, "netjobs", *good, name) for name in calls):
+                if not good or "no jobs" not in calls[str(call[-1])]:
+                    with self.subTest(call=call):
+                        self.assertRefused(ended, "convert.py: ", calls[str(call[-1])])
 
     def lines(self, config: Text) -> list[bytes]:
         """What a configuration becomes; no runner refuses a directive of it."""
-        with runset4.open_source(str(self.write(config, "config"))) as source:
-            lines = b"".join(runset4.lines_of_tests(source)).split(b"\n")
+        text = b"".join(convert.lines_of_configs([str(self.write(config, "config"))]))
+        lines = job_lines(text).split(b"\n")
         for line in lines:
             if line.startswith(b"#RUN "):
                 runmaker4.parse_directive(line[1:])

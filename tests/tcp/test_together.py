@@ -26,7 +26,7 @@ from tests.support.process_table import process_table, send
 from tests.support.processes import DEADLINE, alive, wait_until
 from tests.support.proxy import TO_CLIENT, Proxy
 from tests.support.runs import HASTY, LOOKS, UP, WAITING
-from tests.support.scripts import FULL, RUNSERVER, RUNSET
+from tests.support.scripts import FULL, PYTHON, ROOT, RUNSERVER, RUNSET
 from tests.support.tcp import Program, Server
 from tests.support.tcp_patches import EAGER, THREADED, checking_phases
 
@@ -919,7 +919,9 @@ class FromNetJobs(GroupCase):
 
     def test_two_tests_one_after_the_other_with_time_outs_and_min_hosts(self) -> None:
         self.write(CONFIG, "tests.conf")
-        added = self.run_script(RUNSET, "-q", "runs.txt", "--add-tests", "tests.conf")
+        converted = self.run_script(PYTHON, ROOT / "docs/convert.py", "netjobs", "tests.conf")
+        self.write(converted.out, "list")
+        added = self.run_script(RUNSET, "-q", "runs.txt", "--add-list", "list")
         self.assertEqual((added.code, added.err), (0, b""))
         self.before = self.read()
         server = self.start_server("-l", "log")

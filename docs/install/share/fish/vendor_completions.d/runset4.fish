@@ -14,8 +14,6 @@ complete -c runset4 -l add-list -rF -d 'one job or #RUN directive per line of LI
 complete -c runset4 -l new -d '... only the jobs that FILE lacks, in any state'
 complete -c runset4 -l template -x -d '... the command: {} is the line, quoted for the shell, {.} without extension, {/} base name, {/.} both, {//} directory, {1} {2/.} {NAME} of columns (NAME: from the first line), {#} its number [at the end: {}]'
 complete -c runset4 -l colsep -rF -d '... the separator of columns: a character, as in CSV, or a regular expression [*.csv: comma, *.tsv: tab, otherwise blanks]'
-complete -c runset4 -l add-jobs -rF -d 'one job per job file of fjd (INI, [control] or [fjd], executable=), or per such file in a directory, each once'
-complete -c runset4 -l add-tests -rF -d 'the tests of a NetJobs configuration, for the server'
 complete -c runset4 -l single-host -d 'no other host uses the file: accept any file system'
 complete -c runset4 -s q -l quiet -d 'do not report the changes'
 complete -c runset4 -l version -d 'print the version'
