@@ -439,7 +439,7 @@ class Failed(TellingCase, RunCase):
         self.write("of another run", "out/3.err")
         self.assertRegex(
             re.sub("    slot .*\n", "", self.failed()),
-            r"line 1: .*\n    a\n  \| 1\n  \| 2\n  \| \?\[31m3\udcff\?\n"
+            r"line 1: .*\n    a\n  \| 1\n  \| 2\n  \| 3\udcff\?\n"
             r"line 2: .*\n    b\n  \| only\nline 3: .*\n    c\n  \| older\n$",
         )
 
