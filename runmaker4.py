@@ -2231,18 +2231,31 @@ def parse_directive(text: bytes) -> JobSettings | str:
 
 
 class Why(Enum):
-    """Why jobs below a line may not be claimed for now."""
-    WAITS = "a barrier waits for the first unfinished job above it"
-    STOPPED = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
-    PAUSED = "a pause lasts until its line is removed"
+    """Why new lines may not start now; of several rules the first holds."""
     INVALID = "the meaning is unknown: a directive is invalid, or a group is too big"
+    PAUSED = "a pause lasts until its line is removed"
+    CHECK = "a barrier check has met a failure; only consumers that follow wait for `#RUN end`"
+    BARRIER = "a barrier waits for the first unfinished job above it"
+    STOPPED = "a job of a name in after= has failed or is held"
+    NAMED = "a job of a name in after= is not done"
+    NOBODY = "none of these consumers may take them"
+    GROUP = "a server starts them, all at once"
+    CLOCK = "hours= or from= let them start later"
+    LIMIT = "as many jobs run as limit= lets"
 
 
-class Block(NamedTuple):
-    """A line below which no jobs may be claimed for now."""
+class Wait(NamedTuple):
+    """A rule that keeps new lines from starting now."""
     why: Why
-    line: Line
-    text: str = ""              # '' at a barrier that waits: find_block_reason() makes the message
+    # of the directive, or for STOPPED and NAMED the name
+    line: Line | None = None
+    named: Named | None = None
+    text: str = ""              # of INVALID, PAUSED, CHECK: a complete message
+
+    @property
+    def stops(self) -> bool:
+        """Return True if only -r or a person can end it; False: it ends by itself, or once jobs are done."""
+        return self.why in (Why.CHECK, Why.STOPPED)
 
 
 class Named:
@@ -2263,11 +2276,13 @@ class Above:
     scope: Directives = NO_DIRECTIVES       # of the last line
     # the first job that was unfinished when reached, and no failure stops
     unfinished: Line | None = None
-    block: Block | None = None
+    block: Wait | None = None               # for all jobs below
+    skips_unfinished: bool = False          # all jobs above count as ended, but for failed and held ones
     checked_offset: int = 0                 # no line before this offset makes a barrier check fail
     names: dict[str, Named | None] = field(default_factory=dict)    # None: all done
     _sorted_names: list[str] = field(default_factory=list)
     stopped: str = ""           # why the first job that waits for a bad line does not start; '': none
+    holders: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))  # of a limit=
 
     @property
     def bad_states_to_read(self) -> bytes:
@@ -2275,9 +2290,9 @@ class Above:
         return BAD_STATES if self.scope.settings.name else b""
 
     def record_first_unfinished(self, line: Line) -> None:
-        if not self.unfinished:
-            self.unfinished = line
-        self._record_named(line)
+        if not self.skips_unfinished:
+            self.unfinished = self.unfinished or line
+            self._record_named(line)
 
     def record_bad(self, line: Line) -> None:
         """Record a failed or held line; or the one that stops the jobs here."""
@@ -2293,23 +2308,32 @@ class Above:
         named.unfinished[line.offset if len(named.unfinished) < named.MAX_LINES else -1] = line.number
         return named
 
-    def record_new(self, line: Line) -> Named | None:
-        """Record a new job, and return a name for which it waits; None: it waits for none."""
-        awaited = self.scope.settings.find_awaited()
-        if not (awaited and self.record_if_stopped(line)):
-            self.record_first_unfinished(line)
-        return awaited
+    def find_wait(self, file: JobReader, consumers: Consumers | None = None) -> Wait | None:
+        """Return why new jobs here may not start now; None: they may.  All rules are here, in their order.
 
-    def record_if_stopped(self, line: Line) -> bool:
-        """Record a new job that waits for a name with a bad job: it never starts.  False: not recorded."""
-        awaited = self.scope.settings.find_awaited()
-        if not (awaited and awaited.bad):
-            return False
-        self.record_bad(awaited.bad)
+        consumers: None: do not ask who may take them, nor for a limit=, of which a claim decides.
+        """
+        settings = self.scope.settings
+        if self.block:
+            return self.block
+        if awaited := settings.find_awaited():
+            return Wait(Why.STOPPED if awaited.bad else Why.NAMED, named=awaited)
+        if consumers and settings.together:
+            return Wait(Why.GROUP)
+        if consumers and not consumers.any_fits(self.scope):
+            return Wait(Why.NOBODY)
+        why = not self.skips_unfinished and file.find_restriction(settings, asks_limits=consumers is not None)
+        return Wait(why) if why else None
+
+    def record_new(self, line: Line, wait: Wait | None) -> None:
+        """Record a new job, and that it stops others if it is stopped itself."""
+        named = wait.named if wait else None
+        if not (named and named.bad):
+            return self.record_first_unfinished(line)
+        self.record_bad(named.bad)
         self.stopped = self.stopped or (
-            f"{describe_wait(line, awaited)}, and the after={printable(awaited.name)} of "
+            f"{describe_wait(line, named)}, and the after={printable(named.name)} of "
             f"{self.scope.settings.where} stops the jobs below it")
-        return True
 
     def enter(self, line: Line) -> None:
         """Apply a directive to the lines below.  A name of after= that no line above has is an error."""
@@ -2337,20 +2361,20 @@ class Above:
 
     def find_block_below(
         self, directive: Line, file: JobReader, bad_states: bytes = CHECK_FAILURES, open_states: bytes = b""
-    ) -> Block | None:
+    ) -> Wait | None:
         """Return what keeps the jobs below a directive from starting; None if they may start.
 
         Call enter() first.  A check fails at lines in bad_states, and waits at those in open_states: a line
         that has failed can be new by now.
         """
         if self.scope.error:
-            return Block(Why.INVALID, directive, f"{self.scope.error}; the jobs below it wait")
+            return Wait(Why.INVALID, directive, text=f"{self.scope.error}; the jobs below it wait")
         if self.scope.barrier is not directive:
             return None
         if self.scope.barrier_kind == "pause":
-            return Block(Why.PAUSED, directive, f"paused (#RUN pause in line {directive.number})")
+            return Wait(Why.PAUSED, directive, text=f"paused (#RUN pause in line {directive.number})")
         if self.unfinished:
-            return Block(Why.WAITS, directive)
+            return Wait(Why.BARRIER, directive)
         if self.scope.barrier_kind == "barrier check":
             # One scan: two would miss a line that becomes new, and fails, between them.  Only one from the
             # top knows line numbers; mostly a shorter one shows that none is needed
@@ -2358,13 +2382,13 @@ class Above:
             if (_first_line_between(start, directive, file, states)
                     and (line := _first_line_between(file.start, directive, file, states))):
                 if line.state not in open_states:
-                    return Block(Why.STOPPED, directive,
-                                 f"{what_happened(line)}, and the #RUN barrier check in line "
-                                 f"{directive.number} stops the jobs below it")
+                    return Wait(Why.CHECK, directive, text=(
+                        f"{what_happened(line)}, and the #RUN barrier check in line "
+                        f"{directive.number} stops the jobs below it"))
                 if not self.stopped:
-                    return Block(Why.WAITS, directive)
+                    return Wait(Why.BARRIER, directive)
             if self.stopped:                    # by a held line, which the scan passes
-                return Block(Why.STOPPED, directive, self.stopped)
+                return Wait(Why.CHECK, directive, text=self.stopped)
             self.checked_offset = directive.offset
         return None
 
@@ -3449,7 +3473,7 @@ class JobReader(Opened):
         groups: the consumers also run jobs with together=.  looks: False: all lines `r` count as running.
         """
         snapshot = Snapshot(Counter())
-        above = Above()
+        above = Above(skips_unfinished=True)
         scope = above.scope
         met_new = False                         # since the last directive: one is enough
         is_paused = False
@@ -3480,9 +3504,10 @@ class JobReader(Opened):
                     consumer: consumer.describe_lack(line, scope) for consumer in remaining.all}
                 fitting = [*remaining.fitting(scope)]
                 with_jobs.update(fitting)
-                is_kept = line.offset < keep_above if keep_above is not None else (
-                    not is_paused and self.may_start(scope.settings))
-                if is_kept and not above.record_if_stopped(line):
+                wait = above.find_wait(self)
+                above.record_new(line, wait)
+                if not wait and (line.offset < keep_above if keep_above is not None else (
+                        not is_paused and not self.find_restriction(scope.settings))):
                     for consumer in fitting:
                         del remaining.all[consumer]
                     if not remaining.all and keep_above is not None:        # none may exit
@@ -3508,10 +3533,47 @@ class JobReader(Opened):
             without_jobs={consumer: lacks.get(consumer, "") for consumer in remaining.all.keys() - with_jobs},
         )
 
-    def may_start(self, settings: JobSettings) -> bool:
-        """Return True if no limit=, hours= or from= keeps jobs back now; of a limit= a claim decides."""
-        return not settings.is_restricted or (
-            settings.is_open(self.wall_clock()) and not any(map(self.lock_table.is_full, settings.limits)))
+    def plan(self, above: Above, consumers: Consumers, wanted: bytes = NEW,
+             failures: bytes = CHECK_FAILURES + RUNNING) -> Iterator[tuple[Line, Wait | None]]:
+        """Yield the new lines, and why they may not start now: of a section that waits only the first.
+
+        A section is what stands between two directives: its lines wait for the same.  Meanwhile `above` has
+        what stands above the line.  wanted: what counts as new.  failures: at which a barrier check stops.
+        """
+        wait = None
+        scan = self.scan_lines(with_directives=True)
+        while line := scan.next(above.bad_states_to_read + (wanted if not wait else b"")
+                                + (b"" if above.skips_unfinished else RUNNING)):
+            if line.state == DIRECTIVE:
+                wait = None
+                above.enter(line)
+                # a check reads states only if no job above is unfinished: then each line `r` is an orphan
+                above.block = above.block or above.find_block_below(line, self, failures)
+            elif line.state in wanted and (line.state != RUNNING or self.is_orphan(line)):
+                wait = above.find_wait(self, consumers)
+                above.record_new(line, wait)
+                yield line, wait
+            elif line.state != RUNNING:
+                if line.state not in wanted:
+                    above.record_bad(line)
+            elif not above.skips_unfinished:
+                for limit in above.scope.settings.limits:
+                    above.holders[limit.name].append(line.number)
+                # is_orphan() last: it can take a lock query
+                if ((not above.unfinished or above.scope.settings.name) and not above.block
+                        and not self.is_orphan(line)):
+                    above.record_first_unfinished(line)
+
+    def find_restriction(self, settings: JobSettings, asks_limits: bool = True) -> Why | None:
+        """Return CLOCK or LIMIT if hours=, from= or a limit= keeps jobs back; of a limit= a claim decides.
+
+        asks_limits: on a network each is a round trip for each of its places.
+        """
+        if not settings.is_restricted:
+            return None
+        if not settings.is_open(self.wall_clock()):
+            return Why.CLOCK
+        return Why.LIMIT if asks_limits and any(map(self.lock_table.is_full, settings.limits)) else None
 
     def has_no_other_users(self) -> bool:
         # each answer is a round trip
@@ -4698,6 +4760,7 @@ class BlockReason(NamedTuple):
     """Why no jobs are started."""
     text: str
     stops: bool = False         # permanent: runners exit, except with --follow
+    blocks: bool = False        # all new lines below, too
 
 
 # ---- groups ------------------------------------------------------------------------------------------------
@@ -4848,7 +4911,7 @@ WaitingJob = tuple[int, int, Line, Directives]
 class Walk:
     """One walk down a job file: claim_next() goes on to the next job.
 
-    It ends at a Block.  At a barrier it knows only the first unfinished job above: once that has finished,
+    It ends at a block.  At a barrier it knows only the first unfinished job above: once that has finished,
     others can be unfinished.  So only another walk, from the top, passes the barrier.
 
     It passes over the new jobs that wait for names (after=), and keeps them.  Once a job of this process is
@@ -5024,13 +5087,14 @@ class Walk:
         settings = scope.settings
         # a group starts as a whole, whatever became of a line of it
         losses = 0 if settings.together else self._orphans.count_losses(line)
-        awaited = self.above.record_new(line)   # first: lines below can wait for it
+        wait = self.above.find_wait(self._file)
+        self.above.record_new(line, wait)       # first: lines below can wait for it
+        awaited = wait.named if wait else None
         if losses and not awaited and not self.takes_lost_lines:
             self.has_left_lost_lines = True
             return None
         # others of the same go first
-        if awaited or (settings.is_restricted and (
-                scope.restriction in self._restricted or not settings.is_open(self._file.wall_clock()))):
+        if wait or (settings.is_restricted and scope.restriction in self._restricted):
             self._keep_or_pass_over(line, awaited, losses)
             return None
         # next, as it notes who waits: one without a free slot does so at a job of a group, too
@@ -5074,10 +5138,10 @@ class Walk:
         group.jobs.append((line, settings))
         if len(group.jobs) > PendingGroup.MAX_GROUP_JOBS:
             group.cannot_start_yet = True
-            self.above.block = Block(
+            self.above.block = Wait(
                 Why.INVALID,
                 line,
-                f"line {line.number}: the group {printable(group.name)} has more than "
+                text=f"line {line.number}: the group {printable(group.name)} has more than "
                 f"{PendingGroup.MAX_GROUP_JOBS:,} jobs; it and the jobs below wait",
             )
 
@@ -5173,7 +5237,7 @@ class Walk:
         """Yield the first job of each list in `_restricted` that may start; of a limit= a claim decides."""
         self._ask_at = self._file.clock() + self._file.interval
         for restriction, jobs in [*self._restricted.items()]:
-            if jobs and self._file.may_start(jobs[0][-1].settings):
+            if jobs and not self._file.find_restriction(jobs[0][-1].settings):
                 yield jobs[0]
             elif not jobs and restriction not in self._left:
                 del self._restricted[restriction]
@@ -5211,7 +5275,7 @@ class Walk:
             elif not scope.settings.together and self._resuming_consumers.any_fits(scope):
                 next_state = NEW
             if (next_state == NEW and self.consumers.any_fits(scope)
-                    and not (scope.settings.find_awaited() or scope.settings.is_restricted)):
+                    and not (scope.settings.is_restricted or self.above.find_wait(self._file))):
                 return True
             attempt = self._try_change(line, self._orphans.write_next_state, next_state)
             if attempt.new_state:
@@ -5647,7 +5711,7 @@ class Cursor:
         a living runner, or was an orphan.
         """
         block = walk.above.block
-        check = block if block and block.why is Why.STOPPED else None
+        check = block if block and block.why is Why.CHECK else None
         why_stopped = check.text if check else walk.above.stopped
         # a `#RUN end` can be below a block; and with --follow a failure is reported
         leaving = [consumer for consumer in self._leaving
@@ -5657,8 +5721,8 @@ class Cursor:
             with walk.throttle, suppress(FileChangedError):
                 self.file.check_at_path()       # a walk that paused can have met the end of a replaced file
                 summary = self.file.summarize(
-                    leaving, groups=self._serving, keep_above=check.line.offset if check else inf,
-                    looks=walk.look_share == 1.0
+                    leaving, groups=self._serving, looks=walk.look_share == 1.0,
+                    keep_above=check.line.offset if check and check.line else inf
                 )
         # none asks, or the file was just replaced; or lines can be missing
         if not summary or summary.half_saved:
@@ -5684,7 +5748,7 @@ class Cursor:
         """Report, once, why jobs cannot start.  summary: of the count; None: there was none, or it failed."""
         block = walk.above.block
         problem = block.text if block else walk.above.stopped
-        is_stopped = block.why is Why.STOPPED if block else problem != ""
+        is_stopped = block.stops if block else problem != ""
         if is_stopped and not (summary and any(consumer.follow for consumer in summary.with_jobs)):
             # the runners report it when they exit; or another count follows
             problem = self._printed_block
@@ -5769,68 +5833,58 @@ def find_block_reason(file: JobReader, hosts: Collection[str], memory: float,
     It does not ask if a runner is at work.  Raises OSError.
     hosts: those with a runner, as far as known.  memory: bytes that one may have.  is_served: by a server.
     """
-    # of host= only `*` matches
-    anybody = Consumer("", capacity=Resources(1, memory), is_client=is_served)
-    above = Above()
     reasons: dict[bool, BlockReason] = {}       # the first, by `stops`
-    reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
-    wants_new = True                    # False: all new jobs up to the next directive wait for the same
-    holders: defaultdict[str, list[int]] = defaultdict(list)    # the lines above that count for a limit=
-    scan = file.scan_lines(with_directives=True)
-    while line := scan.next(RUNNING + NEW * wants_new + above.bad_states_to_read):
-        if line.state == DIRECTIVE:
-            wants_new = True
-            # a check reads states only if no job above is unfinished: then each line `r` is an orphan
-            above.enter(line)
-            above.block = above.block or above.find_block_below(line, file, CHECK_FAILURES + RUNNING)
-        elif line.state == RUNNING:
-            for limit in above.scope.settings.limits:
-                holders[limit.name].append(line.number)
-            # is_orphan() last: it can take a lock query
-            if ((not above.unfinished or above.scope.settings.name) and not above.block
-                    and not file.is_orphan(line)):
-                above.record_first_unfinished(line)
-        elif line.state != NEW:
-            above.record_bad(line)
-        elif above.block:
-            return _block_reason_at(above.block, line, above.unfinished, reasons)
-        elif waited := above.record_new(line):
-            wants_new = False
-            stops = waited.bad is not None
-            reasons.setdefault(stops, BlockReason(describe_wait(line, waited), stops))
-        else:
-            settings = above.scope.settings
-            if any(Consumer(name).matches_hosts(settings.hosts) for name in hosts):
-                settings = replace(settings, hosts=())          # one of them has a runner, perhaps busy
-            awaited = "" if anybody.fits(Directives(settings)) else str(settings)
-            if settings.together:
-                awaited = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
-                           "runmaker4-server.py starts it)")
-            if not (awaited or file.may_start(settings)):
-                if full := next(filter(file.lock_table.is_full, settings.limits), None):
-                    lines = holders[full.name]      # others can be below
-                    what = f"limit {printable(str(full))} run" + f": {name_lines(lines)}" * bool(lines)
-                else:
-                    what = settings.describe_opening(time.time())
-                awaited = f"{what} ({settings.where})"
-            wants_new = awaited == ""
-            awaited = awaited or reason_of(line.command)
-            if not awaited:
-                return None
-            reasons.setdefault(False, BlockReason(f"line {line.number} waits for {awaited}"))
+    for _, reason in find_reasons(file, hosts, memory, is_served):
+        if not reason.text:
+            return None
+        if reason.blocks:
+            return reason
+        reasons.setdefault(reason.stops, reason)
     return reasons.get(False) or reasons.get(True)
 
 
-def _block_reason_at(block: Block, line: Line, awaited: Line | None,
-                     reasons: Mapping[bool, BlockReason]) -> BlockReason:
-    """Return why a job below a block cannot start; at a barrier, also what that waits for."""
-    if block.why is not Why.WAITS or not awaited:
-        return BlockReason(block.text, stops=block.why is Why.STOPPED)
-    text = (f"line {line.number} waits at the #RUN barrier in line {block.line.number} "
-            f"for line {awaited.number}")
-    if awaited.state == NEW:                # so the first reason is its
-        text += f", which{reasons[False].text.removeprefix(f'line {awaited.number}')}"
-    return BlockReason(text)
+def find_reasons(file: JobReader, hosts: Collection[str], memory: float,
+                 is_served: bool) -> Iterator[tuple[Line, BlockReason]]:
+    """Yield the lines of JobReader.plan(), and why each waits, whoever runs jobs; '': for nothing."""
+    # of host= only `*` matches the first; each of the others has a runner, perhaps busy
+    consumers = Consumers(Consumer(name, capacity=Resources(1, memory), is_client=is_served)
+                          for name in ("", *hosts))
+    reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
+    above = Above()
+    why_first = ""                              # why the first line waits that is not stopped
+    for line, wait in file.plan(above, consumers):
+        text = (wait.text or _describe(line, wait, above, file, hosts, why_first)) if wait else (
+            f"line {line.number} waits for {awaited}" if (awaited := reason_of(line.command)) else "")
+        if not (wait and wait.stops):
+            why_first = why_first or text
+        yield line, BlockReason(text, wait is not None and wait.stops, above.block is not None)
+
+
+def _describe(line: Line, wait: Wait, above: Above, file: JobReader, hosts: Collection[str],
+              why_first: str) -> str:
+    """Return why a line waits, as 'line 7 waits for ...'; at a barrier, also what that waits for."""
+    settings = above.scope.settings
+    if wait.named:
+        return describe_wait(line, wait.named)
+    if wait.why is Why.BARRIER:
+        if not (wait.line and above.unfinished):
+            return ""
+        known = f"line {above.unfinished.number} "
+        return (f"line {line.number} waits at the #RUN barrier in line {wait.line.number} for {known.strip()}"
+                + f", which {why_first.removeprefix(known)}" * why_first.startswith(known))
+    if wait.why is Why.GROUP:
+        what = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
+                "runmaker4-server.py starts it)")
+    elif wait.why is Why.NOBODY:
+        has_runner = any(Consumer(name).matches_hosts(settings.hosts) for name in hosts)
+        what = str(replace(settings, hosts=()) if has_runner else settings)
+    elif full := next(filter(file.lock_table.is_full, settings.limits), None):
+        lines = above.holders[full.name]        # others can be below
+        what = (f"limit {printable(str(full))} run" + f": {name_lines(lines)}" * bool(lines)
+                + f" ({settings.where})")
+    else:
+        what = f"{settings.describe_opening(time.time())} ({settings.where})"
+    return f"line {line.number} waits for {what}"
 
 
 def _reason_command_waits(file: JobReader, command: bytes) -> str:
@@ -5853,32 +5907,19 @@ def dry_run(file: JobReader, consumer: Consumer, slots: float) -> Iterator[Line]
     for text in settings_without_jobs(file.reader, directives):
         file.say(text)
     say_once = once_per_subject(file.say)
-    consumers = Consumers([consumer])
-    above = Above()                     # all jobs have run when a barrier is met
-    may_take_jobs = consumers.any_fits(above.scope)
-    # a barrier check does not fail for states that the consumer runs again
-    failure_states = CHECK_FAILURES.translate(None, delete=consumer.retry)
+    above = Above(skips_unfinished=True)        # all jobs have run when a barrier is met
     sizes: dict[bytes, int] = {}        # of the files of send=
-    scan = file.scan_lines(with_directives=True)
-    while slots and (line := scan.next(NEW + consumer.retry + above.bad_states_to_read)):
-        if line.state == DIRECTIVE:
-            above.enter(line)
-            if block := above.find_block_below(line, file, failure_states):
-                file.say(block.text)            # no job below starts
-                return
-            may_take_jobs = consumers.any_fits(above.scope)
-            if above.scope.settings.needs.memory:
-                say_once("memory", f"{memory_text(consumer.capacity.memory)} of memory for jobs with memory=")
-        elif line.state not in NEW + consumer.retry:
-            above.record_bad(line)
-        elif above.record_if_stopped(line):
-            pass
-        elif (settings := above.scope.settings).together:
-            if line.state == NEW:
-                say_once(f"group {settings.together}", no_group_message(line, settings))
-        elif may_take_jobs and (line.state != RUNNING or file.is_orphan(line)):
-            if settings.needs.slots > slots:
-                continue
+    # a barrier check does not fail for states that the consumer runs again
+    for line, wait in file.plan(above, Consumers([consumer]), NEW + consumer.retry,
+                                CHECK_FAILURES.translate(None, delete=consumer.retry)):
+        settings = above.scope.settings
+        if above.block or not slots:
+            break
+        if settings.needs.memory:
+            say_once("memory", f"{memory_text(consumer.capacity.memory)} of memory for jobs with memory=")
+        if wait and wait.why is Why.GROUP and line.state == NEW:
+            say_once(f"group {settings.together}", no_group_message(line, settings))
+        if not wait and settings.needs.slots <= slots:
             slots -= settings.needs.slots
             why = why_misread(line.command, settings.shell)
             try:
@@ -5897,6 +5938,9 @@ def dry_run(file: JobReader, consumer: Consumer, slots: float) -> Iterator[Line]
             if why:
                 raise UsageError(f"{file.path}: line {line.number}: {why}")
             yield line
+    if above.block and slots:
+        file.say(above.block.text)              # no job below starts
+        return
     if sizes:
         file.say(f"{memory_text(sum(sizes.values()))} in {plural(len(sizes), 'file')} of send= would travel "
                  "over TCP")

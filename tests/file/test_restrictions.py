@@ -433,10 +433,14 @@ class Pauses(RestrictionCase):
         self.assertIn(b"goes on up to the #RUN pause in line 3 (#RUN pause in line 2 is removed)", ended.err)
 
     def test_a_dry_run_ends_at_the_pause_and_says_so(self) -> None:
-        self.lines(". 1", "#RUN pause", ". 2")
-        ended = self.run_jobs("--dry-run")
-        self.assertEqual(ended.out, b"1 . 1\n")
-        self.assertTold("paused (#RUN pause in line 2)")
+        for below in (". 2",), ():
+            with self.subTest(below=below):
+                self.lines(". 1", "#RUN pause", *below)
+                ended = self.run_jobs("--dry-run")
+                self.assertEqual(ended.out, b"1 . 1\n")
+        self.assertTold("paused (#RUN pause in line 2)", times=2)
+        self.run_jobs("--dry-run", "-1")        # leaves no slot for a job below
+        self.assertTold("paused (#RUN pause in line 2)", times=2)
 
     def test_a_selection_of_lines_is_refused(self) -> None:
         self.lines(". 1")

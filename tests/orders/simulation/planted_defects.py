@@ -417,7 +417,7 @@ PLANTED: dict[str, Callable[[], Patches]] = {
     "exit though lines wait at a barrier": one(
         FILE, "summarize", lambda self, consumers, groups, keep_above, looks, plain=FILE.summarize: (
             plain(self, consumers, groups, -math.inf, looks))),
-    "names ignored": one(CORE.Above, "record_new", CORE.Above.record_first_unfinished),
+    "names ignored": one(CORE.JobSettings, "find_awaited", lambda self: None),
     "held lines count as done": one(CORE, "BAD_STATES", b"!e"),
     "failures of a name ignored": one(CORE.Above, "record_bad", lambda self, line: None),
     "ready once one job of a name is done": one(CORE.Walk, "on_done", lambda self, job: (
