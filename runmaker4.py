@@ -1015,6 +1015,9 @@ def find_mount(path: str) -> Mount:
     source = decode_octal_escapes(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
+    # its files are those of another directory, which mountinfo names as the source; locks stop at eCryptfs
+    if kind == "ecryptfs" and (lower_mount := find_mount(source)).network:
+        kind = f"ecryptfs above {lower_mount.kind}"
     return Mount(kind, frozenset(f"{options},{super_options}".split(",")), longest_point)
 
 
@@ -1331,7 +1334,7 @@ def mount_error(mount: Mount) -> str:
         return "is on OCFS2 with the cluster stack o2cb: locks do not reach other hosts"
     if kind in ("cifs", "smb3") and "nobrl" not in options:
         return f"is on {kind}: locks keep other hosts from reading, and need nobrl to work on this one"
-    if kind in ("9p", "cifs", "smb3"):
+    if kind in ("9p", "cifs", "smb3", "hostfs") or kind.startswith("ecryptfs above "):
         return f"is on {kind}: locks do not reach other hosts"
     return ""
 

@@ -126,6 +126,9 @@ class Mounts(FileCase):
 36 22 0:46 / /bind rw - fuse /some/folder rw
 37 22 0:47 / /without/source rw - nfs  rw,vers=3,nolock
 38 32 0:48 / /home/over/lay rw - overlay overlay rw,lowerdir=/a,upperdir=/home/upper,workdir=/home/work
+39 22 0:49 / /crypt rw - ecryptfs /home/lower rw
+40 22 0:50 / /private rw - ecryptfs /lower rw
+41 22 0:51 / /host rw - hostfs none rw,/srv
 """
 
     def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
@@ -141,6 +144,15 @@ class Mounts(FileCase):
                     self.assertEqual(runmaker4.find_mount(path).kind, kind)
             self.assertIn("local_lock=posix", runmaker4.find_mount("/home/with blank/runs.txt").options)
             self.assertIn("nolock", runmaker4.find_mount("/without/source/runs.txt").options)
+
+    def test_ecryptfs_is_where_its_lower_directory_is_and_keeps_locks_to_itself(self) -> None:
+        self.path.write_text(self.TABLE)
+        with mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
+            self.assertFalse(runmaker4.check_mount("/private/runs.txt", single_host=False).network)
+            for path, kind in ("/crypt/runs.txt", "ecryptfs above nfs4"), ("/host/runs.txt", "hostfs"):
+                with self.assertRaisesRegex(runmaker4.UsageError, f"is on {kind}: locks do not reach other"):
+                    runmaker4.check_mount(path, single_host=False)
+                self.assertTrue(runmaker4.check_mount(path, single_host=True).network)
 
     def test_all_that_is_not_known_to_be_of_one_host_is_a_network_file_system(self) -> None:
         for kind in "ext4", "xfs", "btrfs", "tmpfs", "zfs", "overlay", "fuseblk", "fuse.fuse-overlayfs", "":
