@@ -8578,14 +8578,15 @@ class Slots:
         self._one_only = one_only
         self._max_broken = max_broken
         self._listed: Counter[str] = Counter()
-        self._ranks: dict[str, int] = {}        # the idle slot with the lowest rank gets the next job
+        self._ranks: dict[str, int] = {}        # of equally busy names the lowest rank gets the next job
         self._busy: defaultdict[str, int] = defaultdict(int)       # have or get a job; also of removed names
         self._spent: Counter[str] = Counter()   # have run their only job; also of removed names
         # how the last jobs in a row ended that probably could not run there
         self._broken_ends: dict[str, list[str]] = {}
         # of the jobs in another directory than the file's; -inf: the directory is right, or a job could run
         self.first_broken = -inf
-        self.idle: list[tuple[int, str]] = []  # a heap of ranks and names
+        # a heap: how many slots of the name are busy before this one, the rank of the name, the name
+        self.idle: list[tuple[int, int, str]] = []
         self._usable: dict[str, int] = {}       # slots of each name that get jobs, now or later
         self.in_service = 0                     # their sum
 
@@ -8605,9 +8606,9 @@ class Slots:
         self._usable = {name: max(count - self._spent[name], 0) for name, count in self._listed.items()
                         if not self._is_broken(name)}
         self.in_service = sum(self._usable.values())
-        # sorted lists are heaps
-        self.idle = [(self._ranks[name], name) for name, count in self._usable.items()
-                     for _ in range(count - self._busy[name])]
+        self.idle = [(busy, self._ranks[name], name) for name, count in self._usable.items()
+                     for busy in range(self._busy[name], count)]
+        heapq.heapify(self.idle)
 
     def _is_broken(self, name: str) -> bool:
         max_broken = self._max_broken if self.first_broken < self.FIRST_JOBS else min(self._max_broken, 1)
@@ -8630,12 +8631,19 @@ class Slots:
         return all(map(self._is_broken, [*self._listed, *self._spent]))
 
     def take(self, count: float) -> list[str]:
-        """Return the names of idle slots, `count` at most, which are busy from now on."""
+        """Return the names of idle slots, `count` at most, which are busy from now on.
+
+        Jobs with one slot go to the least busy names; a job with more stays on one GPU or host if it can.
+        """
+        if count > 1:
+            self.idle.sort(key=lambda slot: (self._busy[slot[-1]], *slot[1:], slot[0]))
         names: list[str] = []
         while self.idle and len(names) < count:
-            _, name = heapq.heappop(self.idle)
+            *_, name = self.idle.pop(0) if count > 1 else heapq.heappop(self.idle)
             self._busy[name] += 1
             names.append(name)
+        if count > 1:
+            heapq.heapify(self.idle)
         return names
 
     def give_back(self, names: Iterable[str], was_used: bool = False) -> None:
@@ -8647,7 +8655,7 @@ class Slots:
                 self._update()
             # otherwise the name is out of service now, or no longer listed so often
             elif self._usable.get(name, 0) > self._busy[name]:
-                heapq.heappush(self.idle, (self._ranks[name], name))
+                heapq.heappush(self.idle, (self._busy[name], self._ranks[name], name))
 
     def add_end(self, name: str, broken_end: str) -> list[str]:
         """Record the end of a job.  If that takes the name out of service, return the ends in a row; else [].

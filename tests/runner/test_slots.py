@@ -114,6 +114,20 @@ class NamedSlots(SlotCase):
         self.assertEnded(self.finish(runner), 0, "ddd")
         self.assertEqual(sorted(self.read("names").split()), [b"a", b"a", b"b"])
 
+    def test_the_least_busy_name_gets_the_next_job(self) -> None:
+        self.jobs(*[f"echo $SLAVE_IP >>names; {WAITING}"] * 3)
+        runner = self.start_jobs("--slots", "a,a,a,b,b", up=[1, 2, 3])
+        self.open_gate()
+        self.assertEnded(self.finish(runner), 0, "ddd")
+        self.assertEqual(sorted(self.read("names").split()), [b"a", b"a", b"b"])
+
+    def test_a_job_with_two_slots_gets_them_of_one_name_if_it_can(self) -> None:
+        self.write(f". {WAITING}\n#RUN slots=2\n. echo $RUNMAKER4_SLOTS >names\n")
+        runner = self.start_jobs("--slots", "a,a,b,b", up=[1])
+        self.wait_states("rd")
+        self.open_gate()
+        self.assertEqual((self.finish(runner).code, self.read("names")), (0, b"b,b\n"))
+
     def test_a_name_may_be_any_bytes(self) -> None:
         self.jobs('printf %s "$SLAVE_IP" >name')
         self.assertEqual(self.run_jobs("--slots", os.fsdecode(b"caf\xe9 $HOME '*'")).code, 0)
