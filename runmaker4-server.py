@@ -1984,7 +1984,7 @@ class Sessions:
                     await link.writable.wait()
                     if link.detached.done():
                         return                  # it asks again on its next link
-                    version, piece = await self.tree.call(self.tree.read_piece, path, offset, length, True)
+                    version, piece = await self.tree.call(self.tree.read_piece, path, offset, length)
                 answer: Fields = version._asdict()
                 end = offset + len(piece)
             else:

@@ -11553,7 +11553,7 @@ class FileVersion(NamedTuple):
     size: int
     mtime: int                          # nanoseconds
     mode: int
-    ctime: int = 0                      # nanoseconds; no program can set it; or the inode
+    ctime: int = 0                      # nanoseconds; no program can set it
 
     @classmethod
     def from_message(cls, message: Message) -> FileVersion:
@@ -11613,8 +11613,7 @@ class FileTree:
         with self.directory_of(path, makes=True):
             pass
 
-    def read_piece(self, path: bytes, offset: int = 0, length: int = 0,
-                   is_input: bool = False) -> tuple[FileVersion, bytes]:
+    def read_piece(self, path: bytes, offset: int = 0, length: int = 0) -> tuple[FileVersion, bytes]:
         """Return the version of a file, and the bytes of a piece.  Raises OSError."""
         with self.directory_of(path) as (directory_fd, name):
             fd = open_no_link(name, os.O_NONBLOCK, directory_fd)
@@ -11625,11 +11624,7 @@ class FileTree:
             data = os.pread(fd, min(length, max(info.st_size - offset, 0)), offset)
             info = os.fstat(fd)             # write(2) sets the times first, so no byte is of a later version
             mtime = min(max(info.st_mtime_ns, 0), MAX_INTEGER)      # 1970 to 2116
-            ctime = abs(info.st_ctime_ns)
-            # each link for a job beside the server alters the ctime
-            if is_input and not info.st_mode & WRITE_BITS:
-                ctime = info.st_ino % MAX_INTEGER
-            return FileVersion(info.st_size, mtime, info.st_mode & 0o777, ctime), data
+            return FileVersion(info.st_size, mtime, info.st_mode & 0o777, abs(info.st_ctime_ns)), data
         finally:
             os.close(fd)
 
@@ -11728,14 +11723,21 @@ class JobDirectory:
             raise OSError(errno.EAGAIN, "the lock file is locked")
         os.mkdir(self.path)
 
-    def add_input(self, path: bytes) -> None:
-        """Copy a file of the runner's directory, or link it if nobody may write it.  Raises OSError."""
+    def add_input(self, path: bytes, version: FileVersion) -> None:
+        """Copy a file of the runner's directory, or link it if nobody may write it.  Raises OSError.
+
+        version: as the server has it.
+        """
         import shutil
         self.tree.make_directory(path)
         source, target = os.path.join(self._parent.root, path), os.path.join(self.path, path)
-        if not os.stat(source).st_mode & WRITE_BITS:
+        found = self._parent.read_piece(path)[0]
+        if not found.mode & WRITE_BITS:
+            # A hard link alters the ctime.  Of the server's own file that would be another version, so it
+            # would travel to other clients again and again
+            make_link = os.symlink if found == version else os.link
             with suppress(OSError):             # the file system has no links
-                return os.link(source, target)
+                return make_link(source, target)
         shutil.copy2(source, target)
         return None
 
