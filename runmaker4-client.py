@@ -462,7 +462,7 @@ class Porter:
     """Moves the files of jobs on one link after the other."""
 
     def __init__(self, tree: FileTree, say: Say) -> None:
-        self._tree = tree
+        self.tree = tree
         self._say_once = once_per_subject(say)
         self._link: ServerLink | None = None
         self._link_came = asyncio.Event()
@@ -488,18 +488,13 @@ class Porter:
         if answer and not answer.done():
             answer.set_result(message)
 
-    def forget(self, paths: Iterable[bytes]) -> None:
-        """Remove what has come of files that no job needs any more."""
-        for path in paths:
-            self._tree.call(self._tree.remove_parts, path)
-
     async def bring(self, job: RemoteJob) -> str:
         """Have the files of send=, and places for those of fetch=; return '', or why not.
 
         job.host_errno is set if this host is to blame.
         """
         job.travelled = job.host_errno = 0
-        job.tree = self._tree
+        job.tree = self.tree
         return ((await self._for_all(self._make_directory, job, [b"its directory"]) if job.scratch else "")
                 or await self._for_all(self._prepare, job, job.fetch)
                 or await self._for_all(self._pull, job, [*dict.fromkeys(job.send)]))
@@ -512,6 +507,8 @@ class Porter:
         paths, why = job.fetch if state == DONE else [], ""
         if job.directory:
             paths, why = await job.directory.call(job.directory.choose_results, job.fetch, job.send, state)
+            if len(paths) > runmaker4.MAX_FILES:        # none travels, as the server would refuse the rest
+                return f"more than {runmaker4.MAX_FILES:,} files of one job"
         error = (await self._for_all(self._find_version, job, paths)
                  or await self._for_all(self._push, job, paths))
         return why or error
@@ -520,7 +517,7 @@ class Porter:
         """Make the directory of a job, in place of that of the run before."""
         if job.directory:
             await job.directory.call(job.directory.remove)
-        job.directory = JobDirectory(self._tree, job.number)
+        job.directory = JobDirectory(self.tree, job.number)
         job.tree = job.directory.tree
         await job.directory.call(job.directory.make)
 
@@ -536,11 +533,20 @@ class Porter:
             except WireError as error:
                 return f"{display_text(path)}: {error}"
             except OSError as error:
-                self.forget([path])             # it can fill the disk
+                self.tree.forget([path])        # it can fill the disk
                 job.host_errno = error.errno or 0
                 return f"{display_text(path)}: {error_text(error)} at the client"
 
-        return next(filter(None, await asyncio.gather(*map(move_one, paths))), "")
+        paths = [*paths]
+        errors: dict[bytes, str] = {}
+        remaining = iter(paths)
+
+        async def move_remaining() -> None:
+            for path in remaining:
+                errors[path] = await move_one(path)
+
+        await asyncio.gather(*(move_remaining() for _ in paths[:MAX_PIECES]))
+        return next(filter(None, map(errors.get, paths)), "")
 
     async def _prepare(self, job: RemoteJob, path: bytes) -> bool:
         """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
@@ -563,7 +569,7 @@ class Porter:
         if not (first_answer := await self._ask(job, path, 0, SMALL_FILE_BYTES)):
             return False
         version = FileVersion.from_message(first_answer)
-        add = partial(self._tree.call, self._tree.add_piece, path, version)
+        add = partial(self.tree.call, self.tree.add_piece, path, version)
 
         async def add_answer(end: int, answer: Message) -> int:
             if FileVersion.from_message(answer) != version:
@@ -1023,7 +1029,7 @@ class RemoteJobs:
             if state != NEW and remote_job.result_text == "not started":
                 needed = {path for other in (*self._jobs.values(), *self._jobs_ahead.values())
                           if other.result is None for path in other.send}
-                self._porter.forget({*remote_job.send} - needed)
+                self._porter.tree.forget({*remote_job.send} - needed)
         return ""
 
     def _give_back(self, job: RemoteJob) -> None:

@@ -270,9 +270,9 @@ MAX_RETURN_SECONDS = 12 * 3600.0   # for which a server waits for a lost client:
 SEARCH_INTERVALS = 0.1          # between searches for a reported job, in intervals of the job file
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
-MAX_FILES = 10_000              # of a job
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
-FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN     # any error but these ends an input, or a new job
+# any error but these ends an input, or a new job
+FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EMFILE, errno.ENFILE
 MAX_SLOTS = 1_000_000           # of a client
 MAX_PATH_CHARS = 200            # at the end of the job file's name, in a welcome
 
@@ -1745,9 +1745,8 @@ class Sessions:
             return
         assignment.mark_over()
         files = assignment.files or NO_FILES
-        for path, (_, version) in assignment.travelled.items():
-            if files.has_result(path) and (line_result.state != DONE or version == UNMADE):
-                self.tree.call(self.tree.remove_parts, path)
+        self.tree.forget(path for path, (_, version) in assignment.travelled.items()
+                         if files.has_result(path) and (line_result.state != DONE or version == UNMADE))
         # otherwise the client is back after the grace, with a new assignment
         if self.assignments.get(assignment.key) is assignment:
             del self.assignments[assignment.key]
@@ -1975,8 +1974,8 @@ class Sessions:
                     assignment.files = None
                     raise OSError(errno.ESTALE, "no longer in fetch=")
                 raise OSError(errno.EPERM, "no file of this job")
-            if path not in assignment.travelled and len(assignment.travelled) >= MAX_FILES:
-                raise OSError(errno.EPERM, f"more than {MAX_FILES:,} files of one job")
+            if path not in assignment.travelled and len(assignment.travelled) >= runmaker4.MAX_FILES:
+                raise OSError(errno.EPERM, f"more than {runmaker4.MAX_FILES:,} files of one job")
             if self._held_bytes > MAX_HELD_BYTES:
                 raise OSError(errno.EAGAIN, "too many files travel")
             if kind == "get":

@@ -11544,6 +11544,8 @@ WRITE_BITS = 0o222                  # an input without these is linked for jobs,
 FILE_PIECE_BYTES = 1 << 18
 LARGE_PIECE_BYTES = 15 << 16        # on a fast link: half the CPU time per byte; fits into MAX_FRAME_BYTES
 NO_OFFSET = MAX_INTEGER             # where no file has any bytes: asks for its version, or a part's end
+MAX_FILES = 10_000                  # of a job
+MAX_TRAVELLING_PATH_BYTES = 4095    # Linux opens no longer path (PATH_MAX), so no job has made one
 PART_SUFFIX = b".runmaker4-part"
 MAX_PART_SECONDS = 86400.0          # then nobody will go on with it
 MTIME_UNITS = 1, 100, 1000, 10**6, 10**9, 2 * 10**9     # nanoseconds: what file systems keep of an mtime
@@ -11596,17 +11598,21 @@ class FileTree:
             raise OSError(errno.EPERM, "no path that can travel")
         if path.split(b"/")[0] in self._refused:
             raise OSError(errno.EPERM, "the job file and its records do not travel")
+        if len(path) > MAX_TRAVELLING_PATH_BYTES:
+            raise OSError(errno.ENAMETOOLONG, "the path is too long")
         *directories, name = path.split(b"/")
-        fds = [open_no_link(self.root, os.O_DIRECTORY)]
+        fd = open_no_link(self.root, os.O_DIRECTORY)
         try:
             for directory in directories:
                 if makes:
                     with suppress(FileExistsError):
-                        os.mkdir(directory, dir_fd=fds[-1])
-                fds.append(open_no_link(directory, os.O_DIRECTORY, fds[-1]))
-            yield fds[-1], name
+                        os.mkdir(directory, dir_fd=fd)
+                # however deep, with two descriptors
+                parent_fd, fd = fd, open_no_link(directory, os.O_DIRECTORY, fd)
+                os.close(parent_fd)
+            yield fd, name
         finally:
-            close_all(*fds)
+            os.close(fd)
 
     def make_directory(self, path: bytes) -> None:
         """Make the directory of a file.  Raises OSError."""
@@ -11646,7 +11652,7 @@ class FileTree:
             pass
         if self._swept.get(directory := os.path.dirname(path), -inf) <= boottime() - MAX_PART_SECONDS:
             self._swept[directory] = boottime()
-            self.remove_parts(path, is_over=False)
+            self.remove_parts(path, ())
         with self.directory_of(path, makes=True) as (directory_fd, name):
             part = b".%b.%b%x-%x%b" % (name, job_key.encode(), version.ctime, version.size, PART_SUFFIX)
             last_key, last_part = self._parts.get(path, ("", part))
@@ -11678,19 +11684,28 @@ class FileTree:
                     os.fsync(directory_fd)
                     del self._parts[path]
                     if offset:                  # those of dead runs; another job that sends this file repeats
-                        self.remove_parts(path)
+                        self.remove_parts(path, [name])
                 return end
             finally:
                 os.close(fd)
 
-    def remove_parts(self, path: bytes, is_over: bool = True) -> None:
-        """Remove the parts in the directory of a file that are a day old, and if is_over, all of the file."""
-        with suppress(OSError), self.directory_of(path) as (directory_fd, name):
+    def forget(self, paths: Iterable[bytes]) -> None:
+        """Have the parts of files removed that no job needs any more; each directory is listed few times."""
+        names: defaultdict[tuple[bytes, int], list[bytes]] = defaultdict(list)
+        for path in paths:
+            directory, name = os.path.split(path)
+            names[directory, hash(path) % self.THREADS].append(name)
+        for (directory, _), group in names.items():
+            self.call(self.remove_parts, os.path.join(directory, group[0]), frozenset(group))
+
+    def remove_parts(self, path: bytes, names: Collection[bytes]) -> None:
+        """Remove the parts in the directory of a file that are a day old, and all parts of these names."""
+        with suppress(OSError), self.directory_of(path) as (directory_fd, _):
             for other in map(os.fsencode, os.listdir(directory_fd)):
                 if other.startswith(b".") and other.endswith(PART_SUFFIX):
                     age = time.time() - os.stat(other, dir_fd=directory_fd, follow_symlinks=False).st_ctime
-                    if age > MAX_PART_SECONDS or (
-                            is_over and other[1:-len(PART_SUFFIX)].rpartition(b".")[0] == name):
+                    if (age > MAX_PART_SECONDS
+                            or other[1:-len(PART_SUFFIX)].rpartition(b".")[0] in names):
                         os.unlink(other, dir_fd=directory_fd)
 
 

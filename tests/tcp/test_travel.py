@@ -1,4 +1,5 @@
 """Promise: files of send= are at the client before a job starts, those of fetch= at the server before `d`."""
+import asyncio
 import json
 import os
 import re
@@ -533,7 +534,7 @@ class Parts(TravelCase):
     def test_old_ones_are_removed_and_those_of_a_file_whose_line_has_ended(self) -> None:
         self.add(0, b"ab")
         self.add(0, b"ab", b"dir/file2")
-        self.tree.remove_parts(b"dir/file")
+        self.tree.remove_parts(b"dir/file", [b"file"])
         self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["file2"])
         with mock.patch.object(runmaker4, "MAX_PART_SECONDS", -1.0):
             runmaker4.FileTree(os.fsencode(self.dir)).add_piece(b"dir/file", self.VERSION, 0, b"ab")
@@ -611,13 +612,13 @@ class Parts(TravelCase):
 
     def test_those_of_a_file_with_a_longer_name_stay(self) -> None:
         self.add(0, b"ab", b"dir/1.5")
-        self.tree.remove_parts(b"dir/1")
+        self.tree.remove_parts(b"dir/1", [b"1"])
         self.assertEqual(self.add(2, b"cd", b"dir/1.5"), 4)
 
     def test_one_that_another_client_removes_at_its_end_comes_again(self) -> None:
         """It is cancelled there, and the sync takes long here."""
         def sync_and_lose(_: int) -> None:
-            self.tree.remove_parts(b"dir/file")
+            self.tree.remove_parts(b"dir/file", [b"file"])
 
         with mock.patch.object(os, "fsync", side_effect=sync_and_lose):
             self.assertEqual(self.add(0, b"abcd"), 0)
@@ -874,8 +875,34 @@ class Hostile(TravelCase):
                          lambda: tree.make_directory(path)):
                 with self.subTest(path=path), self.assertRaises(OSError):
                     call()
-            tree.remove_parts(path)
+            tree.remove_parts(path, [path])
         self.assertEqual([*self.bob.iterdir()], [])
+
+    def test_a_deep_path_takes_few_descriptors_and_one_that_nobody_can_open_is_refused(self) -> None:
+        tree, version = runmaker4.FileTree(os.fsencode(self.bob)), runmaker4.FileVersion(1, 1, 0o600)
+        before = len(os.listdir("/proc/self/fd"))
+        with tree.directory_of(b"d/" * 300 + b"x", makes=True):
+            self.assertLess(len(os.listdir("/proc/self/fd")), before + 2)
+        self.assertEqual(tree.add_piece(b"d/" * 300 + b"x", version, 0, b"x"), 1)
+        with self.assertRaisesRegex(OSError, "too long"):
+            tree.add_piece(b"d/" * 2048 + b"x", version, 0, b"x")
+
+    def test_the_parts_of_many_files_are_removed_with_few_listings(self) -> None:
+        self.make("bob/dir/x")
+        tree, version = runmaker4.FileTree(os.fsencode(self.bob)), runmaker4.FileVersion(9, 1, 0o600)
+        paths = [b"dir/%d" % number for number in range(300)]
+        for path in paths:
+            tree.add_piece(path, version, 0, b"part")
+
+        async def forget() -> None:
+            tree.forget(paths[1:])
+            for executor in tree.executors:             # in the order of the calls
+                await executor.call(lambda: None)
+
+        with mock.patch.object(os, "listdir", wraps=os.listdir) as listed:
+            asyncio.run(forget())
+        self.assertLessEqual(listed.call_count, tree.THREADS)
+        self.assertEqual([path.name.split(".")[1] for path in self.leftovers()], ["0"])
 
     def test_links_lead_no_file_out(self) -> None:
         (self.dir / "outside").mkdir()
