@@ -192,7 +192,9 @@ else:
         return {name: getattr(self, name) for name in self.FIELDS}
 
     def replace(self, **changes):
-        return type(self)(**{**get_fields(self), **changes})
+        # all others are the defaults; a cached property is no field
+        given = {name: value for name, value in vars(self).items() if name in self.FIELDS}
+        return type(self)(**{**given, **changes})
 
 # ======== Basics ============================================================================================
 #
@@ -573,7 +575,7 @@ def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
             poller.poll()
 
 
-def pwrite_all(fd: int, data: bytes | bytearray, offset: int) -> None:
+def pwrite_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     while (written := os.pwrite(fd, data, offset)) < len(data):
         data = data[written:]
         offset += written
@@ -2091,12 +2093,12 @@ def may_be_below(directory: bytes, name: bytes) -> bool:
         beginning != name.rstrip(b"/") and directory.startswith(beginning))
 
 
-def fill_in_words(paths: Iterable[str], command: bytes, in_patterns: object = False) -> list[bytes]:
+def fill_in_words(paths: Sequence[str], command: bytes, in_patterns: object = False) -> list[bytes]:
     """Return the paths of send= or fetch= for a command: words are in their places.  Raises ValueError.
 
     in_patterns: the paths are names for is_result().
     """
-    words = dict(enumerate(literal_words(command), 1))
+    words = dict(enumerate(literal_words(command), 1)) if paths else {}
 
     def word_at(match: re.Match[str]) -> str:
         if not (word := words.get(int(match[1]))):
@@ -2175,14 +2177,15 @@ SETTINGS_ARE = (
 )
 
 
-@functools.lru_cache(maxsize=10_000)
+# Each walk meets all directives.  A cache that is smaller than a file has, is of no use to the next walk
+@functools.lru_cache(maxsize=1_000_000)
 def parse_directive(text: bytes) -> JobSettings | str:
     """Return what a directive says: settings, or one of KNOWN_DIRECTIVES.  Raises ValueError.
 
     The result is shared by all equal directives, so do not change it.  text: Line.text, of a valid directive
     all after the `#`.
     """
-    name, *words = [os.fsdecode(word) for word in re.split(rb"[ \t]+", text.rstrip(b" \t\r"))]
+    name, *words = re.split("[ \t]+", os.fsdecode(text.rstrip(b" \t\r")))
     if name != "RUN":
         raise ValueError("looks like a directive, but is none (write #RUN, a blank, and the settings)")
     if (rest := " ".join(words)) in KNOWN_DIRECTIVES:
@@ -4126,7 +4129,8 @@ class JobFile(JobReader):
         with suppress(OSError):                 # more lines stay in doubt; on a full disk there is no mark
             if not self.read_old_mark():
                 self.safe_since = time.time()
-                pwrite_all(fd, inode_line_of(fd) + self.boot + checksums.tobytes(), 0)
+                pwrite_all(fd, inode_line_of(fd) + self.boot, 0)
+                pwrite_all(fd, memoryview(checksums).cast("B"), MARK_SIZE)      # in no second copy
                 os.fsync(fd)
 
     def doubt_mark(self) -> None:
