@@ -679,6 +679,12 @@ def merge_key(line: bytes) -> bytes:
     return b"\n" + line[1:] if is_job(line) else line
 
 
+def have_same_keys(lines: FileLines, other_lines: FileLines) -> bool:
+    """Return True if the lines differ at most in their states."""
+    return len(lines) == len(other_lines) and all(
+        line == other or merge_key(line) == merge_key(other) for line, other in zip(lines, other_lines))
+
+
 def split_lines(data: bytes | bytearray) -> list[bytes]:
     lines = bytes(data).removeprefix(UTF8_MARK).split(b"\n")
     return lines if lines[-1] else lines[:-1]       # b"" comes after the last newline
@@ -793,16 +799,21 @@ def merge_edit(
 
     # where both have appended lines, the others' come first, and so keep their offsets
     appended = current[len(old):]
-    position = len(old) if [*map(merge_key, old)] == [*map(merge_key, new[:len(old)])] else len(new)
+    position = len(old) if have_same_keys(old, new[:len(old)]) else len(new)
     old = [*old, *appended]
     merged = [*new[:position], *appended, *new[position:]]
     equal_at_start, equal_at_end = count_equal_ends(old, merged)
     changed = merged[equal_at_start:len(merged) - equal_at_end]
+    replaced = old[equal_at_start:len(old) - equal_at_end]
+    is_merged: Iterable[bool] = itertools.repeat(True)
+    if len(changed) == len(replaced):       # as `sed -i` leaves them: of most lines all equal ones are kept
+        keys = {merge_key(line) for pair in zip(replaced, changed) if pair[0] != pair[1] for line in pair}
+        is_merged = [merge_key(line) in keys for line in replaced]
     old_by_key = defaultdict(list)
     new_by_key = defaultdict(list)
-    for index in range(equal_at_start, len(old) - equal_at_end):
-        old_by_key[merge_key(old[index])].append(OldLine(first_number + index, old[index], current[index]))
-    for line in changed:
+    for index, line in itertools.compress(enumerate(replaced, equal_at_start), is_merged):
+        old_by_key[merge_key(line)].append(OldLine(first_number + index, line, current[index]))
+    for line in itertools.compress(changed, is_merged):
         new_by_key[merge_key(line)].append(line)
     merged_by_key, refusals = {}, {}
     for key in {**old_by_key, **new_by_key}:
@@ -812,7 +823,8 @@ def merge_edit(
             refusals[key] = str(error)
     if refusals:
         return [], refusals
-    merged = [next(merged_by_key[merge_key(line)]) for line in changed]
+    merged = [next(merged_by_key[merge_key(line)]) if is_one else current[index]
+              for (index, line), is_one in zip(enumerate(changed, equal_at_start), is_merged)]
     return [*current[:equal_at_start], *merged, *current[len(old) - equal_at_end:]], {}
 
 
@@ -930,7 +942,7 @@ def hold_all_locks(file: JobFile) -> Iterator[int]:
 
 def check_not_saved_since(file: JobFile, old: FileLines, current: FileLines) -> None:
     """Raise UsageError if these lines of the file are no longer the old ones, apart from states."""
-    if [*map(merge_key, old)] != [*map(merge_key, current)]:
+    if not have_same_keys(old, current):
         owner = os.fstat(file.fd).st_uid        # of a new file: who has saved it
         raise UsageError(f"{file.path}: {'another editor' if owner == os.geteuid() else user_name(owner)} "
                          "has saved since")
