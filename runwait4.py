@@ -533,6 +533,10 @@ class Watcher:
         return list(itertools.chain.from_iterable(self.file.lines_by_command(commands).values()))
 
     @retry_while_missing
+    def signature(self) -> tuple[int, ...]:
+        return self.file.signature()
+
+    @retry_while_missing
     def can_journal_be_behind(self) -> bool:
         """Return True if a result can be in the job file, and not yet in the journal."""
         *_, mtime_ns = self.file.signature()
@@ -838,6 +842,11 @@ class JournalReader:
             if end:
                 self._ends.append(end)
                 self._hashes.append(hash(command))
+
+    @property
+    def size_read(self) -> int:
+        """The size of the journal as read_on() has found it."""
+        return self._ends[-1]
 
     def runs_of(self, commands: Iterable[bytes]) -> Iterator[RunRecord]:
         """Return an iterator over the runs of these commands, and a few others, that read_on() has found."""
@@ -1438,6 +1447,8 @@ class Observation:
         self.running_lines = [*self.snapshot.running, *self.cancelled_lines, *self.snapshot.orphans]
         self._running_numbers = {line.number for line in self.running_lines}
         self.orphan_numbers = {line.number for line in self.snapshot.orphans}
+        # for _last_runs_of_equal_lines(): of which version of file and journal, commands, the last runs
+        self._equal_lines: tuple[object, set[bytes], dict[int, RunRecord]] = None, set(), {}
         # the default directory is missing if no job was run yet, or with --no-records
         self.journal = JournalReader(
             options.outdir, say, may_be_missing=options.outdir == default_outdir(watcher.path))
@@ -1465,7 +1476,7 @@ class Observation:
         # a run in an earlier part could be the last one of a line
         if self.journal.size > self.TAIL_BYTES and not all(map(line_runs.is_last_run_certain, lines)):
             return self.last_rows_without_waiting(lines)
-        return [self.row_of_line(line, line_runs) for line in lines]
+        return [self.row_of_line(line, line_runs.last_runs) for line in lines]
 
     def last_rows(self, lines: Sequence[Line]) -> list[Row]:
         """Return the row of the last run of each of these lines, which were just read.
@@ -1488,17 +1499,32 @@ class Observation:
         line number in a run can be an old one.  So read all of these lines, to match the runs with them.
         """
         self.journal.read_on()
-        lines_of = {line.command: line for line in lines}
-        repeated = {command for command in lines_of if hash(command) in self._hashes_of_repeated_commands}
-        runs: dict[object, RunRecord] = {}      # by command; of a repeated one, by RunRecord.last_run_key
-        for run in self.journal.runs_of(lines_of):
-            add_if_later(runs, run.last_run_key if run.command in repeated else run.command, run)
-        line_runs = self.match_runs_with_lines(
-            repeated, runs.values(), [line for line in lines if line.command in repeated] if repeated else ())
-        # all runs of another command are of its only line
-        line_runs.last_runs.update(
-            (line.number, runs[command]) for command, line in lines_of.items() if command in runs)
-        return [self.row_of_line(line, line_runs) for line in lines]
+        number_of = {line.command: line.number for line in lines}
+        repeated = {command for command in number_of if hash(command) in self._hashes_of_repeated_commands}
+        for command in repeated:
+            del number_of[command]
+        last_runs: dict[int, RunRecord] = {}
+        for run in self.journal.runs_of(number_of):
+            if run.command in number_of:
+                add_if_later(last_runs, number_of[run.command], run)
+        if repeated:
+            last_runs = {**self._last_runs_of_equal_lines(repeated, lines), **last_runs}
+        return [self.row_of_line(line, last_runs) for line in lines]
+
+    def _last_runs_of_equal_lines(self, commands: set[bytes], lines: Iterable[Line]) -> dict[int, RunRecord]:
+        """Return the last runs of all lines with these commands, by line number.
+
+        While file and journal are the same, so is the result: it is kept for the next batch of a long list.
+        """
+        version = self.watcher.signature(), self.journal.size_read
+        if self._equal_lines[0] != version or not commands <= self._equal_lines[1]:
+            runs: dict[object, RunRecord] = {}
+            for run in self.journal.runs_of(commands):
+                add_if_later(runs, run.last_run_key, run)
+            line_runs = self.match_runs_with_lines(
+                commands, runs.values(), [line for line in lines if line.command in commands])
+            self._equal_lines = version, commands, line_runs.last_runs
+        return self._equal_lines[2]
 
     @functools.cached_property
     def _hashes_of_repeated_commands(self) -> set[int]:
@@ -1532,9 +1558,9 @@ class Observation:
         observed_lines = [line for line in self.running_lines if line.command in commands]
         return LineRuns([*found_lines, *observed_lines, *lines], self._running_numbers, runs)
 
-    def row_of_line(self, line: Line, line_runs: LineRuns) -> Row:
+    def row_of_line(self, line: Line, last_runs: Mapping[int, RunRecord]) -> Row:
         """Return the row of a line's last run, or of the line alone if no run is known, or none counts."""
-        row = self._row(line, line_runs.last_runs.get(line.number), is_last=True)
+        row = self._row(line, last_runs.get(line.number), is_last=True)
         return replace(row, run=None) if row.is_contradicted else row
 
     def row_of_run(self, run: RunRecord, line_runs: LineRuns) -> Row:
@@ -2578,7 +2604,7 @@ class Report:
         commands.update(run.command for run in recent_runs)
         line_runs = observation.match_runs_with_lines(
             commands, [*last_runs.values(), *recent_runs], failed_lines)
-        self.failed_rows = [observation.row_of_line(line, line_runs) for line in failed_lines]
+        self.failed_rows = [observation.row_of_line(line, line_runs.last_runs) for line in failed_lines]
         failed_positions = {row.run.position for row in self.failed_rows if row.run}
         self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs) for run in recent_runs
                                           if run.position not in failed_positions)]
