@@ -2578,7 +2578,7 @@ REFRESH_TAG = '<noscript><meta http-equiv="refresh" content="%d"></noscript>'
 class Report:
     """What the page shows, as of one observation."""
     MAX_RUNS = 20_000           # the last in the journal, plus last runs of failed lines
-    MAX_OUTPUTS = 10_000
+    MAX_OUTPUTS = 10_000        # runs whose files are read
     MAX_COMMAND_CHARACTERS = 1000
 
     def __init__(self, observation: Observation, output: RunOutput) -> None:
@@ -2609,10 +2609,18 @@ class Report:
         self.rows = [*self.failed_rows, *(observation.row_of_run(run, line_runs) for run in recent_runs
                                           if run.position not in failed_positions)]
         output.measure(self.rows)
-        bad_runs = (row.run for row in self.rows
-                    if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_RUN_STATES))
-        self.last_lines = {run: output.last_lines(run)
-                           for run in itertools.islice(bad_runs, self.MAX_OUTPUTS)}
+        bad_runs = [row.run for row in self.rows
+                    if row.run and (row.line_state in BAD_LINE_STATES or row.run.state in BAD_RUN_STATES)]
+        # short output is in the journal, and read already
+        unread_runs = set([run for run in bad_runs if run.files][self.MAX_OUTPUTS:])
+        self.last_lines = {run: self._without_output(run) if run in unread_runs else output.last_lines(run)
+                           for run in bad_runs}
+
+    @staticmethod
+    def _without_output(run: RunRecord) -> tuple[list[str], str]:
+        """Return instead of RunOutput.last_lines() that the output of a run was not read."""
+        text = "output not read"
+        return [f"({text})"], "" if run.cause or run.signal else f"{describe_result(run)}, {text}"
 
     def fields_of_row(self, row: Row, link_base: str) -> Fields:
         """Return what the page's script shows of a row.  link_base: of find_link_base(); '': no links."""
@@ -3163,8 +3171,8 @@ button, select, input { font: inherit; font-size: .87rem; color: inherit; backgr
 button { cursor: pointer; }
 :focus-visible { outline: 2px solid var(--done); outline-offset: 1px; }
 #groups ol { margin: 0; padding: 0; list-style: none; }
-#groups button { display: grid; grid-template-columns: 3.4rem minmax(0, 1fr); gap: 0 .8rem;
-  width: 100%; text-align: left;
+#groups button { display: grid; grid-template-columns: minmax(4.6rem, max-content) minmax(0, 1fr);
+  gap: 0 .8rem; width: 100%; text-align: left;
   align-items: baseline; border: 0; border-radius: 4px; padding: .4rem .6rem .4rem 0; margin-bottom: 2px;
   background: linear-gradient(to right, color-mix(in srgb, var(--failed) 13%, transparent) var(--share),
     var(--shade) var(--share)); }
@@ -3427,7 +3435,7 @@ function labels(c, left) {          // the host at its first slot, and the slots
   slots.forEach(([name], i) => {
     const [host, slot] = name.split("\n"), y = i * height;
     const isNew = host != before && slots.length > 1 || slots.length == 1;
-    if (isNew && i) c.fillRect(0, y - .75, left + 4, .5);
+    if (isNew && i) c.fillRect(y < free ? left - 4 : 0, y - .75, left + 4, .5);     // through no name
     if (y >= free && (isNew || height >= 12)) {
       const end = isNew && height >= 12 ? ` ${slot}` : "";
       write(c, isNew ? host : slot, end, left - 8, y + Math.max(thick / 2, 6));

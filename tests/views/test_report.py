@@ -265,20 +265,25 @@ class Content(ReportCase):
         self.stop(runner)
 
     def test_of_many_runs_the_last_are_there_and_the_last_ones_of_all_failed_lines(self) -> None:
-        self.write("! a\n! b\nd c\n")
+        self.write("! a\n! b\nd c\n! d\n! e\n")
         self.write("no space\n", "out/1.out")
         self.write("no memory\n", "out/2.out")
         self.journal(end("a1", 1, "a", state="!"), end("a2", 1, "a", state="!"), end("b", 2, "b", state="!"),
+                     end("d", 4, "d", state="!", files=[], stderr="no network\n"),
+                     end("e", 5, "e", state="!", cause="timeout"),
                      *(end(f"c{number}", 3, "c", BEGAN + number) for number in range(9)))
         patch = "import runwait4\nrunwait4.Report.MAX_RUNS = 3\nrunwait4.Report.MAX_OUTPUTS = 1\n"
         self.finish(self.start_patched(patch, "--report", "out.html", "--outdir", "out", "runs.txt",
                                        script=RUNWAIT))
         page = self.page()
-        self.assertEqual([row["line"] for row in page.rows], [1, 2, 3, 3, 3])
-        self.assertIn("table and picture have the last 3 of 12 runs, the table also the last of each failed",
+        self.assertEqual([row["line"] for row in page.rows], [1, 2, 4, 5, 3, 3, 3])
+        self.assertIn("table and picture have the last 3 of 14 runs, the table also the last of each failed",
                       page.status)
         self.assertEqual(page.groups, ["1|no space|line 1 on node1",
-                                       "1|exit 3|line 2 on node1"])
+                                       "1|exit 3, output not read|line 2 on node1",
+                                       "1|no network|line 4 on node1",
+                                       "1|timeout after 1.5s|line 5 on node1"])
+        self.assertEqual(page.rows[1]["output"], "(output not read)")
 
 
 class Writing(ReportCase):
