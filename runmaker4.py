@@ -11707,10 +11707,11 @@ class FileTree:
         with suppress(OSError), self.directory_of(path) as (directory_fd, _):
             for other in map(os.fsencode, os.listdir(directory_fd)):
                 if other.startswith(b".") and other.endswith(PART_SUFFIX):
-                    age = time.time() - os.stat(other, dir_fd=directory_fd, follow_symlinks=False).st_ctime
-                    if (age > MAX_PART_SECONDS
-                            or other[1:-len(PART_SUFFIX)].rpartition(b".")[0] in names):
-                        os.unlink(other, dir_fd=directory_fd)
+                    with suppress(FileNotFoundError):       # another thread has renamed or removed it
+                        info = os.stat(other, dir_fd=directory_fd, follow_symlinks=False)
+                        if (time.time() - info.st_ctime > MAX_PART_SECONDS
+                                or other[1:-len(PART_SUFFIX)].rpartition(b".")[0] in names):
+                            os.unlink(other, dir_fd=directory_fd)
 
 
 # with the name of the host: some network file systems show no locks of other hosts
