@@ -1152,17 +1152,17 @@ def edit(file: JobFile, quiet: bool) -> int:
 
 
 def set_pause(file: JobFile, pauses: bool, quiet: bool) -> int:
-    """Put `#RUN pause` above the first new line, or remove the first one; return 1 if that was done before.
+    """Put `#RUN pause` above the first job, or remove the first one; return 1 if that was done before.
 
-    If no line is new, it comes last, so that lines added later wait.  Raises UsageError and OSError (ESTALE:
-    the file was replaced) as apply_edit().
+    Raises UsageError and OSError (ESTALE: the file was replaced) as apply_edit().
     """
     with locks_to_replace(file) as lock_fd:
         contents = read_to_end(file.reader)
-        found = (line for line in Scan(file.reader, file.start, NEW * pauses, with_directives=True)
-                 if line.state == NEW or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause")
+        # above all jobs: a line below that is lost, or set to new, waits, too
+        found = (line for line in Scan(file.reader, file.start, None if pauses else b"", with_directives=True)
+                 if line.state != DIRECTIVE or NO_DIRECTIVES.with_directive(line).barrier_kind == "pause")
         line, below = next(found, None), next(found, None)
-        is_paused = line is not None and line.state != NEW
+        is_paused = line is not None and line.state == DIRECTIVE
         if line and is_paused is not pauses:
             stop = line.offset + is_paused * len(b"#%b\n" % line.text)
             _replace_file(file, lock_fd, [b"#RUN pause"] * pauses, contents, line.offset, stop)
@@ -1711,7 +1711,7 @@ def make_parser() -> Parser:
     add("-l", "--list", action="store_true", help="print LINE STATE COMMAND [of all]")
     add("-s", "--set", type=parse_settable_state, metavar="STATE",
         help="set the state: new (.), held (x), done (d), ...")
-    add("--pause", action="store_true", help="start nothing more: #RUN pause above the first new job")
+    add("--pause", action="store_true", help="start nothing more: #RUN pause above all jobs")
     add("--go", action="store_true", help="remove the first #RUN pause")
     add("--cancel", action="store_true", help="set c, kill running jobs on any host, wait for them")
     add = parser.add_argument_group("select jobs (all conditions must hold)").add_argument

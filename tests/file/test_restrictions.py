@@ -400,20 +400,38 @@ class Pauses(RestrictionCase):
         self.wait_states("d...")
         self.wait_looked()
         self.assertEqual((self.states(), runner.poll()), ("d...", None))
-        self.assertEqual(self.read().split(b"\n")[1], b"#RUN pause")
-        self.assertIn("paused (#RUN pause in line 2)", self.status())
-        self.wait_told("paused (#RUN pause in line 2)")
+        self.assertEqual(self.read().split(b"\n")[0], b"#RUN pause")
+        self.runset("--set=.", "runs.txt", "2")         # done before the pause
+        self.wait_looked()
+        self.assertEqual((self.states(), runner.poll()), ("....", None))
+        self.assertIn("paused (#RUN pause in line 1)", self.status())
+        self.wait_told("paused (#RUN pause in line 1)")
         self.runset("--go", "runs.txt")
         self.assertEqual(self.finish(runner).code, 0)
         self.assertEqual((self.states(), self.ran()), ("dddd", [2, 3, 4]))
 
-    def test_without_a_new_line_it_comes_last_also_if_the_last_line_lacks_its_newline(self) -> None:
-        for text, paused in (". true", "d true\n#RUN pause\n"), (". true\n", "d true\n#RUN pause\n"):
+    def test_it_stands_above_all_jobs_in_any_state_or_last_in_a_file_without_any(self) -> None:
+        for text, paused in (("# a\n#RUN slots=2\nd b\n. b\n", "# a\n#RUN slots=2\n#RUN pause\nd b\n. b\n"),
+                             ("x held\n#RUN pause\n. b\n", "#RUN pause\nx held\n#RUN pause\n. b\n"),
+                             ("# a", "# a\n#RUN pause\n"), ("#RUN slots=2\n", "#RUN slots=2\n#RUN pause\n")):
             with self.subTest(text=text):
                 self.write(text)
-                self.assertEqual(self.run_jobs("-q").code, 0)
                 self.runset("--pause", "runs.txt")
                 self.assertEqual(self.read().decode(), paused)
+
+    def test_a_line_that_is_lost_meanwhile_is_not_run_again(self) -> None:
+        self.write(f". echo 1 >>ran; {WAITING}\n. echo 2 >>ran\n")
+        runner = self.start_jobs("-q", up=[1])
+        self.runset("--pause", "runs.txt")
+        runner.kill()
+        runner.wait()
+        self.open_gate()
+        other = self.start_looking("-q", "--resume", "runs.txt")
+        self.wait_looked()
+        self.assertEqual((self.ran(), other.poll()), ([1], None))
+        self.runset("--go", "runs.txt")
+        self.assertEqual(self.finish(other).code, 0)
+        self.assertEqual((self.states(), self.ran()), ("dd", [1, 2, 1]))
 
     def test_a_second_pause_and_a_second_go_change_nothing(self) -> None:
         self.lines(". true", ". true")

@@ -3,7 +3,7 @@ complete -c runset4 -fa '(complete -C "no-such-command "(commandline -ct) | stri
 complete -c runset4 -l edit -d 'edit a copy by $VISUAL, $EDITOR or vi, and merge'
 complete -c runset4 -s l -l list -d 'print LINE STATE COMMAND [of all]'
 complete -c runset4 -s s -l set -xa 'new done failed error cancelled held' -d 'set the state: new (.), held (x), done (d), ...'
-complete -c runset4 -l pause -d 'start nothing more: #RUN pause above the first new job'
+complete -c runset4 -l pause -d 'start nothing more: #RUN pause above all jobs'
 complete -c runset4 -l go -d 'remove the first #RUN pause'
 complete -c runset4 -l cancel -d 'set c, kill running jobs on any host, wait for them'
 complete -c runset4 -s a -l all -d 'jobs in states . r d ! e c x (--list: in any)'
