@@ -1789,12 +1789,13 @@ class JobSettings:
 
         A name that is done above is not asked again: with a pattern there can be many.
         """
-        if not self.awaited:
-            return None
-        directive_offset = self.line.offset if self.line else 0
-        while self.awaited and all(offset >= directive_offset for offset in self.awaited[-1].unfinished):
+        while self.awaited and not self.awaits(self.awaited[-1]):
             self.awaited.pop()
         return self.awaited[-1] if self.awaited else None
+
+    def awaits(self, named: Named) -> bool:
+        """Return True if a job of a name above is not done."""
+        return self.line is not None and any(offset < self.line.offset for offset in named.unfinished)
 
     def __str__(self) -> str:
         """Return what a job waits for: 'host bob with 4 slots or more (#RUN in line 4)'."""
@@ -2257,6 +2258,7 @@ class Wait(NamedTuple):
     line: Line | None = None
     named: Named | None = None
     text: str = ""              # of INVALID, PAUSED, CHECK: a complete message
+    bad: Line | None = None     # for STOPPED and CHECK, mostly: the failed or held line
 
     @property
     def stops(self) -> bool:
@@ -2323,7 +2325,7 @@ class Above:
         if self.block:
             return self.block
         if awaited := settings.find_awaited():
-            return Wait(Why.STOPPED if awaited.bad else Why.NAMED, named=awaited)
+            return Wait(Why.STOPPED if awaited.bad else Why.NAMED, named=awaited, bad=awaited.bad)
         if consumers and settings.together:
             return Wait(Why.GROUP)
         if consumers and not consumers.any_fits(self.scope):
@@ -2333,12 +2335,12 @@ class Above:
 
     def record_new(self, line: Line, wait: Wait | None) -> None:
         """Record a new job, and that it stops others if it is stopped itself."""
-        named = wait.named if wait else None
-        if not (named and named.bad):
+        if not (wait and wait.named and wait.bad):
             return self.record_first_unfinished(line)
-        self.record_bad(named.bad)
+        self.record_bad(wait.bad)
         self.stopped = self.stopped or (
-            f"{describe_wait(line, named)}, and the after={printable(named.name)} of "
+            f"line {line.number} waits for {describe_named(wait.named)}, and the "
+            f"after={printable(wait.named.name)} of "
             f"{self.scope.settings.where} stops the jobs below it")
 
     def enter(self, line: Line) -> None:
@@ -2388,7 +2390,7 @@ class Above:
             if (_first_line_between(start, directive, file, states)
                     and (line := _first_line_between(file.start, directive, file, states))):
                 if line.state not in open_states:
-                    return Wait(Why.CHECK, directive, text=(
+                    return Wait(Why.CHECK, directive, bad=line, text=(
                         f"{what_happened(line)}, and the #RUN barrier check in line "
                         f"{directive.number} stops the jobs below it"))
                 if not self.stopped:
@@ -2426,11 +2428,11 @@ def what_happened(bad_line: Line) -> str:
     return f"line {bad_line.number} {what.get(bad_line.state, 'is held')}"
 
 
-def describe_wait(line: Line, named: Named) -> str:
-    """Return 'line 4 waits for trim: line 2 failed', or '...: line 3 is not done'."""
+def describe_named(named: Named) -> str:
+    """Return 'trim: line 2 failed', or '...: line 3 is not done'."""
     cause = (what_happened(named.bad) if named.bad
              else f"line {next(iter(named.unfinished.values()))} is not done")
-    return f"line {line.number} waits for {printable(named.name)}: {cause}"
+    return f"{printable(named.name)}: {cause}"
 
 
 def _first_line_between(start: int, barrier: Line, file: JobReader, states: bytes) -> Line | None:
@@ -3540,15 +3542,17 @@ class JobReader(Opened):
         )
 
     def plan(self, above: Above, consumers: Consumers, wanted: bytes = NEW,
-             failures: bytes = CHECK_FAILURES + RUNNING) -> Iterator[tuple[Line, Wait | None]]:
+             failures: bytes = CHECK_FAILURES + RUNNING, every: bool = False
+             ) -> Iterator[tuple[Line, Wait | None]]:
         """Yield the new lines, and why they may not start now: of a section that waits only the first.
 
         A section is what stands between two directives: its lines wait for the same.  Meanwhile `above` has
         what stands above the line.  wanted: what counts as new.  failures: at which a barrier check stops.
+        every: yield all new lines.
         """
-        wait = None
+        wait: Wait | None = None
         scan = self.scan_lines(with_directives=True)
-        while line := scan.next(above.bad_states_to_read + (wanted if not wait else b"")
+        while line := scan.next(above.bad_states_to_read + (wanted if every or not wait else b"")
                                 + (b"" if above.skips_unfinished else RUNNING)):
             if line.state == DIRECTIVE:
                 wait = None
@@ -3556,7 +3560,7 @@ class JobReader(Opened):
                 # a check reads states only if no job above is unfinished: then each line `r` is an orphan
                 above.block = above.block or above.find_block_below(line, self, failures)
             elif line.state in wanted and (line.state != RUNNING or self.is_orphan(line)):
-                wait = above.find_wait(self, consumers)
+                wait = wait or above.find_wait(self, consumers)
                 above.record_new(line, wait)
                 yield line, wait
             elif line.state != RUNNING:
@@ -4767,7 +4771,6 @@ class BlockReason(NamedTuple):
     """Why no jobs are started."""
     text: str
     stops: bool = False         # permanent: runners exit, except with --follow
-    blocks: bool = False        # all new lines below, too
 
 
 # ---- groups ------------------------------------------------------------------------------------------------
@@ -5841,45 +5844,69 @@ def find_block_reason(file: JobReader, hosts: Collection[str], memory: float,
     hosts: those with a runner, as far as known.  memory: bytes that one may have.  is_served: by a server.
     """
     reasons: dict[bool, BlockReason] = {}       # the first, by `stops`
-    for _, reason in find_reasons(file, hosts, memory, is_served):
-        if not reason.text:
+    for line, wait, text in find_reasons(file, hosts, memory, is_served):
+        if not text:
             return None
-        if reason.blocks:
+        reason = BlockReason(text if wait and wait.text else f"line {line.number} {text}",
+                             wait is not None and wait.stops)
+        if wait and wait.line:                  # all new lines below wait, too
             return reason
         reasons.setdefault(reason.stops, reason)
     return reasons.get(False) or reasons.get(True)
 
 
-def find_reasons(file: JobReader, hosts: Collection[str], memory: float,
-                 is_served: bool) -> Iterator[tuple[Line, BlockReason]]:
-    """Yield the lines of JobReader.plan(), and why each waits, whoever runs jobs; '': for nothing."""
+def find_reasons(file: JobReader, hosts: Collection[str], memory: float, is_served: bool,
+                 numbers: Collection[int] | None = None) -> Iterator[tuple[Line, Wait | None, str]]:
+    """Yield new lines, why they may not start, whoever runs jobs, and in words: 'waits for a: ...'; '': may.
+
+    numbers: yield all new lines, and ask for these if their commands may start; None: those of
+    JobReader.plan(), all asked, and 'waits' is enough for all but the first of them by Wait.stops.
+    """
     # of host= only `*` matches the first; each of the others has a runner, perhaps busy
     consumers = Consumers(Consumer(name, capacity=Resources(1, memory), is_client=is_served)
                           for name in ("", *hosts))
     reason_of = functools.lru_cache(maxsize=None)(partial(_reason_command_waits, file))
     above = Above()
-    why_first = ""                              # why the first line waits that is not stopped
-    for line, wait in file.plan(above, consumers):
-        text = (wait.text or _describe(line, wait, above, file, hosts, why_first)) if wait else (
-            f"line {line.number} waits for {awaited}" if (awaited := reason_of(line.command)) else "")
-        if not (wait and wait.stops):
-            why_first = why_first or text
-        yield line, BlockReason(text, wait is not None and wait.stops, above.block is not None)
+    reasons: dict[int, str] = {}                # of the first lines of sections, by number
+    previous: Wait | None = None
+    described: set[bool] = set()
+    text = ""
+    for line, wait in file.plan(above, consumers, every=numbers is not None):
+        if not wait:
+            text = reason_of(line.command) if numbers is None or line.number in numbers else ""
+        elif numbers is None and wait.stops in described and not wait.line:
+            text = "waits"
+        elif wait is not previous:
+            text = wait.text or _describe(wait, above, file, hosts, reasons)
+            described.add(wait.stops)
+        if not wait or wait is not previous:
+            reasons[line.number] = text
+        previous = wait
+        yield line, wait, text
 
 
-def _describe(line: Line, wait: Wait, above: Above, file: JobReader, hosts: Collection[str],
-              why_first: str) -> str:
-    """Return why a line waits, as 'line 7 waits for ...'; at a barrier, also what that waits for."""
+def _describe(wait: Wait, above: Above, file: JobReader, hosts: Collection[str],
+              reasons: Mapping[int, str]) -> str:
+    """Return for what lines wait, and for what that waits, from `reasons`, by number."""
     settings = above.scope.settings
+
+    def add_reason(text: str, number: int) -> str:
+        first, *others = reasons.get(number, "").split(", which ")
+        if others[1:]:                          # of a long chain the beginning and the root
+            others = ["in the end " + others[-1].removeprefix("in the end ")]
+        return ", which ".join(filter(None, [text, first, *others]))
+
     if wait.named:
-        return describe_wait(line, wait.named)
-    if wait.why is Why.BARRIER:
+        awaited = itertools.islice(filter(settings.awaits, reversed(settings.awaited)), 3)
+        what = ", and for ".join(
+            add_reason(describe_named(named), 0 if named.bad else next(iter(named.unfinished.values())))
+            for named in awaited)
+    elif wait.why is Why.BARRIER:
         if not (wait.line and above.unfinished):
             return ""
-        known = f"line {above.unfinished.number} "
-        return (f"line {line.number} waits at the #RUN barrier in line {wait.line.number} for {known.strip()}"
-                + f", which {why_first.removeprefix(known)}" * why_first.startswith(known))
-    if wait.why is Why.GROUP:
+        number = above.unfinished.number
+        return add_reason(f"waits at the #RUN barrier in line {wait.line.number} for line {number}", number)
+    elif wait.why is Why.GROUP:
         what = (f"the hosts of the group {printable(settings.together)} ({settings.where}; "
                 "runmaker4-server.py starts it)")
     elif wait.why is Why.NOBODY:
@@ -5891,16 +5918,16 @@ def _describe(line: Line, wait: Wait, above: Above, file: JobReader, hosts: Coll
                 + f" ({settings.where})")
     else:
         what = f"{settings.describe_opening(time.time())} ({settings.where})"
-    return f"line {line.number} waits for {what}"
+    return f"waits for {what}"
 
 
 def _reason_command_waits(file: JobReader, command: bytes) -> str:
     """Return what keeps every runner from claiming a line of this command now; '': nothing."""
     if file.lock_table.is_mutex_held(command):
-        return "another process, which holds the command mutex (lslocks names it)"
+        return "waits for another process, which holds the command mutex (lslocks names it)"
     if file.can_run_another_copy(command):
         return ""
-    return "a copy of the command that is running without a line r"
+    return "waits for a copy of the command that is running without a line r"
 
 
 def dry_run(file: JobReader, consumer: Consumer, slots: float) -> Iterator[Line]:

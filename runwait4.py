@@ -85,7 +85,9 @@ from runmaker4 import (
     STATE_WORDS,
     STRAY,
     TOO_MANY_PROCESSES,
+    Above,
     BlockReason,
+    Consumers,
     Counts,
     Fields,
     FileChangedError,
@@ -131,6 +133,7 @@ from runmaker4 import (
     find_block_reason,
     find_held_job_locks,
     find_mount,
+    find_reasons,
     find_stray_line,
     human_time,
     is_free,
@@ -592,6 +595,22 @@ class Watcher:
                      is_served: bool = True) -> BlockReason | None:
         """Return the find_block_reason() of the file, which can be missing for a moment."""
         return find_block_reason(self.file, hosts, memory, is_served)
+
+    @retry_while_missing
+    def why_lines_wait(self, numbers: Collection[int], memory: float, is_served: bool) -> dict[int, str]:
+        """Return for what each of these lines waits, if it is new; '': at most for a runner, or a slot."""
+        return {line.number: text
+                for line, _, text in find_reasons(self.file, (), memory, is_served, numbers)
+                if line.number in numbers} if numbers else {}
+
+    @retry_while_missing
+    def find_stopped_lines(self) -> dict[int, list[int]]:
+        """Return by the number of a failed or held line the new ones that it stops, also through others."""
+        stopped: defaultdict[int, list[int]] = defaultdict(list)
+        for line, wait in self.file.plan(Above(), Consumers(()), every=True):
+            if wait and wait.bad:
+                stopped[wait.bad.number].append(line.number)
+        return stopped
 
 
 def is_idle(job_counts: Counts) -> bool:
@@ -1453,6 +1472,17 @@ class Observation:
         self.journal = JournalReader(
             options.outdir, say, may_be_missing=options.outdir == default_outdir(watcher.path))
 
+    def why_lines_wait(self, lines: Iterable[Line]) -> dict[int, str]:
+        """Return for what each of these lines waits, if it is new: as describe_why_new_jobs_wait()."""
+        runners = self.runners_at_work
+        waits = self.watcher.why_lines_wait(
+            {line.number for line in lines if line.state == NEW},
+            inf if self.snapshot.running or runners.has_no_runners else 0.0,
+            runners.count_by_kind()["servers"] != 0)
+        ready = ("no runner is at work (start runmaker4.py)" if runners.has_no_runners
+                 else "starts once a slot is free")
+        return {number: text or ready for number, text in waits.items()}
+
     def __enter__(self) -> Observation:
         return self
 
@@ -1902,12 +1932,12 @@ def find_lines(selection: str, watcher: Watcher) -> list[Line]:
 
 
 def format_row(
-    row: Row, command: str, directory: str, last_lines: Iterable[str], columns: float
+    row: Row, command: str, directory: str, last_lines: Iterable[str], columns: float, note: str
 ) -> Iterator[str]:
     """Yield a row as lines of text, for --failed and --show.
 
     command: as shown, perhaps without its first words.  last_lines: of the output of the run.  directory: of
-    the files with output.
+    the files with output.  note: for what the line waits, or what waits for it; '': nothing.
     """
     result = f"{row.line_state}; " + (
         NO_RECORDED_RUN if row.line_state in FINISHED_LINE_STATES else "no run in the journal")
@@ -1916,11 +1946,15 @@ def format_row(
         if row.is_last and row.differing_line_state:
             result = f"{row.differing_line_state}; last run: {result}"
     yield fit_to_width(f"line {row.line.number}: {result}", columns)
+    def fill(text: str) -> str:
+        # columns is infinite for programs: they get the text in one line
+        return filled(text, int(max(min(columns, len(text) + 4), 20)), "    ")
+
+    if note:
+        yield fill(note)
     yield f"    {command}"
     if row.run:
-        details = printable(describe_resources_and_output(row.run, directory))
-        # columns is infinite for programs: they get the details in one line
-        yield filled(details, int(max(min(columns, len(details) + 4), 20)), "    ")
+        yield fill(printable(describe_resources_and_output(row.run, directory)))
     for text in last_lines:
         yield fit_to_width(f"  | {text}", min(columns, RunOutput.MAX_COLUMNS))
 
@@ -1980,23 +2014,30 @@ def print_runs(watcher: Watcher, options: Namespace) -> Counts:
     # one JSON object, printed piece by piece
     before_row = '{"runs": ['
     with Observation(watcher, options, say) as observation:
+        stopped = watcher.find_stopped_lines() if options.failed else {}
         for rows in (rows_of_bad_lines(observation) if options.failed
                      else [observation.rows_of_all_runs(find_lines(options.show, watcher))]):
             # --show prints complete commands
             command_columns = columns - 4 if options.failed else inf
             commands = without_common_beginning([to_text(row.line.command) for row in rows], command_columns)
+            waits = {} if options.failed else observation.why_lines_wait(row.line for row in rows)
             for row, command in zip(rows, commands):
+                number = row.line.number
                 output.measure([row])
                 last_lines, reason_line = output.last_lines(row.run) if row.run else ([], "")
                 if options.json:
-                    fields = {**row.json_fields(), "reason": reason_of_failure(row, reason_line) or None}
+                    fields = {**row.json_fields(), "reason": reason_of_failure(row, reason_line) or None,
+                              "waits": waits.get(number), "stops": stopped.get(number)}
                     print_bytes((before_row + json.dumps(fields)).encode())
                     before_row = ", "
                     continue
                 if row.is_last and row.line_state in BAD_LINE_STATES:
                     groups.add(row, reason_line)
+                note = waits.get(number, "") if row.is_last or not row.run else ""
+                if number in stopped:
+                    note = f"stops {plural(len(stopped[number]), 'line')}: {join_first_few(stopped[number])}"
                 print_lines(format_row(row, fit_to_width(command, command_columns), output.directory,
-                                       last_lines, columns))
+                                       last_lines, columns, note))
     if options.json:
         print_lines([before_row.lstrip(", ") + "]}"])
     largest_first = groups.largest_first()

@@ -103,10 +103,11 @@ class Runs(ShowCase):
     def test_one_that_has_not_run(self) -> None:
         self.write(". a\n. b\n")
         self.journal(*pair(1, 1, "a"))
-        self.assertEqual(self.shown(2), "line 2: new; no run in the journal\n    b\n")
+        waits = "no runner is at work (start runmaker4.py)"
+        self.assertEqual(self.shown(2), f"line 2: new; no run in the journal\n    {waits}\n    b\n")
         (row,) = self.rows(2)
         self.assertEqual({key: row[key] for key in row if row[key] is not None},
-                         {"line": 2, "command": "b", "state": "new"})
+                         {"line": 2, "command": "b", "state": "new", "waits": waits})
 
     def test_a_terminal_is_not_too_narrow(self) -> None:
         self.write("! a\x1b[31m" + "long" * 40 + "\n")
@@ -202,3 +203,60 @@ class Output(ShowCase):
         told = self.shown(1).splitlines()
         self.assertEqual(told[-2:], ["  | next to last", "  | last"])
         self.assertLess(max(map(len, told)), 600)
+
+
+class Waits(ShowCase):
+    """Why a new line waits, and what a failed one stops."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.journal()
+
+    def assertWaits(self, text: str, line: int, told: str) -> None:
+        self.write(text)
+        (row,) = self.rows(line)
+        self.assertEqual(re.sub(r" \(in [^)]*\)", "", str(row["waits"])), told)
+        shown = self.shown(line)
+        self.assertIn(f"    {row['waits']}\n", shown)
+
+    def test_a_step_names_the_steps_above_and_the_line_that_is_the_root(self) -> None:
+        steps = "#RUN name=a\n{} 2\n#RUN name=b after=a\n. 4\n. 5\n#RUN name=c after=b\n. 7\n"
+        for state, line, told in (("!", 4, "waits for a: line 2 failed"),
+                                  ("p", 5, "waits for a: line 2 is held"),
+                                  ("!", 7, "waits for b: line 2 failed"),
+                                  (".", 5, "waits for a: line 2 is not done"),
+                                  (".", 7, "waits for b: line 4 is not done, "
+                                           "which waits for a: line 2 is not done")):
+            with self.subTest(state=state, line=line):
+                self.assertWaits(steps.format(state), line, told)
+        late = steps.replace("name=a", "name=a from=2100-01-01T00:00").format(".")
+        self.assertWaits(late + "#RUN after=c\n. 9\n", 9,
+                         "waits for c: line 7 is not done, which waits for b: line 4 is not done, "
+                         "which in the end waits for 2100-01-01 00:00 (#RUN in line 1)")
+
+    def test_each_name_of_several_is_told(self) -> None:
+        text = "".join(f"#RUN name={name}\n{state} {name}\n" for name, state in zip("abcd", "!ed."))
+        self.assertWaits(text + "#RUN after=a,b,c,d\n. 10\n", 10,
+                         "waits for b: line 4 ended in error, and for a: line 2 failed, "
+                         "and for d: line 8 is not done")
+
+    def test_other_rules_have_the_words_of_the_status(self) -> None:
+        for text, line, told in (
+                (". 1\n#RUN barrier\n. 3\n. 4\n", 4, "waits at the #RUN barrier in line 2 for line 1"),
+                (". 1\n#RUN pause\n. 3\n. 4\n", 4, "paused (#RUN pause in line 2)"),
+                ("! 1\n#RUN barrier check\n. 3\n. 4\n", 4,
+                 "line 1 failed, and the #RUN barrier check in line 2 stops the jobs below it"),
+                (". 1\n#RUN host=bob\n. 3\n. 4\n", 4, "waits for host bob (#RUN in line 2)"),
+                (". 1\n#RUN from=2100-01-01T00:00\n. 3\n. 4\n", 4,
+                 "waits for 2100-01-01 00:00 (#RUN in line 2)"),
+                (". 1\n#RUN host=a together=g\n. 3\n", 3,
+                 "waits for the hosts of the group g (#RUN in line 2; runmaker4-server.py starts it)")):
+            with self.subTest(text):
+                self.assertWaits(text, line, told)
+
+    def test_a_failure_names_the_lines_that_it_stops(self) -> None:
+        self.write("#RUN name=a\n! 2\n! 3\n#RUN name=b after=a\n. 5\n. 6\n#RUN after=b\n. 8\n#RUN\n. 10\n")
+        failed = self.told("--failed", "--outdir", "out", "runs.txt")
+        self.assertEqual(failed.count("stops 3 lines: 5, 6, 8\n"), 1, failed)
+        rows = json.loads(self.told("--failed", "--json", "--outdir", "out", "runs.txt"))["runs"]
+        self.assertEqual([row["stops"] for row in rows], [[5, 6, 8], None])
