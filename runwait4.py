@@ -599,9 +599,10 @@ class Watcher:
     @retry_while_missing
     def why_lines_wait(self, numbers: Collection[int], memory: float, is_served: bool) -> dict[int, str]:
         """Return for what each of these lines waits, if it is new; '': at most for a runner, or a slot."""
-        return {line.number: text
-                for line, _, text in find_reasons(self.file, (), memory, is_served, numbers)
-                if line.number in numbers} if numbers else {}
+        last = max(numbers, default=0)
+        reasons = itertools.takewhile(lambda found: found[0].number <= last,
+                                      find_reasons(self.file, (), memory, is_served, numbers))
+        return {line.number: text for line, _, text in reasons if line.number in numbers}
 
     @retry_while_missing
     def find_stopped_lines(self) -> dict[int, list[int]]:
