@@ -511,6 +511,8 @@ def filled(text: str, width: int, indent: str = "") -> str:
     """Break a paragraph into lines, not at the hyphens of options; `indent`: how the first line begins."""
     import textwrap  # only --help and runwait4.py need it
     text = " ".join(text.split())
+    if 0 < len(text) <= width - len(indent):        # --failed has 100,000 such lines
+        return indent + text
     return textwrap.fill(
         text, width, initial_indent=indent, subsequent_indent=" " * len(indent), break_on_hyphens=False
     )

@@ -1970,8 +1970,8 @@ def describe_run(run: RunRecord) -> str:
         parts.append(f"began {format_time(run.began)}")
     elif run.seconds is not None:
         parts += [format_time(run.ended), f"after {took(run.seconds)}"]
-    if run.peak_text and run.peak_text not in result:
-        parts.append(run.peak_text)
+    if (peak_text := run.peak_text) and peak_text not in result:
+        parts.append(peak_text)
     # without a process, describe_result() has it
     if run.why and run.pid:
         parts.append(printable(run.why))

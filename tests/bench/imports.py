@@ -1,6 +1,8 @@
 """The rows of the benchmarks that are about what becomes of whole lists and logs."""
+import collections
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator
 
@@ -77,6 +79,33 @@ def views(bench: Bench) -> list[Row]:
     return rows
 
 
+def equal(bench: Bench) -> list[Row]:
+    """CPU and memory of --output of equal lines and --edit by sed, for ten times as many lines"""
+    output = [*RUNWAIT, "--outdir", "out", "--output", "--csv", "equal"]
+    edit = ["env", "EDITOR=sed -i s/seed.1/seed=1/", *RUNSET, "-q", "--edit", "runs.txt"]
+    calls = {"`--output --csv` of {:,} equal lines": output, "`--edit` of {:,} lines by `sed`": edit}
+    few, many = bench.size(50_000), bench.size(500_000)
+    used: dict[tuple[str, int], list[Used]] = collections.defaultdict(list)
+    for count in [few, many] * bench.rounds:
+        (bench.dir / "out").mkdir()
+        write(bench, "out/journal", (re.sub(rb'(?<="command": )".*?"', b'"simulate"', end)
+                                     for end in short_runs(count)))
+        # one in twenty has failed
+        bench.file("equal", *[(b"d simulate\n", 19), (b"! simulate\n", 1)] * (count // 20))
+        write(bench, "runs.txt", (f". {command(number)}\n".encode() for number in range(count)))
+        for what, call in calls.items():
+            used[what, count].append(bench.run(call))
+        bench.remove("out", "equal", "runs.txt")
+    rows = []
+    for what in calls:
+        large, small = ([1000 * one.cpu for one in used[what, count]] for count in (many, few))
+        row = compare(f"{what.format(many)}, CPU against {few:,}", large, small, "ms", most=12)
+        memory = max(one.memory for one in used[what, many]) / max(one.memory for one in used[what, few])
+        rows.append(Row(row.what, f"{row.measured}; {memory:.1f} x the memory", f"{row.wanted}, <= 10 x",
+                        row.reached and memory <= 10))
+    return rows
+
+
 def report(bench: Bench) -> list[Row]:
     """a report of a million jobs that are done"""
     count = bench.size(1_000_000)
@@ -133,4 +162,4 @@ def lists(bench: Bench) -> list[Row]:
     return rows
 
 
-ROWS = (lists, timeline, report, views)
+ROWS = (lists, timeline, report, views, equal)
