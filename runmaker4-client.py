@@ -79,6 +79,7 @@ from runmaker4 import (
     OUTPUT_WINDOW_BYTES,
     PORT,
     SIGNALS,
+    UNMADE,
     ClientChannel,
     Counts,
     Fields,
@@ -580,7 +581,8 @@ class Porter:
         end = await (add(0, data) if len(data) == version.size else add(NO_OFFSET, b""))
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
-                await job.directory.call(job.directory.add_input, path, version)
+                is_result = path in {os.fsencode(without_marks(name)) for name in job.fetch}
+                await job.directory.call(job.directory.add_input, path, UNMADE if is_result else version)
             return True
         # let another client in this directory receive it, as long as the part grows
         while end != (new_end := await add(NO_OFFSET, b"")) and new_end < version.size:

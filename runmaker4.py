@@ -11775,7 +11775,7 @@ class JobDirectory:
     def add_input(self, path: bytes, version: FileVersion) -> None:
         """Copy a file of the runner's directory, or link it if nobody may write it.  Raises OSError.
 
-        version: as the server has it.
+        version: as the server has it; UNMADE: it is also a result, and a symbolic link is none.
         """
         import shutil
         self.tree.make_directory(path)

@@ -116,6 +116,13 @@ class Directory(ScratchCase):
         self.assertEqual((self.read("srv/in"), self.read("srv/out")), (b"in", b"in"))
         self.assertClean()
 
+    def test_there_an_input_that_nobody_may_write_can_be_a_result(self) -> None:
+        self.make("srv/in", b"in", 0o444)
+        server = self.serve("#RUN scratch=yes send=in fetch=in\n. cat in\n")
+        self.start_client(server, cwd=self.srv, patch=PATCH).wait(DEADLINE)
+        self.assertStates("d")
+        self.assertEqual(self.read("srv/in"), b"in")
+
     def test_a_runner_on_the_file_leaves_such_a_line_to_clients(self) -> None:
         self.write("#RUN scratch=yes\n. true\n#RUN\n. true\n")
         self.run_jobs()
