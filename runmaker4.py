@@ -3210,7 +3210,8 @@ class LockTable(LockTableReader):
     def show_waits(self, offsets: set[int]) -> None:
         """Lock just these bytes of Limit.waits(); for one that another process has, the next that is free."""
         for offset in self.waits.keys() - offsets:
-            unlock(self.fd, self.waits.pop(offset))
+            with suppress(OSError):             # EIO, ESTALE: lost.  A claim that ends here has a job
+                unlock(self.fd, self.waits.pop(offset))
         for offset in offsets - self.waits.keys():
             self.waits[offset] = next(free for free in itertools.count(offset) if lock(self.fd, free))
 

@@ -1,4 +1,5 @@
 """Promise: limit= bounds how many jobs run at once on all hosts; hours=, from= and a pause keep jobs back."""
+import errno
 import os
 import time
 import unittest
@@ -207,6 +208,24 @@ class Turns(JobFileCase):
                 self.assertFalse(below.claim())
                 # one above gives way to none below
                 self.assertEqual(job_of(self.finish_and_claim(above, job)).number, 3)
+
+    def test_a_runner_that_cannot_take_back_that_it_waits_keeps_the_job_that_it_has_claimed(self) -> None:
+        self.path.write_text("#RUN limit=a:1\n. 1\n. 2\n")
+        first, second = self.runner("one"), self.runner("two")
+        first.claim()
+        self.assertFalse(second.claim())
+        with open(self.path, "a") as file:
+            file.write("#RUN\n. 3\n")
+        self.clock.now += 20.0
+        unlock = runmaker4.unlock
+
+        def lose(fd: int, offset: int, length: int = 1) -> None:
+            unlock(fd, offset, length)
+            if offset >= runmaker4.LIMIT_BYTES:
+                raise OSError(errno.EIO, "lost")
+
+        with mock.patch.object(runmaker4, "unlock", lose):
+            self.assertEqual(job_of(second.claim()).number, 5)
 
     def test_equal_runners_all_get_places(self) -> None:
         self.path.write_text("#RUN limit=a:1\n" + "".join(f". {number}\n" for number in range(60)))
