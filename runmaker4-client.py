@@ -74,7 +74,6 @@ from runmaker4 import (
     MAX_NAME_CHARS,
     NEW,
     NO_OFFSET,
-    NO_PATH,
     NOBODY,
     OUTPUT_WINDOW_BYTES,
     PORT,
@@ -128,9 +127,11 @@ from runmaker4 import (
     exit_on,
     human_time,
     integer_between,
+    literal_beginning,
     name_program,
     once_per_subject,
     open_descriptors,
+    own_name,
     plural,
     printable,
     read_token,
@@ -143,7 +144,6 @@ from runmaker4 import (
     token_of_environment,
     token_path,
     wait_for_event,
-    without_marks,
 )
 
 if TYPE_CHECKING:
@@ -553,9 +553,10 @@ class Porter:
         """Make the directory of a file of fetch= at both ends; return False if the link was lost."""
         is_file = True
         if job.scratch:
-            name = without_marks(path)
-            is_file = not NO_PATH.search(name)
-            path = os.fsencode(re.sub("/$", "/x", name))
+            name = own_name(path)
+            beginning = literal_beginning(path)
+            is_file = name == beginning and not name.endswith("/")
+            path = os.fsencode(name if is_file else f"{beginning}x")
         await job.tree.call(job.tree.make_directory, path)
         return not is_file or await self._ask(job, path, NO_OFFSET, kind="place") is not None
 
@@ -581,7 +582,7 @@ class Porter:
         end = await (add(0, data) if len(data) == version.size else add(NO_OFFSET, b""))
         if await self._move_pieces(version.size, end, partial(self._ask, job, path), add_answer):
             if job.directory:
-                is_result = path in {os.fsencode(without_marks(name)) for name in job.fetch}
+                is_result = path in {os.fsencode(own_name(name)) for name in job.fetch}
                 await job.directory.call(job.directory.add_input, path, UNMADE if is_result else version)
             return True
         # let another client in this directory receive it, as long as the part grows

@@ -270,6 +270,7 @@ MAX_RETURN_SECONDS = 12 * 3600.0   # for which a server waits for a lost client:
 SEARCH_INTERVALS = 0.1          # between searches for a reported job, in intervals of the job file
 RETURN_SECONDS = 2.0            # in which a client normally starts a job or gives it back
 MAX_SETTLED_KEYS = 10_000
+MAX_BRINGERS = 100_000          # results, of which the lines are remembered
 MAX_HELD_BYTES = 1 << 26        # in memory, of pieces of files that wait to be written or sent
 # any error but these ends an input, or a new job
 FULL_OR_BUSY = errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.EMFILE, errno.ENFILE
@@ -1729,6 +1730,7 @@ class Sessions:
         self.tree = FileTree(directory, refused=(file_name, file_name + b".out"))
         self._held_bytes = 0                    # of `get` and `put` that are not answered
         self._say_once = once_per_subject(self.say)
+        self._bringers: dict[int, int] = {}     # by the hash of a result's path: the line that brought it
 
     # -- lines that clients have -----------------------------------------------------------------------------
 
@@ -1994,6 +1996,8 @@ class Sessions:
                     end = await self.tree.call(
                         self.tree.add_piece, path, version, offset, data, assignment.key)
                 answer = dict(end=end) if kind == "put" else {}
+                if end == version.size and version != UNMADE:
+                    self._report_replaced(path, assignment.number)
             if end <= version.size:             # otherwise only the version was asked for
                 assignment.travelled[path] = end, version
         except WireError as error:
@@ -2013,6 +2017,14 @@ class Sessions:
             self._held_bytes -= held_bytes
         link.post(dict(answer, type="piece", ask=ask), piece)
         link.flush()
+
+    def _report_replaced(self, path: bytes, number: int) -> None:
+        """Report once if a line brings a result in place of that of another line."""
+        if len(self._bringers) < MAX_BRINGERS:
+            other_number = self._bringers.setdefault(hash(path), number)
+            if other_number != number:
+                self._say_once("replaced", f"line {number}: {display_text(path)} replaces the result of line "
+                               f"{other_number} (name results by a word of the command)")
 
     def describe_travelling(self) -> str:
         """Return for example '; files: 3M of 40M for lines 5, 7'; '': none travel now."""

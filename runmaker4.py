@@ -2081,6 +2081,21 @@ def without_marks(name: bytes) -> str:
     return MARKS.sub("", os.fsdecode(name))
 
 
+ESCAPED = re.compile(r"\[([*?[])\]")     # in a name of fetch=: of a word of the command
+
+
+def own_name(name: bytes) -> str:
+    """Return the path, pattern or directory in a name of fetch=, as the user wrote it."""
+    return ESCAPED.sub(r"\1", without_marks(name))
+
+
+def literal_beginning(name: bytes) -> str:
+    """Return what stands before the first pattern character in a name of fetch=; all of it: own_name()."""
+    pattern = without_marks(name)
+    first = re.search("[*?[]", ESCAPED.sub("...", pattern))
+    return ESCAPED.sub(r"\1", pattern[:first.start()] if first else pattern)
+
+
 def is_result(path: bytes, name: bytes) -> bool:
     """Return True if a name of fetch= with scratch=yes stands for a file; `*` does for `/`, too."""
     pattern, file = without_marks(name), os.fsdecode(path)
@@ -11797,7 +11812,7 @@ class JobDirectory:
 
         Of inputs, which a job can have changed, only those that have their own name in fetch=.
         """
-        own_names = [os.fsencode(without_marks(name)) for name in names]
+        own_names = [os.fsencode(own_name(name)) for name in names]
         why = ""
         errors: list[OSError] = []
         try:
@@ -11812,14 +11827,26 @@ class JobDirectory:
         found = {name: [path for path in made
                         if is_result(path, name) and (path in own_names or path not in inputs)]
                  for name in names}
-        for name, own_name in zip(names, own_names) if state == DONE else ():
-            closed = [directory for directory in unread if may_be_below(directory, own_name)]
+        for name, path in zip(names, own_names) if state == DONE else ():
+            closed = [directory for directory in unread if may_be_below(directory, path)]
             if closed:
-                why = f"{display_text(own_name)}: {display_text(closed[0])} cannot be read"
+                why = f"{display_text(path)}: {display_text(closed[0])} cannot be read"
             elif not (found[name] or why or b":optional" in name):
-                why = f"{display_text(own_name)}: the job has not made this file"
+                why = f"{display_text(path)}: {self._describe_missing(path)}"
         return [path for name in names for path in found[name]
                 if (state == DONE and not why) or b":always" in name], why
+
+    def _describe_missing(self, path: bytes) -> str:
+        """Return why a name of fetch=, without marks, stands for no file."""
+        found = os.path.join(self.path, path)
+        if os.path.islink(found.rstrip(b"/")):
+            return "a symbolic link, which does not travel"
+        if os.path.isdir(found) and not path.endswith(b"/"):
+            return f"a directory ({display_text(path)}/ fetches the files below it)"
+        with suppress(OSError):                 # there is no directory
+            if os.listdir(found):
+                return "no file in it travels (hidden ones, links and inputs do not)"
+        return "the job has not made this file" + " (marks: :always, :optional)" * (b":" in path)
 
     def remove(self) -> None:
         """Remove the directory; what cannot be removed stays."""

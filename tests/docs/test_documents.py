@@ -579,7 +579,7 @@ TEXTS = {  # of several words, neither options, comments nor directives, and no 
     "sim &> log", "sim > log 2>&1", "set -e", "ulimit -n", "chmod 600", "chmod a-w db", "barrier check",
     "ssh -S none", "ssh -S none -tt \"$SLAVE_IP\"", "tail -f", "tail -F runs.txt.out/7.out", "kill -9",
     "options(warn = 2)", "kill_sig = SIGUSR1", "job_max_vacate_time = 3600", "request_gpus = 2",
-    "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
+    "sbatch --export=NONE", "sync -f", "sync -f FILE", "chmod -R g+rX runs.txt.out",
     "chgrp lab . runs.txt; chmod 2770 .; chmod 660 runs.txt", "loginctl enable-linger", "source /etc/profile",
     "docker run --rm --init IMAGE CMD",
     'tail -n +2 samples.tsv | while read -r s reads ref || [ "$s" ]; do',
@@ -609,7 +609,7 @@ FOREIGN_OPTIONS = set("""
 --parsable --kill-on-invalid-dep --open-mode --a --b --results --retry-failed --halt --time-limit
 --no-print-directory --heartbeat --userns --init --now --checkpoint --beta --gamma --directory
 --project --kill --workdir --cleanup --transferfile --return --bar --eta --memfree --shuf --profile
---immediate-submit --notemp
+--immediate-submit --notemp --kill-on-bad-exit --mpi --export
 """.split())
 
 

@@ -197,6 +197,34 @@ class Results(ScratchCase):
     def test_a_word_of_the_command_is_no_pattern(self) -> None:
         self.assertEqual(self.fetch("{2}*", "touch 'a[1]' a1 a2 'a[1]b'"), {"a[1]", "a[1]b"})
 
+    def test_a_word_with_pattern_characters_is_a_directory_and_an_own_name(self) -> None:
+        self.make("srv/in/a[1]", b"old")
+        server = self.serve("#RUN scratch=yes send=in/{2} fetch=out/{2}/,in/{2},new/{2},*/{2}.?\n"
+                            ". : 'a[1]'; tee 'in/a[1]' 'out/a[1]/r' 'new/a[1]' 'new/a[1].x' </dev/null\n")
+        self.run_bob(server)
+        self.assertStates("d")
+        self.assertEqual(self.files("srv"), {"in/a[1]", "out/a[1]/r", "new/a[1]", "new/a[1].x"})
+        self.assertEqual((self.read("srv/in/a[1]"), {path.split("/")[0] for path in self.files("bob")}),
+                         (b"", {"in"}))
+
+    def test_what_is_there_instead_of_a_file_is_named(self) -> None:
+        for name, command, why in (
+                ("out", "mkdir out; touch out/r", "a directory (out/ fetches the files below it)"),
+                ("link", "touch r; ln -s r link", "a symbolic link, which does not travel"),
+                ("dir/", "rmdir dir; mkdir e; ln -s e dir", "a symbolic link, which does not travel"),
+                ("h/", "touch h/.x", "no file in it travels (hidden ones, links and inputs do not)"),
+                ("b/:alway", "touch b/r", "the job has not made this file (marks: :always, :optional)")):
+            with self.subTest(name=name):
+                self.assertEqual(self.fetch(name, command, "!"), set())
+                self.assertIn(f"line 2: {name}: {why}", self.said)
+
+    def test_who_replaces_the_result_of_another_line_is_said_once(self) -> None:
+        server = self.serve("#RUN scratch=yes fetch=*.dat\n" + "".join(
+            f". : {number}; touch a.dat\n" for number in range(3)))
+        self.run_bob(server)
+        self.assertStates("ddd")
+        self.wait_said(server, "line 3: a.dat replaces the result of line 2 (")
+
     def test_one_for_which_no_file_was_made_is_a_failure_unless_it_is_marked(self) -> None:
         for name in "none", "none/", "non*", "none:always":
             self.assertEqual(self.fetch(f"a,{name}", "touch a", "!"), set())
@@ -238,7 +266,8 @@ class Results(ScratchCase):
             self.assertEqual((chosen, why), ([], f"{os.fsdecode(name)}: o/p/ cannot be read"))
         for name in b"log", b"o/g", b"l*":
             self.assertEqual(self.choose(name, can_open=False)[1], "")
-        self.assertEqual(self.choose(b"o/p", can_open=False)[1], "o/p: the job has not made this file")
+        self.assertEqual(self.choose(b"o/p", can_open=False)[1],
+                         "o/p: a directory (o/p/ fetches the files below it)")
 
     def choose(self, name: bytes, can_open: bool = True) -> tuple[list[bytes], str]:
         self.dir.chmod(0o777)
