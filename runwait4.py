@@ -1053,31 +1053,32 @@ def lines_of_output(text: bytes) -> list[str]:
 MAX_LINE_BYTES = 2000           # of a line of output, or of a command
 MAX_REASON_LINES = 60           # at the end of a stream: older errors did not end the program
 MAX_REASON_CHARACTERS = 200
+MAX_SEARCHED_CHARACTERS = 400   # of a line
 
-# a line, and what follows its colon: the next line, and those below that are further to the right
-ERROR_LINE = r"(?P<line>^.*(?:%s).*(?:(?<=:)\n( *).*(?:\n\2 +.*)*)?)"
-# the most certain first: the exception after the last traceback of Python
-ERRORS = [re.compile(pattern, re.MULTILINE) for pattern in (
-    r"\A(?s:.*)^Traceback \(most .*(?:\n .*)*\n(?P<line>\S.*)",
-    # how most programs begin a report of an error
-    ERROR_LINE % (
-        r"(?:^|[ \[(|*])(?:(?:ERROR|FATAL|CRITICAL|SEVERE)\b"
-        r"|(?:[Ee]rror|[Ff]atal|[Ee]xception|[Pp]anic)(?:\]|\)|\s?:| in | at | - |\[))"
-        r"|\[E::|\w(?:Error|Exception)\b|what\(\):|panicked at|\bAssertion\b|\b[Uu]nable to\b"
-        r"|[Ff]atal error"),
-    # words that seldom stand in other output
-    "(?i)" + ERROR_LINE % (
-        r"^errors?\b|\berrors? (?:in|at|on|while|when|during|opening|reading|writing|from|occurred|near)\b"
-        r"|(?:\b(?:an|syntax|parse|type|input|output|i/o|file|format|database|runtime|system|usage)|ing)"
-        r" error\b|\bexception\b|\bcannot\b|\bcan(?: no|'|’)t\b|\bcould(?: not|n['’]t)\b|\bunable\b"
-        r"|\b(?:do|does|did|is|are|was|were|has|have)(?: not|n['’]t) (?:an?\b|exist|match|seem|conver|contain"
-        r"|found|valid|defined|known|recogni|support|allow|permit|install|access|readable|possible|enough"
-        r"|available)|\bnot (?:found|converged?|defined|allowed|permitted|available|supported|enough"
-        r"|installed)|\bfail(?:s|ed|ure)?\b|\bno such\b|\bno convergence|\bdiverge|\bunknown\b|\binvalid\b"
-        r"|\billegal\b|\bincorrect|\bdenied\b|\brefused\b|\bunrecogni[sz]ed\b|\bunexpected\b|\bunbound\b"
-        r"|\bmissing\b|\bundefined (?:\w+ )?[`'\"‘“]|\bundefined (?:reference|symbol|variable|function"
-        r"|method)|['’\"`] undefined|\bout of memory|\bno space left"),
-)]
+# a line without any of these, in lower case, is not looked at closer: the patterns below take long
+ERROR_WORDS = (
+    "error", "exception", "fatal", "critical", "severe", "panic", "[e::", "what():", "assertion", "unable",
+    "can", "could", "n't", "n’t", " not", "fail", "no such", "no convergence", "diverge", "unknown",
+    "invalid", "illegal", "incorrect", "denied", "refused", "unrecogni", "unexpected", "unbound", "missing",
+    "undefined", "memory", "space",
+)
+# how most programs begin a report of an error
+REPORT_OF_ERROR = re.compile(
+    r"(?:^|[ \[(|*])(?:(?:ERROR|FATAL|CRITICAL|SEVERE)\b"
+    r"|(?:[Ee]rror|[Ff]atal|[Ee]xception|[Pp]anic)(?:\]|\)|\s?:| in | at | - |\[))"
+    r"|\[E::|\w(?:Error|Exception)\b|what\(\):|panicked at|\bAssertion\b|\b[Uu]nable to\b|[Ff]atal error")
+# words that seldom stand in other output
+REPORT_BY_WORDS = re.compile(
+    r"^errors?\b|\berrors? (?:in|at|on|while|when|during|opening|reading|writing|from|occurred|near)\b"
+    r"|(?:\b(?:an|syntax|parse|type|input|output|i/o|file|format|database|runtime|system|usage)|ing)"
+    r" error\b|\bexception\b|\bcannot\b|\bcan(?: no|'|’)t\b|\bcould(?: not|n['’]t)\b|\bunable\b"
+    r"|\b(?:do|does|did|is|are|was|were|has|have)(?: not|n['’]t) (?:an?\b|exist|match|seem|conver|contain"
+    r"|found|valid|defined|known|recogni|support|allow|permit|install|access|readable|possible|enough"
+    r"|available)|\bnot (?:found|converged?|defined|allowed|permitted|available|supported|enough"
+    r"|installed)|\bfail(?:s|ed|ure)?\b|\bno such\b|\bno convergence|\bdiverge|\bunknown\b|\binvalid\b"
+    r"|\billegal\b|\bincorrect|\bdenied\b|\brefused\b|\bunrecogni[sz]ed\b|\bunexpected\b|\bunbound\b"
+    r"|\bmissing\b|\bundefined (?:\w+ )?[`'\"‘“]|\bundefined (?:reference|symbol|variable|function"
+    r"|method)|['’\"`] undefined|\bout of memory|\bno space left", re.IGNORECASE)
 # words of a program that has only started the one that failed; usage, source code, and words of success
 NO_REASON = re.compile(
     r"ORTE_ERROR_LOG|MPI_Abort|errorcode|exit (?:status|code)|exited with|non-?zero|CalledProcessError"
@@ -1092,12 +1093,29 @@ NO_REASON = re.compile(
     r"|\bmissing (?:values?|data|genotypes?|calls?)", re.IGNORECASE)
 
 
+TRACEBACK = "Traceback (most recent call last)"
+EXCEPTION = re.compile(r"(?s:.*)^Traceback \(most .*(?:\n .*)*\n(\S.*)", re.MULTILINE)
+# what follows the colon of a line: the next line, and those below that are further to the right
+WITH_NEXT_LINES = re.compile(r".*(?:(?<=:)\n( *).*(?:\n\1 +.*)*)?")
+
+
 def find_error_line(lines: Sequence[str]) -> str:
     """Return the line of a stream that reports an error; '': there is none.  lines: of lines_of_output()."""
-    text = "\n".join(line for line in lines if not NO_REASON.search(line))
-    for pattern in ERRORS:
-        if match := pattern.search(text):
-            return re.sub(r"\s*\n\s*", " ", match["line"]).strip()[:MAX_REASON_CHARACTERS]
+    text = "\n".join(lines)
+    # after the last traceback of Python
+    exception = EXCEPTION.match(text) if TRACEBACK in text else None
+    if exception and not NO_REASON.search(exception[1]):
+        return exception[1].strip()[:MAX_REASON_CHARACTERS]
+    candidates = []
+    for index, line in enumerate(lines):
+        lower_line = line.lower()
+        if any(word in lower_line for word in ERROR_WORDS):
+            candidates.append((index, line[:MAX_SEARCHED_CHARACTERS]))
+    for pattern in REPORT_OF_ERROR, REPORT_BY_WORDS:
+        for index, line in candidates:
+            if pattern.search(line) and not NO_REASON.search(line):
+                found = WITH_NEXT_LINES.match("\n".join(lines[index:]))
+                return re.sub(r"\s*\n\s*", " ", found[0] if found else "").strip()[:MAX_REASON_CHARACTERS]
     return ""
 
 
