@@ -2137,6 +2137,8 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
         name, _, maximum = word.rpartition(":")
         if not name:
             raise ArgumentTypeError(f"not a name and a number: '{printable(word)}' (such as matlab:3)")
+        if name in limits:
+            raise ArgumentTypeError(f"not one number for each name: '{printable(text)}'")
         limits[name] = Limit(name, integer_between(1, MAX_LIMIT)(maximum))
     return tuple(limits.values())
 
@@ -2159,7 +2161,8 @@ def parse_hours(text: str) -> frozenset[int]:
             for day in range(7):
                 hours.update(1440 * day + time % 1440 for time in range(start, end + 1440 * (end <= start)))
         else:
-            raise ArgumentTypeError(f"not times and days: '{printable(text)}' (such as 20:00-07:00,sat,sun)")
+            raise ArgumentTypeError(f"not times and days: '{printable(text)}' (such as 20:00-07:00,sat,sun: "
+                                    "times with minutes, and each day alone)")
     return frozenset(hours)
 
 
@@ -2168,7 +2171,7 @@ def parse_time(text: str) -> float:
     for form in "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S":          # as `date +%FT%T` prints it
         with suppress(ValueError, OverflowError):
             return time.mktime(time.strptime(text, form))
-    raise ArgumentTypeError(f"not a time: '{printable(text)}' (such as 2026-12-24T18:00)")
+    raise ArgumentTypeError(f"not a date and a time: '{printable(text)}' (such as 2026-12-24T18:00)")
 
 
 KNOWN_DIRECTIVES = ("barrier", "barrier check", "pause", "end")
