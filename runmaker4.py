@@ -10619,7 +10619,7 @@ done
         """Wait until all is printed; once is_hurried(), as after a kill signal, two seconds at most."""
         writer.flush()
         while writer.executor.backlog and not is_hurried():
-            await writer.executor.flush(0.05)
+            await asyncio.sleep(0.05)
         await writer.drain()
 
     # -- messages --------------------------------------------------------------------------------------------
