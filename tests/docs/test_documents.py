@@ -252,6 +252,7 @@ RECIPES = {
     "runset4.py --pause runs.txt":
         Recipe(jobs("d..x"), instead={"runset4.py --go": "grep -nx '#RUN pause' runs.txt; runset4.py --go"},
                states="d..x"),
+    "runset4.py --go runs.txt": Recipe(jobs("."), before="runset4.py -q --pause runs.txt", states="."),
     "runset4.py runs.txt --add \"#RUN from=$(date -d 'tomorrow 8:00' +%FT%T)\" 'simulate 3'":
         Recipe(after="runwait4.py --status runs.txt | grep ' waits for .*(in '", states="."),
     "pid=$(runwait4.py --status --json runs.txt | python3 -c 'import json, sys": Recipe(

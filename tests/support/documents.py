@@ -73,6 +73,7 @@ STUBS.update({
     "shifter": "shift 2; exec \"$@\"",
     # a host, which has a shell read the command
     "ssh": "[ \"$1\" = -f ] && exit; [ \"$1\" != -t ] || shift; [ \"$1\" != -S ] || shift 2\n"
+           "[ \"$1\" != -o ] || shift 2\n"
            "shift; exec sh -c \"$*\"",
     # a mail that says something
     "mail": "grep -q '1 done' && echo \"$2\" > mail",
