@@ -3231,7 +3231,8 @@ class LockTable(LockTableReader):
             with suppress(OSError):             # EIO, ESTALE: lost.  A claim that ends here has a job
                 unlock(self.fd, self.waits.pop(offset))
         for offset in offsets - self.waits.keys():
-            self.waits[offset] = next(free for free in itertools.count(offset) if lock(self.fd, free))
+            self.waits[offset] = next(free for free in itertools.count(offset)
+                                      if free not in self.waits.values() and lock(self.fd, free))
 
     def take_bucket(self, line: Line) -> JobLock | None:
         """Try to lock all of a command's bucket for a job, in one call; None: the mutex must be locked alone.
