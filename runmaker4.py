@@ -996,14 +996,17 @@ class Mount:
 LOCAL = Mount("", frozenset())
 
 
-def find_mount(path: str) -> Mount:
-    """Return the mount of a path, which need not exist; LOCAL if /proc/self/mountinfo is unreadable."""
+def find_mount(path: str, last_line: str = "") -> Mount:
+    """Return the mount of a path, which need not exist; LOCAL if /proc/self/mountinfo is unreadable.
+
+    last_line: of the list, with a mount: only those before it count; '': all.
+    """
     longest_point, its_line = LOCAL.point, ""
     try:
         path = os.path.realpath(path) + "/"
         # in names blank, tab, newline and backslash are escaped
         with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape", newline="\n") as mounts:
-            for line in mounts:
+            for line in itertools.takewhile(last_line.__ne__, mounts):
                 point = decode_octal_escapes(line.split(" ")[4])
                 # the longest mount point counts, of several mounts there the last
                 if len(point) >= len(longest_point) and path.startswith(point.rstrip("/") + "/"):
@@ -1019,8 +1022,9 @@ def find_mount(path: str) -> Mount:
     source = decode_octal_escapes(source)
     if kind == "fuse" and "#" in source:                        # as mfsmount does: mfs#10.0.0.1:9421
         kind = f"fuse.{source.partition('#')[0]}"
-    # its files are those of another directory, which mountinfo names as the source; locks stop at eCryptfs
-    if kind == "ecryptfs" and (lower_mount := find_mount(source)).network:
+    # Its files are those of another directory, which mountinfo names as the source; locks stop at eCryptfs.
+    # Often that is the directory itself: what had been mounted there before
+    if kind == "ecryptfs" and (lower_mount := find_mount(source, its_line)).network:
         kind = f"ecryptfs above {lower_mount.kind}"
     return Mount(kind, frozenset(f"{options},{super_options}".split(",")), longest_point)
 

@@ -129,6 +129,8 @@ class Mounts(FileCase):
 39 22 0:49 / /crypt rw - ecryptfs /home/lower rw
 40 22 0:50 / /private rw - ecryptfs /lower rw
 41 22 0:51 / /host rw - hostfs none rw,/srv
+42 22 0:52 / /in/place rw - ecryptfs /in/place rw
+43 30 0:53 / /home/in/place rw - ecryptfs /home/in/place rw
 """
 
     def test_the_innermost_mount_counts_and_the_last_one_there(self) -> None:
@@ -148,8 +150,10 @@ class Mounts(FileCase):
     def test_ecryptfs_is_where_its_lower_directory_is_and_keeps_locks_to_itself(self) -> None:
         self.path.write_text(self.TABLE)
         with mock.patch.object(runmaker4, "MOUNTINFO", str(self.path)):
-            self.assertFalse(runmaker4.check_mount("/private/runs.txt", single_host=False).network)
-            for path, kind in ("/crypt/runs.txt", "ecryptfs above nfs4"), ("/host/runs.txt", "hostfs"):
+            for path in "/private/runs.txt", "/in/place/runs.txt":
+                self.assertFalse(runmaker4.check_mount(path, single_host=False).network)
+            for path, kind in (("/crypt/runs.txt", "ecryptfs above nfs4"), ("/host/runs.txt", "hostfs"),
+                               ("/home/in/place/runs.txt", "ecryptfs above nfs4")):
                 with self.assertRaisesRegex(runmaker4.UsageError, f"is on {kind}: locks do not reach other"):
                     runmaker4.check_mount(path, single_host=False)
                 self.assertTrue(runmaker4.check_mount(path, single_host=True).network)
