@@ -4314,7 +4314,7 @@ class JobQueue:
             self.spread = self.MAX_SPREAD
         elif self.spread > 1:
             self.spread -= 1
-        if job and consumer.free.slots <= settings.needs.slots:
+        if job and lock_table.waits and consumer.free.slots <= settings.needs.slots:
             lock_table.show_waits(set())        # until it has a free slot
         return attempt
 

@@ -1091,8 +1091,6 @@ NO_REASON = re.compile(
     r"|\b(?:no|0|without) (?:\w+ ){0,2}(?:errors?|fail|missing|unknown|invalid)"
     r"|\b(?:fail|missing|unknown|invalid)\w*\b[^:=]*[:=]\s*\d+\b"
     r"|\bmissing (?:values?|data|genotypes?|calls?)", re.IGNORECASE)
-
-
 TRACEBACK = "Traceback (most recent call last)"
 EXCEPTION = re.compile(r"(?s:.*)^Traceback \(most .*(?:\n .*)*\n(\S.*)", re.MULTILINE)
 # what follows the colon of a line: the next line, and those below that are further to the right
@@ -1155,11 +1153,12 @@ class RunOutput:
         lines = stderr or stdout
         if not lines:
             return errors, ""
-        shown = [line[:4 * self.MAX_COLUMNS] for line in lines[-self._max_lines:]]
+        shown = lines[-self._max_lines:]
+        if run.state not in BAD_RUN_STATES or run.cause or run.signal not in (0, signal.SIGABRT):
+            return shown, ""
         error_line = find_error_line(stderr) or find_error_line(stdout)
-        # a program that calls abort() has ended itself, and says why
-        is_own_end = not run.signal or (run.signal == signal.SIGABRT and error_line)
-        if run.state not in BAD_RUN_STATES or run.cause or not is_own_end:
+        # a program that calls abort() has ended itself, and mostly says why
+        if run.signal and not error_line:
             return shown, ""
         # a line of dashes is no reason
         last_words = next((line for line in reversed(lines) if any(map(str.isalnum, line))), lines[-1])
